@@ -1,0 +1,29 @@
+"""What every test may rely on: an empty cache and working folder of its own, and the plug-ins of tests/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+PLUGINS = Path(__file__).parent / "plugins.py"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches and results/ go to the test's temporary folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+
+@pytest.fixture
+def plugin():
+    """``plugin("Segfault")`` is a reference to a class of tests/plugins.py, as a user would give it."""
+    return lambda name: f"{PLUGINS}:{name}"
+
+
+settings.register_profile("effbench", deadline=None, derandomize=True)
+settings.load_profile("effbench")
