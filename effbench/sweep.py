@@ -1,0 +1,340 @@
+"""Sweep: a grid of cells, read from a preset, a TOML file or flags, and written back as TOML."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from effbench import machine, registry
+from effbench.spec import ALLOCATORS, DTYPES, MODES, PROBES, SCOPES, Cell, Limits, UsageError, spec_label
+
+Axis = tuple[Any, ...]
+_CELL_SECONDS = {"accuracy": 3600.0}
+_DEFAULT_TIMEOUT_S = 300.0
+_MEMORY_SHARE = 0.8
+
+
+def parse_lengths(text: str | int) -> list[int]:
+    """``128,512``, ``512:16384:x2`` (times 2) or ``512:4096:+512`` (plus 512), ends included."""
+    values: list[int] = []
+    for part in str(text).split(","):
+        pieces = part.strip().split(":")
+        if len(pieces) == 1:
+            values.append(parse_whole("seq_len", pieces[0]))
+            continue
+        step = re.fullmatch(r"([x*+])(\d+)", pieces[2].strip()) if len(pieces) == 3 else None
+        if step is None:
+            raise UsageError(
+                f"seq_len {part.strip()!r} is neither a length nor a range; write 128,512 or 512:16384:x2"
+            )
+        value, end = parse_whole("seq_len", pieces[0]), parse_whole("seq_len", pieces[1])
+        by, times = int(step[2]), step[1] != "+"
+        if by < (2 if times else 1) or end < value:
+            raise UsageError(f"seq_len {part.strip()!r} never reaches its end")
+        while value <= end:
+            values.append(value)
+            value = value * by if times else value + by
+    return values
+
+
+def parse_bytes(text: str | int | float) -> int:
+    """``8GiB``, ``512MiB``, ``4GB`` or plain bytes."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*([kKMGT]i?)?B?\s*", str(text))
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not found or number <= 0:
+        raise UsageError(f"{text!r} is not an amount of memory; write 8GiB, 512MiB or a number of bytes")
+    unit = (found[2] or "").upper()
+    power = " KMGT".index(unit[0]) if unit else 0
+    return int(number * (1024 if unit.endswith("I") else 1000) ** power)
+
+
+def parse_seconds(text: str | int | float) -> float:
+    """``90s``, ``10m``, ``1.5h`` or plain seconds."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)?\s*", str(text))
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[(found[2] or "s")[0]] if found else 0.0
+    if seconds <= 0:
+        raise UsageError(f"{text!r} is not a time; write 90s, 10m or 1h")
+    return seconds
+
+
+def parse_whole(name: str, value: object, least: int = 1) -> int:
+    """A whole number of at least ``least``, or UsageError naming what it was for."""
+    try:
+        number = int(str(value).strip()) if not isinstance(value, bool) else least - 1
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise UsageError(f"{name} {value!r} is not a whole number of at least {least}")
+    return number
+
+
+def _whole_axis(name: str, least: int = 1) -> Callable[[Any], Axis]:
+    return lambda value: tuple(parse_whole(name, item, least) for item in _items(value))
+
+
+def _choice_axis(name: str, allowed: Sequence[str]) -> Callable[[Any], Axis]:
+    def read(value: Any) -> Axis:
+        for item in _items(value):
+            if item not in allowed:
+                raise UsageError(registry.unknown(name, str(item), list(allowed), "choose from"))
+        return tuple(_items(value))
+
+    return read
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _specs(kind: registry.Kind) -> Callable[[Any], Axis]:
+    def read(value: Any) -> Axis:
+        items = value if isinstance(value, list | tuple) else [value]
+        for item in items:
+            if not isinstance(item, str):
+                raise UsageError(f"{kind} {item!r} is not text such as name:option=value")
+        return tuple(spec_label(*registry.parse(item, kind)) for item in items)
+
+    return read
+
+
+def _lengths_axis(value: Any) -> Axis:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return tuple(dict.fromkeys(n for part in parts for n in parse_lengths(part)))
+
+
+def _seconds_axis(value: Any) -> Axis:
+    return (parse_seconds(value),)
+
+
+def _device_axis(value: Any) -> Axis:
+    for item in _items(value):
+        if not isinstance(item, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", item):
+            raise UsageError(f"device {item!r} is not cpu, cuda or cuda:N")
+    return tuple(_items(value))
+
+
+# What a grid may hold: the cell's fields, each with what reads it. The order is the order in TOML.
+_AXES: dict[str, Callable[[Any], Axis]] = {
+    "mechanism": _specs("mechanism"),
+    "probe": _choice_axis("probe", PROBES),
+    "scope": _choice_axis("scope", SCOPES),
+    "mode": _choice_axis("mode", MODES),
+    "task": _specs("task"),
+    "seq_len": _lengths_axis,
+    "batch_size": _whole_axis("batch_size"),
+    "d_model": _whole_axis("d_model"),
+    "heads": _whole_axis("heads"),
+    "layers": _whole_axis("layers"),
+    "dtype": _choice_axis("dtype", DTYPES),
+    "device": _device_axis,
+    "threads": _whole_axis("threads"),
+    "allocator": _choice_axis("allocator", ALLOCATORS),
+    "seconds": _seconds_axis,
+    "repeats": lambda value: (parse_whole("repeats", value),),
+}
+_DEFAULTS: dict[str, Axis] = {
+    "probe": ("time", "memory", "flops"),
+    "scope": ("attention",),
+    "mode": ("forward", "train"),
+    "task": ("listops",),
+    "batch_size": (1,),
+    "d_model": (256,),
+    "heads": (16,),
+    "layers": (2,),
+    "dtype": ("float32",),
+    "device": ("cpu",),
+    "allocator": ("kept",),
+    "seconds": (0.5,),
+    "repeats": (3,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Grids of cells with shared settings.
+
+    A grid maps axes (the fields of a Cell, and ``repeats``) to the values they take; its cells are the
+    product. ``timeout_s`` and ``memory_bytes`` limit each cell; None means a default made for the probe and
+    the machine. ``budget_s`` limits the whole sweep.
+    """
+
+    name: str
+    description: str = ""
+    grids: tuple[Mapping[str, Axis], ...] = field(default_factory=tuple)
+    seed: int = 0
+    timeout_s: float | None = None
+    memory_bytes: int | None = None
+    budget_s: float | None = None
+
+    @classmethod
+    def preset(cls, name: str) -> Sweep:
+        """A named sweep that comes with effbench. Raises UsageError naming the presets there are."""
+        if name not in presets():
+            raise UsageError(registry.unknown("preset", name, presets(), "there are"))
+        text = (files("effbench") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+        return cls.from_toml(text, f"preset {name}", name)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Sweep:
+        """Read a TOML file. Raises UsageError with the file and what is wrong."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}"
+            ) from None
+        return cls.from_toml(text, str(path), path.stem)
+
+    @classmethod
+    def from_toml(cls, text: str, where: str, name: str) -> Sweep:
+        """Read a sweep from TOML text; ``where`` names it in errors."""
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"{where}: not valid TOML: {error}") from None
+        grids = data.pop("grid", [])
+        if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) for grid in grids):
+            raise UsageError(f"{where}: needs at least one [[grid]] table")
+        known = ("name", "description", "seed", "timeout", "memory_limit", "budget")
+        for key in data:
+            if key not in known:
+                raise UsageError(f"{where}: {registry.unknown('key', key, [*known, 'grid'], 'allowed')}")
+        try:
+            return cls(
+                name=_text(data, "name", name),
+                description=_text(data, "description", ""),
+                grids=tuple(_grid(grid) for grid in grids),
+                seed=parse_whole("seed", data.get("seed", 0), least=0),
+                timeout_s=parse_seconds(data["timeout"]) if "timeout" in data else None,
+                memory_bytes=parse_bytes(data["memory_limit"]) if "memory_limit" in data else None,
+                budget_s=parse_seconds(data["budget"]) if "budget" in data else None,
+            )
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+
+    def override(self, axes: Mapping[str, Any]) -> Sweep:
+        """The sweep with each given axis replaced in every grid.
+
+        ``probe`` selects: a grid keeps those of its probes that were asked for, and goes if none is left; a
+        probe that no grid has joins the first grid.
+        """
+        read = {key: _AXES[key](value) for key, value in axes.items()}
+        asked = read.pop("probe", None)
+        grids = [{**grid, **read} for grid in self.grids]
+        if asked is not None:
+            has = {probe for grid in grids for probe in grid.get("probe", _DEFAULTS["probe"])}
+            for grid in grids:
+                grid["probe"] = tuple(p for p in grid.get("probe", _DEFAULTS["probe"]) if p in asked)
+            grids[0]["probe"] = (*grids[0]["probe"], *(p for p in asked if p not in has))
+            grids = [grid for grid in grids if grid["probe"]]
+        return replace(self, grids=tuple(grids))
+
+    def cells(self) -> list[Cell]:
+        """Every cell, each once, in the order of the grids.
+
+        Axes that a probe does not read are set to one value, so that nothing is measured twice: memory and
+        FLOPs are exact and need one repeat; an accuracy cell trains an encoder; one attention layer has one
+        layer.
+        """
+        found: dict[str, Cell] = {}
+        for grid in self.grids:
+            if "seq_len" not in grid or "mechanism" not in grid:
+                missing = "seq_len" if "seq_len" not in grid else "mechanism"
+                raise UsageError(f"a grid of {self.name!r} has no {missing}")
+            full = {"threads": (machine.cores(),), **_DEFAULTS, **grid}
+            repeats = full.pop("repeats")[0]
+            for values in itertools.product(*full.values()):
+                for cell in _cells(dict(zip(full, values, strict=True)), self.seed, repeats):
+                    found.setdefault(cell.key, cell)
+        return list(found.values())
+
+    def limits(self, probe: str) -> Limits:
+        """The limits of one cell; by default four fifths of the machine's memory, the same at every run."""
+        timeout = self.timeout_s or _CELL_SECONDS.get(probe, _DEFAULT_TIMEOUT_S)
+        memory = self.memory_bytes or int(_MEMORY_SHARE * machine.total_memory_bytes())
+        return Limits(timeout_s=timeout, memory_bytes=memory)
+
+    def to_toml(self) -> str:
+        """The resolved sweep; reading it back gives the same cells on a machine with as many cores."""
+        import tomli_w
+
+        data: dict[str, Any] = {"name": self.name, "description": self.description, "seed": self.seed}
+        for key, value in (
+            ("timeout", self.timeout_s),
+            ("memory_limit", self.memory_bytes),
+            ("budget", self.budget_s),
+        ):
+            if value is not None:
+                data[key] = value
+        full = [{"threads": (machine.cores(),), **_DEFAULTS, **grid} for grid in self.grids]
+        data["grid"] = [
+            {key: grid[key][0] if len(grid[key]) == 1 else list(grid[key]) for key in _AXES if key in grid}
+            for grid in full
+        ]
+        return tomli_w.dumps(data)
+
+
+def presets() -> list[str]:
+    """The names of the sweeps that come with effbench."""
+    folder = files("effbench") / "presets"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _text(data: Mapping[str, Any], key: str, default: str) -> str:
+    value = data.get(key, default)
+    if not isinstance(value, str) or (key == "name" and not re.fullmatch(r"[\w.-]+", value)):
+        raise UsageError(f"{key} {value!r} is not {'a plain name' if key == 'name' else 'text'}")
+    return value
+
+
+def _grid(data: Mapping[str, Any]) -> dict[str, Axis]:
+    grid: dict[str, Axis] = {}
+    for key, value in data.items():
+        if key not in _AXES:
+            raise UsageError(registry.unknown("grid key", key, list(_AXES), "allowed"))
+        grid[key] = _AXES[key](value)
+        if not grid[key]:
+            raise UsageError(f"{key} is empty")
+    return grid
+
+
+def _cells(values: dict[str, Any], seed: int, repeats: int) -> list[Cell]:
+    mechanism, options = registry.parse(values.pop("mechanism"), "mechanism")
+    task, task_options = registry.parse(values.pop("task"), "task")
+    if values["d_model"] % values["heads"]:
+        raise UsageError(f"heads {values['heads']} does not divide d_model {values['d_model']}")
+    if values["probe"] == "accuracy":
+        values.update(scope="encoder", mode="train", seconds=0.0)
+    else:
+        task, task_options = None, {}  # type: ignore[assignment]
+        if values["scope"] == "attention":
+            values["layers"] = 1
+        if values["probe"] != "time":
+            values["seconds"], repeats = 0.0, 1
+    if not math.isfinite(values["seconds"]):
+        raise UsageError(f"seconds {values['seconds']} is not finite")
+    return [
+        Cell(
+            mechanism=mechanism,
+            options=options,
+            task=task,
+            task_options=task_options,
+            seed=seed,
+            repeat=repeat,
+            **values,
+        )
+        for repeat in range(repeats)
+    ]

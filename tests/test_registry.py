@@ -1,0 +1,87 @@
+"""Names, files and options: found without importing, refused with the choices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from effbench import registry
+from effbench.spec import UsageError
+
+
+def test_ours_are_found_as_anybodys_would_be():
+    assert {"vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear"} <= set(
+        registry.names("mechanism")
+    )
+    for name in registry.names("mechanism"):
+        plugin = registry.find(name, "mechanism")
+        assert plugin.parameters is not None
+        assert plugin.order
+        assert plugin.source
+        assert plugin.summary
+        loaded = registry.load(plugin)
+        assert loaded.__name__ == plugin.class_name
+        assert loaded.order == plugin.order
+
+
+def test_options_are_read_in_the_type_of_the_constructor(plugin):
+    name, options = registry.parse(plugin("Plain") + ":scale=2,kind=b", "mechanism")
+    assert name == plugin("Plain")
+    assert options == {"kind": "b", "scale": 2.0}
+    assert isinstance(options["scale"], float)
+    assert registry.parse("fastformer:interaction=add", "mechanism")[1] == {"interaction": "add"}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("fastfromer", "unknown mechanism 'fastfromer'; did you mean 'fastformer'\\?.*vanilla"),
+        (
+            "fastformer:interactoin=add",
+            "unknown option of fastformer 'interactoin'; did you mean 'interaction'",
+        ),
+        ("fastformer:interaction=times", "interaction=times is not one of product, add, concat"),
+        ("linformer:k=many", "k=many is not int"),
+        ("linformer:k", "'k' is not option=value"),
+        ("nowhere.py:X", "there is no file 'nowhere.py'"),
+        ("nowhere.py", "name the class too"),
+        ("no_such_package.mod:X", "no Python module 'no_such_package.mod'"),
+        ("effbench.mechanism:Nechanism", "unknown class in .*did you mean 'Mechanism'"),
+    ],
+)
+def test_what_a_user_got_wrong_is_said_with_the_choices(text, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        registry.parse(text, "mechanism")
+
+
+def test_a_file_without_the_class_lists_what_it_has(plugin):
+    with pytest.raises(
+        UsageError, match="unknown class in .*plugins.py 'Plian'; did you mean 'Plain'.*Segfault"
+    ):
+        registry.parse(plugin("Plian"), "mechanism")
+    with pytest.raises(UsageError, match=r"must accept \(d_model, heads, \*, max_len"):
+        registry.parse(plugin("OddContract"), "mechanism")
+
+
+def test_a_file_with_a_syntax_error_is_refused_with_its_line(tmp_path):
+    (tmp_path / "broken.py").write_text("x = 1\nclass (:\n")
+    with pytest.raises(UsageError, match=r"broken.py: line 2"):
+        registry.parse(f"{tmp_path}/broken.py:X", "mechanism")
+
+
+def test_options_that_the_source_does_not_tell_are_left_to_the_class(plugin):
+    assert registry.find(plugin("Alias"), "mechanism").parameters is None
+    assert registry.parse(plugin("Alias") + ":scale=0.5", "mechanism")[1] == {"scale": 0.5}
+    assert registry.load(registry.find(plugin("Alias"), "mechanism")).__name__ == "Plain"
+
+
+def test_finding_imports_neither_torch_nor_the_mechanisms():
+    code = (
+        "import sys; from effbench import registry\n"
+        "[registry.find(n, 'mechanism') for n in registry.names('mechanism')]\n"
+        "[registry.find(n, 'task') for n in registry.names('task')]\n"
+        "assert not {'torch', 'baselines.attention.vanilla', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
