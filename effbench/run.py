@@ -1,0 +1,285 @@
+"""The loop: plan -> pending cells -> executor -> store."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from effbench import machine, registry
+from effbench.estimate import Estimate
+from effbench.execute.base import Executor
+from effbench.execute.local import LocalExecutor
+from effbench.fingerprint import code_of
+from effbench.spec import PROBES, Cell, Job, Probe, Record, Status, UsageError, spec_label
+from effbench.store import Problem, Store, StoreFull, export, replacing
+from effbench.sweep import Sweep
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RESULTS = Path("results")
+SWEEP_FILE = "sweep.toml"
+
+
+class Listener(Protocol):
+    """Who watches a run: the terminal's progress, or nobody."""
+
+    def planned(self, jobs: Sequence[Job], done: Sequence[Record], problems: Sequence[Problem]) -> None:
+        """Before the first cell: what will be measured, what was found, what was damaged."""
+
+    def began(self, job: Job, eta_s: float) -> None:
+        """A cell starts; ``eta_s`` is the expected time to the end of the sweep."""
+
+    def progressed(self, fraction: float, text: str) -> None:
+        """The cell in flight says how far it is."""
+
+    def finished(self, record: Record) -> None:
+        """A record was written."""
+
+
+class Silent:
+    """Listens to nothing."""
+
+    def planned(self, jobs: Sequence[Job], done: Sequence[Record], problems: Sequence[Problem]) -> None:
+        """Ignore."""
+
+    def began(self, job: Job, eta_s: float) -> None:
+        """Ignore."""
+
+    def progressed(self, fraction: float, text: str) -> None:
+        """Ignore."""
+
+    def finished(self, record: Record) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run has to do: jobs in order, what is done already, and what could not be read."""
+
+    jobs: tuple[Job, ...]
+    done: tuple[Record, ...]
+    problems: tuple[Problem, ...]
+
+
+def run(
+    sweep: Sweep,
+    out: str | Path | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    resume: bool = True,
+    executor: Executor | None = None,
+    listener: Listener | None = None,
+) -> DataFrame:
+    """Measure what is pending of a sweep into ``out`` (``results/NAME``) and return the folder's summary.
+
+    A cell with a final record for this code, machine and data is not measured again, unless ``resume`` is
+    False. Raises UsageError, before anything is written, for what cannot be run; StoreFull if the disk is
+    full; KeyboardInterrupt once the cell in flight is recorded as interrupted. The results folder stays
+    sound in every case.
+    """
+    from effbench.store import load
+
+    store = Store(Path(out) if out is not None else RESULTS / sweep.name)
+    executor = executor or LocalExecutor()
+    listener = listener or Silent()
+    found = plan(sweep, store, data_dir=data_dir, resume=resume)
+    if not found.jobs:
+        listener.planned(found.jobs, found.done, found.problems)
+        if found.done and not (store.folder / "results.csv").exists():
+            export(store.folder)
+        return load(store.folder)
+    try:
+        offers = executor.start()
+        wanted = {job.cell.device for job in found.jobs} - {"cpu"}
+        if wanted and not offers["cuda_devices"]:
+            raise UsageError(
+                f"device {min(wanted)!r}: torch {offers['torch']} finds no CUDA device here; choose cpu"
+            )
+        store.create()
+        with store.lock():
+            _write_sweep(sweep, store.folder)
+            listener.planned(found.jobs, found.done, found.problems)
+            _measure(found, sweep, store, executor, listener)
+            export(store.folder)
+    finally:
+        executor.close()
+    return load(store.folder)
+
+
+def plan(sweep: Sweep, store: Store, *, data_dir: str | Path | None = None, resume: bool = True) -> Plan:
+    """What is left to measure, in the order in which to measure it; writes nothing."""
+    cells = sweep.cells()
+    data = _check_tasks(cells, Path(data_dir) if data_dir is not None else None)
+    records, problems = store.read() if (store.folder / "records").is_dir() else ([], [])
+    known = {record.cell.key: record for record in records} if resume else {}
+    jobs: list[Job] = []
+    done: list[Record] = []
+    for cell in order(cells, sweep.seed):
+        task = _task_label(cell)
+        job = Job(
+            cell=cell,
+            limits=sweep.limits(cell.probe),
+            data_dir=str(data_dir) if data_dir is not None and task else None,
+            code=code_of(cell),
+            data=data[task] if task else "",
+        )
+        record = known.get(cell.key)
+        if record is not None and _is_final(record, job):
+            done.append(record)
+        else:
+            jobs.append(job)
+    return Plan(jobs=tuple(jobs), done=tuple(done), problems=tuple(problems))
+
+
+def order(cells: Iterable[Cell], seed: int) -> list[Cell]:
+    """Repeats outermost, lengths ascending, mechanisms shuffled within a block.
+
+    Drift of the machine then hits all mechanisms alike, repeats are far apart in time, and a sweep that is
+    cut short has measured everything at least once before it measures anything twice.
+    """
+    shuffled = sorted(cells, key=lambda cell: cell.key)
+    random.Random(seed).shuffle(shuffled)
+    return sorted(
+        shuffled,
+        key=lambda c: (c.repeat, c.probe == "accuracy", c.seq_len, c.mode, c.scope, PROBES.index(c.probe)),
+    )
+
+
+def _measure(found: Plan, sweep: Sweep, store: Store, executor: Executor, listener: Listener) -> None:
+    estimate = Estimate(found.done)
+    records = list(found.done)
+    began = time.monotonic()
+    out_of_budget = False
+    for position, job in enumerate(found.jobs):
+        elapsed = time.monotonic() - began
+        eta_s = sum(estimate.seconds(other.cell) for other in found.jobs[position:])
+        budget_s = sweep.budget_s
+        if budget_s is not None and (out_of_budget or elapsed + estimate.seconds(job.cell) > budget_s):
+            out_of_budget = True
+            record = _unmeasured(job, "interrupted", f"the budget of {budget_s:g} s ended before its turn")
+        elif reason := _hopeless(job.cell, records):
+            record = _unmeasured(job, "skipped", reason)
+        else:
+            listener.began(job, eta_s)
+            try:
+                record = executor.run(job, listener.progressed)
+            except KeyboardInterrupt:
+                executor.close()
+                record = _unmeasured(job, "interrupted", "stopped by the user while it ran")
+                store.write(record)
+                listener.finished(record)
+                export(store.folder)
+                raise
+        store.write(record)
+        records.append(record)
+        estimate.learn(record)
+        listener.finished(record)
+
+
+def _is_final(record: Record, job: Job) -> bool:
+    """Whether the record answers the job: same code, machine and data, and limits no tighter than now."""
+    if record.status == "interrupted" or (record.code, record.data) != (job.code, job.data):
+        return False
+    if record.machine.get("name") != machine.name():
+        return False
+    if record.status in ("oom", "timeout", "skipped") and record.limits is not None:
+        tighter = record.limits.timeout_s < job.limits.timeout_s
+        return not (tighter or record.limits.memory_bytes < job.limits.memory_bytes)
+    return True
+
+
+def _unmeasured(job: Job, status: Status, reason: str) -> Record:
+    return Record(
+        cell=job.cell,
+        status=status,
+        reason=reason,
+        machine={"name": machine.name()},
+        code=job.code,
+        data=job.data,
+        limits=job.limits,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _line_of(cell: Cell) -> Cell:
+    """The line of cells that differ only in length: what is too much at one is too much at the longer."""
+    probe: Probe = "accuracy" if cell.probe == "accuracy" else "time"
+    return replace(cell, seq_len=1, repeat=0, seconds=0.0, probe=probe)
+
+
+def _hopeless(cell: Cell, records: Sequence[Record]) -> str:
+    """Why not to try: a cell of the same line, as long or shorter, ran out of memory or time."""
+    line = _line_of(cell)
+    same = [record for record in records if _line_of(record.cell) == line]
+    for failed in same:
+        if failed.status not in ("oom", "timeout"):
+            continue
+        again = failed.cell.seq_len == cell.seq_len and failed.cell.probe == cell.probe
+        if failed.cell.seq_len < cell.seq_len or again:
+            what = "ran out of memory" if failed.status == "oom" else "ran out of time"
+            return f"N={failed.cell.seq_len} {what}; {_prediction(cell, failed, same)}"
+    return ""
+
+
+def _prediction(cell: Cell, failed: Record, same: Sequence[Record]) -> str:
+    """What the cell would cost, from the shorter lengths that were measured, said with its basis."""
+    quantity = "peak_bytes" if failed.status == "oom" else "time_s"
+    measured: dict[int, float] = {}
+    for record in same:
+        if quantity == "peak_bytes" and isinstance(record.values.get("peak_bytes"), int):
+            measured[record.cell.seq_len] = float(record.values["peak_bytes"] or 0)
+        if quantity == "time_s" and record.samples.get("time_s"):
+            measured[record.cell.seq_len] = min(record.samples["time_s"])
+        if quantity == "time_s" and record.cell.probe == "accuracy" and record.status == "ok":
+            measured[record.cell.seq_len] = record.seconds
+    lengths = sorted(n for n, value in measured.items() if value > 0)
+    if len(lengths) >= 2:
+        low, high = lengths[-2:]
+        slope = math.log(measured[high] / measured[low]) / math.log(high / low)
+        basis = f"it grew as N^{slope:.2f} from {low} to {high}"
+    elif len(lengths) == 1 and (declared := registry.find(cell.mechanism, "mechanism").order):
+        high, slope = lengths[0], declared
+        basis = f"{high} measured, N^{declared:g} declared"
+    else:
+        return f"too few shorter lengths are measured to predict N={cell.seq_len}"
+    value = measured[high] * (cell.seq_len / high) ** slope
+    shown = f"{value / 2**30:.2g} GiB" if quantity == "peak_bytes" else f"{value:.2g} s a call"
+    if quantity == "time_s" and cell.probe == "accuracy":
+        shown = f"{value:.2g} s"
+    return f"predicted for N={cell.seq_len}: {shown} ({basis})"
+
+
+def _check_tasks(cells: Iterable[Cell], data_dir: Path | None) -> dict[str, str]:
+    """Task label -> fingerprint of its data. Raises UsageError for options or data that do not fit."""
+    fingerprints: dict[str, str] = {}
+    for cell in cells:
+        label = _task_label(cell)
+        if label and label not in fingerprints:
+            kind = registry.load(registry.find(cell.task or "", "task"))
+            try:
+                fingerprints[label] = kind(**cell.task_options).check(data_dir)
+            except UsageError:
+                raise
+            except (ValueError, TypeError) as error:
+                raise UsageError(f"task {label}: {error}") from None
+    return fingerprints
+
+
+def _task_label(cell: Cell) -> str:
+    return spec_label(cell.task, cell.task_options) if cell.task else ""
+
+
+def _write_sweep(sweep: Sweep, folder: Path) -> None:
+    path = folder / SWEEP_FILE
+    try:
+        with replacing(path, sweep.to_toml().encode()):
+            pass
+    except OSError as error:
+        raise StoreFull(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,299 @@
+"""The loop: order, resuming, skipping, interruption; nothing lost, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+import effbench
+from effbench import machine
+from effbench.run import order, plan, run
+from effbench.spec import Job, Limits, Record, UsageError
+from effbench.store import Store, raw_frame
+from effbench.sweep import Sweep
+
+TOML = """
+name = "test"
+[[grid]]
+mechanism = ["vanilla", "linear", "fastformer"]
+probe = ["time", "memory"]
+mode = ["forward", "train"]
+seq_len = [16, 32, 64]
+d_model = 16
+heads = 2
+threads = 1
+seconds = 0.01
+repeats = 2
+"""
+SWEEP = Sweep.from_toml(TOML, "test", "test")
+
+
+class Fake:
+    """An executor that measures nothing: it answers from a table of failures, and counts."""
+
+    def __init__(self, fails: dict | None = None, interrupt_at: int | None = None):
+        self.fails = fails or {}
+        self.interrupt_at = interrupt_at
+        self.ran: list[Job] = []
+        self.closed = 0
+
+    def start(self):
+        return {"torch": "2", "cuda_devices": 0}
+
+    def run(self, job, progress):
+        self.ran.append(job)
+        if len(self.ran) == self.interrupt_at:
+            raise KeyboardInterrupt
+        cell = job.cell
+        status, reason = self.fails.get((cell.mechanism, cell.mode, cell.seq_len), ("ok", ""))
+        if callable(status):
+            status = status(job.limits)
+        samples, values = {}, {}
+        if status == "ok" and cell.probe == "time":
+            samples = {"time_s": (1e-6 * cell.seq_len**2,) * 3}
+        if status == "ok" and cell.probe == "memory":
+            values = {"peak_bytes": 1000 * cell.seq_len}
+        return Record(
+            cell=cell,
+            status=status,
+            reason=reason,
+            samples=samples,
+            values=values,
+            machine={"name": machine.name()},
+            code=job.code,
+            data=job.data,
+            limits=job.limits,
+            started="2026-01-01T00:00:00+00:00",
+        )
+
+    def close(self):
+        self.closed += 1
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (folder / "records").iterdir()}
+
+
+def test_repeats_are_outermost_and_mechanisms_interleaved():
+    cells = order(SWEEP.cells(), seed=0)
+    assert Counter(c.key for c in cells) == Counter(c.key for c in SWEEP.cells())
+    assert [c.repeat for c in cells] == sorted(c.repeat for c in cells)
+    orders = set()
+    for (repeat, *_), block in groupby(cells, key=lambda c: (c.repeat, c.seq_len, c.mode, c.probe)):
+        members = [c.mechanism for c in block]
+        assert sorted(members) == ["fastformer", "linear", "vanilla"]
+        orders.add(tuple(members))
+        assert repeat in (0, 1)
+    assert len(orders) > 1, "the order within a block is drawn anew"
+    lengths = [c.seq_len for c in cells if c.repeat == 0]
+    assert lengths == sorted(lengths)
+    assert order(SWEEP.cells(), seed=0) == cells
+    assert order(SWEEP.cells(), seed=1) != cells
+
+
+def test_a_second_run_measures_nothing(tmp_path):
+    first = run(SWEEP, tmp_path / "out", executor=Fake())
+    before = contents(tmp_path / "out")
+    again = Fake()
+    second = run(SWEEP, tmp_path / "out", executor=again)
+    assert again.ran == []
+    assert contents(tmp_path / "out") == before
+    assert first.equals(second)
+    assert (tmp_path / "out" / "results.parquet").exists()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 17, 53])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop):
+    whole = Fake()
+    run(SWEEP, tmp_path / "whole", executor=whole)
+    first, second = Fake(interrupt_at=stop), Fake()
+    with pytest.raises(KeyboardInterrupt):
+        run(SWEEP, tmp_path / "parts", executor=first)
+    assert first.closed
+    statuses = Counter(r.status for r in Store(tmp_path / "parts").read()[0])
+    assert statuses["interrupted"] == 1
+    run(SWEEP, tmp_path / "parts", executor=second)
+    assert [j.cell for j in first.ran[: stop - 1] + second.ran] == [j.cell for j in whole.ran]
+    left, right = (raw_frame(Store(tmp_path / name).read()[0]) for name in ("whole", "parts"))
+    assert left.equals(right)
+
+
+def test_no_resume_measures_all_anew_and_keeps_the_old(tmp_path):
+    run(SWEEP, tmp_path / "out", executor=Fake())
+    again = Fake()
+    run(SWEEP, tmp_path / "out", executor=again, resume=False)
+    assert len(again.ran) == len(SWEEP.cells())
+    assert len(list((tmp_path / "out" / "superseded").iterdir())) == len(SWEEP.cells())
+
+
+def test_other_code_or_machine_or_data_is_measured_anew(tmp_path):
+    store = Store(tmp_path / "out")
+    run(SWEEP, store.folder, executor=Fake())
+    records = sorted(store.read()[0], key=lambda r: r.cell.key)
+    for changes in ({"code": "older"}, {"machine": {"name": "another"}}, {"data": "other"}):
+        store.write(replace(records[0], **changes))
+        assert [j.cell for j in plan(SWEEP, store).jobs] == [records[0].cell]
+        store.write(records[0])
+        assert plan(SWEEP, store).jobs == ()
+
+
+def test_longer_lengths_are_skipped_after_an_oom_with_the_prediction(tmp_path):
+    fake = Fake(
+        {("vanilla", "train", 64): ("oom", "too big"), ("linear", "forward", 32): ("timeout", "slow")}
+    )
+    sweep = SWEEP.override({"seq_len": "16,32,64,128"})
+    frame = run(sweep, tmp_path / "out", executor=fake)
+    tried = Counter((j.cell.mechanism, j.cell.mode, j.cell.seq_len, j.cell.probe) for j in fake.ran)
+    assert ("vanilla", "train", 128, "time") not in tried
+    assert tried["vanilla", "train", 64, "time"] == 1, "not tried again in the second repeat"
+    assert ("linear", "forward", 64, "memory") not in tried
+    assert tried["vanilla", "forward", 128, "time"] == 2, "other lines go on"
+    assert tried["linear", "train", 128, "time"] == 2
+    rows = {(r.mechanism, r.mode, r.seq_len): r for r in frame.itertuples()}
+    assert rows["vanilla", "train", 64].status == "oom"
+    assert rows["vanilla", "train", 128].status == "skipped"
+    assert "N=64 ran out of memory; predicted for N=128: 0.00012 GiB (it grew as N^1.00 from 16 to 32)" in (
+        rows["vanilla", "train", 128].reason
+    )
+    assert "N=32 ran out of time; predicted for N=64: 0.016 s a call (16 measured, N^1 declared)" in (
+        rows["linear", "forward", 64].reason
+    )
+    assert len(frame) == 3 * 2 * 4, "a failure is a row, never a missing one"
+
+
+def test_a_higher_limit_tries_again(tmp_path):
+    def within(limits: Limits) -> str:
+        return "ok" if limits.timeout_s > 5 else "timeout"
+
+    fails = {("vanilla", "train", 32): (within, "slow")}
+    low = run(replace(SWEEP, timeout_s=1.0), tmp_path / "out", executor=Fake(fails))
+    assert Counter(low.status)["skipped"] == 1
+    same = Fake(fails)
+    run(replace(SWEEP, timeout_s=1.0), tmp_path / "out", executor=same)
+    assert same.ran == []
+    higher = Fake(fails)
+    high = run(replace(SWEEP, timeout_s=10.0), tmp_path / "out", executor=higher)
+    assert {j.cell.seq_len for j in higher.ran} == {32, 64}
+    assert set(high.status) == {"ok"}
+
+
+def test_a_budget_leaves_the_rest_to_the_next_run(tmp_path):
+    class Slow(Fake):
+        def run(self, job, progress):
+            time.sleep(0.02)
+            return super().run(job, progress)
+
+    slow = Slow()
+    frame = run(replace(SWEEP, budget_s=1.0), tmp_path / "out", executor=slow)
+    assert 0 < len(slow.ran) < len(SWEEP.cells())
+    assert "interrupted" in set(frame.status)
+    rest = Fake()
+    assert set(run(SWEEP, tmp_path / "out", executor=rest).status) == {"ok"}
+    assert len(slow.ran) + len(rest.ran) == len(SWEEP.cells())
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match="finds no CUDA device"):
+        run(SWEEP.override({"device": "cuda"}), tmp_path / "out", executor=Fake())
+    assert not (tmp_path / "out").exists()
+    for task in ("listops:max_depth=0", "imdb"):
+        sweep = SWEEP.override({"probe": "accuracy", "task": [task]})
+        with pytest.raises(UsageError):
+            run(sweep, tmp_path / "out", data_dir=tmp_path / "nowhere", executor=Fake())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_resolved_sweep_is_written_beside_the_results(tmp_path):
+    run(SWEEP, tmp_path / "out", executor=Fake())
+    again = Sweep.load(tmp_path / "out" / "sweep.toml")
+    assert [c.key for c in again.cells()] == [c.key for c in SWEEP.cells()]
+
+
+def test_python_needs_no_main_guard(tmp_path):
+    """effbench.run at the top level of a script works: the fork server does not import the script."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import effbench\n"
+        f"sweep = effbench.Sweep.from_toml({TOML!r}, 'x', 'x').override({{'seq_len': '16', 'repeats': 1}})\n"
+        "frame = effbench.run(sweep, 'out')\n"
+        "assert set(frame.status) == {'ok'}, frame.reason\n"
+        "assert (frame.time_s > 0).all() and (frame.peak_bytes > 0).all()\n"
+    )
+    subprocess.run([sys.executable, str(script)], check=True, timeout=120, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_run_again(tmp_path):
+    """SIGKILL of the whole command, several times: each record survives and is not measured again."""
+    command = [sys.executable, "-m", "effbench", "run", "--config", "s.toml", "--out", "out", "--quiet"]
+    (tmp_path / "s.toml").write_text(TOML)
+    kept: dict[str, str] = {}
+    for _ in range(3):
+        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "MPLCONFIGDIR": str(tmp_path)})
+        end = time.monotonic() + 60
+        while len(_finished(tmp_path / "out")) < len(kept) + 6:
+            assert time.monotonic() < end
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        now = _finished(tmp_path / "out")
+        assert kept.items() <= now.items()
+        kept = now
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    now = _finished(tmp_path / "out")
+    assert kept.items() <= now.items()
+    assert len(now) == len(SWEEP.cells())
+    assert set(effbench.load(tmp_path / "out").status) == {"ok"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_records_the_cell_in_flight(tmp_path, plugin, number):
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "effbench",
+            "run",
+            "-m",
+            plugin("Hang"),
+            "--seq-len",
+            "16,64",
+            "--probe",
+            "time",
+        ),
+        *("--d-model", "16", "--heads", "2", "--mode", "forward", "--repeats", "1", "--out", "out"),
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not _finished(tmp_path / "out"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Run the same command again" in errors
+    statuses = {r.cell.seq_len: r.status for r in Store(tmp_path / "out").read()[0]}
+    assert statuses == {16: "ok", 64: "interrupted"}
+
+
+def _finished(folder: Path) -> dict[str, str]:
+    records = folder / "records"
+    if not records.is_dir():
+        return {}
+    texts = {path.name: path.read_text() for path in records.glob("*.json")}
+    return {
+        name: text for name, text in texts.items() if json.loads(text)["record"]["status"] != "interrupted"
+    }
