@@ -1,0 +1,445 @@
+"""The commands: parse, call, print. What is heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from effbench import __version__
+from effbench.spec import PROBES, UsageError
+
+if TYPE_CHECKING:
+    from effbench.execute.base import Executor
+    from effbench.sweep import Sweep
+
+app = typer.Typer(
+    name="effbench",
+    help="Which attention mechanism at this sequence length, on this machine, and at what cost in accuracy?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+_PROBE_HELP = {
+    "time": "seconds per call: warmed up, every sample kept, median with a bootstrap interval over repeats",
+    "memory": "peak bytes that one call holds at once, from the allocator's events",
+    "flops": "floating-point operations of the matrix products that one call executes",
+    "accuracy": "score on the test part of a task after training an encoder around the mechanism",
+}
+
+
+class ListWhat(StrEnum):
+    """What ``effbench list`` lists."""
+
+    MECHANISMS = "mechanisms"
+    TASKS = "tasks"
+    PRESETS = "presets"
+    PROBES = "probes"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"effbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Which attention mechanism at this length, on this machine, and at what cost in accuracy?"""
+
+
+@app.command()
+def run(
+    preset: Annotated[str | None, typer.Option(help="A sweep that comes with effbench [quick].")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="A sweep of your own.")] = None,
+    mechanism: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mechanism",
+            "-m",
+            metavar="NAME[:option=value,...]",
+            help="A mechanism; repeat for more. Also path/to/file.py:Class or package.module:Class.",
+        ),
+    ] = None,
+    seq_len: Annotated[str | None, typer.Option(help="128,512 or 512:16384:x2")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Sequences a call.")] = None,
+    d_model: Annotated[str | None, typer.Option(help="Model width.")] = None,
+    heads: Annotated[str | None, typer.Option(help="Attention heads; must divide d_model.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Blocks of an encoder.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
+    mode: Annotated[str | None, typer.Option(help="forward,train")] = None,
+    scope: Annotated[str | None, typer.Option(help="attention (one layer), encoder")] = None,
+    probe: Annotated[str | None, typer.Option(help="time,memory,flops,accuracy")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:option=value,...]", help="What accuracy is measured on."),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the task's files are.")] = None,
+    repeats: Annotated[str | None, typer.Option(help="Fresh processes (and seeds) a cell.")] = None,
+    seconds: Annotated[str | None, typer.Option(help="How long a time cell samples.")] = None,
+    threads: Annotated[str | None, typer.Option(help="Threads of an operation [all cores].")] = None,
+    allocator: Annotated[
+        str | None, typer.Option(help="kept (freed memory is reused), system (the C library's default)")
+    ] = None,
+    timeout: Annotated[str | None, typer.Option(help="Limit a cell: 60s, 5m.")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Limit a cell: 8GiB.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Limit the whole run: 10m. The rest can be resumed.")
+    ] = None,
+    seed: Annotated[str | None, typer.Option(help="Seed of the order, the weights and the data [0].")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Results folder [results/NAME].")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Keep what is measured, or measure all anew.")
+    ] = True,
+    isolate: Annotated[
+        str, typer.Option(help="process (a fresh one a cell), inline (for a debugger)")
+    ] = "process",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and an estimate, run none.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every record.")] = False,
+) -> None:
+    """Measure a sweep; with no options, the preset quick: six mechanisms, 128 to 4096 tokens."""
+    axes = {
+        "mechanism": mechanism or None,
+        "seq_len": seq_len,
+        "batch_size": batch_size,
+        "d_model": d_model,
+        "heads": heads,
+        "layers": layers,
+        "dtype": dtype,
+        "device": device,
+        "mode": mode,
+        "scope": scope,
+        "probe": probe,
+        "task": task or None,
+        "repeats": repeats,
+        "seconds": seconds,
+        "threads": threads,
+        "allocator": allocator,
+    }
+    sweep, changed = _resolve(preset, config, axes, timeout, memory_limit, budget, seed)
+    folder = out or Path("results") / (_variant(sweep) if changed else sweep.name)
+    if isolate not in ("process", "inline"):
+        raise UsageError(f"isolate {isolate!r} is not one of process, inline")
+    if dry_run:
+        _print_plan(sweep, folder, data_dir, resume)
+        return
+    _run(sweep, folder, data_dir, resume, _executor(isolate), quiet, verbose)
+
+
+@app.command()
+def show(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders.")],
+    format: Annotated[str, typer.Option(help="table, csv, json, markdown, latex")] = "table",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="One row a record: no repeats or probes merged.")
+    ] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="The tables that a run ends with.")] = False,
+) -> None:
+    """Print results: one row a cell, repeats summarised."""
+    from effbench.show import tables
+
+    if format not in tables.FORMATS:
+        raise UsageError(f"format {format!r} is not one of {', '.join(tables.FORMATS)}")
+    if summary and (raw or format != "table"):
+        raise UsageError("--summary is a table of its own: it goes with neither --raw nor --format")
+    frame = _load(folders, raw=raw)
+    if summary:
+        _console().print(tables.summary_tables(frame))
+        return
+    sys.stdout.write(tables.render(frame, format).rstrip("\n") + "\n")
+
+
+@app.command()
+def plot(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders.")],
+    kind: Annotated[str | None, typer.Option(help="time,tokens,memory,flops,accuracy,tradeoff [all]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE|DIR", help="A folder [DIR/plots], or one picture's file.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="png, svg, pdf; a file's suffix wins.")] = "png",
+) -> None:
+    """Draw complexity curves, accuracies and the accuracy-speed-memory chart."""
+    for path in _draw(folders, kind, out, format):
+        print(path)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[ListWhat, typer.Argument(help="mechanisms, tasks, presets or probes")],
+    name: Annotated[str | None, typer.Argument(help="One of them, in detail.")] = None,
+    format: Annotated[str, typer.Option(help="table, json")] = "table",
+) -> None:
+    """List what there is; with a name, its options, defaults, declared order in N and source."""
+    if format not in ("table", "json"):
+        raise UsageError(f"format {format!r} is not one of table, json")
+    entries = [_entry(what, each) for each in _names(what, name)]
+    if format == "json":
+        print(json.dumps(entries if name is None else entries[0], indent=2))
+    elif name is None:
+        width = max((len(entry["name"]) for entry in entries), default=0)
+        for entry in entries:
+            print(f"{entry['name']:<{width}}  {entry['summary']}")
+    else:
+        _print_entry(entries[0])
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2."""
+    from effbench.execute.local import ServerDied
+    from effbench.store import StoreFull
+
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        app()
+    except UsageError as error:
+        _fail(str(error), 2)
+    except (StoreFull, ServerDied) as error:
+        _fail(str(error), 1)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(text: str, code: int) -> None:
+    print(f"effbench: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _resolve(
+    preset: str | None,
+    config: Path | None,
+    axes: dict[str, Any],
+    timeout: str | None,
+    memory_limit: str | None,
+    budget: str | None,
+    seed: str | None,
+) -> tuple[Sweep, bool]:
+    """The sweep that the flags describe, and whether they changed what the preset or file says."""
+    from dataclasses import replace
+
+    from effbench.sweep import Sweep, parse_bytes, parse_seconds, parse_whole
+
+    if preset and config:
+        raise UsageError("give --preset or --config, not both")
+    sweep = Sweep.load(config) if config else Sweep.preset(preset or "quick")
+    given = {key: value for key, value in axes.items() if value is not None}
+    changed = sweep.override(given) if given else sweep
+    if timeout is not None:
+        changed = replace(changed, timeout_s=parse_seconds(timeout))
+    if memory_limit is not None:
+        changed = replace(changed, memory_bytes=parse_bytes(memory_limit))
+    if seed is not None:
+        changed = replace(changed, seed=parse_whole("seed", seed, least=0))
+    different = changed != sweep
+    if budget is not None:  # how far to go this time, not what to measure
+        changed = replace(changed, budget_s=parse_seconds(budget))
+    changed.cells()  # raises for what cannot be a cell, before anything starts
+    return changed, different
+
+
+def _variant(sweep: Sweep) -> str:
+    """A folder of its own for a preset that flags have changed."""
+    from dataclasses import replace
+
+    text = replace(sweep, budget_s=None, timeout_s=None, memory_bytes=None).to_toml()
+    return f"{sweep.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def _executor(isolate: str) -> Executor:
+    if isolate == "inline":
+        from effbench.execute.inline import InlineExecutor
+
+        return InlineExecutor()
+    from effbench.execute.local import LocalExecutor
+
+    return LocalExecutor()
+
+
+def _run(
+    sweep: Sweep,
+    folder: Path,
+    data_dir: Path | None,
+    resume: bool,
+    executor: Executor,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    from rich.console import Console
+
+    from effbench.run import run as measure
+    from effbench.show.progress import TerminalProgress
+
+    progress = TerminalProgress(Console(stderr=True), quiet=quiet, verbose=verbose)
+    try:
+        with progress:
+            frame = measure(
+                sweep, folder, data_dir=data_dir, resume=resume, executor=executor, listener=progress
+            )
+    except KeyboardInterrupt:
+        print(
+            f"interrupted; what was measured is in {folder}. Run the same command again for the rest.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    drawn = _draw([folder], None, None, "png")
+    if quiet:
+        return
+    from effbench.show import tables
+
+    _console().print(tables.summary_tables(frame))
+    left = progress.statuses["interrupted"]
+    if left:
+        print(f"{left} cells are left: the budget ended. Run the same command again for them.")
+    print(f"results: {folder}  (results.csv, results.parquet, raw.csv; effbench show {folder})")
+    for path in drawn:
+        print(f"plot: {path}")
+
+
+def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool) -> None:
+    from effbench.estimate import Estimate
+    from effbench.run import plan
+    from effbench.show.progress import describe
+    from effbench.store import Store
+
+    found = plan(sweep, Store(folder), data_dir=data_dir, resume=resume)
+    estimate = Estimate(found.done)
+    seconds = [estimate.seconds(job.cell) for job in found.jobs]
+    for job, expected in zip(found.jobs, seconds, strict=True):
+        cell = job.cell
+        shape = f"B={cell.batch_size} d_model={cell.d_model} heads={cell.heads} layers={cell.layers}"
+        print(f"{describe(cell):<50} {cell.scope:<9} {shape}  about {expected:.1f} s")
+    done = f", {len(found.done)} more are measured already" if found.done else ""
+    print(f"{len(found.jobs)} cells, about {sum(seconds) / 60:.1f} min{done}; results would go to {folder}")
+
+
+def _draw(folders: list[Path], kind: str | None, out: Path | None, format: str) -> list[Path]:
+    from effbench.show import plots
+
+    kinds = tuple(kind.split(",")) if kind else None
+    for each in kinds or ():
+        if each not in plots.KINDS:
+            raise UsageError(f"kind {each!r} is not one of {', '.join(plots.KINDS)}")
+    frame = _load(folders, raw=False)
+    raw = _load(folders, raw=True)
+    if out is not None and out.suffix:
+        if kinds is None or len(kinds) != 1:
+            raise UsageError(f"{str(out)!r} is one file: name the one --kind to draw")
+        figures = plots.draw(frame, raw, kinds[0])
+        if len(figures) != 1:
+            raise UsageError(
+                f"{kinds[0]} takes {len(figures)} pictures, a shape each: give a folder as --out"
+            )
+        return [plots.save(figures[0][1], out)]
+    folder = out or folders[0] / "plots"
+    figures = (
+        [pair for each in kinds for pair in plots.draw(frame, raw, each)]
+        if kinds
+        else plots.draw_all(frame, raw)
+    )
+    return [plots.save(figure, folder / f"{name}.{format}") for name, figure in figures]
+
+
+def _load(folders: list[Path], *, raw: bool) -> Any:
+    import warnings
+
+    from effbench.store import load
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        frame = load(folders, raw=raw)
+    for warning in caught if raw else ():
+        print(f"effbench: {warning.message}", file=sys.stderr)
+    return frame
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+
+
+def _names(what: ListWhat, name: str | None) -> Sequence[str]:
+    from effbench import registry
+    from effbench.sweep import presets
+
+    if what is ListWhat.MECHANISMS or what is ListWhat.TASKS:
+        return [name] if name else registry.names("mechanism" if what is ListWhat.MECHANISMS else "task")
+    there: Sequence[str] = presets() if what is ListWhat.PRESETS else PROBES
+    if name is not None and name not in there:
+        raise UsageError(registry.unknown(what.value.rstrip("s"), name, there, "there are"))
+    return [name] if name else there
+
+
+def _entry(what: ListWhat, name: str) -> dict[str, Any]:
+    from effbench import registry
+    from effbench.sweep import Sweep
+
+    if what is ListWhat.PROBES:
+        return {"name": name, "summary": _PROBE_HELP[name]}
+    if what is ListWhat.PRESETS:
+        sweep = Sweep.preset(name)
+        return {"name": name, "summary": sweep.description, "toml": sweep.to_toml()}
+    plugin = registry.find(name, "mechanism" if what is ListWhat.MECHANISMS else "task")
+    entry: dict[str, Any] = {"name": name, "summary": plugin.summary}
+    if what is ListWhat.MECHANISMS:
+        entry["order_in_n"] = plugin.order
+    entry["source"] = plugin.source
+    entry["class"] = f"{plugin.module}:{plugin.class_name}"
+    entry["options"] = (
+        None
+        if plugin.parameters is None
+        else [
+            {
+                "name": p.name,
+                "type": p.kind,
+                "default": p.default,
+                "required": p.required,
+                "choices": list(p.choices),
+            }
+            for p in plugin.parameters
+        ]
+    )
+    return entry
+
+
+def _print_entry(entry: dict[str, Any]) -> None:
+    print(f"{entry['name']}: {entry['summary']}")
+    if "toml" in entry:
+        print(f"\n{entry['toml'].rstrip()}")
+    if "class" not in entry:
+        return
+    if "order_in_n" in entry:
+        order = entry["order_in_n"]
+        print(f"  declared order in N: {'not declared' if order is None else f'N^{order:g}'}")
+    print(f"  source: {entry['source'] or 'not stated'}")
+    print(f"  class: {entry['class']}")
+    if entry["options"] is None:
+        print("  options: cannot be told from its source; they are checked when it is built")
+        return
+    print("  options:" if entry["options"] else "  options: none")
+    for option in entry["options"]:
+        kind = ", ".join(map(str, option["choices"])) or option["type"]
+        default = "required" if option["required"] else f"default {option['default']}"
+        print(f"    {option['name']}={kind}  ({default})")
+
+
+if __name__ == "__main__":
+    main()

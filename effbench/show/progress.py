@@ -1,0 +1,126 @@
+"""What a person sees while a sweep runs: rows as they are measured, progress, the cell in flight, the ETA."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
+
+from effbench.spec import Cell, Job, Record
+from effbench.store import Problem
+
+_STYLES = {"ok": "", "interrupted": "yellow", "skipped": "yellow", "unsupported": "yellow"}
+_PLAIN_EVERY_S = 10.0
+
+
+class TerminalProgress:
+    """A Listener that writes to standard error; the moving parts only where it is a terminal.
+
+    ``quiet`` writes nothing but problems; ``verbose`` writes a line for every record, not only for times,
+    accuracies and failures.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._verbose = verbose
+        self._bar = Progress(
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[eta]}"),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=None, eta="")
+        self._count = 0
+        self._total = 0
+        self._job: Job | None = None
+        self._eta_s = 0.0
+        self._last_plain = time.monotonic()
+        self.statuses: Counter[str] = Counter()
+
+    def __enter__(self) -> TerminalProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def planned(self, jobs: Sequence[Job], done: Sequence[Record], problems: Sequence[Problem]) -> None:
+        """Say what there is to do and what was found in the folder."""
+        self._total = len(jobs)
+        self._bar.update(self._task, total=len(jobs))
+        for problem in problems:
+            self._print(f"[yellow]ignored {escape(str(problem))}")
+        if not self._quiet:
+            earlier = f", {len(done)} measured earlier" if done else ""
+            self._print(f"{len(jobs)} cells to measure{earlier}")
+
+    def began(self, job: Job, eta_s: float) -> None:
+        """Name the cell in flight."""
+        self._job, self._eta_s = job, eta_s
+        self._show(describe(job.cell))
+
+    def progressed(self, fraction: float, text: str) -> None:
+        """Show how far the cell in flight is."""
+        assert self._job is not None
+        self._show(f"{describe(self._job.cell)} {fraction:4.0%} {text}")
+        now = time.monotonic()
+        if not self._console.is_terminal and not self._quiet and now - self._last_plain > _PLAIN_EVERY_S:
+            self._last_plain = now
+            self._print(escape(f"{describe(self._job.cell)} {fraction:4.0%} {text}"))
+
+    def finished(self, record: Record) -> None:
+        """Print the record's row and count it."""
+        self._count += 1
+        self.statuses[record.status] += 1
+        self._bar.update(self._task, completed=self._count)
+        worth_a_line = record.status != "ok" or record.cell.probe in ("time", "accuracy")
+        budget_ended = record.status == "interrupted" and not record.seconds and not self._verbose
+        if self._quiet or not (worth_a_line or self._verbose) or budget_ended:
+            return
+        style = _STYLES.get(record.status, "red")
+        text = escape(f"{describe(record.cell):<58} {_outcome(record)}")
+        self._print(f"[{style}]{text}[/]" if style else text)
+
+    def _show(self, text: str) -> None:
+        self._bar.update(self._task, description=escape(text), eta=f"{_duration(self._eta_s)} left")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def describe(cell: Cell) -> str:
+    """A cell in one line: ``fastformer forward N=512 time``."""
+    what = f"{cell.task} accuracy" if cell.task else f"{cell.mode:<7} {cell.probe}"
+    repeat = f" #{cell.repeat}" if cell.repeat else ""
+    return f"{cell.label:<20} N={cell.seq_len:<6} {what}{repeat}"
+
+
+def _outcome(record: Record) -> str:
+    if record.status != "ok":
+        return f"{record.status}: {record.reason}"
+    values = record.values
+    if record.cell.probe == "time":
+        return f"{_duration(median(record.samples['time_s'])):>10}"
+    if record.cell.probe == "accuracy":
+        return f"{values['accuracy']:10.1%} in {_duration(record.seconds)}"
+    if record.cell.probe == "memory":
+        return f"{float(values['peak_bytes'] or 0) / 2**20:6.1f} MiB"
+    return f"{float(values['flops'] or 0) / 1e9:6.2f} GFLOP"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 90 else f"{seconds / 60:.0f} min"
