@@ -1,0 +1,1 @@
+"""What effbench compares: plug-ins found through entry points, as anybody's would be."""

@@ -1,0 +1,43 @@
+"""Splitting the model width into heads and back, and softmax over real tokens only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def split_heads(x_bnd: Tensor, heads: int) -> Tensor:
+    """[B, N, heads * d] -> [B, heads, N, d], a view."""
+    b, n, width = x_bnd.shape
+    return x_bnd.view(b, n, heads, width // heads).transpose(1, 2)
+
+
+def merge_heads(x_bhnd: Tensor) -> Tensor:
+    """[B, heads, N, d] -> [B, N, heads * d]."""
+    return x_bhnd.transpose(1, 2).flatten(2)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int) -> Tensor:
+    """Softmax over ``dim`` among the positions where mask is True; all zeros where none is.
+
+    The fill is the dtype's lowest finite number rather than minus infinity: a row without a real token then
+    stays finite, forward and backward, and is zeroed after.
+    """
+    if mask is None:
+        return scores.softmax(dim)
+    filled = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return filled.softmax(dim).masked_fill(~mask, 0.0)
+
+
+def refuse_causal(causal: bool, name: str, why: str) -> None:
+    """Raise Unsupported with the reason, for a mechanism without a causal form."""
+    if causal:
+        from effbench.mechanism import Unsupported
+
+        raise Unsupported(f"{name} has no causal form here: {why}")
+
+
+def require(allowed: bool, what: str, value: object, rule: str) -> None:
+    """Raise ValueError naming an option, its value and what is allowed."""
+    if not allowed:
+        raise ValueError(f"{what} is {value!r}, must be {rule}")

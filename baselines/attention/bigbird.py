@@ -1,0 +1,189 @@
+"""BigBird-style: blocks of queries see neighbouring, global and random blocks of keys."""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.attention._heads import masked_softmax, merge_heads, refuse_causal, require, split_heads
+from effbench.mechanism import Mechanism
+
+
+class BigBird(Mechanism):
+    """Block-sparse attention: a window of blocks, global blocks, and random blocks.
+
+    The sequence is cut into blocks of ``block`` tokens, the last one shorter if need be. The queries of a
+    block see the ``window_blocks`` (odd) blocks around it, ``global_blocks`` (0; 1: the first; 2: the first
+    and the last) and ``random_blocks`` others, drawn per head and block without replacement from those that
+    it does not see anyway (all of them if fewer are left), each key once, in one softmax of q . k / sqrt(d).
+    The queries of global blocks see everything. The draw depends on ``seed`` and the number of blocks only;
+    it is not limited to the first tokens, as it is in public codes. x [B, N, D] -> [B, N, D]; O(N block blocks_seen D), memory
+    O(N blocks_seen D), since the blocks that are seen are gathered.
+    """
+
+    order = 1.0
+    source = "Zaheer et al. 2020, Big Bird: Transformers for Longer Sequences (arXiv 2007.14062)"
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        *,
+        max_len: int,
+        causal: bool = False,
+        block: int = 64,
+        window_blocks: int = 3,
+        random_blocks: int = 3,
+        global_blocks: int = 2,
+        seed: int = 0,
+    ) -> None:
+        refuse_causal(causal, "bigbird", "its global blocks see the future")
+        require(block >= 1, "block", block, "at least 1")
+        require(
+            window_blocks >= 1 and window_blocks % 2 == 1, "window_blocks", window_blocks, "odd, at least 1"
+        )
+        require(random_blocks >= 0, "random_blocks", random_blocks, "at least 0")
+        require(global_blocks in (0, 1, 2), "global_blocks", global_blocks, "0, 1 or 2")
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.block = block
+        self.window_blocks = window_blocks
+        self.random_blocks = random_blocks
+        self.global_blocks = global_blocks
+        self.seed = seed
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        n = x.shape[1]
+        blocks = -(-n // self.block)
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        ends = self._global(blocks)
+        sparse = [i for i in range(blocks) if i not in ends]
+        whole = None if mask is None else mask[:, None, None]
+        parts = {i: self._rows(q, i) for i in ends}
+        mixed = {i: F.scaled_dot_product_attention(rows, k, v, attn_mask=whole) for i, rows in parts.items()}
+        if not sparse:
+            pieces = [mixed[i] for i in ends]
+        else:
+            first = [mixed[0]] if 0 in mixed else []
+            last = [mixed[i] for i in ends if i > 0]
+            pieces = [*first, self._sparse(q, k, v, mask, blocks, sparse), *last]
+        return self.out(merge_heads(torch.cat(pieces, dim=2)))  # type: ignore[no-any-return]
+
+    def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """By the definition, with a dense N x N map a head built from the same plan."""
+        n = x.shape[1]
+        blocks = -(-n // self.block)
+        sees = torch.zeros(self.heads, blocks, blocks, dtype=torch.bool, device=x.device)
+        for head, rows in enumerate(_plan(*self._rule(blocks))):
+            for i, seen in enumerate(rows):
+                sees[head, i, list(seen)] = True
+        of = torch.arange(n, device=x.device) // self.block
+        allowed = sees[:, of][:, :, of]
+        if mask is not None:
+            allowed = allowed & mask[:, None, None, :]
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        weights = masked_softmax(q @ k.mT / self.d_head**0.5, allowed, -1)
+        return self.out(merge_heads(weights @ v))  # type: ignore[no-any-return]
+
+    def forward_flops(self, batch_size: int, seq_len: int) -> int:
+        """Four projections, global blocks against all keys, the others against the blocks they gather."""
+        n, d = seq_len, self.d_model
+        blocks = -(-n // self.block)
+        ends = self._global(blocks)
+        whole = sum(min((i + 1) * self.block, n) - i * self.block for i in ends)
+        rows = (blocks - len(ends)) * self.block
+        gathered = self._widest(blocks) * self.block
+        return batch_size * (2 * n * d * 4 * d + 4 * whole * n * d + 4 * rows * gathered * d)
+
+    def _global(self, blocks: int) -> list[int]:
+        return sorted({0, blocks - 1} if self.global_blocks == 2 else set(range(self.global_blocks)))
+
+    def _rule(self, blocks: int) -> tuple[int, int, int, int, tuple[int, ...], int]:
+        """What the plan depends on."""
+        ends = tuple(self._global(blocks))
+        return blocks, self.heads, self.window_blocks, self.random_blocks, ends, self.seed
+
+    def _widest(self, blocks: int) -> int:
+        """Blocks gathered for each sparse block of queries: as many as the one that sees most."""
+        ends = self._global(blocks)
+        plan = _plan(*self._rule(blocks))
+        return max((len(plan[0][i]) for i in range(blocks) if i not in ends), default=0)
+
+    def _rows(self, q_bhnd: Tensor, block: int) -> Tensor:
+        return q_bhnd[:, :, block * self.block : (block + 1) * self.block]
+
+    def _sparse(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, blocks: int, sparse: list[int]
+    ) -> Tensor:
+        """The rows of the blocks that are not global (they are consecutive): [B, heads, rows, d]."""
+        b, _, n, d = q.shape
+        after = blocks * self.block - n
+        index, valid = _gathered(*self._rule(blocks))
+        index, valid = index.to(q.device), valid.to(q.device)  # [heads, sparse, widest]
+        head = torch.arange(self.heads, device=q.device)[:, None, None]
+
+        def gather(part: Tensor) -> Tensor:
+            cut = F.pad(part, (0, 0, 0, after)).unflatten(2, (blocks, self.block))
+            return cut[:, head, index].flatten(3, 4).flatten(0, 1)  # [B heads, sparse, widest block, d]
+
+        first, last = sparse[0] * self.block, (sparse[-1] + 1) * self.block
+        queries = (
+            F.pad(q, (0, 0, 0, after))[:, :, first:last].unflatten(2, (len(sparse), self.block)).flatten(0, 1)
+        )
+        real = torch.ones(1, n, dtype=torch.bool, device=q.device) if mask is None else mask
+        cut = F.pad(real, (0, after)).unflatten(1, (blocks, self.block))
+        sees = (cut[:, index] & valid[..., None]).flatten(3, 4)[
+            ..., None, :
+        ]  # [B or 1, heads, sparse, 1, keys]
+        sees = sees.expand(b, -1, -1, -1, -1).flatten(0, 1)
+        mixed: Tensor = F.scaled_dot_product_attention(queries, gather(k), gather(v), attn_mask=sees)
+        return mixed.reshape(b, self.heads, -1, d)[:, :, : n - first]
+
+
+@lru_cache(maxsize=64)
+def _plan(
+    blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """For each head and block of queries, the blocks that it sees, ascending."""
+    draw = random.Random(f"{seed} {blocks}")
+    everything = tuple(range(blocks))
+    plan = []
+    for _ in range(heads):
+        rows = []
+        for i in range(blocks):
+            near = range(max(0, i - window // 2), min(blocks, i + window // 2 + 1))
+            seen = sorted({*near, *ends})
+            others = blocks - len(seen)
+            drawn = draw.sample(range(others), min(extra, others))
+            rows.append(everything if i in ends else tuple(sorted([*seen, *(_skip(p, seen) for p in drawn)])))
+        plan.append(tuple(rows))
+    return tuple(plan)
+
+
+def _skip(place: int, seen: list[int]) -> int:
+    """The block at a place among those that are not seen; ``seen`` ascends."""
+    for block in seen:
+        place += place >= block
+    return place
+
+
+@lru_cache(maxsize=64)
+def _gathered(
+    blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int
+) -> tuple[Tensor, Tensor]:
+    """The plan of the blocks that are not global: (numbers, which of them count) [heads, blocks, widest].
+
+    Rows that see fewer blocks than the widest are filled up with block 0, which then does not count.
+    """
+    plan = _plan(blocks, heads, window, extra, ends, seed)
+    rows = [[row for i, row in enumerate(of_head) if i not in ends] for of_head in plan]
+    widest = max(len(row) for row in rows[0])
+    numbers = torch.tensor([[[*row, *[0] * (widest - len(row))] for row in of_head] for of_head in rows])
+    counts = torch.tensor([[len(row) for row in of_head] for of_head in rows])
+    return numbers, torch.arange(widest) < counts[..., None]

@@ -1,0 +1,76 @@
+"""Linformer: keys and values projected along the sequence to a fixed length."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.attention._heads import merge_heads, refuse_causal, require, split_heads
+from effbench.mechanism import Mechanism
+
+
+class Linformer(Mechanism):
+    """Softmax attention to k projected keys and values.
+
+    Per head: out = softmax(Q K~^T / sqrt(d)) V~ with K~ = E^T K, V~ = F^T V and learned E, F [max_len, k],
+    shared by all heads (``share_kv``: F is E). A shorter input uses the first N rows; k is never more than
+    max_len. K and V have no bias, so that E^T (x W_k) = (E^T x) W_k: the input is projected first, which
+    costs k D^2 instead of N D^2. Padded rows are zeroed before they are projected. O(N k D), memory O(N D).
+    x [B, N, D] -> [B, N, D].
+    """
+
+    order = 1.0
+    source = "Wang et al. 2020, Linformer: Self-Attention with Linear Complexity (arXiv 2006.04768)"
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        *,
+        max_len: int,
+        causal: bool = False,
+        k: int = 256,
+        share_kv: bool = False,
+    ) -> None:
+        refuse_causal(causal, "linformer", "each projected key mixes all positions, the future's too")
+        require(k >= 1, "k", k, "at least 1")
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.k = min(k, max_len)
+        self.query = nn.Linear(d_model, d_model)
+        self.key = nn.Linear(d_model, d_model, bias=False)
+        self.value = nn.Linear(d_model, d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model)
+        self.project_keys = nn.Parameter(torch.randn(max_len, self.k) * max_len**-0.5)
+        self.project_values = (
+            self.project_keys if share_kv else nn.Parameter(torch.randn(max_len, self.k) * max_len**-0.5)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        n = x.shape[1]
+        real = x if mask is None else x.masked_fill(~mask[..., None], 0.0)
+        inputs_k = self.project_keys[:n].mT @ real
+        inputs_v = inputs_k if self.project_values is self.project_keys else self.project_values[:n].mT @ real
+        q = split_heads(self.query(x), self.heads)
+        k = split_heads(self.key(inputs_k), self.heads)
+        v = split_heads(self.value(inputs_v), self.heads)
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # type: ignore[no-any-return]
+
+    def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """By the formula: keys and values of all tokens first, then their projection along the sequence."""
+        n = x.shape[1]
+        keys, values = self.key(x), self.value(x)
+        if mask is not None:
+            keys, values = keys * mask[..., None], values * mask[..., None]
+        keys = torch.einsum("nk,bnd->bkd", self.project_keys[:n], keys)
+        values = torch.einsum("nk,bnd->bkd", self.project_values[:n], values)
+        q, k, v = (split_heads(part, self.heads) for part in (self.query(x), keys, values))
+        weights_bhnk = (q @ k.mT / self.d_head**0.5).softmax(dim=-1)
+        return self.out(merge_heads(weights_bhnk @ v))  # type: ignore[no-any-return]
+
+    def forward_flops(self, batch_size: int, seq_len: int) -> int:
+        """Query and output projections, E and F on the input, K and V of k rows, the two products."""
+        n, d, k = seq_len, self.d_model, self.k
+        sequence = 1 if self.project_values is self.project_keys else 2
+        return batch_size * (2 * n * d * 2 * d + sequence * 2 * k * n * d + 2 * 2 * k * d * d + 4 * n * k * d)

@@ -1,0 +1,334 @@
+"""Laws that every mechanism keeps, with all its options: exact against its dense reference, padding-safe."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from baselines.attention.bigbird import BigBird
+from baselines.attention.fastformer import Fastformer
+from baselines.attention.linear import LinearAttention
+from baselines.attention.linformer import Linformer
+from baselines.attention.longformer import Longformer
+from baselines.attention.vanilla import Vanilla
+from effbench import registry
+from effbench.mechanism import Unsupported
+from effbench.probes.flops import count_flops
+
+FORMS = [
+    (Vanilla, {}),
+    (Vanilla, {"causal": True}),
+    *[(Fastformer, {"sharing": sharing}) for sharing in ("none", "query-value", "layer-wise", "head-wise")],
+    *[(Fastformer, {"interaction": kind}) for kind in ("add", "concat")],
+    (Fastformer, {"interaction": "concat", "sharing": "head-wise"}),
+    (Linformer, {"k": 5}),
+    (Linformer, {"k": 7, "share_kv": True}),
+    (Longformer, {"window": 4}),
+    (Longformer, {"window": 1, "global_tokens": 0}),
+    (Longformer, {"window": 70, "global_tokens": 3}),
+    (BigBird, {"block": 4}),
+    (BigBird, {"block": 3, "window_blocks": 1, "random_blocks": 2, "global_blocks": 1, "seed": 5}),
+    (BigBird, {"block": 5, "window_blocks": 5, "random_blocks": 0, "global_blocks": 0}),
+    (LinearAttention, {}),
+]
+IDS = [f"{kind.__name__}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for kind, options in FORMS]
+every_form = pytest.mark.parametrize(("kind", "options"), FORMS, ids=IDS)
+MAX_LEN, WIDTH, HEADS = 260, 12, 3
+LENGTHS = (1, 2, 3, 4, 5, 8, 17, 64, 65, 130, 257)
+
+
+def build(kind, options, *, max_len=MAX_LEN, width=WIDTH, heads=HEADS, dtype=torch.float64, seed=0):
+    torch.manual_seed(seed)
+    return kind(width, heads, max_len=max_len, **options).to(dtype)
+
+
+def masks(batch, n):
+    """Ragged: full, about half, one real token, none; and holes, since a mask is any set of tokens."""
+    rows = [
+        torch.ones(n),
+        torch.arange(n) < (n + 1) // 2,
+        torch.arange(n) < 1,
+        torch.zeros(n),
+        torch.arange(n) % 3 != 1,
+    ]
+    return torch.stack([rows[i % len(rows)].bool() for i in range(batch)])
+
+
+def gradients(function, module, x, mask, weights):
+    """(output at real tokens, gradients of the input and of every parameter)."""
+    module.zero_grad(set_to_none=True)
+    x = x.detach().clone().requires_grad_()
+    out = function(x, mask)
+    (out * weights).sum().backward()
+    grads = {name: p.grad for name, p in module.named_parameters()}
+    return out.detach(), {"x": x.grad, **grads}
+
+
+@every_form
+@settings(max_examples=12)
+@given(n=st.sampled_from(LENGTHS), batch=st.integers(1, 5), masked=st.booleans(), seed=st.integers(0, 99))
+def test_equals_its_reference_forward_and_backward(kind, options, n, batch, masked, seed):
+    module = build(kind, options, seed=seed)
+    x = torch.randn(batch, n, WIDTH, dtype=torch.float64)
+    mask = masks(batch, n) if masked else None
+    weights = torch.randn_like(x)
+    if mask is not None:
+        weights = weights * mask[..., None]  # what comes out at padding is nobody's business
+    out, grads = gradients(module, module, x, mask, weights)
+    expected, expected_grads = gradients(module.reference, module, x, mask, weights)
+    real = slice(None) if mask is None else mask
+    torch.testing.assert_close(out[real], expected[real], rtol=1e-9, atol=1e-10)
+    for name, value in expected_grads.items():
+        found = grads[name]
+        if value is None or found is None:  # a map that this length never used
+            assert not any(grad.any() for grad in (found, value) if grad is not None), name
+            continue
+        torch.testing.assert_close(
+            found, value, rtol=1e-8, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+@every_form
+@pytest.mark.parametrize("n", [7, 130])
+def test_what_padding_holds_changes_nothing(kind, options, n):
+    module = build(kind, options)
+    x = torch.randn(5, n, WIDTH, dtype=torch.float64)
+    mask = masks(5, n)
+    other = torch.where(mask[..., None], x, 1e4 * torch.randn_like(x))
+    torch.testing.assert_close(module(other, mask)[mask], module(x, mask)[mask], rtol=1e-9, atol=1e-9)
+
+
+@every_form
+def test_padding_gets_no_gradient_and_rows_without_tokens_stay_finite(kind, options):
+    module = build(kind, options, dtype=torch.float32)
+    x = torch.randn(5, 33, WIDTH, requires_grad=True)
+    mask = masks(5, 33)
+    out = module(x, mask)
+    assert out.isfinite().all()
+    (out[mask] ** 2).sum().backward()
+    assert x.grad is not None
+    assert not x.grad[~mask].any()
+    whole = module(x, mask)
+    whole.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [form for form in FORMS if form[0] is not BigBird],
+    ids=[name for name, form in zip(IDS, FORMS, strict=True) if form[0] is not BigBird],
+)  # fmt: skip
+def test_more_padding_changes_nothing(kind, options):
+    """Not so for BigBird, whose last global block and random plan depend on N."""
+    module = build(kind, options)
+    x = torch.randn(2, 21, WIDTH, dtype=torch.float64)
+    mask = torch.arange(21) < torch.tensor([[21], [9]])
+    longer = torch.cat([x, torch.randn(2, 40, WIDTH, dtype=torch.float64)], dim=1)
+    longer_mask = torch.cat([mask, torch.zeros(2, 40, dtype=torch.bool)], dim=1)
+    torch.testing.assert_close(module(longer, longer_mask)[:, :21][mask], module(x, mask)[mask])
+
+
+@every_form
+def test_elements_of_a_batch_do_not_meet(kind, options):
+    module = build(kind, options)
+    x, mask = torch.randn(4, 19, WIDTH, dtype=torch.float64), masks(4, 19)
+    together = module(x, mask)
+    for i in range(4):
+        alone = module(x[i : i + 1], mask[i : i + 1])
+        torch.testing.assert_close(alone[mask[i : i + 1]], together[i][mask[i]])
+
+
+@every_form
+def test_layout_of_the_input_does_not_matter(kind, options):
+    module = build(kind, options)
+    x = torch.randn(WIDTH, 2, 26, dtype=torch.float64).permute(1, 2, 0)[:, ::2]
+    assert not x.is_contiguous()
+    torch.testing.assert_close(module(x), module(x.contiguous()))
+
+
+@every_form
+def test_float32_is_close_and_bfloat16_is_finite(kind, options):
+    exact = build(kind, options, width=48)
+    x = 3 * torch.randn(2, 150, 48, dtype=torch.float64)
+    mask = torch.arange(150) < torch.tensor([[150], [31]])
+    expected = exact.reference(x, mask)[mask].detach()
+    single = copy.deepcopy(exact).float()(x.float(), mask)[mask].detach()
+    assert float((single.double() - expected).abs().max() / expected.abs().max()) < 1e-5
+    half = copy.deepcopy(exact).bfloat16()(x.bfloat16(), mask)
+    assert half.dtype == torch.bfloat16
+    assert half.isfinite().all()
+
+
+@every_form
+@pytest.mark.parametrize("n", [6, 64, 130, 200])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_declared_flops_are_the_executed(kind, options, n, batch):
+    module = build(kind, options, dtype=torch.float32)
+    x = torch.randn(batch, n, WIDTH)
+    module(x)
+    assert module.forward_flops(batch, n) == count_flops(lambda: module(x))
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any operation's output has."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        sizes = [
+            t.untyped_storage().nbytes() // t.element_size()
+            for t in tree_leaves(out)
+            if isinstance(t, torch.Tensor)
+        ]
+        self.elements = max([self.elements, *sizes])
+        return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Vanilla, {}),
+        (Fastformer, {}),
+        (Linformer, {"k": 16}),
+        (Longformer, {"window": 16}),
+        (BigBird, {"block": 16}),
+        (LinearAttention, {}),
+    ],
+)
+def test_no_tensor_grows_as_n_squared(kind, options):
+    def largest(n):
+        module = build(kind, options, max_len=n, dtype=torch.float32)
+        x = torch.randn(1, n, WIDTH, requires_grad=True)
+        with Largest() as seen:
+            module(x).sum().backward()
+        return seen.elements
+
+    assert largest(4096) < 2.5 * largest(2048)
+
+
+def test_causal_vanilla_has_exactly_no_gradient_from_the_future():
+    module = build(Vanilla, {"causal": True})
+    for mask in (None, torch.ones(1, 20, dtype=torch.bool)):
+        x = torch.randn(1, 20, WIDTH, dtype=torch.float64, requires_grad=True)
+        module(x, mask)[0, 7].sum().backward()
+        assert x.grad is not None
+        assert x.grad[0, :8].any()
+        assert not x.grad[0, 8:].any()
+
+
+@pytest.mark.parametrize("kind", [Fastformer, Linformer, Longformer, BigBird, LinearAttention])
+def test_what_cannot_be_causal_says_why(kind):
+    with pytest.raises(Unsupported, match="has no causal form here: "):
+        build(kind, {"causal": True})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Fastformer, {"interaction": "times"}),
+        (Fastformer, {"sharing": "all"}),
+        (Linformer, {"k": 0}),
+        (Longformer, {"window": 0}),
+        (Longformer, {"global_tokens": -1}),
+        (BigBird, {"block": 0}),
+        (BigBird, {"window_blocks": 2}),
+        (BigBird, {"random_blocks": -1}),
+        (BigBird, {"global_blocks": 3}),
+    ],
+)
+def test_wrong_options_are_refused_with_the_value(kind, options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name} is {value!r}, must be"):
+        build(kind, options)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match=r"heads \(5\) must divide d_model \(12\)"):
+        Vanilla(12, 5, max_len=4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"interaction": "add"}, {"interaction": "concat"}, {"sharing": "none"}, {"sharing": "head-wise"}],
+)
+def test_fastformers_options_change_the_function(options):
+    x = torch.randn(1, 9, WIDTH, dtype=torch.float64)
+    assert not torch.allclose(build(Fastformer, options)(x), build(Fastformer, {})(x))
+
+
+def test_fastformer_by_hand():
+    """Two tokens, one head, width 1, every weight 1: equations (3) to (6) on paper."""
+    module = Fastformer(1, 1, max_len=2).double()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.fill_(1.0)
+        module.transform.bias.zero_()
+    a, b = 0.5, -1.0
+    x = torch.tensor([[[a], [b]]], dtype=torch.float64)
+    e = torch.exp(torch.tensor([a, b], dtype=torch.float64))
+    query = float((e * torch.tensor([a, b])).sum() / e.sum())
+    p = torch.tensor([query * a, query * b], dtype=torch.float64)
+    e = torch.exp(p)
+    key = float((e * p).sum() / e.sum())
+    torch.testing.assert_close(
+        module(x)[0, :, 0], torch.tensor([key * a + a, key * b + b], dtype=torch.float64)
+    )
+
+
+def test_only_the_papers_scheme_shares_layers():
+    shared = {
+        s: build(Fastformer, {"sharing": s}).shares_layers for s in ("none", "query-value", "head-wise")
+    }
+    assert not any(shared.values())
+    assert build(Fastformer, {}).shares_layers
+
+
+def test_bigbirds_plan_is_what_it_says():
+    module = BigBird(12, 3, max_len=4096, block=16)
+    rule = module._rule(64)
+    from baselines.attention.bigbird import _plan
+
+    plan = _plan(*rule)
+    assert plan == _plan.__wrapped__(*rule), "the same draw every time"
+    assert len({row for row in plan}) == 3, "each head its own"
+    for of_head in plan:
+        assert of_head[0] == of_head[63] == tuple(range(64))
+        for i, seen in enumerate(of_head[1:63], start=1):
+            assert {0, 63, i - 1, i, i + 1} <= set(seen)
+            assert len(seen) == len(set(seen)) == len({0, 63, i - 1, i, i + 1}) + 3
+    drawn = [j for i, seen in enumerate(plan[0][1:63], start=1) for j in set(seen) - {0, 63, i - 1, i, i + 1}]
+    assert max(drawn) > 48, "from the whole sequence"
+    assert plan != _plan(*module_rule(seed=1))
+
+
+def module_rule(**options):
+    return BigBird(12, 3, max_len=4096, block=16, **options)._rule(64)
+
+
+def test_every_installed_mechanism_is_in_the_list():
+    ours = {registry.load(registry.find(name, "mechanism")) for name in registry.names("mechanism")
+            if registry.find(name, "mechanism").module.startswith("baselines.")}  # fmt: skip
+    assert ours == {kind for kind, _ in FORMS}
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind, options in FORMS if options in ({}, {"k": 5}, {"window": 4}, {"block": 4})]
+)
+def test_linformer_alone_needs_its_length_beforehand(kind):
+    make = functools.partial(build, kind, {}, max_len=8)
+    x = torch.randn(1, 12, WIDTH, dtype=torch.float64)
+    if kind is Linformer:
+        with pytest.raises(RuntimeError):
+            make()(x)
+    else:
+        assert make()(x).shape == x.shape
