@@ -1,0 +1,1 @@
+"""From records to findings: DataFrame in, DataFrame out."""

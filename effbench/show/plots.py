@@ -1,0 +1,425 @@
+"""Complexity curves, accuracies, and the accuracy-speed-memory chart, for print: in colour and in grey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from effbench.analyse.complexity import exponents
+from effbench.show import units
+from effbench.show.tables import SHAPE, each_row, label
+from effbench.spec import UsageError
+
+KINDS = ("time", "tokens", "memory", "flops", "accuracy", "tradeoff")
+SUFFIXES = (".png", ".svg", ".pdf")
+
+# Okabe and Ito's colours without the yellow, which is too light for a line; markers and dashes carry the
+# same information in grey.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#7F7F7F")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1.5, 1.2)),
+    (0, (6, 1.5, 1.5, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+_RC: dict[Any, Any] = {
+    "svg.hashsalt": "effbench",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A quantity against length: its column, axis name, how ticks read, and what its slope is fitted on."""
+
+    column: str
+    axis: str
+    tick: Callable[[float], str]
+    slopes: str | None
+
+
+_CURVES = {
+    "time": _Curve("time_s", "time a call", units.seconds, "time_s"),
+    "tokens": _Curve("tokens_per_s", "tokens per second", units.count, None),
+    "memory": _Curve("peak_bytes", "peak memory", units.size, "peak_bytes"),
+    "flops": _Curve("flops", "FLOPs a call", units.count, "flops"),
+}
+
+
+def draw_all(frame: pd.DataFrame, raw: pd.DataFrame) -> list[tuple[str, Figure]]:
+    """Every kind that the frame has data for: (name, figure)."""
+    return [pair for kind in KINDS for pair in _draw(frame, raw, kind)]
+
+
+def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, Figure]]:
+    """One figure a shape of the summary frame; ``raw`` gives the slopes their intervals.
+
+    Raises UsageError for an unknown kind, and for one without data.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    found = _draw(frame, raw, kind)
+    if not found:
+        missing = "accuracy" if kind in ("accuracy", "tradeoff") else _CURVES[kind].column
+        raise UsageError(f"there is nothing to draw for {kind}: no row has a value of {missing}")
+    return found
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure in the format of the path's suffix; the bytes depend on the figure only.
+
+    Raises UsageError for another suffix, or where the file cannot be written.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{str(path)!r} does not end in {', '.join(SUFFIXES)}")
+    metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[
+        path.suffix
+    ]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context(_RC):
+            figure.savefig(path, dpi=160, metadata=metadata)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
+def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, Figure]]:
+    trained = kind in ("accuracy", "tradeoff")
+    rows = frame[(frame["task"] != "") == trained]
+    column = "accuracy" if trained else _CURVES[kind].column
+    keys = [*SHAPE, "task", "machine"] if trained else [*SHAPE, "machine"]
+    groups = [(key, group) for key, group in rows.groupby(keys, sort=False) if group[column].notna().any()]
+    styles = _styles(frame)
+    figures = []
+    with mpl.rc_context(_RC):
+        for number, (key, group) in enumerate(groups, start=1):
+            shape = dict(zip(keys, key, strict=True))
+            if kind == "accuracy":
+                figure = _accuracy(group, shape, styles)
+            elif kind == "tradeoff":
+                figure = _tradeoff(group, shape, styles)
+            else:
+                figure = _curves(group, _of_shape(raw, shape), shape, _CURVES[kind], styles)
+            figures.append((kind if len(groups) == 1 else f"{kind}-{number}", figure))
+    return figures
+
+
+def _styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The same look for a mechanism in all pictures of a frame, by the order of its name."""
+    names = sorted({label(row.mechanism, row.options) for row in each_row(frame)})
+    return {
+        name: {
+            "color": _COLOURS[i % len(_COLOURS)],
+            "marker": _MARKERS[i % len(_MARKERS)],
+            "linestyle": _DASHES[i % len(_DASHES)],
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def _of_shape(raw: pd.DataFrame, shape: dict[str, Any]) -> pd.DataFrame:
+    inside = pd.Series(True, index=raw.index)
+    for name, value in shape.items():
+        inside &= raw[name] == value
+    return raw[inside]
+
+
+def _curves(
+    rows: pd.DataFrame,
+    raw: pd.DataFrame,
+    shape: dict[str, Any],
+    curve: _Curve,
+    styles: dict[str, dict[str, Any]],
+) -> Figure:
+    modes = [
+        mode for mode in ("forward", "train") if rows.loc[rows["mode"] == mode, curve.column].notna().any()
+    ]
+    names = sorted({label(row.mechanism, row.options) for row in each_row(rows)})
+    slopes = _slopes(raw, curve) if curve.slopes else {}
+    columns = 2 if max(map(len, names)) <= 24 else 1
+    height = 3.4 + 0.27 * -(-len(names) // columns)
+    figure = Figure(figsize=(4.8 * len(modes) + 0.4, height), layout="constrained")
+    panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+    failed: set[str] = set()
+    for axes, mode in zip(panels, modes, strict=True):
+        inside = rows[rows["mode"] == mode]
+        _set_log_axes(axes, rows, curve)
+        axes.set_title(mode)
+        handles = [_line(axes, inside, name, curve, styles[name], slopes.get((name, mode))) for name in names]
+        failed |= _crosses(axes, inside, styles)
+        axes.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns, fontsize=8,
+            handlelength=3.2, columnspacing=1.2,
+        )  # fmt: skip
+    panels[0].set_ylabel(curve.axis)
+    notes = [f"x at the upper edge: {', '.join(sorted(failed))}"] if failed else []
+    if curve.column in ("time_s", "tokens_per_s"):
+        notes.append("bars: 95 % interval")
+    if curve.slopes:
+        notes.append("N^a: growth over the longest lengths measured")
+    figure.suptitle(_title(shape, "; ".join(notes)), fontsize=9)
+    return figure
+
+
+def _line(
+    axes: Axes,
+    inside: pd.DataFrame,
+    name: str,
+    curve: _Curve,
+    style: dict[str, Any],
+    slope: str | None,
+) -> Line2D:
+    """Draw one mechanism and return what stands for it in the legend."""
+    mine = inside[[label(row.mechanism, row.options) == name for row in each_row(inside)]].sort_values(
+        "seq_len"
+    )
+    known = mine[mine[curve.column].notna()]
+    look = {**style, "linewidth": 1.4, "markersize": 4.5}
+    text = name if slope is None else f"{name}  {slope}"
+    (line,) = axes.plot(mine["seq_len"], mine[curve.column], label=text, **look)  # a gap where one failed
+    if curve.column in ("time_s", "tokens_per_s") and len(known):
+        low, high = known["time_low_s"], known["time_high_s"]
+        if curve.column == "tokens_per_s":
+            work = known["seq_len"] * known["batch_size"]
+            low, high = work / high, work / low
+        axes.vlines(known["seq_len"], low, high, color=style["color"], linewidth=3, alpha=0.35)
+    return line
+
+
+def _crosses(axes: Axes, inside: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> set[str]:
+    """An x at the frame's upper edge for every cell that failed, side by side where several did."""
+    statuses: set[str] = set()
+    failed = inside[~inside["status"].isin(["ok", "interrupted"])]
+    for n, cells in failed.groupby("seq_len"):
+        for place, row in enumerate(each_row(cells)):
+            statuses.add(str(row.status))
+            axes.plot(
+                float(n) * 1.09 ** (place - (len(cells) - 1) / 2), 0.985, marker="x", markersize=6,
+                markeredgewidth=1.6, linestyle="none", transform=axes.get_xaxis_transform(), clip_on=False,
+                color=styles[label(row.mechanism, row.options)]["color"], gid=f"failed-{row.status}",
+            )  # fmt: skip
+    return statuses
+
+
+def _slopes(raw: pd.DataFrame, curve: _Curve) -> dict[tuple[str, str], str]:
+    assert curve.slopes is not None
+    found = {}
+    for row in each_row(exponents(raw, curve.slopes)):
+        half = (row.exponent_high - row.exponent_low) / 2
+        spread = f"±{half:.2f}" if half >= 0.005 else ""
+        found[label(row.mechanism, row.options), row.mode] = f"$N^{{{row.exponent:.2f}{spread}}}$"
+    return found
+
+
+def _set_log_axes(axes: Axes, rows: pd.DataFrame, curve: _Curve) -> None:
+    lengths = sorted(rows["seq_len"].unique())
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(_spread(lengths)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.length(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: curve.tick(value)))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    axes.set_xlabel("sequence length N (tokens)")
+    axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
+    values = rows[curve.column].dropna()
+    if curve.column == "peak_bytes":
+        axes.set_yscale("log", base=2)
+    if len(values):
+        axes.set_ylim(values.min() / 1.6, values.max() * 2.6)  # room for the crosses above
+
+
+def _spread(lengths: Sequence[int]) -> list[int]:
+    """Ticks at measured lengths, leaving out those that would touch their neighbour."""
+    kept = [lengths[0]]
+    for n in lengths[1:]:
+        if n / kept[-1] >= (lengths[-1] / lengths[0]) ** 0.08:
+            kept.append(n)
+    return kept
+
+
+def _accuracy(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[str, Any]]) -> Figure:
+    lengths = sorted(rows["seq_len"].unique())
+    names = sorted({label(row.mechanism, row.options) for row in each_row(rows)})
+    priors = {
+        column.removeprefix("prior_").replace("_", " "): float(rows[column].dropna().iloc[0])
+        for column in rows.columns
+        if column.startswith("prior_") and rows[column].notna().any()
+    }
+    kinds = sorted(set(rows["accuracy_interval"].dropna()))
+    if len(lengths) == 1:
+        figure = Figure(figsize=(5.6, 1.6 + 0.34 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        ordered = rows.sort_values("accuracy", na_position="first")
+        for place, row in enumerate(each_row(ordered)):
+            style = styles[label(row.mechanism, row.options)]
+            if pd.isna(row.accuracy):
+                axes.text(
+                    0.99, place, row.status, transform=axes.get_yaxis_transform(), ha="right", va="center"
+                )
+                continue
+            axes.hlines(place, row.accuracy_low, row.accuracy_high, color=style["color"], linewidth=2)
+            axes.plot(row.accuracy, place, marker=style["marker"], color=style["color"], markersize=7)
+        axes.set_yticks(range(len(ordered)), [label(row.mechanism, row.options) for row in each_row(ordered)])
+        axes.set_ylim(-0.6, len(ordered) - 0.4)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        axes.set_xlabel(f"test accuracy at {units.length(lengths[0])} tokens")
+        for name, value in priors.items():
+            axes.axvline(value, color="#666666", linestyle="--", linewidth=1)
+            axes.annotate(name, (value, 1.0), xycoords=("data", "axes fraction"), xytext=(2, 2),
+                          textcoords="offset points", fontsize=8, color="#444444")  # fmt: skip
+    else:
+        columns = 3 if max(map(len, names)) <= 16 else 1
+        figure = Figure(figsize=(6.4, 3.9 + 0.27 * -(-len(names) // columns)), layout="constrained")
+        axes = figure.subplots()
+        offsets = np.linspace(-1, 1, len(names)) if len(names) > 1 else [0.0]
+        for name, offset in zip(names, offsets, strict=True):
+            mine = rows[[label(row.mechanism, row.options) == name for row in each_row(rows)]]
+            mine = mine[mine["accuracy"].notna()].sort_values("seq_len")
+            errors = [mine["accuracy"] - mine["accuracy_low"], mine["accuracy_high"] - mine["accuracy"]]
+            axes.errorbar(mine["seq_len"] * 1.02**offset, mine["accuracy"], yerr=errors, label=name,
+                          linewidth=1.4, markersize=5, capsize=2, **styles[name])  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(_spread(lengths)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.length(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        axes.set_xlabel("sequence length N (tokens)")
+        axes.set_ylabel("test accuracy")
+        _crosses(axes, rows, styles)
+        for name, value in priors.items():
+            axes.axhline(value, color="#666666", linestyle="--", linewidth=1)
+            axes.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 2),
+                          textcoords="offset points", fontsize=8, color="#444444")  # fmt: skip
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, fontsize=8, handlelength=3
+        )
+    bars = f"bars: 95 % interval, {', '.join(kinds)}"
+    figure.suptitle(_title(shape, bars), fontsize=9)
+    return figure
+
+
+def _tradeoff(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[str, Any]]) -> Figure:
+    figure = Figure(figsize=(6.8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    known = rows[rows["accuracy"].notna() & rows["tokens_per_s"].notna() & rows["peak_bytes"].notna()]
+    largest = float(known["peak_bytes"].max())
+    most_area = 900.0
+    several = known["seq_len"].nunique() > 1
+    spots = []
+    for row in each_row(known):
+        name = label(row.mechanism, row.options)
+        area = most_area * row.peak_bytes / largest
+        axes.scatter(row.tokens_per_s, row.accuracy, s=area, color=styles[name]["color"], alpha=0.55,
+                     edgecolors="black", linewidths=0.7)  # fmt: skip
+        axes.errorbar(row.tokens_per_s, row.accuracy, linewidth=0.8, color="#555555", zorder=1,
+                      yerr=[[row.accuracy - row.accuracy_low],
+                            [row.accuracy_high - row.accuracy]])  # fmt: skip
+        text = f"{name} {units.length(row.seq_len)}" if several else name
+        spots.append((float(row.tokens_per_s), float(row.accuracy), (area / np.pi) ** 0.5, text))
+    axes.set_xscale("log")
+    low, high = known["tokens_per_s"].min(), known["tokens_per_s"].max()
+    axes.set_xlim(low / 1.5, high * 1.9)
+    bottom, top = known["accuracy_low"].min(), known["accuracy_high"].max()
+    margin = max(0.01, 0.15 * (top - bottom))
+    axes.set_ylim(bottom - margin, top + margin)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.count(value)))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: _few(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    axes.set_xlabel("training throughput (tokens per second)")
+    axes.set_ylabel("test accuracy")
+    sizes = [largest, largest / 2, largest / 4]
+    handles = [
+        Line2D([], [], marker="o", linestyle="none", color="#999999", markeredgecolor="black",
+               markersize=(most_area * size / largest) ** 0.5, label=units.size(size))
+        for size in sizes
+    ]  # fmt: skip
+    axes.legend(handles=handles, title="peak memory of\na training step", loc="center left", labelspacing=2.0,
+                bbox_to_anchor=(1.0, 0.5), borderpad=1.2, handletextpad=1.4)  # fmt: skip
+    figure.suptitle(_title(shape, "bars: 95 % interval of accuracy"), fontsize=9)
+    figure.canvas.draw()
+    _label_spots(axes, spots)
+    return figure
+
+
+def _few(value: float) -> str:
+    """Labels for the minor ticks 2 and 5 of a decade, so that a narrow logarithmic axis has some."""
+    digit = round(value / 10 ** np.floor(np.log10(value)))
+    return units.count(value) if digit in (2, 5) else ""
+
+
+def _label_spots(axes: Axes, spots: list[tuple[float, float, float, str]]) -> None:
+    """Name each bubble beside it, moving a name up or down until it meets no other name and no bubble."""
+    points_to_pixels = axes.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
+    centers = axes.transData.transform([(x, y) for x, y, _, _ in spots]) / points_to_pixels
+    taken: list[tuple[float, float, float, float]] = [
+        (cx - r, cy - r, cx + r, cy + r) for (cx, cy), (_, _, r, _) in zip(centers, spots, strict=True)
+    ]
+    left, right = (
+        axes.get_window_extent().x0 / points_to_pixels,
+        axes.get_window_extent().x1 / points_to_pixels,
+    )
+    for (cx, cy), (x, y, r, text) in zip(centers, spots, strict=True):
+        width, height = 4.9 * len(text), 9.0
+        choices = []
+        for step in range(14):
+            dy = (step + 1) // 2 * 7.0 * (1 if step % 2 else -1)
+            for side in (1, -1):
+                x0 = cx + r + 3 if side > 0 else cx - r - 3 - width
+                choices.append((x0, cy + dy - height / 2, side, dy))
+        free = [
+            c
+            for c in choices
+            if c[0] >= left and c[0] + width <= right and not _meets(c, width, height, taken)
+        ]
+        x0, y0, side, dy = (free or choices)[0]
+        taken.append((x0, y0, x0 + width, y0 + height))
+        arrow = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6} if abs(dy) > r else None
+        axes.annotate(text, (x, y), xytext=(side * (r + 3), dy), textcoords="offset points", va="center",
+                      ha="left" if side > 0 else "right", fontsize=8.5, arrowprops=arrow)  # fmt: skip
+
+
+def _meets(
+    choice: tuple[float, float, int, float],
+    width: float,
+    height: float,
+    taken: list[tuple[float, float, float, float]],
+) -> bool:
+    x0, y0 = choice[:2]
+    return any(x0 < b[2] and b[0] < x0 + width and y0 < b[3] and b[1] < y0 + height for b in taken)
+
+
+def _title(shape: dict[str, Any], note: str) -> str:
+    what = (
+        str(shape["task"])
+        if "task" in shape
+        else "one attention layer"
+        if shape["scope"] == "attention"
+        else f"an encoder of {shape['layers']} blocks"
+    )
+    model = f"{shape['layers']} blocks, " if "task" in shape else ""
+    second = (
+        f"{model}batch {shape['batch_size']}, d_model {shape['d_model']}, {shape['heads']} heads, "
+        f"{shape['dtype']}, {shape['device']}, {shape['threads']} threads, {shape['allocator']} allocator"
+    )
+    return "\n".join(filter(None, [f"{what} on {shape['machine']}", second, note]))

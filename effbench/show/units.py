@@ -1,0 +1,42 @@
+"""SI numbers as a person reads them."""
+
+from __future__ import annotations
+
+import math
+
+
+def seconds(value: float) -> str:
+    """``3.21 ms``"""
+    return _scaled(value, [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")])
+
+
+def size(value: float) -> str:
+    """``7.02 MiB``"""
+    return _scaled(value, [(2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")])
+
+
+def count(value: float, unit: str = "") -> str:
+    """``1.23 G``, ``1.23 GFLOP``"""
+    return _scaled(
+        value, [(1e12, "T" + unit), (1e9, "G" + unit), (1e6, "M" + unit), (1e3, "k" + unit), (1.0, unit)]
+    )
+
+
+def share(value: float) -> str:
+    """``87.5 %``"""
+    return f"{100 * value:.1f} %"
+
+
+def length(value: float) -> str:
+    """``512``, ``4k`` for whole multiples of 1024, as sequence lengths are spoken of."""
+    whole = int(value)
+    return f"{whole // 1024}k" if whole >= 1024 and whole % 1024 == 0 else str(whole)
+
+
+def _scaled(value: float, scales: list[tuple[float, str]]) -> str:
+    if value == 0 or math.isnan(value):
+        return "0" if value == 0 else ""
+    factor, unit = next((pair for pair in scales if abs(value) >= 0.9995 * pair[0]), scales[-1])
+    scaled = value / factor
+    digits = 0 if abs(scaled) >= 99.95 else 1 if abs(scaled) >= 9.995 else 2
+    return f"{scaled:.{digits}f} {unit}".rstrip()

@@ -1,0 +1,220 @@
+"""Tables and plots: what they say is what the frame holds; nothing is hidden, nothing claimed beyond it."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from frames import SIX, accuracy_records, cost_records, raw
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from rich.console import Console
+
+from effbench.analyse.summary import summarise
+from effbench.show import plots, tables, units
+from effbench.spec import UsageError
+
+FAILS = {
+    ("vanilla", "train", 4096): ("oom", "out of memory within 1 GiB"),
+    ("bigbird", "forward", 2048): ("timeout", "still running after 60 s"),
+    ("linear", "train", 128): ("crashed", "SIGSEGV"),
+}
+LONG = [f"my_package.mechanisms:Attention{i}" for i in range(12)]
+RAWS = {
+    "six": raw(cost_records(), accuracy_records()),
+    "failures": raw(cost_records(fail=FAILS)),
+    "one length": raw(cost_records(lengths=(512,)), accuracy_records(lengths=(128, 256, 512))),
+    "one mechanism": raw(cost_records(("vanilla",)), accuracy_records(("vanilla",), seeds=1)),
+    "twelve": raw(cost_records(LONG, options={"window": 128, "global_tokens": 3}), accuracy_records(LONG)),
+    "two shapes": raw(
+        cost_records(), cost_records(batch_size=4), accuracy_records(), accuracy_records(task="imdb")
+    ),
+    "forward only": raw(cost_records(modes=("forward",))),
+    "all failed": raw(cost_records(("vanilla",), (128, 256), fail={
+        ("vanilla", mode, n): ("crashed", "no") for mode in ("forward", "train") for n in (128, 256)})),
+}  # fmt: skip
+every_frame = pytest.mark.parametrize("name", RAWS)
+
+
+def text_of(renderable, width=100) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(renderable)
+    return out.getvalue()
+
+
+@every_frame
+def test_csv_and_json_hold_the_frame(name):
+    frame = summarise(RAWS[name])
+    csv = pd.read_csv(io.StringIO(tables.render(frame, "csv")), keep_default_na=False, na_values=[""])
+    assert list(csv.columns) == list(frame.columns)
+    rows = json.loads(tables.render(frame, "json"))
+    assert len(csv) == len(rows) == len(frame)
+    for column in ("time_s", "peak_bytes", "accuracy"):
+        values = frame[column].to_numpy(dtype=float)
+        np.testing.assert_array_equal(csv[column].to_numpy(dtype=float), values)
+        np.testing.assert_array_equal([np.nan if r[column] is None else r[column] for r in rows], values)
+    assert [row["status"] for row in rows] == list(frame["status"])
+
+
+@every_frame
+@pytest.mark.parametrize("format", tables.FORMATS)
+@pytest.mark.parametrize("raw_rows", [False, True])
+def test_every_format_shows_every_row(name, format, raw_rows):
+    frame = RAWS[name] if raw_rows else summarise(RAWS[name])
+    text = tables.render(frame, format)
+    for mechanism in set(frame["mechanism"]):
+        assert mechanism.replace("_", r"\_") in text if format == "latex" else mechanism in text
+
+
+def test_markdown_and_latex_have_a_line_a_row_and_escape():
+    frame = summarise(raw(cost_records(("a_b|c&d",), (128, 256), modes=("forward",))))
+    markdown = tables.render(frame, "markdown").splitlines()
+    assert sum("a_b\\|c&d" in line for line in markdown) == 2
+    latex = tables.render(frame, "latex")
+    assert latex.count(r"a\_b|c\&d") == 2
+    assert r"\toprule" in latex
+    with pytest.raises(UsageError, match="format 'xls' is not one of table, csv"):
+        tables.render(frame, "xls")
+
+
+@every_frame
+def test_the_summary_fits_100_columns_and_names_every_failure(name):
+    frame = summarise(RAWS[name])
+    text = text_of(tables.summary_tables(frame))
+    assert max(len(line) for line in text.splitlines()) <= 100
+    for row in frame[frame.status != "ok"].itertuples():
+        assert f"{row.status}: {row.mechanism}" in text
+        assert row.reason.split(":")[-1].strip()[:20] in text
+
+
+def test_a_winner_is_claimed_only_where_intervals_part():
+    frame = summarise(RAWS["six"])
+    rows = frame[(frame["mode"] == "forward") & (frame["seq_len"] == 512) & (frame.task == "")].copy()
+    rows["time_s"] = [1.0, 1.02, 2.0, 2.0, 2.0, 2.0]
+    rows["time_low_s"], rows["time_high_s"] = rows["time_s"] * 0.99, rows["time_s"] * 1.005
+    assert len(tables.fastest(rows)) == 1
+    rows["time_low_s"] = rows["time_s"] * 0.98
+    names = tables.fastest(rows)
+    assert len(names) == 2
+    assert "cannot be told apart as fastest at 512" in tables.in_words(rows)
+    assert text_of(tables.summary_tables(rows)).count("*") == 2
+
+
+def test_words_join_lengths_with_the_same_answer():
+    frame = summarise(raw(cost_records(("vanilla", "fastformer"), (64, 128, 256), noise=0.0)))
+    words = tables.in_words(frame[frame["mode"] == "forward"])
+    assert words == "vanilla is fastest at 64; fastformer is fastest from 128 to 256"
+
+
+def test_mixed_code_and_machines_are_said_and_plugins_of_their_own_are_not():
+    def summary(**changes) -> str:
+        mixed = raw(cost_records(("vanilla",)), cost_records(("linear",)))
+        for column, value in changes.items():
+            mixed.loc[mixed.mechanism == "linear", column] = value
+        return text_of(tables.summary_tables(summarise(mixed)))
+
+    assert "Careful: measured by 2 versions of effbench" in summary(code="0.1.0-cccc-bbbb")
+    assert "Careful: measured on 2 machines" in summary(machine="Other CPU")
+    assert "Careful" not in summary(code="0.1.0-aaaa-dddd"), "a mechanism has sources of its own"
+    changed = raw(cost_records(("vanilla",)))
+    changed.loc[changed.seq_len > 512, "code"] = "0.1.0-aaaa-dddd"
+    assert "Careful: vanilla was measured in 2 versions of its own" in text_of(
+        tables.summary_tables(summarise(changed))
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (units.seconds(0.00321), "3.21 ms"),
+        (units.seconds(0.0999999), "100 ms"),
+        (units.seconds(12.34), "12.3 s"),
+        (units.size(7 * 2**20), "7.00 MiB"),
+        (units.size(0), "0"),
+        (units.count(1.23e9, "FLOP"), "1.23 GFLOP"),
+        (units.share(0.875), "87.5 %"),
+        (units.length(4096), "4k"),
+        (units.length(1000), "1000"),
+    ],
+)
+def test_units(text, expected):
+    assert text == expected
+
+
+@every_frame
+def test_every_kind_draws_what_there_is(name):
+    frame = summarise(RAWS[name])
+    drawn = plots.draw_all(frame, RAWS[name])
+    assert len({each for each, _ in drawn}) == len(drawn)
+    for kind in plots.KINDS:
+        mine = [figure for each, figure in drawn if each.split("-")[0] == kind]
+        if mine:
+            assert len(plots.draw(frame, RAWS[name], kind)) == len(mine)
+        else:
+            with pytest.raises(UsageError, match=f"nothing to draw for {kind}"):
+                plots.draw(frame, RAWS[name], kind)
+    with pytest.raises(UsageError, match="kind 'pie' is not one of"):
+        plots.draw(frame, RAWS[name], "pie")
+
+
+@every_frame
+def test_legends_and_labels_cover_no_data(name):
+    for _, figure in plots.draw_all(summarise(RAWS[name]), RAWS[name]):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        width, height = canvas.get_width_height()
+        for axes in figure.axes:
+            legend = axes.get_legend()
+            if legend is not None:
+                box = legend.get_window_extent()
+                assert not box.overlaps(axes.get_window_extent())
+                assert box.x0 >= -2
+                assert box.x1 <= width + 2
+                assert 0 <= box.y0 < height
+
+
+def test_each_failure_is_a_cross_at_the_upper_edge():
+    frame = summarise(RAWS["failures"])
+    ((_, figure),) = plots.draw(frame, RAWS["failures"], "time")
+    crosses = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "x"]
+    assert sorted(line.get_gid() for line in crosses) == ["failed-crashed", "failed-oom", "failed-timeout"]
+    assert all(line.get_ydata()[0] > 0.95 for line in crosses)
+    assert "oom" in figure.get_suptitle()
+
+
+def test_a_mechanism_looks_the_same_in_every_picture_and_differs_from_the_others():
+    frame = summarise(RAWS["twelve"])
+    looks: dict[str, set] = {}
+    for kind in ("time", "memory"):
+        ((_, figure),) = plots.draw(frame, RAWS["twelve"], kind)
+        for axes in figure.axes:
+            for line in axes.lines:
+                name = line.get_label().split("  ")[0]
+                looks.setdefault(name, set()).add((line.get_color(), line.get_marker(), line.get_linestyle()))
+    assert len(looks) == 12
+    assert all(len(look) == 1 for look in looks.values())
+    assert len(set.union(*looks.values())) == 12
+
+
+def test_slopes_are_in_the_legend():
+    frame = summarise(RAWS["six"])
+    ((_, figure),) = plots.draw(frame, RAWS["six"], "flops")
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "vanilla  $N^{2.00}$" in labels
+    assert len(labels) == len(SIX)
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_saving_is_by_suffix_and_repeatable(tmp_path, suffix, magic):
+    frame = summarise(RAWS["six"])
+    written = []
+    for attempt in ("a", "b"):
+        ((_, figure),) = plots.draw(frame, RAWS["six"], "memory")
+        path = plots.save(figure, tmp_path / attempt / f"memory{suffix}")
+        written.append(path.read_bytes())
+    assert written[0].startswith(magic)
+    assert written[0] == written[1]
+    with pytest.raises(UsageError, match="does not end in .png, .svg, .pdf"):
+        plots.save(figure, tmp_path / "memory.gif")
