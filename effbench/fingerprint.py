@@ -15,21 +15,25 @@ _MEASURING = ("worker.py", "mechanism.py", "machine.py", "probes", "models")
 
 
 def code_of(cell: Cell) -> str:
-    """``version-digest``: changes when effbench's measuring code, the mechanism, its task or torch does."""
+    """``version-measuring-plugin``: digests of effbench's measuring code with torch, and of the plug-ins.
+
+    The last part covers the mechanism's sources and, for accuracy, the task's.
+    """
     plugins = [registry.find(cell.mechanism, "mechanism")]
     if cell.task:
         plugins.append(registry.find(cell.task, "task"))
-    return _digest(tuple(path for plugin in plugins for path in registry.sources(plugin)))
+    home = Path(__file__).parent
+    measuring = tuple(path for name in _MEASURING for path in _python_files(home / name))
+    sources = tuple(path for plugin in plugins for path in registry.sources(plugin))
+    return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest(sources)}"
 
 
 @cache
-def _digest(extra: tuple[Path, ...]) -> str:
-    home = Path(__file__).parent
-    own = [path for name in _MEASURING for path in _python_files(home / name)]
-    digest = hashlib.sha256(version("torch").encode())
-    for path in (*own, *extra):
+def _digest(paths: tuple[Path, ...], more: str = "") -> str:
+    digest = hashlib.sha256(more.encode())
+    for path in paths:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return f"{__version__}-{digest.hexdigest()[:8]}"
+    return digest.hexdigest()[:8]
 
 
 def _python_files(path: Path) -> list[Path]:

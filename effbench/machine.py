@@ -56,7 +56,7 @@ def facts() -> dict[str, Any]:
         "steal_s": steal_seconds(),
         "frequency_hz": _frequency_hz(),
     }
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         found["gpu"] = torch.cuda.get_device_name()
     return found
 

@@ -65,7 +65,7 @@ def parse(text: str, kind: Kind) -> tuple[str, dict[str, Option]]:
 
     Raises UsageError naming the unknown name, option or value and what is allowed.
     """
-    name, _, written = _split(text)
+    name, _, written = _split(text, kind)
     plugin = find(name, kind)
     options: dict[str, Option] = {}
     for part in filter(None, written.split(",")):
@@ -92,7 +92,7 @@ def check(plugin: Plugin, options: Mapping[str, Option]) -> dict[str, Option]:
 @cache
 def find(name: str, kind: Kind) -> Plugin:
     """Locate a plug-in by installed name, ``path/to/file.py:Class`` or ``package.module:Class``."""
-    reference, class_name, _ = _split(name)
+    reference, class_name, _ = _split(name, kind)
     if class_name:
         target = reference[: -len(class_name) - 1]
         path, module = (Path(target), target) if target.endswith(".py") else _module_path(target)
@@ -141,9 +141,11 @@ def _entries(kind: Kind) -> list[EntryPoint]:
     return sorted(entry_points(group=_GROUPS[kind]), key=lambda entry: entry.name)
 
 
-def _split(text: str) -> tuple[str, str, str]:
-    """(reference with its class, class or '', options as written)."""
+def _split(text: str, kind: Kind) -> tuple[str, str, str]:
+    """(name, or reference with its class; the class or ''; options as written)."""
     head, _, rest = text.partition(":")
+    if head in names(kind):
+        return head, "", rest
     class_name, _, options = rest.partition(":")
     if class_name and "=" not in class_name:
         return f"{head}:{class_name}", class_name, options

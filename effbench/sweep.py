@@ -204,7 +204,10 @@ class Sweep:
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"{where}: not valid TOML: {error}") from None
+            lines = text.split("\n")
+            end = f"at line {len(lines)}, column {len(lines[-1]) + 1}, the end of the file"
+            reason = str(error).replace("at end of document", end)
+            raise UsageError(f"{where}: not valid TOML: {reason}") from None
         grids = data.pop("grid", [])
         if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) for grid in grids):
             raise UsageError(f"{where}: needs at least one [[grid]] table")

@@ -71,7 +71,7 @@ def test_every_damaged_or_foreign_file_is_reported_and_changes_nothing(store):
     found, problems = store.read()
     assert found == [good]
     reasons = {p.path.name: p.reason for p in problems}
-    assert len(reasons) == 9
+    assert len(reasons) == 10
     assert "half-written" in reasons[".x.json.99.part"]
     assert "checksum" in reasons[f"changed.{good.cell.key}.json"]
     assert "name" in reasons["renamed.json"]

@@ -21,8 +21,8 @@ class BigBird(Mechanism):
     and the last) and ``random_blocks`` others, drawn per head and block without replacement from those that
     it does not see anyway (all of them if fewer are left), each key once, in one softmax of q . k / sqrt(d).
     The queries of global blocks see everything. The draw depends on ``seed`` and the number of blocks only;
-    it is not limited to the first tokens, as it is in public codes. x [B, N, D] -> [B, N, D]; O(N block blocks_seen D), memory
-    O(N blocks_seen D), since the blocks that are seen are gathered.
+    it is not limited to the first tokens, as it is in public codes. x [B, N, D] -> [B, N, D];
+    O(N block blocks_seen D), memory O(N blocks_seen D), since the blocks that are seen are gathered.
     """
 
     order = 1.0
@@ -130,7 +130,8 @@ class BigBird(Mechanism):
 
         def gather(part: Tensor) -> Tensor:
             cut = F.pad(part, (0, 0, 0, after)).unflatten(2, (blocks, self.block))
-            return cut[:, head, index].flatten(3, 4).flatten(0, 1)  # [B heads, sparse, widest block, d]
+            gathered: Tensor = cut[:, head, index].flatten(3, 4)  # [B, heads, sparse, widest block, d]
+            return gathered.flatten(0, 1)
 
         first, last = sparse[0] * self.block, (sparse[-1] + 1) * self.block
         queries = (

@@ -30,9 +30,9 @@ class Fastformer(Mechanism):
 
     ``sharing``: ``none``; ``query-value``: W_v is W_q; ``layer-wise``, the paper's: the same, and an encoder
     uses one instance for all its layers; ``head-wise``: query-value, and one w_q, one w_k, one interaction
-    map and one [d, d] output map serve all heads (sharing W_q, W_k too would make the heads identical). Where the
-    paper is silent: W_r mixes heads [D, D] with bias, as in the authors' code; attention weights of padding
-    are exactly 0.
+    map and one [d, d] output map serve all heads (sharing W_q, W_k too would make the heads identical).
+    Where the paper is silent: W_r mixes heads [D, D] with bias, as in the authors' code; attention weights of
+    padding are exactly 0.
     """
 
     order = 1.0

@@ -17,10 +17,10 @@ class Longformer(Mechanism):
 
     The first ``global_tokens`` tokens are global. Any other token i attends to the tokens j with
     |i - j| <= ``window`` (one-sided: 2 window + 1 wide) and to the global tokens, each key once, in one
-    softmax of q . k / sqrt(d). Global tokens attend to all tokens through query, key and value projections of their own
-    (without bias). ``global_tokens=0`` is a pure sliding window. x [B, N, D] -> [B, N, D]; O(N window D),
-    memory O(N (window + block) D / block) with global tokens, whose keys are copied to every block of
-    queries, and O(N D) without.
+    softmax of q . k / sqrt(d). Global tokens attend to all tokens through query, key and value projections of
+    their own (without bias). ``global_tokens=0`` is a pure sliding window. x [B, N, D] -> [B, N, D];
+    O(N window D), memory O(N (window + block) D / block) with global tokens, whose keys are copied to every
+    block of queries, and O(N D) without.
 
     Queries go in blocks of 64 against the 64 + 2 window keys that any of them may see, views into one padded
     buffer. The keys and values of the global tokens' own attention are never made for all tokens:
