@@ -1,0 +1,1 @@
+"""What stands around a mechanism: encoder, classifier, and the only training loop."""

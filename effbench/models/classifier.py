@@ -1,0 +1,74 @@
+"""Classifier: embedding, encoder, additive-attention pooling, linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from effbench.models.encoder import Encoder, FeatureDropout
+
+EMBEDDING_STD = 0.02
+
+
+class AdditivePooling(nn.Module):
+    """x [B, N, d_model] -> [B, d_model]: sum_i a_i x_i with a = softmax_i(v . tanh(W x_i + b)).
+
+    Padding has weight exactly 0; a row of padding alone gives zeros.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(d_model, d_model)
+        self.score = nn.Linear(d_model, 1, bias=False)  # a bias would cancel in the softmax
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool x [B, N, d_model] over N; mask [B, N] is True for a real token."""
+        scores_bn = self.score(torch.tanh(self.hidden(x))).squeeze(-1)
+        if mask is None:
+            weights_bn = scores_bn.softmax(dim=-1)
+        else:
+            scores_bn = scores_bn.masked_fill(~mask, torch.finfo(scores_bn.dtype).min)
+            weights_bn = scores_bn.softmax(dim=-1).masked_fill(~mask, 0.0)
+            x = x.masked_fill(~mask[..., None], 0.0)
+        return torch.einsum("bn,bnd->bd", weights_bn, x)
+
+
+class Classifier(nn.Module):
+    """tokens [B, N], mask [B, N] -> logits [B, classes].
+
+    Learned absolute positions are added to the token embeddings; id 0 is padding. ``max_len`` is the
+    longest N.
+    """
+
+    def __init__(
+        self,
+        make_mechanism: Callable[[], nn.Module],
+        *,
+        vocab_size: int,
+        classes: int,
+        max_len: int,
+        d_model: int,
+        layers: int,
+        ffn_width: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, d_model, padding_idx=0)
+        self.positions = nn.Embedding(max_len, d_model)
+        nn.init.normal_(self.tokens.weight, std=EMBEDDING_STD)
+        nn.init.normal_(self.positions.weight, std=EMBEDDING_STD)
+        self.embedding_dropout = FeatureDropout(dropout)
+        self.pooled_dropout = nn.Dropout(dropout)
+        self.encoder = Encoder(
+            make_mechanism, d_model=d_model, layers=layers, ffn_width=ffn_width, dropout=dropout
+        )
+        self.pooling = AdditivePooling(d_model)
+        self.classify = nn.Linear(d_model, classes)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits [B, classes] of tokens [B, N]; mask [B, N] is True for a real token."""
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        x = self.encoder(self.embedding_dropout(x), mask)
+        return self.classify(self.pooled_dropout(self.pooling(x, mask)))  # type: ignore[no-any-return]

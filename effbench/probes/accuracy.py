@@ -1,0 +1,96 @@
+"""Accuracy: train a task's model around the mechanism, then score it on the test part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from effbench.mechanism import Unsupported
+from effbench.models.training import on_device, sorted_batches, train
+from effbench.probes.memory import peak_bytes
+from effbench.spec import Cell
+from effbench.tasks import Examples, Task
+
+Samples = dict[str, tuple[float, ...]]
+Values = dict[str, float | int | str | None]
+
+
+def measure_accuracy(
+    task: Task,
+    *,
+    make_mechanism: Callable[[], nn.Module],
+    cell: Cell,
+    data_dir: Path | None,
+    progress: Callable[[float, str], None],
+) -> tuple[Samples, Values]:
+    """(samples, values) of one training.
+
+    The data comes from ``cell.seed`` alone, so that all repeats share it; initial weights, shuffling and
+    dropout come from ``seed + repeat``. The test part is scored once, with the weights that did best on the
+    validation part. ``peak_bytes`` is of one training step, forward and backward, on a full batch without
+    padding, above the model's parameters; the optimizer's state is not in it.
+    """
+    if cell.dtype != "float32":
+        raise Unsupported(f"accuracy is measured by training in float32, not {cell.dtype}")
+    progress(0.0, "preparing data")
+    splits = task.data(cell.seq_len, cell.seed, data_dir)
+    seed = cell.seed + cell.repeat
+    device = torch.device(cell.device)
+    torch.manual_seed(seed)
+    model = task.model(
+        make_mechanism, splits=splits, seq_len=cell.seq_len, d_model=cell.d_model, layers=cell.layers
+    ).to(device)
+
+    def score(part: Examples) -> dict[str, float]:
+        rows = sorted_batches(part.lengths, cell.batch_size * cell.seq_len)
+        return task.score(model, (on_device(task.batch(part, r), device) for r in rows))
+
+    history = train(
+        model,
+        loss=task.loss,
+        batch=lambda rows: task.batch(splits.train, rows),
+        lengths=splits.train.lengths,
+        score=lambda: score(splits.validation)[task.metric],
+        recipe=task.recipe(),
+        batch_size=cell.batch_size,
+        seed=seed,
+        progress=progress,
+    )
+    model.eval()
+    with torch.no_grad():
+        scores = score(splits.test)
+    full = on_device(task.full_batch(splits, cell.batch_size, cell.seq_len), device)
+    model.train()
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        task.loss(model, full).backward()
+
+    step()  # what a first call makes and keeps is not the step's own
+    model.zero_grad(set_to_none=True)
+    peak, method = peak_bytes(step, cell.device)
+    metric = task.metric
+    values: Values = {name if name == metric else f"test_{name}": value for name, value in scores.items()}
+    values |= {f"prior_{name.replace(' ', '_')}": value for name, value in splits.priors.items()}
+    values |= splits.facts
+    values |= {
+        f"validation_{metric}": max(history.validation),
+        "train_examples": len(splits.train),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens_per_s": history.tokens_per_s,
+        "train_seconds": history.seconds,
+        "epochs": history.epochs,
+        "best_epoch": history.best_epoch,
+        "stopped": history.stopped,
+        "peak_bytes": peak,
+        "memory_method": method,
+    }
+    samples = {
+        "step_s": history.step_s,
+        "train_loss": history.train_loss,
+        f"validation_{metric}": history.validation,
+    }
+    return samples, values
