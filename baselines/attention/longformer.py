@@ -23,8 +23,9 @@ class Longformer(Mechanism):
     block of queries, and O(N D) without.
 
     Queries go in blocks of 64 against the 64 + 2 window keys that any of them may see, views into one padded
-    buffer. The keys and values of the global tokens' own attention are never made for all tokens:
-    q_g . (W x_j) = (W^T q_g) . x_j, and sum_j a_j W x_j = W sum_j a_j x_j.
+    buffer; an input that is no longer than those keys is one block with a band mask. The keys and values of
+    the global tokens' own attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j, and
+    sum_j a_j W x_j = W sum_j a_j x_j.
     """
 
     order = 1.0
@@ -82,18 +83,28 @@ class Longformer(Mechanism):
         """Four projections, the blocks' products with all the keys they are given, and the global tokens'."""
         n, d, count = seq_len, self.d_model, min(self.global_tokens, seq_len)
         block, blocks = _blocks(n)
-        keys = block + 2 * self.window + count
-        local = 4 * blocks * block * keys * d
+        local = 4 * n * n * d
+        if not self._is_short(n):
+            local = 4 * blocks * block * (block + 2 * self.window + count) * d
         # query, its way into the input's space, scores, sums of the input, value: for each global token
         whole = 2 * count * d * (3 * d + 2 * n * self.heads)
         return batch_size * (2 * n * d * 4 * d + local + whole)
 
+    def _is_short(self, n: int) -> bool:
+        """Whether a block's keys would be as many as all there are: no work is saved by blocks then."""
+        return n <= QUERY_BLOCK + 2 * self.window
+
     def _local(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
         """Window and global keys for every token: [B, N, D]; rows of global tokens are of no use."""
         b, n, _ = x.shape
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        if self._is_short(n):
+            position = torch.arange(n, device=x.device)
+            band = ((position[:, None] - position).abs() <= self.window) | (position < count)
+            sees = band[None, None] if mask is None else band & mask[:, None, None]
+            return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
         block, blocks = _blocks(n)
         after = blocks * block - n
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         q = F.pad(q, (0, 0, 0, after)).unflatten(2, (blocks, block)).flatten(0, 1)
         keys, values = (self._windows(part, block, after) for part in (k, v))
         sees = self._sees(n, block, blocks, count, x.device)  # [1, blocks, block, block + 2 window]
