@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -109,6 +111,12 @@ def test_a_failure_never_vanishes(status):
     assert row.repeats == 2
 
 
+def test_every_column_and_status_is_documented():
+    text = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
+    missing = [name for name in [*COLUMNS, *STATUSES] if f"`{name}`" not in text]
+    assert missing == []
+
+
 def test_every_status_has_its_place():
     assert sorted(SEVERITY) == sorted(STATUSES)
 
@@ -143,3 +151,19 @@ def test_the_interval_of_an_exponent_reflects_noise_between_repeats():
 def test_two_lengths_are_no_growth():
     assert exponents(raw(cost_records(("vanilla",), (128, 256))), "time_s").empty
     assert exponents(raw(), "time_s").empty
+
+
+def test_machines_share_no_exponent_and_zero_has_none():
+    here = raw(cost_records(("vanilla",), modes=("forward",)))
+    both = pd.concat([here, here.assign(machine="Other CPU")], ignore_index=True)
+    assert len(exponents(both, "time_s")) == 2
+    here.loc[here["probe"] == "flops", "flops"] = 0.0
+    assert exponents(here, "flops").empty
+
+
+def test_one_score_without_counts_has_no_interval():
+    records = raw(accuracy_records(("vanilla",), seeds=1)).drop(columns=["test_correct", "test_examples"])
+    (row,) = summarise(records).itertuples()
+    assert row.accuracy > 0
+    assert pd.isna(row.accuracy_low)
+    assert "accuracy" in summarise(records.drop(columns="accuracy"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from effbench.analyse.summary import IDENTITY
+from effbench.analyse.summary import IDENTITY, ORIGIN
 
 QUANTITIES = ("time_s", "peak_bytes", "flops")
 UPPER = 4
-LINE = [name for name in IDENTITY if name != "seq_len"]
+# Cells that differ only in length; another machine or other code is another line.
+LINE = [name for name in [*IDENTITY, *ORIGIN] if name != "seq_len"]
 
 
 def exponents(raw: pd.DataFrame, quantity: str, *, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
@@ -25,6 +26,7 @@ def exponents(raw: pd.DataFrame, quantity: str, *, resamples: int = 500, seed: i
     if raw.empty or quantity not in raw:
         return pd.DataFrame(columns=columns)
     known = raw[(raw["status"] == "ok") & raw[quantity].notna() & (raw["task"] == "")]
+    known = known[known[quantity].astype(float) > 0]  # zero has no logarithm
     rows = []
     for key, group in known.groupby(LINE, sort=False, dropna=False):
         lengths = sorted(group["seq_len"].unique())[-UPPER:]

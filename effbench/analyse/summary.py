@@ -100,7 +100,8 @@ def _values(group: pd.DataFrame) -> dict[str, Any]:
     if len(trained):
         found["tokens_per_s"] = trained["tokens_per_s"].median()
         found["train_seconds"] = trained["train_seconds"].median()
-        found |= _accuracy(trained)
+        if "accuracy" in trained and trained["accuracy"].notna().any():
+            found |= _accuracy(trained[trained["accuracy"].notna()])
     return found
 
 
@@ -109,6 +110,8 @@ def _accuracy(trained: pd.DataFrame) -> dict[str, Any]:
     if len(scores) > 1:
         mean, low, high = mean_interval(scores)
         kind = f"t over {len(scores)} seeds"
+    elif not {"test_correct", "test_examples"} <= set(trained.columns):
+        return {"accuracy": scores[0]}  # its task counts no examples: there is nothing to make an interval of
     else:
         mean, low, high = proportion_interval(
             int(trained["test_correct"].iloc[0]), int(trained["test_examples"].iloc[0])

@@ -14,12 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from effbench.analyse.complexity import exponents
 from effbench.show import units
 from effbench.show.tables import SHAPE, each_row, label
 from effbench.spec import UsageError
 
+_TRADEOFF = ["accuracy", "tokens_per_s", "peak_bytes"]
 KINDS = ("time", "tokens", "memory", "flops", "accuracy", "tradeoff")
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -79,7 +81,8 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, F
         raise UsageError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     found = _draw(frame, raw, kind)
     if not found:
-        missing = "accuracy" if kind in ("accuracy", "tradeoff") else _CURVES[kind].column
+        needed = {"accuracy": "accuracy", "tradeoff": ", ".join(_TRADEOFF)}
+        missing = needed[kind] if kind in needed else _CURVES[kind].column
         raise UsageError(f"there is nothing to draw for {kind}: no row has a value of {missing}")
     return found
 
@@ -106,9 +109,13 @@ def save(figure: Figure, path: Path) -> Path:
 def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, Figure]]:
     trained = kind in ("accuracy", "tradeoff")
     rows = frame[(frame["task"] != "") == trained]
-    column = "accuracy" if trained else _CURVES[kind].column
+    needed = ["accuracy"] if kind == "accuracy" else _TRADEOFF if trained else [_CURVES[kind].column]
     keys = [*SHAPE, "task", "machine"] if trained else [*SHAPE, "machine"]
-    groups = [(key, group) for key, group in rows.groupby(keys, sort=False) if group[column].notna().any()]
+    groups = [
+        (key, group)
+        for key, group in rows.groupby(keys, sort=False)
+        if group[needed].notna().all(axis=1).any()
+    ]
     styles = _styles(frame)
     figures = []
     with mpl.rc_context(_RC):
@@ -151,9 +158,10 @@ def _curves(
     curve: _Curve,
     styles: dict[str, dict[str, Any]],
 ) -> Figure:
+    shown = rows[rows[curve.column].notna() | ~rows["status"].isin(["ok", "interrupted"])]
     modes = [
-        mode for mode in ("forward", "train") if rows.loc[rows["mode"] == mode, curve.column].notna().any()
-    ]
+        mode for mode in ("forward", "train") if mode in set(shown["mode"])
+    ]  # all crosses is a panel too
     names = sorted({label(row.mechanism, row.options) for row in each_row(rows)})
     slopes = _slopes(raw, curve) if curve.slopes else {}
     columns = 2 if max(map(len, names)) <= 24 else 1
@@ -166,10 +174,11 @@ def _curves(
         _set_log_axes(axes, rows, curve)
         axes.set_title(mode)
         handles = [_line(axes, inside, name, curve, styles[name], slopes.get((name, mode))) for name in names]
-        failed |= _crosses(axes, inside, styles)
+        failed |= _crosses(axes, inside, curve.column, styles)
         axes.legend(
-            handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns, fontsize=8,
-            handlelength=3.2, columnspacing=1.2,
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, fontsize=8,
+            bbox_transform=axes.transAxes + ScaledTranslation(0, -0.47, figure.dpi_scale_trans),
+            handlelength=3.2, columnspacing=1.2, borderaxespad=0.0,
         )  # fmt: skip
     panels[0].set_ylabel(curve.axis)
     notes = [f"x at the upper edge: {', '.join(sorted(failed))}"] if failed else []
@@ -193,10 +202,12 @@ def _line(
     mine = inside[[label(row.mechanism, row.options) == name for row in each_row(inside)]].sort_values(
         "seq_len"
     )
-    known = mine[mine[curve.column].notna()]
+    known = mine[mine[curve.column] > 0]
     look = {**style, "linewidth": 1.4, "markersize": 4.5}
     text = name if slope is None else f"{name}  {slope}"
-    (line,) = axes.plot(mine["seq_len"], mine[curve.column], label=text, **look)  # a gap where one failed
+    (line,) = axes.plot(
+        mine["seq_len"], mine[curve.column].where(mine[curve.column] > 0), label=text, **look
+    )  # a gap where one failed
     if curve.column in ("time_s", "tokens_per_s") and len(known):
         low, high = known["time_low_s"], known["time_high_s"]
         if curve.column == "tokens_per_s":
@@ -206,10 +217,10 @@ def _line(
     return line
 
 
-def _crosses(axes: Axes, inside: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> set[str]:
-    """An x at the frame's upper edge for every cell that failed, side by side where several did."""
+def _crosses(axes: Axes, inside: pd.DataFrame, column: str, styles: dict[str, dict[str, Any]]) -> set[str]:
+    """An x at the frame's upper edge for every cell that failed and has no value of the column."""
     statuses: set[str] = set()
-    failed = inside[~inside["status"].isin(["ok", "interrupted"])]
+    failed = inside[~inside["status"].isin(["ok", "interrupted"]) & inside[column].isna()]
     for n, cells in failed.groupby("seq_len"):
         for place, row in enumerate(each_row(cells)):
             statuses.add(str(row.status))
@@ -234,7 +245,7 @@ def _slopes(raw: pd.DataFrame, curve: _Curve) -> dict[tuple[str, str], str]:
 def _set_log_axes(axes: Axes, rows: pd.DataFrame, curve: _Curve) -> None:
     lengths = sorted(rows["seq_len"].unique())
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    axes.set_yscale("log", base=2 if curve.column == "peak_bytes" else 10)
     axes.xaxis.set_major_locator(FixedLocator(_spread(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.length(value)))
@@ -242,9 +253,7 @@ def _set_log_axes(axes: Axes, rows: pd.DataFrame, curve: _Curve) -> None:
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     axes.set_xlabel("sequence length N (tokens)")
     axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
-    values = rows[curve.column].dropna()
-    if curve.column == "peak_bytes":
-        axes.set_yscale("log", base=2)
+    values = rows.loc[rows[curve.column] > 0, curve.column]
     if len(values):
         axes.set_ylim(values.min() / 1.6, values.max() * 2.6)  # room for the crosses above
 
@@ -306,7 +315,7 @@ def _accuracy(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.set_xlabel("sequence length N (tokens)")
         axes.set_ylabel("test accuracy")
-        _crosses(axes, rows, styles)
+        _crosses(axes, rows, "accuracy", styles)
         for name, value in priors.items():
             axes.axhline(value, color="#666666", linestyle="--", linewidth=1)
             axes.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 2),

@@ -69,11 +69,12 @@ def summary_tables(frame: pd.DataFrame) -> RenderableType:
         return Text("no results")
     parts: list[RenderableType] = [Text(f"Careful: {line}", "red") for line in _mixtures(frame)]
     cost = frame[frame["task"] == ""]
-    for shape, group in cost.groupby(SHAPE, sort=False):
-        parts += _cost_tables(group, dict(zip(SHAPE, shape, strict=True)))
+    for shape, group in cost.groupby([*SHAPE, "machine"], sort=False):
+        parts += _cost_tables(group, dict(zip([*SHAPE, "machine"], shape, strict=True)))
     trained = frame[frame["task"] != ""]
-    for key, group in trained.groupby([*SHAPE, "task"], sort=False):
-        parts.append(_accuracy_table(group, dict(zip([*SHAPE, "task"], key, strict=True))))
+    keys = [*SHAPE, "machine", "task"]
+    for key, group in trained.groupby(keys, sort=False):
+        parts.append(_accuracy_table(group, dict(zip(keys, key, strict=True))))
     parts += _reasons(frame)
     return Group(*parts)
 
@@ -90,7 +91,8 @@ def each_row(frame: pd.DataFrame) -> list[Any]:
 
 def fastest(rows: pd.DataFrame) -> list[str]:
     """Of rows at one length, the labels whose time interval overlaps that of the smallest median."""
-    timed = rows[rows["time_s"].notna() & (rows["status"] == "ok")]
+    # a row whose memory or FLOPs failed still has its time: leaving it out would crown another
+    timed = rows[rows["time_s"].notna() & (rows["status"] != "incorrect")]
     if timed.empty:
         return []
     best = timed.loc[timed["time_s"].idxmin()]
@@ -102,15 +104,16 @@ def in_words(rows: pd.DataFrame) -> str:
     """Who is fastest at each length of one mode, neighbouring lengths with the same answer joined."""
     runs: list[tuple[int, int, list[str]]] = []
     for n, cells in rows.groupby("seq_len"):
-        names = fastest(cells)
+        names = fastest(cells) or ["none"]
         if runs and sorted(runs[-1][2]) == sorted(names):
             runs[-1] = (runs[-1][0], n, runs[-1][2])
-        elif names:
+        else:
             runs.append((n, n, names))
     said = []
     for first, last, names in runs:
         where = f"at {first}" if first == last else f"from {first} to {last}"
         verb = "is fastest" if len(names) == 1 else "cannot be told apart as fastest"
+        verb = "was timed" if names == ["none"] else verb
         said.append(f"{', '.join(names)} {verb} {where}")
     return "; ".join(said)
 
@@ -144,7 +147,7 @@ def _cost_tables(group: pd.DataFrame, shape: dict[str, object]) -> list[Renderab
 
 def _matrix(rows: pd.DataFrame, column: str, title: str, pretty: Callable[[float], str]) -> Table:
     table = Table(title=escape(title), title_justify="left", pad_edge=False, box=None, padding=(0, 1))
-    table.add_column("mechanism")
+    table.add_column("mechanism", overflow="fold")  # two labels cut alike could not be told apart
     lengths = sorted(rows["seq_len"].unique())
     for n in lengths:
         table.add_column(units.length(n), justify="right")
@@ -177,7 +180,7 @@ def _accuracy_table(group: pd.DataFrame, key: dict[str, object]) -> Table:
     ]
     title = (
         f"\n{key['task']}: test accuracy, an encoder of {key['layers']} blocks, d_model {key['d_model']}, "
-        f"{key['heads']} heads, batch {key['batch_size']}"
+        f"{key['heads']} heads, batch {key['batch_size']}; {key['machine']}"
     )
     caption = f"to be read against: {', '.join(priors)}" if priors else None
     table = Table(
@@ -194,7 +197,13 @@ def _accuracy_table(group: pd.DataFrame, key: dict[str, object]) -> Table:
         "tokens/s",
         "memory",
     ):
-        table.add_column(name, justify="left" if name == "mechanism" else "right", no_wrap=True)
+        first = name == "mechanism"
+        table.add_column(
+            name,
+            justify="left" if first else "right",
+            no_wrap=not first,
+            overflow="fold" if first else "crop",
+        )
     for row in each_row(group.sort_values(["seq_len", "accuracy"], ascending=[True, False])):
         if pd.isna(row.accuracy):
             table.add_row(
@@ -310,7 +319,7 @@ def _latex(head: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[s
 
     return "\n".join(
         [
-            *(f"% {line}" for line in head),
+            *(f"% {' '.join(line.split())}" for line in head),
             rf"\begin{{tabular}}{{{'l' * len(names)}}}",
             r"\toprule",
             row(names),
