@@ -78,7 +78,8 @@ def same(left: Examples, right: Examples) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("depth", "args", "least", "most"), [(2, 5, 1, 64), (3, 3, 8, 64), (5, 2, 6, 40), (10, 10, 32, 128)]
+    ("depth", "args", "least", "most"),
+    [(2, 5, 1, 64), (3, 3, 8, 64), (5, 2, 6, 40), (10, 10, 32, 128), (10, 10, 8, 32), (10, 3, 4, 12)],
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_tree_has_its_value_and_its_shape(depth, args, least, most, seed):

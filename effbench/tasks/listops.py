@@ -252,6 +252,7 @@ def _draw(shape: Shape, rng: np.random.Generator) -> Examples:
         _Level(tree=number[level.tree[keep[level.tree]]], args=level.args[keep[level.tree]])
         for level in levels
     ]
+    levels = [level for level in levels if len(level.tree)]  # the deepest may hold none that is kept
     starts = np.concatenate(([0], np.cumsum(lengths[keep])))
     # An operator or a digit a node, whichever it needs.
     operators = [rng.integers(len(OPERATORS), size=len(level.tree)) for level in levels]
