@@ -106,6 +106,16 @@ def test_what_padding_holds_changes_nothing(kind, options, n):
 
 
 @every_form
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_padding_need_not_be_a_number(kind, options, value):
+    module = build(kind, options)
+    x = torch.randn(5, 33, WIDTH, dtype=torch.float64)
+    mask = masks(5, 33)
+    other = x.masked_fill(~mask[..., None], value)
+    torch.testing.assert_close(module(other, mask)[mask], module(x, mask)[mask])
+
+
+@every_form
 def test_padding_gets_no_gradient_and_rows_without_tokens_stay_finite(kind, options):
     module = build(kind, options, dtype=torch.float32)
     x = torch.randn(5, 33, WIDTH, requires_grad=True)
@@ -194,10 +204,12 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
         (Vanilla, {}),
+        (Vanilla, {"causal": True}),
         (Fastformer, {}),
         (Linformer, {"k": 16}),
         (Longformer, {"window": 16}),
@@ -205,15 +217,43 @@ class Largest(TorchDispatchMode):
         (LinearAttention, {}),
     ],
 )
-def test_no_tensor_grows_as_n_squared(kind, options):
+def test_no_tensor_grows_as_n_squared(kind, options, masked):
     def largest(n):
         module = build(kind, options, max_len=n, dtype=torch.float32)
         x = torch.randn(1, n, WIDTH, requires_grad=True)
         with Largest() as seen:
-            module(x).sum().backward()
+            module(x, masks(2, n)[1:] if masked else None).sum().backward()
         return seen.elements
 
     assert largest(4096) < 2.5 * largest(2048)
+
+
+def test_heads_share_longformers_mask():
+    """A mask copied for every head is as large as the scores."""
+    module = build(Longformer, {"window": 16}, max_len=1024, width=64, heads=16, dtype=torch.float32)
+    with Largest() as seen:
+        module(torch.randn(4, 1024, 64), masks(4, 1024))
+    assert seen.elements < 4 * 1024 * 97 * 4  # scores are [B, 16 heads, N, 97 keys]
+
+
+def test_inference_first_leaves_training_possible():
+    module = build(BigBird, {"block": 4, "seed": 123})
+    x = torch.randn(1, 77, WIDTH, dtype=torch.float64)
+    with torch.inference_mode():
+        module(x)
+    module(x).sum().backward()
+
+
+def test_linear_sums_are_wide_enough_for_float16():
+    """257 keys whose sums of phi(k) v exceed float16's largest number, 65504."""
+    module = build(LinearAttention, {}, dtype=torch.float16)
+    with torch.no_grad():
+        module.qkv.weight.zero_()
+        module.qkv.bias.fill_(30.0)
+        module.out.weight.copy_(torch.eye(WIDTH))
+        module.out.bias.zero_()
+    out = module(torch.zeros(1, 257, WIDTH, dtype=torch.float16))
+    torch.testing.assert_close(out, torch.full_like(out, 30.0))
 
 
 def test_causal_vanilla_has_exactly_no_gradient_from_the_future():

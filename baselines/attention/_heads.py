@@ -17,6 +17,11 @@ def merge_heads(x_bhnd: Tensor) -> Tensor:
     return x_bhnd.transpose(1, 2).flatten(2)
 
 
+def clear_padding(x_bnd: Tensor, mask: Tensor | None) -> Tensor:
+    """Padding as zeros: a weight of 0 would not silence a NaN or an infinity, since 0 * NaN is NaN."""
+    return x_bnd if mask is None else x_bnd.masked_fill(~mask[..., None], 0.0)
+
+
 def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int) -> Tensor:
     """Softmax over ``dim`` among the positions where mask is True; all zeros where none is.
 

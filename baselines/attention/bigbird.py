@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import masked_softmax, merge_heads, refuse_causal, require, split_heads
+from baselines.attention._heads import (
+    clear_padding,
+    masked_softmax,
+    merge_heads,
+    refuse_causal,
+    require,
+    split_heads,
+)
 from effbench.mechanism import Mechanism
 
 
@@ -61,6 +68,7 @@ class BigBird(Mechanism):
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         n = x.shape[1]
         blocks = -(-n // self.block)
+        x = clear_padding(x, mask)
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         ends = self._global(blocks)
         sparse = [i for i in range(blocks) if i not in ends]
@@ -175,6 +183,7 @@ def _skip(place: int, seen: list[int]) -> int:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # else the first call under inference_mode would spoil training for this length
 def _gathered(
     blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int
 ) -> tuple[Tensor, Tensor]:

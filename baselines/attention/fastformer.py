@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.attention._heads import masked_softmax, refuse_causal, require
+from baselines.attention._heads import clear_padding, masked_softmax, refuse_causal, require
 from effbench.mechanism import Mechanism
 
 
@@ -73,6 +73,7 @@ class Fastformer(Mechanism):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        x = clear_padding(x, mask)
         q_bnhd = self.query(x).unflatten(-1, (self.heads, self.d_head))
         k_bnhd = self.key(x).unflatten(-1, (self.heads, self.d_head))
         v_bnhd = q_bnhd if self.value is None else self.value(x).unflatten(-1, (self.heads, self.d_head))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import merge_heads, refuse_causal, split_heads
+from baselines.attention._heads import clear_padding, merge_heads, refuse_causal, split_heads
 from effbench.mechanism import Mechanism
 
 EPSILON = 1e-6
@@ -35,7 +35,7 @@ class LinearAttention(Mechanism):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
-        q, k, v = self._features(x, mask)
+        q, k, v = self._features(clear_padding(x, mask), mask)
         sums_bhde = k.mT @ v
         norm_bhd1 = k.sum(dim=-2)[..., None]
         mixed = (q @ sums_bhde) / (q @ norm_bhd1 + EPSILON)
@@ -43,8 +43,10 @@ class LinearAttention(Mechanism):
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the formula, with the N x N matrix of weights."""
-        q, k, v = self._features(x, mask)
-        weights_bhnm = q @ k.mT
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        weights_bhnm = _phi_by_cases(q) @ _phi_by_cases(k).mT
+        if mask is not None:
+            weights_bhnm = weights_bhnm * mask[:, None, None, :]
         mixed = (weights_bhnm / (weights_bhnm.sum(dim=-1, keepdim=True) + EPSILON)) @ v
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 
@@ -62,3 +64,8 @@ class LinearAttention(Mechanism):
         if mask is not None:
             k = k.masked_fill(~mask[:, None, :, None], 0.0)
         return q, k, v
+
+
+def _phi_by_cases(x: Tensor) -> Tensor:
+    """elu(x) + 1 spelt out, for the reference: x + 1 above 0, exp(x) below."""
+    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())

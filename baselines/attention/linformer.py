@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import merge_heads, refuse_causal, require, split_heads
+from baselines.attention._heads import clear_padding, merge_heads, refuse_causal, require, split_heads
 from effbench.mechanism import Mechanism
 
 
@@ -49,9 +49,9 @@ class Linformer(Mechanism):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         n = x.shape[1]
-        real = x if mask is None else x.masked_fill(~mask[..., None], 0.0)
-        inputs_k = self.project_keys[:n].mT @ real
-        inputs_v = inputs_k if self.project_values is self.project_keys else self.project_values[:n].mT @ real
+        x = clear_padding(x, mask)
+        inputs_k = self.project_keys[:n].mT @ x
+        inputs_v = inputs_k if self.project_values is self.project_keys else self.project_values[:n].mT @ x
         q = split_heads(self.query(x), self.heads)
         k = split_heads(self.key(inputs_k), self.heads)
         v = split_heads(self.value(inputs_v), self.heads)

@@ -6,10 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import masked_softmax, merge_heads, refuse_causal, require, split_heads
+from baselines.attention._heads import (
+    clear_padding,
+    masked_softmax,
+    merge_heads,
+    refuse_causal,
+    require,
+    split_heads,
+)
 from effbench.mechanism import Mechanism
 
-QUERY_BLOCK = 64
+BLOCK = 64  # queries
 
 
 class Longformer(Mechanism):
@@ -19,12 +26,11 @@ class Longformer(Mechanism):
     |i - j| <= ``window`` (one-sided: 2 window + 1 wide) and to the global tokens, each key once, in one
     softmax of q . k / sqrt(d). Global tokens attend to all tokens through query, key and value projections of
     their own (without bias). ``global_tokens=0`` is a pure sliding window. x [B, N, D] -> [B, N, D];
-    O(N window D), memory O(N (window + block) D / block) with global tokens, whose keys are copied to every
-    block of queries, and O(N D) without.
+    time O(N window D), memory O(N (window + 64) D / 64), since a block's keys are copied for it.
 
-    Queries go in blocks of 64 against the 64 + 2 window keys that any of them may see, views into one padded
-    buffer; an input that is no longer than those keys is one block with a band mask. The keys and values of
-    the global tokens' own attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j, and
+    Queries go in blocks of 64 against the global keys and the 64 + 2 window keys that any of them may see. A
+    sequence no longer than that is one masked softmax over its own keys. The keys and values of the global
+    tokens' own attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j, and
     sum_j a_j W x_j = W sum_j a_j x_j.
     """
 
@@ -57,6 +63,7 @@ class Longformer(Mechanism):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         count = min(self.global_tokens, x.shape[1])
+        x = clear_padding(x, mask)
         mixed = self._local(x, mask, count)
         if count:
             mixed = torch.cat([self._global(x, mask, count), mixed[:, count:]], dim=1)
@@ -82,58 +89,57 @@ class Longformer(Mechanism):
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Four projections, the blocks' products with all the keys they are given, and the global tokens'."""
         n, d, count = seq_len, self.d_model, min(self.global_tokens, seq_len)
-        block, blocks = _blocks(n)
-        local = 4 * n * n * d
-        if not self._is_short(n):
-            local = 4 * blocks * block * (block + 2 * self.window + count) * d
+        blocks, keys = -(-n // BLOCK), count + BLOCK + 2 * self.window
+        local = 4 * n * n * d if n <= keys else 4 * blocks * BLOCK * keys * d
         # query, its way into the input's space, scores, sums of the input, value: for each global token
         whole = 2 * count * d * (3 * d + 2 * n * self.heads)
         return batch_size * (2 * n * d * 4 * d + local + whole)
-
-    def _is_short(self, n: int) -> bool:
-        """Whether a block's keys would be as many as all there are: no work is saved by blocks then."""
-        return n <= QUERY_BLOCK + 2 * self.window
 
     def _local(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
         """Window and global keys for every token: [B, N, D]; rows of global tokens are of no use."""
         b, n, _ = x.shape
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        if self._is_short(n):
+        if n <= count + BLOCK + 2 * self.window:
             position = torch.arange(n, device=x.device)
-            band = ((position[:, None] - position).abs() <= self.window) | (position < count)
-            sees = band[None, None] if mask is None else band & mask[:, None, None]
+            sees = ((position[:, None] - position).abs() <= self.window) | (position < count)
+            sees = sees if mask is None else sees & mask[:, None, None]
             return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
-        block, blocks = _blocks(n)
-        after = blocks * block - n
-        q = F.pad(q, (0, 0, 0, after)).unflatten(2, (blocks, block)).flatten(0, 1)
-        keys, values = (self._windows(part, block, after) for part in (k, v))
-        sees = self._sees(n, block, blocks, count, x.device)  # [1, blocks, block, block + 2 window]
-        if mask is not None:
-            padded = F.pad(mask, (self.window, self.window + after))
-            sees = sees & padded.unfold(1, block + 2 * self.window, block)[:, :, None]
-        if count:
-            whole = (part[:, :, None, :count].expand(-1, -1, blocks, -1, -1).flatten(0, 1) for part in (k, v))
-            keys, values = (torch.cat(pair, dim=2) for pair in zip(whole, (keys, values), strict=True))
-            real = sees.new_ones(1, count) if mask is None else mask[:, :count]
-            both = real[:, None, None].expand(sees.shape[0], blocks, block, -1)
-            sees = torch.cat([both, sees], dim=-1)
-        if sees.shape[0] > 1:
-            sees = sees.repeat_interleave(self.heads, dim=0)
+        blocks = -(-n // BLOCK)
+        # A block of a sequence is an element of the kernel's batch, so that heads share its mask.
+        q = F.pad(q, (0, 0, 0, blocks * BLOCK - n)).unflatten(2, (blocks, BLOCK))
+        q = q.transpose(1, 2).flatten(0, 1)  # [B blocks, heads, 64, d]
+        keys, values = (self._seen(part, blocks, count) for part in (k, v))
+        sees = self._sees(n, blocks, count, mask, x.device)
+        sees = sees.expand(b, -1, -1, -1).flatten(0, 1)[:, None]  # [B blocks, 1, 64, count + 64 + 2 window]
         mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=sees)
-        return merge_heads(mixed.unflatten(0, (b, self.heads)).flatten(2, 3)[:, :, :n])
+        merged: Tensor = mixed.unflatten(0, (b, blocks)).transpose(2, 3).flatten(3).flatten(1, 2)
+        return merged[:, :n]
 
-    def _windows(self, part_bhnd: Tensor, block: int, after: int) -> Tensor:
-        """The keys each block may see: [B heads, blocks, block + 2 window, d], overlapping views."""
-        padded = F.pad(part_bhnd, (0, 0, self.window, self.window + after))
-        return padded.flatten(0, 1).unfold(1, block + 2 * self.window, block).mT
+    def _seen(self, part_bhnd: Tensor, blocks: int, count: int) -> Tensor:
+        """The global keys and the window of each block: [B blocks, heads, count + 64 + 2 window, d]."""
+        windows_b_blocks_hkd = self._windows(part_bhnd.transpose(1, 2), blocks).mT
+        if not count:
+            return windows_b_blocks_hkd.flatten(0, 1)
+        whole = part_bhnd[:, None, :, :count].expand(-1, blocks, -1, -1, -1)
+        return torch.cat([whole, windows_b_blocks_hkd], dim=3).flatten(0, 1)
 
-    def _sees(self, n: int, block: int, blocks: int, count: int, device: torch.device) -> Tensor:
-        """Which of its window's keys each query sees: near, inside the sequence, not a global token."""
-        query = torch.arange(block, device=device)[:, None]
-        offset = torch.arange(block + 2 * self.window, device=device)
+    def _windows(self, t_bn: Tensor, blocks: int) -> Tensor:
+        """[B, N, ...] -> [B, blocks, ..., 64 + 2 window], overlapping views into one padded copy."""
+        around = (self.window, self.window + blocks * BLOCK - t_bn.shape[1])
+        padded = F.pad(t_bn, (0, 0) * (t_bn.dim() - 2) + around)
+        windows: Tensor = padded.unfold(1, BLOCK + 2 * self.window, BLOCK)
+        return windows
+
+    def _sees(self, n: int, blocks: int, count: int, mask: Tensor | None, device: torch.device) -> Tensor:
+        """Which keys each query sees, global ones in the first columns only: [B or 1, blocks, 64, keys]."""
+        query = torch.arange(BLOCK, device=device)[:, None]
+        offset = torch.arange(BLOCK + 2 * self.window, device=device)
         near = (offset - self.window - query).abs() <= self.window
-        key = torch.arange(blocks, device=device)[:, None, None] * block + offset - self.window
-        return (near & (key >= count) & (key < n))[None]
+        real = torch.ones(1, n, dtype=torch.bool, device=device) if mask is None else mask
+        local = real & (torch.arange(n, device=device) >= count)
+        sees = near & self._windows(local, blocks)[:, :, None]
+        whole = real[:, None, None, :count].expand(-1, blocks, BLOCK, -1)
+        return torch.cat([whole, sees], dim=-1)
 
     def _global(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
         """What the global tokens gather from all tokens: [B, count, D]."""
@@ -145,9 +151,3 @@ class Longformer(Mechanism):
         weights = masked_softmax(scores, None if mask is None else mask[:, None], -1)
         gathered = (weights @ x).unflatten(1, (self.heads, count))
         return torch.einsum("bhge,hde->bghd", gathered, value_hde).flatten(2)
-
-
-def _blocks(n: int) -> tuple[int, int]:
-    """(queries a block, blocks) for n tokens."""
-    block = min(QUERY_BLOCK, n)
-    return block, -(-n // block)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import masked_softmax, merge_heads, split_heads
+from baselines.attention._heads import clear_padding, masked_softmax, merge_heads, split_heads
 from effbench.mechanism import Mechanism
 
 
@@ -28,15 +28,13 @@ class Vanilla(Mechanism):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        if mask is None:
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        else:
-            allowed = mask[:, None, None, :]
-            if self.causal:
-                allowed = allowed & _not_future(x.shape[1], x.device)
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
+        x = clear_padding(x, mask)
+        if mask is None or not self.causal:
+            return self._attend(x, None if mask is None else mask[:, None, None, :])
+        # Real tokens first, in their order: then none has padding before it, and the kernel's own causal
+        # mask will do instead of an N x N one.
+        places = (~mask).sort(dim=1, stable=True).indices
+        return _take(self._attend(_take(x, places), None), places.argsort(dim=1))
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the formula, with the N x N matrix."""
@@ -49,10 +47,19 @@ class Vanilla(Mechanism):
             allowed = allowed & _not_future(x.shape[1], x.device)
         return self.out(merge_heads(masked_softmax(scores_bhnm, allowed, -1) @ v))  # type: ignore[no-any-return]
 
+    def _attend(self, x: Tensor, allowed: Tensor | None) -> Tensor:
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=self.causal)
+        return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
+
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Four projections and the two products of the kernel; causal runs count in full."""
         n, d = seq_len, self.d_model
         return batch_size * (2 * n * d * 4 * d + 4 * n * n * d)
+
+
+def _take(x_bnd: Tensor, places_bn: Tensor) -> Tensor:
+    return x_bnd.gather(1, places_bn[..., None].expand_as(x_bnd))
 
 
 def _not_future(n: int, device: torch.device) -> Tensor:
