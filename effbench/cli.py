@@ -206,7 +206,7 @@ def main() -> None:
     from effbench.execute.local import ServerDied
     from effbench.store import StoreFull
 
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also where SIGINT is ignored
     try:
         app()
     except UsageError as error:

@@ -275,7 +275,14 @@ def test_ctrl_c_records_the_cell_in_flight(tmp_path, plugin, number):
         ),
         *("--d-model", "16", "--heads", "2", "--mode", "forward", "--repeats", "1", "--out", "out"),
     ]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that starts the tests in the background has them ignore SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+    )
     end = time.monotonic() + 60
     while not _finished(tmp_path / "out"):
         assert time.monotonic() < end
