@@ -31,6 +31,11 @@ RAWS = {
     "two shapes": raw(
         cost_records(), cost_records(batch_size=4), accuracy_records(), accuracy_records(task="imdb")
     ),
+    "long task": raw(
+        accuracy_records(task="listops"),
+        accuracy_records(task="listops:dropout=0.0,epochs=3,lr=0.003,max_args=3,max_depth=3,min_length=8,test=2000"),
+        accuracy_records(lengths=(64, 128), task="listops:" + ",".join(f"option{i}={i}" for i in range(20))),
+    ),
     "forward only": raw(cost_records(modes=("forward",))),
     "all failed": raw(cost_records(("vanilla",), (128, 256), fail={
         ("vanilla", mode, n): ("crashed", "no") for mode in ("forward", "train") for n in (128, 256)})),
@@ -165,6 +170,9 @@ def test_legends_and_labels_cover_no_data(name):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         width, height = canvas.get_width_height()
+        title = figure._suptitle.get_window_extent()
+        assert title.x0 >= 0
+        assert title.x1 <= width
         for axes in figure.axes:
             legend = axes.get_legend()
             if legend is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ _DASHES: tuple[Any, ...] = (
     (0, (6, 1.5, 1.5, 1.5)),
     (0, (3, 1, 1, 1, 1, 1)),
 )
+_TITLE_CHARACTERS_PER_INCH = 13
 _RC: dict[Any, Any] = {
     "svg.hashsalt": "effbench",
     "font.size": 9,
@@ -186,7 +188,7 @@ def _curves(
         notes.append("bars: 95 % interval")
     if curve.slopes:
         notes.append("N^a: growth over the longest lengths measured")
-    figure.suptitle(_title(shape, "; ".join(notes)), fontsize=9)
+    _set_title(figure, shape, "; ".join(notes))
     return figure
 
 
@@ -324,7 +326,7 @@ def _accuracy(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
             loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, fontsize=8, handlelength=3
         )
     bars = f"bars: 95 % interval, {', '.join(kinds)}"
-    figure.suptitle(_title(shape, bars), fontsize=9)
+    _set_title(figure, shape, bars)
     return figure
 
 
@@ -365,7 +367,7 @@ def _tradeoff(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
     ]  # fmt: skip
     axes.legend(handles=handles, title="peak memory of\na training step", loc="center left", labelspacing=2.0,
                 bbox_to_anchor=(1.0, 0.5), borderpad=1.2, handletextpad=1.4)  # fmt: skip
-    figure.suptitle(_title(shape, "bars: 95 % interval of accuracy"), fontsize=9)
+    _set_title(figure, shape, "bars: 95 % interval of accuracy")
     figure.canvas.draw()
     _label_spots(axes, spots)
     return figure
@@ -418,9 +420,10 @@ def _meets(
     return any(x0 < b[2] and b[0] < x0 + width and y0 < b[3] and b[1] < y0 + height for b in taken)
 
 
-def _title(shape: dict[str, Any], note: str) -> str:
+def _set_title(figure: Figure, shape: dict[str, Any], note: str) -> None:
+    """What was measured, on which machine, in which shape; wrapped to the figure's width."""
     what = (
-        str(shape["task"])
+        str(shape["task"]).replace(",", ", ")
         if "task" in shape
         else "one attention layer"
         if shape["scope"] == "attention"
@@ -431,4 +434,6 @@ def _title(shape: dict[str, Any], note: str) -> str:
         f"{model}batch {shape['batch_size']}, d_model {shape['d_model']}, {shape['heads']} heads, "
         f"{shape['dtype']}, {shape['device']}, {shape['threads']} threads, {shape['allocator']} allocator"
     )
-    return "\n".join(filter(None, [f"{what} on {shape['machine']}", second, note]))
+    lines = filter(None, [f"{what} on {shape['machine']}", second, note])
+    width = int(figure.get_figwidth() * _TITLE_CHARACTERS_PER_INCH)
+    figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines), fontsize=9)
