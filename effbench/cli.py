@@ -177,7 +177,14 @@ def plot(
     format: Annotated[str, typer.Option(help="png, svg, pdf; a file's suffix wins.")] = "png",
 ) -> None:
     """Draw complexity curves, accuracies and the accuracy-speed-memory chart."""
-    for path in _draw(folders, kind, out, format):
+    from effbench.show import plots
+
+    kinds = tuple(kind.split(",")) if kind else None
+    for each in kinds or ():
+        if each not in plots.KINDS:
+            raise UsageError(f"kind {each!r} is not one of {', '.join(plots.KINDS)}")
+    frame, raw = _load(folders, raw=False), _load(folders, raw=True)
+    for path in _draw(frame, raw, out or folders[0] / "plots", kinds, format):
         print(path)
 
 
@@ -286,6 +293,7 @@ def _run(
 
     from effbench.run import run as measure
     from effbench.show.progress import TerminalProgress
+    from effbench.store import Store, raw_frame
 
     progress = TerminalProgress(Console(stderr=True), quiet=quiet, verbose=verbose)
     try:
@@ -299,7 +307,8 @@ def _run(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
-    drawn = _draw([folder], None, None, "png")
+    raw = raw_frame(Store(folder).read()[0])  # what is damaged there has been said by now
+    drawn = _draw(frame, raw, folder / "plots")
     if quiet:
         return
     from effbench.show import tables
@@ -330,16 +339,13 @@ def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool)
     print(f"{len(found.jobs)} cells, about {sum(seconds) / 60:.1f} min{done}; results would go to {folder}")
 
 
-def _draw(folders: list[Path], kind: str | None, out: Path | None, format: str) -> list[Path]:
+def _draw(
+    frame: Any, raw: Any, out: Path, kinds: tuple[str, ...] | None = None, format: str = "png"
+) -> list[Path]:
+    """Draw kinds, or all there is data for, into a folder, or one into the file that ``out`` names."""
     from effbench.show import plots
 
-    kinds = tuple(kind.split(",")) if kind else None
-    for each in kinds or ():
-        if each not in plots.KINDS:
-            raise UsageError(f"kind {each!r} is not one of {', '.join(plots.KINDS)}")
-    frame = _load(folders, raw=False)
-    raw = _load(folders, raw=True)
-    if out is not None and out.suffix:
+    if out.suffix:
         if kinds is None or len(kinds) != 1:
             raise UsageError(f"{str(out)!r} is one file: name the one --kind to draw")
         figures = plots.draw(frame, raw, kinds[0])
@@ -348,13 +354,12 @@ def _draw(folders: list[Path], kind: str | None, out: Path | None, format: str) 
                 f"{kinds[0]} takes {len(figures)} pictures, a shape each: give a folder as --out"
             )
         return [plots.save(figures[0][1], out)]
-    folder = out or folders[0] / "plots"
     figures = (
         [pair for each in kinds for pair in plots.draw(frame, raw, each)]
         if kinds
         else plots.draw_all(frame, raw)
     )
-    return [plots.save(figure, folder / f"{name}.{format}") for name, figure in figures]
+    return [plots.save(figure, out / f"{name}.{format}") for name, figure in figures]
 
 
 def _load(folders: list[Path], *, raw: bool) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import random
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,33 +84,34 @@ def run(
     full; KeyboardInterrupt once the cell in flight is recorded as interrupted. The results folder stays
     sound in every case.
     """
-    from effbench.store import load
-
     store = Store(Path(out) if out is not None else RESULTS / sweep.name)
     executor = executor or LocalExecutor()
-    listener = listener or Silent()
     found = plan(sweep, store, data_dir=data_dir, resume=resume)
-    if not found.jobs:
-        listener.planned(found.jobs, found.done, found.problems)
-        if found.done and not (store.folder / "results.csv").exists():
-            export(store.folder)
-        return load(store.folder)
+    if listener is None:
+        listener = Silent()
+        for problem in found.problems:
+            warnings.warn(f"ignored {problem}", stacklevel=2)
     try:
-        offers = executor.start()
         wanted = {job.cell.device for job in found.jobs} - {"cpu"}
+        offers = executor.start() if found.jobs else {}
         if wanted and not offers["cuda_devices"]:
             raise UsageError(
                 f"device {min(wanted)!r}: torch {offers['torch']} finds no CUDA device here; choose cpu"
             )
         store.create()
         with store.lock():
-            _write_sweep(sweep, store.folder)
+            if found.jobs:
+                _write_sweep(sweep, store.folder)
             listener.planned(found.jobs, found.done, found.problems)
-            _measure(found, sweep, store, executor, listener)
-            export(store.folder)
+            try:
+                _measure(found, sweep, store, executor, listener)
+            except KeyboardInterrupt:
+                export(store.folder)
+                raise
+            # also when nothing was left to do: the run before may have been killed before it got here
+            return export(store.folder)
     finally:
         executor.close()
-    return load(store.folder)
 
 
 def plan(sweep: Sweep, store: Store, *, data_dir: str | Path | None = None, resume: bool = True) -> Plan:
@@ -175,7 +176,6 @@ def _measure(found: Plan, sweep: Sweep, store: Store, executor: Executor, listen
                 record = _unmeasured(job, "interrupted", "stopped by the user while it ran")
                 store.write(record)
                 listener.finished(record)
-                export(store.folder)
                 raise
         store.write(record)
         records.append(record)
@@ -196,16 +196,7 @@ def _is_final(record: Record, job: Job) -> bool:
 
 
 def _unmeasured(job: Job, status: Status, reason: str) -> Record:
-    return Record(
-        cell=job.cell,
-        status=status,
-        reason=reason,
-        machine={"name": machine.name()},
-        code=job.code,
-        data=job.data,
-        limits=job.limits,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    return Record.of(job, status, reason, machine.name())
 
 
 def _line_of(cell: Cell) -> Cell:

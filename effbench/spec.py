@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 Option = bool | int | float | str | None
@@ -111,6 +112,20 @@ class Record:
     limits: Limits | None = None
     started: str = ""
     seconds: float = 0.0
+
+    @classmethod
+    def of(cls, job: Job, status: Status, reason: str = "", machine: str = "") -> Record:
+        """A job's record without a measurement yet: its cell, limits and fingerprints, and the time now."""
+        return cls(
+            cell=job.cell,
+            status=status,
+            reason=reason,
+            machine={"name": machine} if machine else {},
+            code=job.code,
+            data=job.data,
+            limits=job.limits,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
 
 
 def to_json(value: Cell | Job | Record) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from effbench.spec import Record, UsageError, record_from, spec_label, to_json
+from effbench.spec import Cell, Record, UsageError, record_from, spec_label, to_json
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -166,8 +166,11 @@ def replacing(path: Path, data: bytes) -> Iterator[None]:
         os.close(folder)
 
 
-def export(folder: Path) -> list[Path]:
-    """Write results.csv, results.parquet (a row a cell) and raw.csv (a row a record, without samples)."""
+def export(folder: Path) -> DataFrame:
+    """Write results.csv, results.parquet (a row a cell) and raw.csv (a row a record, without samples).
+
+    Returns the rows of cells. Raises StoreFull when the disk does not take the files.
+    """
     from effbench.analyse.summary import summarise
 
     records, _ = Store(folder).read()
@@ -185,7 +188,7 @@ def export(folder: Path) -> list[Path]:
                 pass
         except OSError as error:
             raise StoreFull(f"cannot write {folder / name}: {error.strerror or error}") from error
-    return [folder / name for name in contents]
+    return frame
 
 
 def _read(path: Path) -> Record:
@@ -266,10 +269,4 @@ def _machine_name(record: Record) -> str:
     return f"{record.machine.get('name', '')}{f', {gpu}' if gpu else ''}"
 
 
-def _empty() -> Record:
-    from effbench.spec import Cell
-
-    return Record(cell=Cell(mechanism="", probe="time", seq_len=1), status="ok")
-
-
-_EMPTY = _empty()
+_EMPTY = Record(cell=Cell(mechanism="", probe="time", seq_len=1), status="ok")

@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,8 @@ class Incorrect(Exception):
 
 def measure(job: Job, progress: Progress) -> Record:
     """Measure one cell in this process; whatever goes wrong becomes the record's status and reason."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
-    record = Record(cell=job.cell, status="ok", code=job.code, data=job.data, limits=job.limits)
+    record = Record.of(job, "ok")
     steal_before = machine.steal_seconds()
     try:
         allocator = machine.set_allocator(job.cell.allocator)
@@ -58,7 +56,7 @@ def measure(job: Job, progress: Progress) -> Record:
     facts = machine.facts()
     if steal_before is not None:
         facts["steal_s"] = round(facts["steal_s"] - steal_before, 3)
-    return replace(record, machine=facts, started=started, seconds=time.perf_counter() - clock)
+    return replace(record, machine=facts, seconds=time.perf_counter() - clock)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

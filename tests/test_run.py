@@ -112,6 +112,18 @@ def test_a_second_run_measures_nothing(tmp_path):
     assert (tmp_path / "out" / "results.parquet").exists()
 
 
+def test_a_run_killed_before_its_export_is_exported_by_the_next(tmp_path):
+    run(SWEEP.override({"seq_len": "16"}), tmp_path / "out", executor=Fake())
+    stale = (tmp_path / "out" / "results.csv").read_text()
+    run(SWEEP, tmp_path / "out", executor=Fake())
+    fresh = (tmp_path / "out" / "results.csv").read_text()
+    (tmp_path / "out" / "results.csv").write_text(stale)
+    again = Fake()
+    run(SWEEP, tmp_path / "out", executor=again)
+    assert again.ran == []
+    assert (tmp_path / "out" / "results.csv").read_text() == fresh != stale
+
+
 @pytest.mark.parametrize("stop", [1, 2, 17, 53])
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop):
     whole = Fake()

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from effbench import machine
@@ -51,7 +50,7 @@ class LocalExecutor:
 
     def run(self, job: Job, progress: Progress) -> Record:
         """Measure in a child of the server; it is killed when its time is over."""
-        started = datetime.now(UTC).isoformat(timespec="seconds")
+        unmeasured = Record.of(job, "crashed", machine=machine.name())
         clock = time.monotonic()
         try:
             if self._server is None:
@@ -64,24 +63,13 @@ class LocalExecutor:
         if record is None:
             status, reason = _verdict(job, ending, timed_out)
             values = {"peak_rss_bytes": ending["max_rss_bytes"]} if "max_rss_bytes" in ending else {}
-            return Record(
-                cell=job.cell,
-                status=status,
-                reason=reason,
-                values=values,
-                machine={"name": machine.name()},
-                code=job.code,
-                data=job.data,
-                limits=job.limits,
-                started=started,
-                seconds=seconds,
-            )
+            return replace(unmeasured, status=status, reason=reason, values=values, seconds=seconds)
         if record.status == "oom":
             record = replace(
                 record, reason=f"out of memory within {_gib(job.limits.memory_bytes)}: {record.reason}"
             )
         values = {**record.values, "peak_rss_bytes": ending["max_rss_bytes"]}
-        return replace(record, values=values, started=started, seconds=seconds)
+        return replace(record, values=values, started=unmeasured.started, seconds=seconds)
 
     def close(self) -> None:
         """End the server and the child it may have."""
