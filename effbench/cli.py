@@ -405,7 +405,7 @@ def _entry(what: ListWhat, name: str) -> dict[str, Any]:
     plugin = registry.find(name, "mechanism" if what is ListWhat.MECHANISMS else "task")
     entry: dict[str, Any] = {"name": name, "summary": plugin.summary}
     if what is ListWhat.MECHANISMS:
-        entry["order_in_n"] = plugin.order
+        entry["order_in_n"] = None if plugin.order is None else str(plugin.order)
     entry["source"] = plugin.source
     entry["class"] = f"{plugin.module}:{plugin.class_name}"
     entry["options"] = (
@@ -433,7 +433,7 @@ def _print_entry(entry: dict[str, Any]) -> None:
         return
     if "order_in_n" in entry:
         order = entry["order_in_n"]
-        print(f"  declared order in N: {'not declared' if order is None else f'N^{order:g}'}")
+        print(f"  declared order in N: {order or 'not declared'}")
     print(f"  source: {entry['source'] or 'not stated'}")
     print(f"  class: {entry['class']}")
     if entry["options"] is None:

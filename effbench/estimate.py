@@ -37,8 +37,9 @@ class Estimate:
 def _guess(cell: Cell) -> float:
     if cell.probe == "accuracy":
         return _TRAINING_S * cell.seq_len * cell.d_model * cell.layers / (128 * 64 * 2)
-    order = registry.find(cell.mechanism, "mechanism").order or 2.0
-    mixing = 4 * cell.seq_len * cell.d_model * (cell.seq_len if order > 1.5 else min(cell.seq_len, 512))
+    order = registry.find(cell.mechanism, "mechanism").order
+    quadratic = order is None or order.power > 1.5
+    mixing = 4 * cell.seq_len * cell.d_model * (cell.seq_len if quadratic else min(cell.seq_len, 512))
     flops = float(cell.batch_size * cell.layers * (8 * cell.seq_len * cell.d_model**2 + mixing))
     if cell.mode == "train":
         flops *= 3.5

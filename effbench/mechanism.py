@@ -17,12 +17,16 @@ class Mechanism(nn.Module):
     Any ``nn.Module`` built as ``Class(d_model, heads, *, max_len, causal=False, **options)`` with
     ``forward(x, mask=None)`` can be measured. Deriving from this class is optional and adds:
 
-    * ``order``: the declared exponent of the cost in N (1.0 linear, 2.0 quadratic);
+    * ``order``, ``memory_order``: how time and peak memory grow with N: 1.0, 2.0, ``"N^1.5"``, ``"N log N"``;
+    * ``equivariant``: True if permuting the tokens permutes the output alike, False if positions matter;
     * ``source``: the paper;
-    * ``forward_flops``: a closed form for the multiply-adds of one forward pass;
     * ``reference``: a dense, obvious version of the same function, against which effbench checks the
       fast one before it times it;
+    * ``forward_flops``, ``train_flops``, ``useful_flops``, ``saved_bytes``: closed forms of its costs, which
+      effbench holds against what it counts;
     * ``shares_layers``: an encoder uses one instance for all of its layers.
+
+    What is left at None is not declared, and is then measured but held against nothing.
 
     The keyword-only parameters of a subclass's constructor are its options: their names, types,
     defaults and ``Literal`` choices are read from the source, and there is no other schema.
@@ -33,7 +37,9 @@ class Mechanism(nn.Module):
     what a mechanism cannot do, ValueError for a wrong option value.
     """
 
-    order: ClassVar[float | None] = None
+    order: ClassVar[float | str | None] = None
+    memory_order: ClassVar[float | str | None] = None
+    equivariant: ClassVar[bool | None] = None
     source: ClassVar[str] = ""
     shares_layers: bool = False
 
@@ -60,7 +66,30 @@ class Mechanism(nn.Module):
     def forward_flops(self, batch_size: int, seq_len: int) -> int | None:
         """Executed FLOPs of the matrix products of one unmasked forward pass; None if not declared.
 
-        A multiply-add counts 2; biases, softmax and element-wise work are left out. Backward of a
-        matrix product is two such products.
+        A multiply-add counts 2; biases, softmax and element-wise work are left out.
+        """
+        return None
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int | None:
+        """The same of a forward and a backward pass, with the gradients of the input and all parameters.
+
+        Each product has two products of its size as its gradient, hence three times the forward pass. A
+        mechanism whose backward does more (a fused attention kernel computes its scores again) says so here.
+        """
+        forward = self.forward_flops(batch_size, seq_len)
+        return None if forward is None else 3 * forward
+
+    def useful_flops(self, batch_size: int, seq_len: int) -> int | None:
+        """The part of ``forward_flops`` that the definition asks for.
+
+        A window that is computed in blocks, or a causal mask over a full product, executes more than this.
+        """
+        return self.forward_flops(batch_size, seq_len)
+
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
+        """Bytes that one unmasked forward pass keeps for its backward pass, by storage; None if not declared.
+
+        In the dtype of its parameters. Each storage counts once; the input and the parameters, which exist
+        anyway, do not count; the output does if it is kept.
         """
         return None

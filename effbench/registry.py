@@ -18,6 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
+from effbench.growth import Growth
 from effbench.spec import Option, UsageError
 
 Kind = Literal["mechanism", "task"]
@@ -41,7 +42,7 @@ class Plugin:
     """A mechanism or task as its source describes it; nothing has been imported.
 
     ``parameters`` is None where the source cannot tell (a class made or inherited elsewhere): options are
-    then checked only when the class is built. ``order`` is the declared exponent of the cost in N.
+    then checked only when the class is built. ``order`` is the declared growth of its time with N.
     """
 
     kind: Kind
@@ -51,7 +52,7 @@ class Plugin:
     path: Path
     parameters: tuple[Parameter, ...] | None
     summary: str = ""
-    order: float | None = None
+    order: Growth | None = None
     source: str = ""
 
 
@@ -193,7 +194,10 @@ def _read(kind: Kind, name: str, module: str, class_name: str, path: Path) -> Pl
         raise UsageError(unknown(f"class in {path}", class_name, sorted(classes), "it has"))
     node = classes[class_name]
     constants = _constants(node)
-    order = constants.get("order")
+    try:
+        order = Growth.parse(constants["order"]) if constants.get("order") is not None else None
+    except ValueError as error:
+        raise UsageError(f"{path}: order of {class_name}: {error}") from None
     return Plugin(
         kind=kind,
         name=name,
@@ -202,7 +206,7 @@ def _read(kind: Kind, name: str, module: str, class_name: str, path: Path) -> Pl
         path=path,
         parameters=_parameters(kind, name, node, classes),
         summary=(ast.get_docstring(node) or "").partition("\n")[0],
-        order=float(order) if isinstance(order, int | float) else None,
+        order=order,
         source=str(constants.get("source", "")),
     )
 

@@ -236,8 +236,9 @@ def _prediction(cell: Cell, failed: Record, same: Sequence[Record]) -> str:
         slope = math.log(measured[high] / measured[low]) / math.log(high / low)
         basis = f"it grew as N^{slope:.2f} from {low} to {high}"
     elif len(lengths) == 1 and (declared := registry.find(cell.mechanism, "mechanism").order):
-        high, slope = lengths[0], declared
-        basis = f"{high} measured, N^{declared:g} declared"
+        high = lengths[0]
+        slope = declared.exponent((high, cell.seq_len)) if cell.seq_len > high else declared.power
+        basis = f"{high} measured, {declared} declared"
     else:
         return f"too few shorter lengths are measured to predict N={cell.seq_len}"
     value = measured[high] * (cell.seq_len / high) ** slope

@@ -10,14 +10,17 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 Option = bool | int | float | str | None
-Probe = Literal["time", "memory", "flops", "accuracy"]
+Probe = Literal["time", "memory", "flops", "accuracy", "audit", "ceiling", "noise"]
 Scope = Literal["attention", "encoder"]
 Mode = Literal["forward", "train"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 Allocator = Literal["kept", "system"]
 Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "incorrect", "skipped", "interrupted"]
 
-PROBES: tuple[Probe, ...] = get_args(Probe)
+# What a sweep can measure. The others are asked by effbench itself: an audit of a mechanism, and of the
+# machine its ceiling (peak FLOP/s and bandwidth) and its noise.
+PROBES: tuple[Probe, ...] = ("time", "memory", "flops", "accuracy")
+MACHINE = "machine"  # the mechanism of a cell that measures the machine alone
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 MODES: tuple[Mode, ...] = get_args(Mode)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -137,7 +140,7 @@ def cell_from(data: object) -> Cell:
     """Read a Cell from parsed JSON; ValueError names what is missing, unknown or of the wrong type."""
     values = _checked(Cell, data)
     for name, allowed in (
-        ("probe", PROBES),
+        ("probe", get_args(Probe)),
         ("scope", SCOPES),
         ("mode", MODES),
         ("dtype", DTYPES),

@@ -72,7 +72,15 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
     device = torch.device(cell.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Unsupported("this torch finds no CUDA device")
+    if cell.probe == "noise":
+        from effbench.probes.noise import measure_noise
+
+        return measure_noise(cell, progress)
     make = _maker(cell)
+    if cell.probe == "audit":
+        from effbench.audit import measure_audit
+
+        return measure_audit(cell, progress)
     if cell.probe == "accuracy":
         from effbench.probes.accuracy import measure_accuracy
 

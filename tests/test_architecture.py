@@ -11,19 +11,21 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up; a room imports from its own and from those before it.
 ROOMS = [
-    ["effbench.spec"],
+    ["effbench.spec", "effbench.growth"],
     ["effbench.machine", "effbench.registry", "effbench.mechanism"],
     ["effbench.models", "effbench.probes", "effbench.tasks"],
+    ["effbench.audit"],
     ["effbench.worker"],
     # the wire
     ["effbench.fingerprint", "effbench.sweep", "effbench.estimate"],
     ["effbench.analyse"],
     ["effbench.store", "effbench.execute"],
+    ["effbench.doctor"],
     ["effbench.run"],
     ["effbench.show"],
     ["effbench.cli", "effbench.__main__"],
 ]
-BELOW_THE_WIRE = 4
+BELOW_THE_WIRE = 5
 MEASURED_SIDE = {
     "effbench.execute.server",
     "effbench.execute.inline",

@@ -106,7 +106,7 @@ def test_help_takes_a_fraction_of_importing_torch():
 
 def test_list_prints_options_defaults_order_and_source():
     text = effbench("list", "mechanisms", "fastformer").stdout
-    for part in ("interaction=product, add, concat  (default product)", "N^1", "Wu", "sharing="):
+    for part in ("interaction=product, add, concat  (default product)", "order in N: N\n", "Wu", "sharing="):
         assert part in text
     for what in ("mechanisms", "tasks", "presets", "probes"):
         entries = json.loads(effbench("list", what, "--format", "json").stdout)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from effbench import registry
+from effbench.growth import Growth
 from effbench.spec import UsageError
 
 
@@ -23,7 +24,7 @@ def test_ours_are_found_as_anybodys_would_be():
         assert plugin.summary
         loaded = registry.load(plugin)
         assert loaded.__name__ == plugin.class_name
-        assert loaded.order == plugin.order
+        assert Growth.parse(loaded.order) == plugin.order
 
 
 def test_options_are_read_in_the_type_of_the_constructor(plugin):

@@ -33,6 +33,8 @@ class BigBird(Mechanism):
     """
 
     order = 1.0
+    memory_order = 1.0
+    equivariant = False
     source = "Zaheer et al. 2020, Big Bird: Transformers for Longer Sequences (arXiv 2007.14062)"
 
     def __init__(

@@ -36,6 +36,8 @@ class Fastformer(Mechanism):
     """
 
     order = 1.0
+    memory_order = 1.0
+    equivariant = True
     source = "Wu et al. 2021, Fastformer: Additive Attention Can Be All You Need (arXiv 2108.09084)"
 
     def __init__(

@@ -25,6 +25,8 @@ class LinearAttention(Mechanism):
     """
 
     order = 1.0
+    memory_order = 1.0
+    equivariant = True
     source = "Katharopoulos et al. 2020, Transformers are RNNs (arXiv 2006.16236)"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:

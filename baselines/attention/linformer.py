@@ -21,6 +21,8 @@ class Linformer(Mechanism):
     """
 
     order = 1.0
+    memory_order = 1.0
+    equivariant = False
     source = "Wang et al. 2020, Linformer: Self-Attention with Linear Complexity (arXiv 2006.04768)"
 
     def __init__(

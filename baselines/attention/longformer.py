@@ -35,6 +35,8 @@ class Longformer(Mechanism):
     """
 
     order = 1.0
+    memory_order = 1.0
+    equivariant = False
     source = "Beltagy et al. 2020, Longformer: The Long-Document Transformer (arXiv 2004.05150)"
 
     def __init__(

@@ -19,6 +19,8 @@ class Vanilla(Mechanism):
     """
 
     order = 2.0
+    memory_order = 1.0
+    equivariant = True
     source = "Vaswani et al. 2017, Attention Is All You Need (arXiv 1706.03762)"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
