@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import sys
+import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,8 +54,9 @@ def facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cpu_quota_cores": cpu_quota_cores(),
         "load_1min": os.getloadavg()[0],
-        "steal_s": steal_seconds(),
         "frequency_hz": _frequency_hz(),
     }
     if torch.cuda.is_initialized():
@@ -84,13 +87,65 @@ def set_allocator(allocator: Allocator) -> str:
     return "kept" if keep_freed_memory() else "system (freed memory cannot be kept here)"
 
 
-def steal_seconds() -> float | None:
-    """Seconds that the hypervisor kept from this machine's cores since it started; None if unknown."""
-    stat = Path("/proc/stat")
-    if not stat.is_file():
+def cpu_quota_cores() -> float | None:
+    """Cores' worth of time that the control group allows; None without a limit or where it is not visible."""
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    if not limit.is_file():
         return None
-    fields = stat.read_text().split("\n", 1)[0].split()
-    return int(fields[8]) / os.sysconf("SC_CLK_TCK") if len(fields) > 8 else None
+    most, _, period = limit.read_text().partition(" ")
+    return None if most == "max" else int(most) / int(period)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """The machine's clocks at one moment, so that what went on since then can be told.
+
+    ``busy_s`` and ``steal_s`` are seconds that all cores together were busy, and were kept from this machine
+    by its hypervisor, since it started; None where that is not visible.
+    """
+
+    wall_s: float
+    own_s: float
+    busy_s: float | None
+    steal_s: float | None
+    frequency_hz: float | None
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Read the clocks."""
+        busy_s, steal_s = _stat(Path("/proc/stat"))
+        return cls(
+            wall_s=time.perf_counter(),
+            own_s=time.process_time(),
+            busy_s=busy_s,
+            steal_s=steal_s,
+            frequency_hz=_frequency_hz(),
+        )
+
+    def since(self) -> dict[str, float | None]:
+        """``steal_s`` since then, ``others_cores`` that other processes kept busy, ``frequency_change``."""
+        end = Moment.now()
+        others = steal = change = None
+        if self.busy_s is not None and end.busy_s is not None:
+            busy = (end.busy_s - self.busy_s) - (end.own_s - self.own_s)
+            others = round(max(0.0, busy) / max(end.wall_s - self.wall_s, 1e-3), 2)
+        if self.steal_s is not None and end.steal_s is not None:
+            steal = round(end.steal_s - self.steal_s, 3)
+        if self.frequency_hz and end.frequency_hz:
+            change = round(end.frequency_hz / self.frequency_hz - 1, 4)
+        return {"steal_s": steal, "others_cores": others, "frequency_change": change}
+
+
+def _stat(path: Path) -> tuple[float | None, float | None]:
+    """(busy, stolen) seconds of all cores since the start, from /proc/stat; None if it is not there."""
+    if not path.is_file():
+        return None, None
+    fields = [int(field) for field in path.read_text().split("\n", 1)[0].split()[1:]]
+    if len(fields) < 8:
+        return None, None
+    user, nice, system, _, _, irq, softirq, steal = fields[:8]
+    tick = float(os.sysconf("SC_CLK_TCK"))
+    return (user + nice + system + irq + softirq) / tick, steal / tick
 
 
 def _frequency_hz() -> float | None:

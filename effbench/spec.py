@@ -37,9 +37,10 @@ class Cell:
     """One measurement to make.
 
     ``mechanism`` is a registered name or a reference such as ``path/to/file.py:MyAttention``;
-    ``repeat`` is the replicate: a fresh process, seeded with ``seed + repeat``. ``seconds`` is how
-    long a time cell samples. ``scope`` says what is measured: one attention layer, or an encoder of
-    ``layers`` blocks.
+    ``repeat`` is the replicate: a fresh process, seeded with ``seed + repeat``. ``scope`` says what is
+    measured: one attention layer, or an encoder of ``layers`` blocks. ``seconds`` is how long a time cell
+    samples at most; ``precision`` is the half-width of the interval that is asked for, as a share of the
+    time: it ends the sampling of one cell early, and says whether the repeats of a cell are enough.
     """
 
     mechanism: str
@@ -59,6 +60,7 @@ class Cell:
     threads: int = 1
     allocator: Allocator = "kept"
     seconds: float = 0.5
+    precision: float = 0.02
     seed: int = 0
     repeat: int = 0
 

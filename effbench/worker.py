@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 import traceback
 from collections.abc import Callable
@@ -14,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from effbench import machine, registry
-from effbench.mechanism import Mechanism, Unsupported
+from effbench.growth import Growth
+from effbench.mechanism import Unsupported
 from effbench.models.encoder import Encoder
-from effbench.probes.flops import count_flops
-from effbench.probes.memory import peak_bytes
+from effbench.probes.ceiling import measure_ceiling
+from effbench.probes.correctness import Incorrect, check
+from effbench.probes.flops import count_work
+from effbench.probes.memory import parameter_bytes, peak_bytes, rss_growth_bytes, saved_bytes
 from effbench.probes.time import sample_seconds
 from effbench.spec import Cell, Job, Record, UsageError
 
@@ -25,20 +27,12 @@ Progress = Callable[[float, str], None]
 Samples = dict[str, tuple[float, ...]]
 Values = dict[str, float | int | str | None]
 
-# A mechanism must equal its own reference before it is timed: relative to the largest output.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-_CHECK_LENGTH = 300
-
-
-class Incorrect(Exception):
-    """The mechanism's output is wrong; its text says how."""
-
 
 def measure(job: Job, progress: Progress) -> Record:
     """Measure one cell in this process; whatever goes wrong becomes the record's status and reason."""
     clock = time.perf_counter()
     record = Record.of(job, "ok")
-    steal_before = machine.steal_seconds()
+    before = machine.Moment.now()
     try:
         allocator = machine.set_allocator(job.cell.allocator)
         torch.set_num_threads(job.cell.threads)
@@ -53,9 +47,7 @@ def measure(job: Job, progress: Progress) -> Record:
             record = replace(record, status="oom", reason=_line(error))
         else:
             record = replace(record, status="crashed", reason=_where(error))
-    facts = machine.facts()
-    if steal_before is not None:
-        facts["steal_s"] = round(facts["steal_s"] - steal_before, 3)
+    facts = {**machine.facts(), **before.since()}
     return replace(record, machine=facts, seconds=time.perf_counter() - clock)
 
 
@@ -72,6 +64,8 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
     device = torch.device(cell.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Unsupported("this torch finds no CUDA device")
+    if cell.probe == "ceiling":
+        return measure_ceiling(cell)
     if cell.probe == "noise":
         from effbench.probes.noise import measure_noise
 
@@ -94,20 +88,68 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
     x = torch.randn(
         cell.batch_size, cell.seq_len, cell.d_model, device=device, dtype=getattr(torch, cell.dtype)
     )
-    values: Values = {"parameters": sum(p.numel() for p in module.parameters())}
+    values: Values = {
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "parameter_bytes": parameter_bytes(module),
+        **_declared_growth(module, cell),
+    }
+    train = cell.mode == "train"
     if cell.probe == "time":
-        check(module, x)
-    call = _forward(module, x) if cell.mode == "forward" else _train(module, x)
+        check(module, x, backward=train)
+    call = _train(module, x) if train else _forward(module, x)
     if cell.probe == "time":
         synchronize = torch.cuda.synchronize if device.type == "cuda" else None
-        times, how = sample_seconds(call, seconds=cell.seconds, synchronize=synchronize)
+        times, how = sample_seconds(
+            call, seconds=cell.seconds, precision=cell.precision, synchronize=synchronize
+        )
         return {"time_s": times}, {**values, **how}
     if cell.probe == "memory":
-        call()  # what the first call makes and keeps (workspaces, caches) is not the call's own
-        values["peak_bytes"], values["memory_method"] = peak_bytes(call, cell.device)
-    else:
-        values["flops"] = count_flops(call)
-    return {}, values
+        return {}, {**values, **_memory(module, x, call, cell)}
+    return {}, {**values, **_flops(module, call, cell)}
+
+
+def _memory(module: nn.Module, x: Tensor, call: Callable[[], object], cell: Cell) -> Values:
+    # The first call is the one whose pages are new to the process. What it makes and keeps (workspaces,
+    # caches) is not a call's own, so that the peak is taken of a later one.
+    values: Values = {"rss_growth_bytes": rss_growth_bytes(call)}
+    values["peak_bytes"], values["memory_method"] = peak_bytes(call, cell.device)
+    if cell.mode == "train":
+        values["saved_bytes"] = saved_bytes(lambda: module(x), [x, *module.parameters(), *module.buffers()])
+        values["saved_bytes_declared"] = _declared(module, "saved_bytes", cell)
+    return values
+
+
+def _flops(module: nn.Module, call: Callable[[], object], cell: Cell) -> Values:
+    work = count_work(call)
+    train = cell.mode == "train"
+    useful = _declared(module, "useful_flops", cell)
+    return {
+        "flops": work.flops,
+        "flops_analytic": _declared(module, "train_flops" if train else "forward_flops", cell),
+        # of a product's backward all is of use, but not what a kernel computes again to save memory
+        "flops_useful": None if useful is None else useful * (3 if train else 1),
+        "flops_other": work.other,
+        "uncounted_share": work.uncounted_share,
+        "uncounted_ops": ", ".join(name for name, _ in work.uncounted.most_common(5)),
+        "bytes_moved": work.bytes_moved,
+    }
+
+
+def _declared(module: nn.Module, name: str, cell: Cell) -> int | None:
+    """A closed form of the mechanism or the encoder, at the cell's shape; None where there is none."""
+    form = getattr(module, name, None)
+    return None if form is None else form(cell.batch_size, cell.seq_len)
+
+
+def _declared_growth(module: nn.Module, cell: Cell) -> Values:
+    kind = (
+        type(module)
+        if cell.scope == "attention"
+        else registry.load(registry.find(cell.mechanism, "mechanism"))
+    )
+    declared = {"declared_order": "order", "declared_memory_order": "memory_order"}
+    found = {column: getattr(kind, name, None) for column, name in declared.items()}
+    return {name: None if order is None else str(Growth.parse(order)) for name, order in found.items()}
 
 
 def _maker(cell: Cell) -> Callable[[], nn.Module]:
@@ -150,52 +192,6 @@ def _train(module: nn.Module, x: Tensor) -> Callable[[], object]:
         module(x).backward(gradient)
 
     return call
-
-
-def check(module: nn.Module, x: Tensor) -> None:
-    """Refuse to time a wrong result.
-
-    The output must have the input's shape and dtype and be finite, with and without a padding mask, and
-    equal the mechanism's own dense reference where it has one, on up to 300 tokens. Raises Incorrect.
-    """
-    length = min(x.shape[1], _CHECK_LENGTH)
-    sample = torch.randn(2, length, x.shape[2], device=x.device, dtype=x.dtype)
-    mask = torch.ones(2, length, dtype=torch.bool, device=x.device)
-    mask[1, (length + 1) // 2 :] = False
-    module.eval()
-    exact = copy.deepcopy(module).double() if _has_reference(module) else None
-    with torch.no_grad():
-        for given in (None, mask):
-            out = module(sample, given)
-            if not isinstance(out, Tensor) or out.shape != sample.shape or out.dtype != sample.dtype:
-                raise Incorrect(f"forward returned {_describe(out)} for an input of {_describe(sample)}")
-            real = out if given is None else out[given]
-            if not bool(torch.isfinite(real).all()):
-                raise Incorrect("forward returned a number that is not finite")
-            if exact is not None:
-                _compare(out, exact.reference(sample.double(), given), given)  # type: ignore[operator]
-
-
-def _has_reference(module: nn.Module) -> bool:
-    return isinstance(module, Mechanism) and type(module).reference is not Mechanism.reference
-
-
-def _compare(out: Tensor, expected: Tensor, mask: Tensor | None) -> None:
-    if mask is not None:
-        out, expected = out[mask], expected[mask]
-    error = float((out.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-    if not error <= _TOLERANCE[out.dtype]:
-        with_mask = "without a mask" if mask is None else "with a padding mask"
-        raise Incorrect(
-            f"forward differs from the mechanism's reference {with_mask}: relative error {error:.1e}, "
-            f"allowed {_TOLERANCE[out.dtype]:.0e} in {str(out.dtype).removeprefix('torch.')}"
-        )
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    return type(value).__name__
 
 
 def _line(error: BaseException) -> str:

@@ -103,13 +103,34 @@ class BigBird(Mechanism):
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Four projections, global blocks against all keys, the others against the blocks they gather."""
+        return self._flops(batch_size, seq_len, self.heads * self._executed_pairs(seq_len))
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """Three times the forward pass, and the scores once more: the kernel's backward does not keep them."""
+        again = 2 * batch_size * self._executed_pairs(seq_len) * self.d_model
+        return 3 * self.forward_flops(batch_size, seq_len) + again
+
+    def useful_flops(self, batch_size: int, seq_len: int) -> int:
+        """Only the tokens of the blocks that a query sees: not those gathered to fill its row."""
+        n = seq_len
+        blocks = -(-n // self.block)
+        size = [min((i + 1) * self.block, n) - i * self.block for i in range(blocks)]
+        plan = _plan(*self._rule(blocks))
+        pairs = sum(size[i] * sum(size[j] for j in seen) for rows in plan for i, seen in enumerate(rows))
+        return self._flops(batch_size, n, pairs)
+
+    def _flops(self, batch_size: int, seq_len: int, pairs: int) -> int:
+        """Four projections, and two products over so many pairs of all heads together."""
         n, d = seq_len, self.d_model
+        return batch_size * (2 * n * d * 4 * d + 4 * pairs * self.d_head)
+
+    def _executed_pairs(self, n: int) -> int:
+        """Query-key pairs a head that the kernels compute."""
         blocks = -(-n // self.block)
         ends = self._global(blocks)
         whole = sum(min((i + 1) * self.block, n) - i * self.block for i in ends)
         rows = (blocks - len(ends)) * self.block
-        gathered = self._widest(blocks) * self.block
-        return batch_size * (2 * n * d * 4 * d + 4 * whole * n * d + 4 * rows * gathered * d)
+        return whole * n + rows * self._widest(blocks) * self.block
 
     def _global(self, blocks: int) -> list[int]:
         return sorted({0, blocks - 1} if self.global_blocks == 2 else set(range(self.global_blocks)))

@@ -76,3 +76,8 @@ class Linformer(Mechanism):
         n, d, k = seq_len, self.d_model, self.k
         sequence = 1 if self.project_values is self.project_keys else 2
         return batch_size * (2 * n * d * 2 * d + sequence * 2 * k * n * d + 2 * 2 * k * d * d + 4 * n * k * d)
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """Three times the forward pass, and the scores once more: the kernel's backward does not keep them."""
+        again = 2 * batch_size * seq_len * self.k * self.d_model
+        return 3 * self.forward_flops(batch_size, seq_len) + again

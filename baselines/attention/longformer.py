@@ -90,12 +90,29 @@ class Longformer(Mechanism):
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Four projections, the blocks' products with all the keys they are given, and the global tokens'."""
+        return self._flops(batch_size, seq_len, self._executed_pairs(seq_len))
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """Three times the forward pass, and the window's scores once more: its kernel does not keep them."""
+        again = 2 * batch_size * self._executed_pairs(seq_len) * self.d_model
+        return 3 * self.forward_flops(batch_size, seq_len) + again
+
+    def useful_flops(self, batch_size: int, seq_len: int) -> int:
+        """Only the keys that a query sees, and nothing for the global tokens' windows, which are not used."""
+        n, count, w = seq_len, min(self.global_tokens, seq_len), self.window
+        pairs = sum(count + min(i + w, n - 1) - max(i - w, count) + 1 for i in range(count, n))
+        return self._flops(batch_size, n, pairs)
+
+    def _flops(self, batch_size: int, seq_len: int, pairs: int) -> int:
         n, d, count = seq_len, self.d_model, min(self.global_tokens, seq_len)
-        blocks, keys = -(-n // BLOCK), count + BLOCK + 2 * self.window
-        local = 4 * n * n * d if n <= keys else 4 * blocks * BLOCK * keys * d
         # query, its way into the input's space, scores, sums of the input, value: for each global token
         whole = 2 * count * d * (3 * d + 2 * n * self.heads)
-        return batch_size * (2 * n * d * 4 * d + local + whole)
+        return batch_size * (2 * n * d * 4 * d + 4 * pairs * d + whole)
+
+    def _executed_pairs(self, n: int) -> int:
+        """Query-key pairs that the window's kernel computes."""
+        blocks, keys = -(-n // BLOCK), min(self.global_tokens, n) + BLOCK + 2 * self.window
+        return n * n if n <= keys else blocks * BLOCK * keys
 
     def _local(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
         """Window and global keys for every token: [B, N, D]; rows of global tokens are of no use."""

@@ -59,6 +59,17 @@ class Vanilla(Mechanism):
         n, d = seq_len, self.d_model
         return batch_size * (2 * n * d * 4 * d + 4 * n * n * d)
 
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """Three times the forward pass, and the scores once more: the kernel's backward does not keep them."""
+        again = 2 * batch_size * seq_len**2 * self.d_model
+        return 3 * self.forward_flops(batch_size, seq_len) + again
+
+    def useful_flops(self, batch_size: int, seq_len: int) -> int:
+        """Causal: of the N^2 pairs, N (N + 1) / 2 are asked for."""
+        n, d = seq_len, self.d_model
+        pairs = n * (n + 1) // 2 if self.causal else n * n
+        return batch_size * (2 * n * d * 4 * d + 4 * pairs * d)
+
 
 def _take(x_bnd: Tensor, places_bn: Tensor) -> Tensor:
     return x_bnd.gather(1, places_bn[..., None].expand_as(x_bnd))

@@ -1,15 +1,17 @@
-"""The most memory a call holds at once, from the allocator's own events."""
+"""The memory of a call: its peak, what it keeps for backward, what the operating system saw."""
 
 from __future__ import annotations
 
 import gc
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 EVENTS = "allocator events"
@@ -30,6 +32,60 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu") -> tuple[int, st
         return _cuda_peak(call), CUDA_STATISTICS
     _self_test()
     return _running_peak(call), EVENTS
+
+
+def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:
+    """Bytes that autograd keeps for the backward pass of one ``forward()``, each storage once and whole.
+
+    ``besides`` exist anyway, the parameters and the input, and do not count. What a custom function keeps
+    by other means than ``save_for_backward`` is not seen.
+    """
+    there = {_storage(t) for t in besides}
+    kept: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        if _storage(t) not in there:
+            kept[_storage(t)] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = forward()  # the graph holds what is kept, so that no storage's place is used twice
+    del out
+    return sum(kept.values())
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Bytes of the module's parameters, those that share a storage once."""
+    return sum({_storage(p): p.untyped_storage().nbytes() for p in module.parameters()}.values())
+
+
+def rss_growth_bytes(call: Callable[[], object]) -> int | None:
+    """How much the process's resident memory rose above its start during ``call()``; None outside Linux.
+
+    What the operating system saw: also memory that C code takes without torch's allocator, and what a first
+    call sets up; but nothing where freed pages of the heap serve again. Pages, so good to 0.1 MiB at best.
+    """
+    marks = Path("/proc/self/clear_refs")
+    if not marks.exists():
+        return None
+    try:
+        marks.write_text("5")  # the high-water mark starts again from here
+    except OSError:
+        return None
+    before = _status_bytes("VmRSS")
+    kept = call()
+    highest = _status_bytes("VmHWM")
+    del kept
+    return max(0, highest - before)
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def _storage(t: Tensor) -> int:
+    return int(t.untyped_storage()._cdata)
 
 
 def prime() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 # A sample lasts at least this long, so that the clock's own cost and grain stay below a thousandth of it.
@@ -17,21 +18,28 @@ WARM_UP_WINDOWS = 4
 WARM_UP_BATCHES = 10  # at most so many looks at the clock a window
 MIN_SAMPLES = 5
 MAX_SAMPLES = 200
+# Sampling ends early once this process's own median is known so much better than what was asked of the whole
+# cell that more samples here would not help: what is left differs between processes.
+OWN_SHARE = 0.25
+LOOK_EVERY = 5
 
 
 def sample_seconds(
     call: Callable[[], object],
     *,
     seconds: float,
+    precision: float = 0.0,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     synchronize: Callable[[], object] | None = None,
 ) -> tuple[tuple[float, ...], dict[str, float | int | str | None]]:
-    """Time ``call`` for about ``seconds``: (seconds per call of each sample, how they were taken).
+    """Time ``call`` for at most about ``seconds``: (seconds per call of each sample, how they were taken).
 
-    Each sample is the mean of ``calls_per_sample`` successive calls, the fewest that last 200 µs; most calls
-    last longer, so that a sample is one call. Garbage collection is off while samples are taken.
-    ``synchronize`` waits for an accelerator and belongs to the sample. Takes at least 5 samples, 3 if a call
-    lasts longer than ``seconds``, and at most 200; ``warmed_up`` says whether the warm-up settled.
+    Sampling ends before that once the 95 % interval of the median is within a quarter of ``precision`` (a
+    share of the median). Each sample is the mean of ``calls_per_sample`` successive calls, the fewest that
+    last 200 µs; most calls last longer, so that a sample is one call. Garbage collection is off while samples
+    are taken. ``synchronize`` waits for an accelerator and belongs to the sample. Takes at least 5 samples, 3
+    if a call lasts longer than ``seconds``, and at most 200. ``warmed_up`` says whether the warm-up settled,
+    ``trend`` how much slower (or, negative, faster) the last third of the samples was than the first.
     """
 
     def batch(calls: int) -> float:
@@ -54,6 +62,8 @@ def sample_seconds(
         while len(samples) < least or (spent < seconds and len(samples) < MAX_SAMPLES):
             samples.append(batch(calls))
             spent += samples[-1] * calls
+            if len(samples) % LOOK_EVERY == 0 and half_width(samples) <= OWN_SHARE * precision:
+                break
     finally:
         if was_enabled:
             gc.enable()
@@ -61,7 +71,27 @@ def sample_seconds(
         "calls_per_sample": calls,
         "warm_up_s": warm_up_s,
         "warmed_up": "yes" if settled else "no",
+        "trend": trend(samples),
     }
+
+
+def half_width(samples: Sequence[float]) -> float:
+    """Half of the median's 95 % interval, as a share of the median; infinite below 11 samples.
+
+    The interval lies between two order statistics and assumes nothing of the samples' distribution.
+    """
+    n = len(samples)
+    if n < 11:
+        return math.inf
+    ordered = sorted(samples)
+    low = int(n / 2 - 0.98 * math.sqrt(n))  # 1.96 standard deviations of a binomial of n and 1/2
+    return (ordered[n - 1 - low] - ordered[low]) / 2 / max(median(ordered), 1e-12)
+
+
+def trend(samples: Sequence[float]) -> float:
+    """How much slower the last third is than the first, as a share of the first; 0 below 9 samples."""
+    third = len(samples) // 3
+    return median(samples[-third:]) / max(median(samples[:third]), 1e-12) - 1 if third >= 3 else 0.0
 
 
 def _warm_up(batch: Callable[[int], float], seconds: float) -> tuple[float, bool, float]:

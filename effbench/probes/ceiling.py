@@ -1,0 +1,61 @@
+"""What this machine can do at most: matrix-product FLOP/s, and bytes per second at several sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from effbench.spec import Cell
+
+Samples = dict[str, tuple[float, ...]]
+Values = dict[str, float | int | str | None]
+
+PRODUCT_SIZES = (1024, 1536, 2048)
+# All three operands of an addition together: from what a core's cache holds to main memory.
+BANDWIDTH_BYTES = (2**19, 2**21, 2**23, 2**25, 2**27, 2**28)
+_ENOUGH_S = 0.04
+_CALLS = 3
+
+
+def measure_ceiling(cell: Cell) -> tuple[Samples, Values]:
+    """Peak and bandwidth in the cell's dtype, on its device, with the threads in force.
+
+    ``peak_flops_per_s``: the best of square products of three sizes. ``bandwidth_bytes_per_s``: of c = a + b
+    into kept memory, read and written bytes over the best time, for each total of ``bandwidth_at_bytes``; the
+    last is main memory's. The best, not the median, of some calls each: this is a ceiling.
+    """
+    dtype, device = getattr(torch, cell.dtype), torch.device(cell.device)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    torch.manual_seed(0)
+    peaks = []
+    for n in PRODUCT_SIZES:
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        c = torch.empty_like(a)
+        peaks.append(2 * n**3 / _best_s(lambda a=a, b=b, c=c: torch.mm(a, b, out=c), synchronize))  # type: ignore[misc]
+    widths = []
+    for total in BANDWIDTH_BYTES:
+        count = total // 3 // dtype.itemsize
+        a, b, c = (torch.zeros(count, device=device, dtype=dtype) for _ in range(3))
+        seconds = _best_s(lambda a=a, b=b, c=c: torch.add(a, b, out=c), synchronize)  # type: ignore[misc]
+        widths.append(3 * count * dtype.itemsize / seconds)
+    samples = {
+        "bandwidth_at_bytes": tuple(float(total) for total in BANDWIDTH_BYTES),
+        "bandwidth_bytes_per_s": tuple(widths),
+    }
+    return samples, {"peak_flops_per_s": max(peaks)}
+
+
+def _best_s(call: Callable[[], object], synchronize: Callable[[], object]) -> float:
+    """Seconds of the fastest call, of at least three and as many as fit into 40 ms."""
+    call()
+    synchronize()
+    best, spent, calls = float("inf"), 0.0, 0
+    while calls < _CALLS or spent < _ENOUGH_S:
+        start = time.perf_counter()
+        call()
+        synchronize()
+        took = time.perf_counter() - start
+        best, spent, calls = min(best, took), spent + took, calls + 1
+    return best

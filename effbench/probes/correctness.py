@@ -1,0 +1,88 @@
+"""Is the result right? Asked before a mechanism is timed: no time is given for a wrong result."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effbench.mechanism import Mechanism
+
+# Relative to the largest number that is compared; gradients sum over more, so they are given ten times this.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+# Longer than the shortest blocked window of the mechanisms here, and no multiple of a block.
+_LENGTH = 400
+
+
+class Incorrect(Exception):
+    """The mechanism's output is wrong; its text says how."""
+
+
+def check(module: nn.Module, x: Tensor, *, backward: bool = False) -> None:
+    """Refuse a wrong result, by Incorrect.
+
+    On up to 400 tokens, with and without a padding mask, the output must have the input's shape and dtype, be
+    finite, and equal the mechanism's own dense reference in float64, where it has one; with ``backward``, so
+    must the gradients of the input and of every parameter (without a mask). x is [B, N, D].
+    """
+    length = min(x.shape[1], _LENGTH)
+    sample = torch.randn(2, length, x.shape[2], device=x.device, dtype=x.dtype)
+    mask = torch.ones(2, length, dtype=torch.bool, device=x.device)
+    mask[1, (length + 1) // 2 :] = False
+    module.eval()
+    exact = copy.deepcopy(module).double() if has_reference(module) else None
+    with torch.no_grad():
+        for given in (None, mask):
+            out = module(sample, given)
+            if not isinstance(out, Tensor) or out.shape != sample.shape or out.dtype != sample.dtype:
+                raise Incorrect(f"forward returned {_describe(out)} for an input of {_describe(sample)}")
+            real = out if given is None else out[given]
+            if not bool(torch.isfinite(real).all()):
+                raise Incorrect("forward returned a number that is not finite")
+            if exact is not None:
+                expected = exact.reference(sample.double(), given)  # type: ignore[operator]
+                if given is not None:
+                    out, expected = out[given], expected[given]
+                where = "without a mask" if given is None else "with a padding mask"
+                what = f"forward differs from the mechanism's reference {where}"
+                _compare(out, expected, what, _TOLERANCE[out.dtype])
+    if backward and exact is not None:
+        weights = torch.randn_like(sample)
+        found = _gradients(module, module, sample, weights)
+        wanted = _gradients(exact, exact.reference, sample.double(), weights.double())
+        largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+        for name, gradient in found.items():
+            what = f"the gradient of {name} differs from that of the mechanism's reference"
+            # some gradients are zero but for rounding, such as that of a bias of keys under a softmax
+            _compare(gradient, wanted[name], what, 10 * _TOLERANCE[x.dtype], floor=1e-3 * largest)
+
+
+def has_reference(module: nn.Module) -> bool:
+    """Whether the module defines a dense reference of its own."""
+    return isinstance(module, Mechanism) and type(module).reference is not Mechanism.reference
+
+
+def _gradients(module: nn.Module, function: Any, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    x = x.clone().requires_grad_()
+    names = {"the input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
+    loss = (function(x) * weights).sum()
+    found = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(t) if gradient is None else gradient
+        for (name, t), gradient in zip(names.items(), found, strict=True)
+    }
+
+
+def _compare(out: Tensor, expected: Tensor, what: str, allowed: float, floor: float = 1e-30) -> None:
+    error = float((out.double() - expected).abs().max() / expected.abs().max().clamp_min(floor))
+    if not error <= allowed:
+        kind = str(out.dtype).removeprefix("torch.")
+        raise Incorrect(f"{what}: relative error {error:.1e}, allowed {allowed:.0e} in {kind}")
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return type(value).__name__
