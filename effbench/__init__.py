@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from effbench.loop import run
     from effbench.mechanism import Mechanism, Unsupported
-    from effbench.run import run
     from effbench.spec import Cell, Limits, Record, UsageError
     from effbench.store import load
     from effbench.sweep import Sweep
@@ -24,7 +24,7 @@ _HOMES = {
     "Unsupported": "effbench.mechanism",
     "UsageError": "effbench.spec",
     "load": "effbench.store",
-    "run": "effbench.run",
+    "run": "effbench.loop",
 }
 
 __all__ = ["Cell", "Limits", "Mechanism", "Record", "Sweep", "Unsupported", "UsageError", "load", "run"]

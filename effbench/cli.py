@@ -91,7 +91,13 @@ def run(
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the task's files are.")] = None,
     repeats: Annotated[str | None, typer.Option(help="Fresh processes (and seeds) a cell.")] = None,
-    seconds: Annotated[str | None, typer.Option(help="How long a time cell samples.")] = None,
+    seconds: Annotated[str | None, typer.Option(help="How long a time cell samples at most [0.5].")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Half-width of a time's interval that is asked for [2%].")
+    ] = None,
+    max_repeats: Annotated[
+        str | None, typer.Option(help="Go on to so many repeats where the interval is wider [10].")
+    ] = None,
     threads: Annotated[str | None, typer.Option(help="Threads of an operation [all cores].")] = None,
     allocator: Annotated[
         str | None, typer.Option(help="kept (freed memory is reused), system (the C library's default)")
@@ -131,6 +137,8 @@ def run(
         "task": task or None,
         "repeats": repeats,
         "seconds": seconds,
+        "precision": precision,
+        "max_repeats": max_repeats,
         "threads": threads,
         "allocator": allocator,
     }
@@ -162,7 +170,7 @@ def show(
         raise UsageError("--summary is a table of its own: it goes with neither --raw nor --format")
     frame = _load(folders, raw=raw)
     if summary:
-        _console().print(tables.summary_tables(frame))
+        _console().print(tables.summary_tables(frame, _load(folders, raw=True)))
         return
     sys.stdout.write(tables.render(frame, format).rstrip("\n") + "\n")
 
@@ -170,7 +178,9 @@ def show(
 @app.command()
 def plot(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders.")],
-    kind: Annotated[str | None, typer.Option(help="time,tokens,memory,flops,accuracy,tradeoff [all]")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="time,tokens,memory,flops,roofline,accuracy,tradeoff [all]")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="A folder [DIR/plots], or one picture's file.")
     ] = None,
@@ -291,7 +301,7 @@ def _run(
 ) -> None:
     from rich.console import Console
 
-    from effbench.run import run as measure
+    from effbench.loop import run as measure
     from effbench.show.progress import TerminalProgress
     from effbench.store import Store, raw_frame
 
@@ -313,7 +323,7 @@ def _run(
         return
     from effbench.show import tables
 
-    _console().print(tables.summary_tables(frame))
+    _console().print(tables.summary_tables(frame, raw))
     left = progress.statuses["interrupted"]
     if left:
         print(f"{left} cells are left: the budget ended. Run the same command again for them.")
@@ -324,7 +334,7 @@ def _run(
 
 def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool) -> None:
     from effbench.estimate import Estimate
-    from effbench.run import plan
+    from effbench.loop import plan
     from effbench.show.progress import describe
     from effbench.store import Store
 

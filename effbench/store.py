@@ -246,6 +246,7 @@ def _row(record: Record) -> dict[str, Any]:
         "threads": cell.threads,
         "allocator": cell.allocator,
         "seconds_budget": cell.seconds,
+        "precision": cell.precision,
         "seed": cell.seed,
         "repeat": cell.repeat,
         "status": record.status,
@@ -253,14 +254,27 @@ def _row(record: Record) -> dict[str, Any]:
         "time_s": median(times) if times else None,
         **{f"samples_{name}": list(series) for name, series in record.samples.items()},
         **record.values,
-        "load_1min": record.machine.get("load_1min"),
-        "steal_s": record.machine.get("steal_s"),
+        **_ceiling(record),
+        **{name: record.machine.get(name) for name in _FACTS},
         "torch": record.machine.get("torch"),
         "machine": _machine_name(record),
         "code": record.code,
         "data": record.data,
         "started": record.started,
         "seconds": record.seconds,
+    }
+
+
+_FACTS = ("load_1min", "others_cores", "steal_s", "frequency_hz", "frequency_change")
+
+
+def _ceiling(record: Record) -> dict[str, Any]:
+    """What the machine can do at most, where the record holds it: see effbench.ceiling."""
+    ceiling = record.machine.get("ceiling") or {}
+    return {
+        "peak_flops_per_s": ceiling.get("peak_flops_per_s"),
+        "samples_bandwidth_at_bytes": ceiling.get("bandwidth_at_bytes"),
+        "samples_bandwidth_bytes_per_s": ceiling.get("bandwidth_bytes_per_s"),
     }
 
 

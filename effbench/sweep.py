@@ -67,6 +67,18 @@ def parse_seconds(text: str | int | float) -> float:
     return seconds
 
 
+def parse_share(name: str, value: object) -> float:
+    """``2%`` or ``0.02``: a share between 0 and 1, or UsageError naming what it was for."""
+    text = str(value).strip()
+    try:
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise UsageError(f"{name} {value!r} is not a share between 0 and 1; write 2% or 0.02")
+    return number
+
+
 def parse_whole(name: str, value: object, least: int = 1) -> int:
     """A whole number of at least ``least``, or UsageError naming what it was for."""
     try:
@@ -142,7 +154,9 @@ _AXES: dict[str, Callable[[Any], Axis]] = {
     "threads": _whole_axis("threads"),
     "allocator": _choice_axis("allocator", ALLOCATORS),
     "seconds": _seconds_axis,
+    "precision": lambda value: (parse_share("precision", value),),
     "repeats": lambda value: (parse_whole("repeats", value),),
+    "max_repeats": lambda value: (parse_whole("max_repeats", value),),
 }
 _DEFAULTS: dict[str, Axis] = {
     "probe": ("time", "memory", "flops"),
@@ -157,7 +171,9 @@ _DEFAULTS: dict[str, Axis] = {
     "device": ("cpu",),
     "allocator": ("kept",),
     "seconds": (0.5,),
+    "precision": (0.02,),
     "repeats": (3,),
+    "max_repeats": (10,),
 }
 
 
@@ -165,9 +181,9 @@ _DEFAULTS: dict[str, Axis] = {
 class Sweep:
     """Grids of cells with shared settings.
 
-    A grid maps axes (the fields of a Cell, and ``repeats``) to the values they take; its cells are the
-    product. ``timeout_s`` and ``memory_bytes`` limit each cell; None means a default made for the probe and
-    the machine. ``budget_s`` limits the whole sweep.
+    A grid maps axes (the fields of a Cell, ``repeats`` and ``max_repeats``) to the values they take; its
+    cells are the product. ``timeout_s`` and ``memory_bytes`` limit each cell; None means a default made for
+    the probe and the machine. ``budget_s`` limits the whole sweep.
     """
 
     name: str
@@ -245,8 +261,11 @@ class Sweep:
             grids = [grid for grid in grids if grid["probe"]]
         return replace(self, grids=tuple(grids))
 
-    def cells(self) -> list[Cell]:
+    def cells(self, *, most: bool = False) -> list[Cell]:
         """Every cell, each once, in the order of the grids.
+
+        With ``repeats`` replicates of a time cell, or, with ``most``, all ``max_repeats`` that there may be
+        if its interval stays wider than ``precision``.
 
         Axes that a probe does not read are set to one value, so that nothing is measured twice: memory and
         FLOPs are exact and need one repeat; an accuracy cell trains an encoder; one attention layer has one
@@ -258,9 +277,11 @@ class Sweep:
                 missing = "seq_len" if "seq_len" not in grid else "mechanism"
                 raise UsageError(f"a grid of {self.name!r} has no {missing}")
             full = {"threads": (machine.cores(),), **_DEFAULTS, **grid}
-            repeats = full.pop("repeats")[0]
+            repeats, at_most = full.pop("repeats")[0], full.pop("max_repeats")[0]
             for values in itertools.product(*full.values()):
-                for cell in _cells(dict(zip(full, values, strict=True)), self.seed, repeats):
+                for cell in _cells(
+                    dict(zip(full, values, strict=True)), self.seed, repeats, at_most if most else 0
+                ):
                     found.setdefault(cell.key, cell)
         return list(found.values())
 
@@ -314,19 +335,21 @@ def _grid(data: Mapping[str, Any]) -> dict[str, Axis]:
     return grid
 
 
-def _cells(values: dict[str, Any], seed: int, repeats: int) -> list[Cell]:
+def _cells(values: dict[str, Any], seed: int, repeats: int, at_most: int) -> list[Cell]:
     mechanism, options = registry.parse(values.pop("mechanism"), "mechanism")
     task, task_options = registry.parse(values.pop("task"), "task")
     if values["d_model"] % values["heads"]:
         raise UsageError(f"heads {values['heads']} does not divide d_model {values['d_model']}")
     if values["probe"] == "accuracy":
-        values.update(scope="encoder", mode="train", seconds=0.0)
+        values.update(scope="encoder", mode="train", seconds=0.0, precision=0.0)
     else:
         task, task_options = None, {}  # type: ignore[assignment]
         if values["scope"] == "attention":
             values["layers"] = 1
         if values["probe"] != "time":
-            values["seconds"], repeats = 0.0, 1
+            values["seconds"], values["precision"], repeats = 0.0, 0.0, 1
+        else:
+            repeats = max(repeats, at_most)
     if not math.isfinite(values["seconds"]):
         raise UsageError(f"seconds {values['seconds']} is not finite")
     return [

@@ -17,8 +17,8 @@ import pytest
 
 import effbench
 from effbench import machine
-from effbench.run import order, plan, run
-from effbench.spec import Job, Limits, Record, UsageError
+from effbench.loop import order, plan, run
+from effbench.spec import MACHINE, Job, Limits, Record, UsageError
 from effbench.store import Store, raw_frame
 from effbench.sweep import Sweep
 
@@ -34,6 +34,7 @@ heads = 2
 threads = 1
 seconds = 0.01
 repeats = 2
+max_repeats = 2
 """
 SWEEP = Sweep.from_toml(TOML, "test", "test")
 
@@ -41,8 +42,9 @@ SWEEP = Sweep.from_toml(TOML, "test", "test")
 class Fake:
     """An executor that measures nothing: it answers from a table of failures, and counts."""
 
-    def __init__(self, fails: dict | None = None, interrupt_at: int | None = None):
+    def __init__(self, fails: dict | None = None, interrupt_at: int | None = None, noise: dict | None = None):
         self.fails = fails or {}
+        self.noise = noise or {}
         self.interrupt_at = interrupt_at
         self.ran: list[Job] = []
         self.closed = 0
@@ -60,7 +62,8 @@ class Fake:
             status = status(job.limits)
         samples, values = {}, {}
         if status == "ok" and cell.probe == "time":
-            samples = {"time_s": (1e-6 * cell.seq_len**2,) * 3}
+            noise = self.noise.get(cell.mechanism, 0.0) * (1 if cell.repeat % 2 else -1)
+            samples = {"time_s": (1e-6 * cell.seq_len**2 * (1 + noise),) * 3}
         if status == "ok" and cell.probe == "memory":
             values = {"peak_bytes": 1000 * cell.seq_len}
         return Record(
@@ -177,7 +180,7 @@ def test_longer_lengths_are_skipped_after_an_oom_with_the_prediction(tmp_path):
     assert "N=64 ran out of memory; predicted for N=128: 0.00012 GiB (it grew as N^1.00 from 16 to 32)" in (
         rows["vanilla", "train", 128].reason
     )
-    assert "N=32 ran out of time; predicted for N=64: 0.001 s a call (16 measured, N^1 declared)" in (
+    assert "N=32 ran out of time; predicted for N=64: 0.001 s a call (16 measured, N declared)" in (
         rows["linear", "forward", 64].reason
     )
     assert len(frame) == 3 * 2 * 4, "a failure is a row, never a missing one"
@@ -316,3 +319,93 @@ def _finished(folder: Path) -> dict[str, str]:
     return {
         name: text for name, text in texts.items() if json.loads(text)["record"]["status"] != "interrupted"
     }
+
+
+REFINED = SWEEP.override({"max_repeats": 4, "seq_len": "16,32", "probe": "time", "mode": "forward"})
+
+
+def repeats_of(fake):
+    return Counter((job.cell.mechanism, job.cell.seq_len) for job in fake.ran)
+
+
+def test_a_wide_interval_repeats_its_whole_block_up_to_the_most(tmp_path):
+    fake = Fake(noise={"linear": 0.1})
+    frame = run(REFINED, tmp_path / "out", executor=fake)
+    assert set(repeats_of(fake).values()) == {4}, "all mechanisms of the block, so that repeats stay pairs"
+    assert (frame.repeats == 4).all()
+    noisy = frame.set_index("mechanism").noisy
+    assert noisy["vanilla"].tolist() == ["", ""]
+    assert noisy["linear"].str.endswith("2 % asked").all()
+
+
+def test_narrow_intervals_are_not_refined_and_one_repeat_stays_one(tmp_path):
+    steady = Fake()
+    run(REFINED, tmp_path / "steady", executor=steady)
+    assert set(repeats_of(steady).values()) == {2}
+    one = Fake(noise={"linear": 0.1})
+    frame = run(REFINED.override({"repeats": 1}), tmp_path / "one", executor=one)
+    assert set(repeats_of(one).values()) == {1}
+    assert set(frame.noisy) == {"one repeat"}
+
+
+def test_refining_leaves_out_what_failed_and_goes_on_after_a_stop(tmp_path):
+    fails = {("fastformer", "forward", 32): ("crashed", "no")}
+    first = Fake(fails, interrupt_at=14, noise={"linear": 0.1})
+    with pytest.raises(KeyboardInterrupt):
+        run(REFINED, tmp_path / "out", executor=first)
+    second = Fake(fails, noise={"linear": 0.1})
+    run(REFINED, tmp_path / "out", executor=second)
+    total = repeats_of(first) + repeats_of(second)
+    total[first.ran[-1].cell.mechanism, first.ran[-1].cell.seq_len] -= 1  # stopped while it ran
+    assert total == {
+        (name, n): 2 if (name, n) == ("fastformer", 32) else 4
+        for name in ("vanilla", "linear", "fastformer") for n in (16, 32)
+    }  # fmt: skip
+    third = Fake(fails, noise={"linear": 0.1})
+    run(REFINED, tmp_path / "out", executor=third)
+    assert third.ran == []
+
+
+def test_a_budget_ends_refining_without_a_trace(tmp_path):
+    fake = Fake(noise={"linear": 0.1})
+    run(SWEEP.override({"max_repeats": 9, "probe": "time"}), tmp_path / "a", executor=fake)
+    limited = Fake(noise={"linear": 0.1})
+    real = limited.run
+
+    def slow(job, progress):
+        time.sleep(0.02)
+        return replace(real(job, progress), seconds=0.02)
+
+    limited.run = slow
+    sweep = replace(SWEEP.override({"max_repeats": 9, "probe": "time"}), budget_s=1.5)
+    frame = run(sweep, tmp_path / "b", executor=limited)
+    assert len(limited.ran) < len(fake.ran)
+    assert set(frame.status) <= {"ok", "interrupted"}
+
+
+def test_the_ceiling_is_measured_once_and_stands_in_the_records_of_flops(tmp_path):
+    class Ceiling(Fake):
+        def run(self, job, progress):
+            record = super().run(job, progress)
+            if job.cell.probe == "ceiling":
+                samples = {"bandwidth_at_bytes": (1e6,), "bandwidth_bytes_per_s": (1e10,)}
+                return replace(record, samples=samples, values={"peak_flops_per_s": 1e11})
+            if job.cell.probe == "flops":
+                return replace(record, values={"flops": 1e6 * job.cell.seq_len, "bytes_moved": 1e6})
+            return record
+
+    whole = SWEEP.override({"probe": "time,memory,flops"})
+    for folder in ("a", "b"):
+        fake = Ceiling()
+        frame = run(whole, tmp_path / folder, executor=fake)
+        asked = [job.cell for job in fake.ran if job.cell.probe == "ceiling"]
+        assert len(asked) == (1 if folder == "a" else 0), "the second run finds it in the cache"
+        row = frame.iloc[0]
+        assert row.arithmetic_intensity == row.seq_len
+        assert row.roof_flops_per_s == min(1e11, row.seq_len * 1e10)
+        assert row.roof_share == pytest.approx(row.flops / row.time_s / row.roof_flops_per_s)
+    failing = Fake({(MACHINE, "forward", 1): ("crashed", "no")})
+    run(whole.override({"dtype": "float64"}), tmp_path / "c", executor=failing)
+    records, _ = Store(tmp_path / "c").read()
+    reasons = {r.machine["ceiling"]["reason"] for r in records if r.cell.probe == "flops"}
+    assert reasons == {"crashed: no"}

@@ -98,13 +98,17 @@ def test_a_winner_is_claimed_only_where_intervals_part():
     frame = summarise(RAWS["six"])
     rows = frame[(frame["mode"] == "forward") & (frame["seq_len"] == 512) & (frame.task == "")].copy()
     rows["time_s"] = [1.0, 1.02, 2.0, 2.0, 2.0, 2.0]
-    rows["time_low_s"], rows["time_high_s"] = rows["time_s"] * 0.99, rows["time_s"] * 1.005
+    rows["time_ratio"] = rows["time_s"]
+    rows["time_ratio_low"] = [1.0, 1.005, 1.9, 1.9, 1.9, 1.9]
     assert len(tables.fastest(rows)) == 1
-    rows["time_low_s"] = rows["time_s"] * 0.98
+    rows["time_ratio_low"] = [1.0, 0.99, 1.9, 1.9, 1.9, 1.9]
     names = tables.fastest(rows)
     assert len(names) == 2
     assert "cannot be told apart as fastest at 512" in tables.in_words(rows)
     assert text_of(tables.summary_tables(rows)).count("*") == 2
+    joined = pd.concat([rows, rows.assign(folder="other")], ignore_index=True)
+    joined["time_low_s"], joined["time_high_s"] = joined["time_s"] * 0.99, joined["time_s"] * 1.005
+    assert set(tables.fastest(joined)) == {names[0]}, "without pairs the intervals decide"
 
 
 def test_words_join_lengths_with_the_same_answer():

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from effbench import registry
+from effbench.machine import cache_dir
 from effbench.spec import UsageError
 from effbench.tasks import Examples, classification_scores, prior
-from effbench.tasks.cache import cache_dir, cached
+from effbench.tasks.cache import cached
 from effbench.tasks.imdb import IMDB, RATINGS, stratified_order
 from effbench.tasks.listops import FILES, TOKENS, ListOps, Shape, evaluate, generate
 

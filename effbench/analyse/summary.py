@@ -6,7 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from effbench.analyse.statistics import mean_interval, median_interval, proportion_interval
+from effbench.analyse.roofline import roofline
+from effbench.analyse.statistics import (
+    half_width,
+    mean_interval,
+    median_interval,
+    proportion_interval,
+    ratio_interval,
+)
 
 # What makes two records belong to the same row.
 IDENTITY = [
@@ -32,9 +39,27 @@ MEASURED = [
     "time_s",
     "time_low_s",
     "time_high_s",
+    "noisy",
+    "time_ratio",
+    "time_ratio_low",
+    "time_ratio_high",
     "tokens_per_s",
     "peak_bytes",
+    "saved_bytes",
+    "parameter_bytes",
+    "rss_growth_bytes",
+    "peak_rss_bytes",
+    "memory_method",
     "flops",
+    "flops_analytic",
+    "flops_useful",
+    "flops_other",
+    "uncounted_share",
+    "bytes_moved",
+    "arithmetic_intensity",
+    "flops_per_s",
+    "roof_flops_per_s",
+    "roof_share",
     "parameters",
     "accuracy",
     "accuracy_low",
@@ -46,6 +71,25 @@ MEASURED = [
     "repeats",
 ]
 COLUMNS = [*IDENTITY, *MEASURED, *ORIGIN]
+
+_TEXTS = ("noisy", "memory_method", "accuracy_interval")
+_EXACT = (
+    "peak_bytes",
+    "saved_bytes",
+    "parameter_bytes",
+    "rss_growth_bytes",
+    "flops",
+    "flops_analytic",
+    "flops_useful",
+    "flops_other",
+    "uncounted_share",
+    "bytes_moved",
+    "parameters",
+    "prior_majority",
+    "prior_root_operator",
+)
+# A time that changes by more than this from the first to the last third of the samples has not settled.
+TREND = 0.05
 
 # Of a row's records the status that says most: what is wrong with the mechanism before what the machine or
 # its limits did, and what was not tried last.
@@ -65,7 +109,8 @@ def summarise(raw: pd.DataFrame) -> pd.DataFrame:
         identity = dict(zip([*IDENTITY, *ORIGIN], key, strict=True))
         rows.append({**identity, **_status(group), **_values(group)})
     frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    numbers = [c for c in MEASURED if c not in ("status", "reason", "accuracy_interval")]
+    frame = _ratios(frame, raw)
+    numbers = [c for c in MEASURED if c not in ("status", "reason", *_TEXTS)]
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     frame["repeats"] = frame["repeats"].astype(int)
     order = ["task", "scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads"]
@@ -86,16 +131,19 @@ def _status(group: pd.DataFrame) -> dict[str, str]:
 
 def _values(group: pd.DataFrame) -> dict[str, Any]:
     ok = group[group["status"] == "ok"].sort_values("repeat")
-    found: dict[str, Any] = {
-        name: _first(ok, name)
-        for name in ("peak_bytes", "flops", "parameters", "prior_majority", "prior_root_operator")
-    }
+    found: dict[str, Any] = {name: _first(ok, name) for name in _EXACT}
+    measured = ok[ok["probe"].isin(["memory", "accuracy"])]
+    found["peak_rss_bytes"] = _first(measured, "peak_rss_bytes")
+    if "memory_method" in ok and len(methods := ok["memory_method"].dropna()):
+        found["memory_method"] = methods.iloc[0]
     times = ok[ok["probe"] == "time"]
     trained = ok[ok["probe"] == "accuracy"]
     found["repeats"] = max(len(times), len(trained))
     if len(times):
         center, low, high = median_interval(list(times["samples_time_s"]))
         found |= {"time_s": center, "time_low_s": low, "time_high_s": high}
+        found["noisy"] = _noisy(times, half_width((center, low, high)))
+        found |= _roofline(ok, found)
         found["tokens_per_s"] = float(times["batch_size"].iloc[0] * times["seq_len"].iloc[0]) / center
     if len(trained):
         found["tokens_per_s"] = trained["tokens_per_s"].median()
@@ -103,6 +151,57 @@ def _values(group: pd.DataFrame) -> dict[str, Any]:
         if "accuracy" in trained and trained["accuracy"].notna().any():
             found |= _accuracy(trained[trained["accuracy"].notna()])
     return found
+
+
+def _noisy(times: pd.DataFrame, half: float) -> str:
+    """Why not to lean on a time: its interval is wider than asked, or it never settled; empty if neither."""
+    said = []
+    asked = float(times["precision"].max()) if "precision" in times else 0.0
+    if asked and len(times) < 2:
+        said.append("one repeat")
+    elif asked and half > asked:
+        said.append(f"+-{100 * half:.1f} %, {100 * asked:g} % asked")
+    if "warmed_up" in times and (times["warmed_up"] == "no").any():
+        said.append("did not settle in the warm-up")
+    if "trend" in times and abs(drift := float(times["trend"].median())) > TREND:
+        said.append(f"{'slows down' if drift > 0 else 'speeds up'} by {100 * abs(drift):.0f} % while it runs")
+    return "; ".join(said)
+
+
+def _roofline(ok: pd.DataFrame, found: dict[str, Any]) -> dict[str, Any]:
+    """The roofline's columns, where FLOPs and the machine's ceiling are known."""
+    if "peak_flops_per_s" not in ok or not (known := ok[ok["peak_flops_per_s"].notna()]).size:
+        return {}
+    row = known.iloc[0]
+    return roofline(
+        flops=float(row["flops"]),
+        bytes_moved=float(row["bytes_moved"]),
+        time_s=found["time_s"],
+        footprint_bytes=None if pd.isna(found["peak_bytes"]) else float(found["peak_bytes"]),
+        peak_flops_per_s=float(row["peak_flops_per_s"]),
+        bandwidth_at_bytes=row["samples_bandwidth_at_bytes"],
+        bandwidth_bytes_per_s=row["samples_bandwidth_bytes_per_s"],
+    )
+
+
+def _ratios(frame: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
+    """Each time over the fastest at the same shape, mode and length, paired by repeat."""
+    times = raw[(raw["probe"] == "time") & (raw["status"] == "ok")]
+    place = {
+        key: number
+        for number, key in enumerate(frame[[*IDENTITY, *ORIGIN]].itertuples(index=False, name=None))
+    }
+    rivals = [name for name in [*IDENTITY, "machine"] if name not in ("mechanism", "options")]
+    for _, block in times.groupby(rivals, sort=False, dropna=False):
+        cells = {
+            place[key]: dict(zip(cell["repeat"], cell["samples_time_s"], strict=True))
+            for key, cell in block.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False)
+        }
+        best = frame.loc[list(cells), "time_s"].idxmin()
+        for number, samples in cells.items():
+            ratio = (1.0, 1.0, 1.0) if number == best else ratio_interval(samples, cells[best])
+            frame.loc[number, ["time_ratio", "time_ratio_low", "time_ratio_high"]] = ratio
+    return frame
 
 
 def _accuracy(trained: pd.DataFrame) -> dict[str, Any]:

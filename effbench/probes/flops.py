@@ -61,7 +61,7 @@ def count_flops(call: Callable[[], object]) -> int:
 
 class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.work = Work()
         # torch's formulas with ours; its counter merges them, so that each takes (*args, out_val=...).
         self._formulas = FlopCounterMode(display=False, custom_mapping=_FORMULAS).flop_registry
@@ -192,11 +192,11 @@ def _rates(**names_by_rate: str) -> dict[str, int]:
 
 # for each number of the (first) result
 _PER_RESULT = _rates(
-    _1="""abs add sub rsub mul neg div reciprocal sqrt rsqrt square exp exp2 expm1 log log2 log10 log1p sin cos
-    tan tanh atan erf erfc sigmoid pow floor ceil round trunc sign sgn fmod remainder floor_divide maximum minimum
-    fmax fmin clamp clamp_min clamp_max relu relu6 hardtanh where masked_fill eq ne lt le gt ge logical_and
-    logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor isnan isinf isfinite
-    threshold_backward bernoulli rand randn normal uniform _foreach_add _foreach_mul outer""",
+    _1="""abs add sub rsub mul neg div reciprocal sqrt rsqrt square exp exp2 expm1 log log2 log10 log1p sin
+    cos tan tanh atan erf erfc sigmoid pow floor ceil round trunc sign sgn fmod remainder floor_divide maximum
+    minimum fmax fmin clamp clamp_min clamp_max relu relu6 hardtanh where masked_fill eq ne lt le gt ge
+    logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor isnan
+    isinf isfinite threshold_backward bernoulli rand randn normal uniform _foreach_add _foreach_mul outer""",
     _2="addcmul addcdiv silu leaky_relu leaky_relu_backward native_dropout native_dropout_backward",
     _3="lerp elu elu_backward sigmoid_backward tanh_backward softplus log_sigmoid_forward",
     _4="_softmax_backward_data _log_softmax_backward_data silu_backward softplus_backward",
@@ -216,8 +216,8 @@ _NO_ARITHMETIC = _rates(
     _0="""empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros ones ones_like
     new_ones full full_like new_full fill zero copy clone _to_copy contiguous cat stack index index_put
     _index_put_impl _unsafe_index _unsafe_index_put index_select index_copy gather scatter masked_select
-    masked_scatter constant_pad_nd pad arange linspace scalar_tensor eye tril triu repeat roll flip sort argsort
-    topk searchsorted bucketize embedding embedding_dense_backward slice_backward select_backward
+    masked_scatter constant_pad_nd pad arange linspace scalar_tensor eye tril triu repeat roll flip sort
+    argsort topk searchsorted bucketize embedding embedding_dense_backward slice_backward select_backward
     unfold_backward as_strided_scatter slice_scatter select_scatter diagonal_backward diag_embed nonzero
     lift_fresh _local_scalar_dense is_same_size set resize randperm randint one_hot im2col col2im
     pixel_shuffle _conj_physical complex real imag view_as_real view_as_complex isin unique _unique2"""

@@ -23,7 +23,7 @@ from effbench.show.tables import SHAPE, each_row, label
 from effbench.spec import UsageError
 
 _TRADEOFF = ["accuracy", "tokens_per_s", "peak_bytes"]
-KINDS = ("time", "tokens", "memory", "flops", "accuracy", "tradeoff")
+KINDS = ("time", "tokens", "memory", "flops", "roofline", "accuracy", "tradeoff")
 SUFFIXES = (".png", ".svg", ".pdf")
 
 # Okabe and Ito's colours without the yellow, which is too light for a line; markers and dashes carry the
@@ -83,7 +83,7 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, F
         raise UsageError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     found = _draw(frame, raw, kind)
     if not found:
-        needed = {"accuracy": "accuracy", "tradeoff": ", ".join(_TRADEOFF)}
+        needed = {"accuracy": "accuracy", "tradeoff": ", ".join(_TRADEOFF), "roofline": "roof_share"}
         missing = needed[kind] if kind in needed else _CURVES[kind].column
         raise UsageError(f"there is nothing to draw for {kind}: no row has a value of {missing}")
     return found
@@ -111,7 +111,8 @@ def save(figure: Figure, path: Path) -> Path:
 def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, Figure]]:
     trained = kind in ("accuracy", "tradeoff")
     rows = frame[(frame["task"] != "") == trained]
-    needed = ["accuracy"] if kind == "accuracy" else _TRADEOFF if trained else [_CURVES[kind].column]
+    columns = {"accuracy": ["accuracy"], "tradeoff": _TRADEOFF, "roofline": ["roof_share"]}
+    needed = columns[kind] if kind in columns else [_CURVES[kind].column]
     keys = [*SHAPE, "task", "machine"] if trained else [*SHAPE, "machine"]
     groups = [
         (key, group)
@@ -127,6 +128,8 @@ def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, 
                 figure = _accuracy(group, shape, styles)
             elif kind == "tradeoff":
                 figure = _tradeoff(group, shape, styles)
+            elif kind == "roofline":
+                figure = _roofline(group, _of_shape(raw, shape), shape, styles)
             else:
                 figure = _curves(group, _of_shape(raw, shape), shape, _CURVES[kind], styles)
             figures.append((kind if len(groups) == 1 else f"{kind}-{number}", figure))
@@ -327,6 +330,59 @@ def _accuracy(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
         )
     bars = f"bars: 95 % interval, {', '.join(kinds)}"
     _set_title(figure, shape, bars)
+    return figure
+
+
+def _roofline(
+    rows: pd.DataFrame, raw: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[str, Any]]
+) -> Figure:
+    """Achieved FLOP/s against arithmetic intensity under what this machine was measured to allow."""
+    known = rows[rows["roof_share"].notna()]
+    modes = [mode for mode in ("forward", "train") if mode in set(known["mode"])]
+    names = sorted({label(row.mechanism, row.options) for row in each_row(known)})
+    ceiling = raw[raw["peak_flops_per_s"].notna()].iloc[0]
+    peak = float(ceiling["peak_flops_per_s"])
+    slopes = {
+        units.size(size): float(speed)
+        for size, speed in zip(
+            ceiling["samples_bandwidth_at_bytes"], ceiling["samples_bandwidth_bytes_per_s"], strict=True
+        )
+    }
+    fastest, memory = max(slopes, key=lambda size: slopes[size]), list(slopes)[-1]
+    first = min(known["arithmetic_intensity"].min() / 2, 0.5 * peak / slopes[fastest])
+    last = known["arithmetic_intensity"].max() * 3
+    figure = Figure(figsize=(4.8 * len(modes) + 0.4, 4.4), layout="constrained")
+    panels = figure.subplots(1, len(modes), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, mode in zip(panels, modes, strict=True):
+        intensity = np.geomspace(first, last, 100)
+        for size, dash in ((fastest, ":"), (memory, "--")):
+            roof = np.minimum(peak, intensity * slopes[size])
+            axes.plot(intensity, roof, color="#666666", linestyle=dash, linewidth=1.1,
+                      label=f"{units.count(slopes[size], 'B')}/s, {size} of data")  # fmt: skip
+        for name in names:
+            mine = known[[label(row.mechanism, row.options) == name for row in each_row(known)]]
+            mine = mine[mine["mode"] == mode].sort_values("seq_len")
+            axes.plot(mine["arithmetic_intensity"], mine["flops_per_s"], label=name, linewidth=0.7,
+                      markersize=4.5, **styles[name])  # fmt: skip
+            for row in each_row(mine.iloc[-1:]):
+                axes.annotate(units.length(row.seq_len), (row.arithmetic_intensity, row.flops_per_s),
+                              xytext=(4, -7), textcoords="offset points", fontsize=6.5)  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_ylim(known["flops_per_s"].min() / 2, max(peak, known["flops_per_s"].max()) * 1.5)
+        axes.set_title(mode)
+        axes.set_xlabel("arithmetic intensity (FLOP per byte moved)")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.count(value)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: _few(value)))
+    panels[0].set_ylabel("achieved FLOP/s")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, handlelength=3)
+    longest = units.length(known["seq_len"].max())
+    note = (
+        f"grey: {units.count(peak, 'FLOP')}/s and bandwidth, as measured here; {longest}: the longest length"
+    )
+    _set_title(figure, shape, note)
     return figure
 
 

@@ -91,6 +91,15 @@ class TerminalProgress:
         text = escape(f"{describe(record.cell):<58} {_outcome(record)}")
         self._print(f"[{style}]{text}[/]" if style else text)
 
+    def refining(self, cells: Sequence[Cell]) -> None:
+        """Say what is measured once more, and count it in."""
+        self._total += len(cells)
+        self._bar.update(self._task, total=self._total)
+        if not self._quiet:
+            lengths = ", ".join(str(n) for n in sorted({cell.seq_len for cell in cells}))
+            repeat = max(cell.repeat for cell in cells) + 1
+            self._print(f"repeat {repeat} of {len(cells)} times whose interval is wide, at N = {lengths}")
+
     def _show(self, text: str) -> None:
         self._bar.update(self._task, description=escape(text), eta=f"{_duration(self._eta_s)} left")
 

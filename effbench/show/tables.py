@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from effbench.analyse.drift import doubts
 from effbench.show import units
 from effbench.spec import UsageError
 
@@ -24,14 +25,21 @@ SHAPE = ["scope", "batch_size", "d_model", "heads", "layers", "dtype", "device",
 
 _PRETTY: dict[str, Callable[[float], str]] = {
     **dict.fromkeys(("time_s", "time_low_s", "time_high_s", "train_seconds", "seconds"), units.seconds),
-    **dict.fromkeys(("peak_bytes", "peak_rss_bytes"), units.size),
+    **dict.fromkeys(("peak_bytes", "peak_rss_bytes", "saved_bytes", "parameter_bytes"), units.size),
+    **dict.fromkeys(("rss_growth_bytes", "bytes_moved"), units.size),
     **dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"), units.share),
+    **dict.fromkeys(("roof_share", "uncounted_share"), units.share),
+    **dict.fromkeys(("flops_per_s", "roof_flops_per_s"), lambda value: units.count(value, "FLOP/s")),
     **dict.fromkeys(("prior_majority", "prior_root_operator"), units.share),
-    "flops": lambda value: units.count(value, "FLOP"),
+    **dict.fromkeys(
+        ("flops", "flops_analytic", "flops_useful", "flops_other"), lambda value: units.count(value, "FLOP")
+    ),
     "tokens_per_s": units.count,
     "parameters": units.count,
 }
 _SHORT = {"batch_size": "batch", "d_model": "d", "tokens_per_s": "tokens/s", "peak_bytes": "memory"}
+# Work that nothing counts, and a speed above what the machine was seen to do: worth a warning from here on.
+UNCOUNTED, ABOVE_THE_ROOF = 0.02, 1.1
 _WIDE = ("code", "machine", "data")
 
 
@@ -59,15 +67,17 @@ def render(frame: pd.DataFrame, format: str) -> str:
     return _terminal(head, names, cells)
 
 
-def summary_tables(frame: pd.DataFrame) -> RenderableType:
+def summary_tables(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> RenderableType:
     """Matrices of mechanisms by lengths for each shape, accuracies, and what they say in words.
 
-    The fastest of a length is marked ``*``, and so is everything whose 95 % interval overlaps the fastest's:
-    a winner is named only where the intervals support one.
+    The fastest of a length is marked ``*``, and so is everything that cannot be told apart from it: whose
+    time, pair by pair of repeats, is not surely longer. ``~`` marks a time whose interval is wider than was
+    asked, or which did not settle. ``raw`` tells how the machine behaved meanwhile.
     """
     if frame.empty:
         return Text("no results")
-    parts: list[RenderableType] = [Text(f"Careful: {line}", "red") for line in _mixtures(frame)]
+    careful = [*_mixtures(frame), *_contradictions(frame), *([] if raw is None else doubts(raw))]
+    parts: list[RenderableType] = [Text(f"Careful: {line}", "red") for line in careful]
     cost = frame[frame["task"] == ""]
     for shape, group in cost.groupby([*SHAPE, "machine"], sort=False):
         parts += _cost_tables(group, dict(zip([*SHAPE, "machine"], shape, strict=True)))
@@ -90,13 +100,16 @@ def each_row(frame: pd.DataFrame) -> list[Any]:
 
 
 def fastest(rows: pd.DataFrame) -> list[str]:
-    """Of rows at one length, the labels whose time interval overlaps that of the smallest median."""
+    """Of rows at one length, the labels of the smallest median and of what cannot be told apart from it."""
     # a row whose memory or FLOPs failed still has its time: leaving it out would crown another
     timed = rows[rows["time_s"].notna() & (rows["status"] != "incorrect")]
     if timed.empty:
         return []
     best = timed.loc[timed["time_s"].idxmin()]
-    tied = timed[timed["time_low_s"] <= best["time_high_s"]]
+    if (timed["time_ratio"] == 1).sum() == 1:
+        tied = timed[timed["time_ratio_low"] <= 1]
+    else:  # rows of several folders, which share no repeats: only their intervals can be compared
+        tied = timed[timed["time_low_s"] <= best["time_high_s"]]
     return [label(row.mechanism, row.options) for row in each_row(tied.sort_values("time_s"))]
 
 
@@ -142,7 +155,24 @@ def _cost_tables(group: pd.DataFrame, shape: dict[str, object]) -> list[Renderab
                 parts.append(_matrix(rows, column, f"{mode}: {caption}", pretty))
                 if column == "time_s":
                     parts.append(Text(f"{mode}: {in_words(rows)}."))
+                    parts += _noise_in_words(rows, mode)
     return parts
+
+
+def _noise_in_words(rows: pd.DataFrame, mode: str) -> list[Text]:
+    """Which times not to lean on, and why; one line for all that are merely wide."""
+    noisy = rows[rows["time_s"].notna() & rows["noisy"].fillna("").astype(bool)]
+    wide = noisy[~noisy["noisy"].str.contains("while it runs|settle")]
+    lines = []
+    if len(wide):
+        half = (wide["time_high_s"] - wide["time_low_s"]) / 2 / wide["time_s"]
+        lines.append(
+            f"{mode}: ~ {len(wide)} of {rows['time_s'].notna().sum()} times are known less well than asked, "
+            f"to {100 * half.median():.0f} % in the median and {100 * half.max():.0f} % at worst."
+        )
+    for row in each_row(noisy.drop(wide.index)):
+        lines.append(f"{mode}: ~ {label(row.mechanism, row.options)} at {row.seq_len}: {row.noisy}.")
+    return [Text(line, "yellow") for line in lines]
 
 
 def _matrix(rows: pd.DataFrame, column: str, title: str, pretty: Callable[[float], str]) -> Table:
@@ -169,6 +199,7 @@ def _cell(found: pd.DataFrame, column: str, pretty: Callable[[float], str], winn
     if pd.isna(row[column]):
         return f"[red]{row['status']}[/]" if row["status"] != "ok" else ""
     text = pretty(float(row[column])).replace(" ", "\N{NO-BREAK SPACE}")
+    text = f"~{text}" if column == "time_s" and row["noisy"] else text
     return f"[bold]{text}*[/]" if winner else text
 
 
@@ -249,6 +280,31 @@ def _mixtures(frame: pd.DataFrame) -> list[str]:
     for (mechanism, _), codes in frame.groupby(["mechanism", "task"])["code"]:
         if codes.nunique() > 1:
             found.append(f"{mechanism} was measured in {codes.nunique()} versions of its own sources")
+    return found
+
+
+def _contradictions(frame: pd.DataFrame) -> list[str]:
+    """Where a mechanism declares another cost than was counted, or work was seen that nothing counts."""
+    found = []
+    for (mechanism, options, mode), rows in frame.groupby(["mechanism", "options", "mode"], sort=False):
+        name = label(str(mechanism), str(options))
+        wrong = rows[rows["flops_analytic"].notna() & (rows["flops_analytic"] != rows["flops"])]
+        if len(wrong):
+            row = wrong.iloc[0]
+            found.append(
+                f"{name} declares {units.count(row['flops_analytic'])} FLOPs for {mode} at {row['seq_len']}, "
+                f"{units.count(row['flops'])} were counted ({len(wrong)} lengths differ)"
+            )
+        if (rows["roof_share"] > ABOVE_THE_ROOF).any():
+            found.append(
+                f"{name}, {mode}, ran {rows['roof_share'].max():.1f} times as fast as the machine's measured "
+                "ceiling allows: the ceiling was measured beside other load"
+            )
+        unseen = float(rows["uncounted_share"].max())
+        if unseen > UNCOUNTED:
+            found.append(
+                f"{name}, {mode}: {100 * unseen:.0f} % of its work is in operations that nothing counts"
+            )
     return found
 
 

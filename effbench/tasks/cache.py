@@ -15,15 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effbench.machine import cache_dir
 from effbench.spec import UsageError
 
 Arrays = dict[str, NDArray[Any]]
-
-
-def cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/effbench``, or ``~/.cache/effbench``; safe to delete at any time."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "effbench"
 
 
 def cached(name: str, key: Mapping[str, object], make: Callable[[], Arrays]) -> Arrays:

@@ -6,12 +6,14 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from effbench import machine, registry
+from effbench.analyse.statistics import half_width, median_interval
+from effbench.ceiling import Ceilings
 from effbench.estimate import Estimate
 from effbench.execute.base import Executor
 from effbench.execute.local import LocalExecutor
@@ -42,6 +44,9 @@ class Listener(Protocol):
     def finished(self, record: Record) -> None:
         """A record was written."""
 
+    def refining(self, cells: Sequence[Cell]) -> None:
+        """All that was planned is done; these are measured once more, for their intervals are too wide."""
+
 
 class Silent:
     """Listens to nothing."""
@@ -58,14 +63,23 @@ class Silent:
     def finished(self, record: Record) -> None:
         """Ignore."""
 
+    def refining(self, cells: Sequence[Cell]) -> None:
+        """Ignore."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run has to do: jobs in order, what is done already, and what could not be read."""
+    """What a run has to do: jobs in order, what is done already, and what could not be read.
+
+    ``known`` are all records of the folder, ``data`` the fingerprints of the tasks' data by label.
+    """
 
     jobs: tuple[Job, ...]
     done: tuple[Record, ...]
     problems: tuple[Problem, ...]
+    known: Mapping[str, Record]
+    data: Mapping[str, str]
+    data_dir: str | None
 
 
 def run(
@@ -79,10 +93,11 @@ def run(
 ) -> DataFrame:
     """Measure what is pending of a sweep into ``out`` (``results/NAME``) and return the folder's summary.
 
-    A cell with a final record for this code, machine and data is not measured again, unless ``resume`` is
-    False. Raises UsageError, before anything is written, for what cannot be run; StoreFull if the disk is
-    full; KeyboardInterrupt once the cell in flight is recorded as interrupted. The results folder stays
-    sound in every case.
+    Then go on with further repeats of what is not known to the sweep's ``precision``, up to ``max_repeats``
+    or the budget. A cell with a final record for this code, machine and data is not measured again, unless
+    ``resume`` is False. Raises UsageError, before anything is written, for what cannot be run; StoreFull if
+    the disk is full; KeyboardInterrupt once the cell in flight is recorded as interrupted. The results folder
+    stays sound in every case.
     """
     store = Store(Path(out) if out is not None else RESULTS / sweep.name)
     executor = executor or LocalExecutor()
@@ -120,6 +135,56 @@ def plan(sweep: Sweep, store: Store, *, data_dir: str | Path | None = None, resu
     data = _check_tasks(cells, Path(data_dir) if data_dir is not None else None)
     records, problems = store.read() if (store.folder / "records").is_dir() else ([], [])
     known = {record.cell.key: record for record in records} if resume else {}
+    empty = Plan(
+        jobs=(),
+        done=(),
+        problems=tuple(problems),
+        known=known,
+        data=data,
+        data_dir=str(data_dir) if data_dir is not None else None,
+    )
+    jobs, done = _pending(cells, sweep, empty)
+    while not jobs and (more := too_wide(sweep, done)):
+        jobs, found = _pending(more, sweep, empty)
+        done += found
+    return replace(empty, jobs=tuple(jobs), done=tuple(done))
+
+
+def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
+    """The next repeats to make: those of blocks in which some time's interval is wider than asked.
+
+    A block is all mechanisms at one shape, length and mode. It is repeated whole, without the mechanisms that
+    failed in it, so that its repeats stay pairs that can be compared; up to ``max_repeats``. Who asks for one
+    repeat gets one: it has no interval that could be too wide.
+    """
+    measured = {record.cell.key: record for record in records}
+    blocks: dict[str, dict[str, list[Cell]]] = {}
+    for cell in sweep.cells(most=True):
+        if cell.probe == "time":
+            key = replace(cell, mechanism="", options={}, repeat=0).key
+            blocks.setdefault(key, {}).setdefault(cell.label, []).append(cell)
+    found: list[Cell] = []
+    for block in blocks.values():
+        lives: list[tuple[list[Cell], list[Record]]] = []
+        for repeats in block.values():
+            made = [measured[cell.key] for cell in repeats if cell.key in measured]
+            if made and all(record.status == "ok" for record in made):
+                lives.append((repeats, made))
+        if any(_is_too_wide(made) for _, made in lives):
+            least = min(len(made) for _, made in lives)
+            found += [repeats[least] for repeats, made in lives if len(made) == least < len(repeats)]
+    return found
+
+
+def _is_too_wide(made: Sequence[Record]) -> bool:
+    if len(made) < 2:
+        return False
+    interval = median_interval([record.samples["time_s"] for record in made])
+    return half_width(interval) > made[0].cell.precision
+
+
+def _pending(cells: Iterable[Cell], sweep: Sweep, found: Plan) -> tuple[list[Job], list[Record]]:
+    """(what is left to measure of these cells, in order; the final records of the others)."""
     jobs: list[Job] = []
     done: list[Record] = []
     for cell in order(cells, sweep.seed):
@@ -127,16 +192,16 @@ def plan(sweep: Sweep, store: Store, *, data_dir: str | Path | None = None, resu
         job = Job(
             cell=cell,
             limits=sweep.limits(cell.probe),
-            data_dir=str(data_dir) if data_dir is not None and task else None,
+            data_dir=found.data_dir if task else None,
             code=code_of(cell),
-            data=data[task] if task else "",
+            data=found.data[task] if task else "",
         )
-        record = known.get(cell.key)
+        record = found.known.get(cell.key)
         if record is not None and _is_final(record, job):
             done.append(record)
         else:
             jobs.append(job)
-    return Plan(jobs=tuple(jobs), done=tuple(done), problems=tuple(problems))
+    return jobs, done
 
 
 def order(cells: Iterable[Cell], seed: int) -> list[Cell]:
@@ -154,33 +219,64 @@ def order(cells: Iterable[Cell], seed: int) -> list[Cell]:
 
 
 def _measure(found: Plan, sweep: Sweep, store: Store, executor: Executor, listener: Listener) -> None:
-    estimate = Estimate(found.done)
-    records = list(found.done)
-    began = time.monotonic()
-    out_of_budget = False
-    for position, job in enumerate(found.jobs):
-        elapsed = time.monotonic() - began
-        eta_s = sum(estimate.seconds(other.cell) for other in found.jobs[position:])
-        budget_s = sweep.budget_s
-        if budget_s is not None and (out_of_budget or elapsed + estimate.seconds(job.cell) > budget_s):
-            out_of_budget = True
-            record = _unmeasured(job, "interrupted", f"the budget of {budget_s:g} s ended before its turn")
-        elif reason := _hopeless(job.cell, records):
-            record = _unmeasured(job, "skipped", reason)
-        else:
-            listener.began(job, eta_s)
-            try:
-                record = executor.run(job, listener.progressed)
-            except KeyboardInterrupt:
-                executor.close()
-                record = _unmeasured(job, "interrupted", "stopped by the user while it ran")
-                store.write(record)
-                listener.finished(record)
-                raise
-        store.write(record)
-        records.append(record)
-        estimate.learn(record)
-        listener.finished(record)
+    loop = _Loop(sweep, store, executor, listener, found.done)
+    loop.go(found.jobs)
+    while not loop.out_of_budget and (more := too_wide(sweep, loop.records)):
+        jobs, done = _pending(more, sweep, found)
+        loop.records += done
+        if jobs:
+            listener.refining([job.cell for job in jobs])
+            loop.go(jobs, planned=False)
+
+
+class _Loop:
+    """Measures jobs one after the other, into the store, within the sweep's budget."""
+
+    def __init__(
+        self, sweep: Sweep, store: Store, executor: Executor, listener: Listener, done: Iterable[Record]
+    ) -> None:
+        self.records = list(done)
+        self.out_of_budget = False
+        self._budget_s, self._store = sweep.budget_s, store
+        self._executor, self._listener = executor, listener
+        self._estimate = Estimate(self.records)
+        # a roofline needs the FLOPs and the time of a cell
+        self._ceilings = Ceilings(executor) if {"time", "flops"} <= {c.probe for c in sweep.cells()} else None
+        self._began = time.monotonic()
+
+    def go(self, jobs: Sequence[Job], *, planned: bool = True) -> None:
+        """Measure them; what the budget leaves of ``planned`` jobs is recorded as interrupted."""
+        for position, job in enumerate(jobs):
+            eta_s = sum(self._estimate.seconds(other.cell) for other in jobs[position:])
+            if self._is_over(job.cell):
+                if not planned:
+                    return
+                reason = f"the budget of {self._budget_s:g} s ended before its turn"
+                record = _unmeasured(job, "interrupted", reason)
+            elif reason := _hopeless(job.cell, self.records):
+                record = _unmeasured(job, "skipped", reason)
+            else:
+                self._listener.began(job, eta_s)
+                try:
+                    record = self._executor.run(job, self._listener.progressed)
+                    record = self._ceilings.beside(record) if self._ceilings else record
+                except KeyboardInterrupt:
+                    self._executor.close()
+                    self._keep(_unmeasured(job, "interrupted", "stopped by the user while it ran"))
+                    raise
+            self._keep(record)
+
+    def _is_over(self, cell: Cell) -> bool:
+        if self._budget_s is not None and not self.out_of_budget:
+            expected_s = time.monotonic() - self._began + self._estimate.seconds(cell)
+            self.out_of_budget = expected_s > self._budget_s
+        return self.out_of_budget
+
+    def _keep(self, record: Record) -> None:
+        self._store.write(record)
+        self.records.append(record)
+        self._estimate.learn(record)
+        self._listener.finished(record)
 
 
 def _is_final(record: Record, job: Job) -> bool:
@@ -202,7 +298,7 @@ def _unmeasured(job: Job, status: Status, reason: str) -> Record:
 def _line_of(cell: Cell) -> Cell:
     """The line of cells that differ only in length: what is too much at one is too much at the longer."""
     probe: Probe = "accuracy" if cell.probe == "accuracy" else "time"
-    return replace(cell, seq_len=1, repeat=0, seconds=0.0, probe=probe)
+    return replace(cell, seq_len=1, repeat=0, seconds=0.0, precision=0.0, probe=probe)
 
 
 def _hopeless(cell: Cell, records: Sequence[Record]) -> str:

@@ -1,0 +1,90 @@
+"""What the machine can do at most, measured once a machine and kept in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from effbench import machine
+from effbench.execute.base import Executor
+from effbench.spec import MACHINE, Cell, Job, Limits, Record
+
+_LIMITS = Limits(timeout_s=120.0, memory_bytes=4 * 2**30)
+_ATTEMPTS = 3
+_QUIET_CORES = 0.1  # busy with others' work
+_VERSION = 1  # of how it is measured; a number of another version is measured anew
+
+
+class Ceilings:
+    """The machine's peak FLOP/s and bandwidth for a record's dtype, device, threads and allocator."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._known: dict[str, Mapping[str, Any]] = {}
+
+    def beside(self, record: Record) -> Record:
+        """The record of a FLOPs cell with the ceiling in its machine's facts; any other as it is.
+
+        It is measured on first use and kept in the cache folder, by the machine's name, torch's version and
+        the settings; not if other load was running, which makes a ceiling too low. Where it cannot be
+        measured the record says why.
+        """
+        if record.cell.probe != "flops" or record.status != "ok":
+            return record
+        cell = Cell(
+            mechanism=MACHINE,
+            probe="ceiling",
+            seq_len=1,
+            dtype=record.cell.dtype,
+            device=record.cell.device,
+            threads=record.cell.threads,
+            allocator=record.cell.allocator,
+        )
+        if cell.key not in self._known:
+            self._known[cell.key] = self._find(cell)
+        return replace(record, machine={**record.machine, "ceiling": self._known[cell.key]})
+
+    def _find(self, cell: Cell) -> Mapping[str, Any]:
+        gpu = cell.device if cell.device == "cpu" else "device of this machine"
+        key = f"{_VERSION} {cell.key} {machine.name()} {gpu} {version('torch')}"
+        path = machine.cache_dir() / f"ceiling-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        kept = _read(path)
+        if kept is not None:
+            return kept
+        found: dict[str, Any] = {}
+        for _ in range(_ATTEMPTS):
+            record = self._executor.run(Job(cell=cell, limits=_LIMITS), lambda fraction, text: None)
+            if record.status != "ok":
+                return {"reason": f"{record.status}: {record.reason}"}
+            series = {name: list(values) for name, values in record.samples.items()}
+            others = float(record.machine.get("others_cores") or 0.0)
+            again = {**series, **record.values, "measured": record.started, "others_cores": others}
+            if not found or float(again["peak_flops_per_s"] or 0) > float(found["peak_flops_per_s"] or 0):
+                found = again
+            if others <= _QUIET_CORES:
+                break
+        else:
+            return found  # the best that could be seen beside other load: not to be believed for ever
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run two seconds
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.part")
+            partial.write_text(json.dumps(found))
+            os.replace(partial, path)
+        return found
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    """A ceiling kept earlier; None if there is none or it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    complete = isinstance(found, dict) and {"peak_flops_per_s", "bandwidth_bytes_per_s"} <= set(found)
+    return found if complete else None

@@ -1,0 +1,159 @@
+"""Planted mechanisms whose cost is known by construction, for the probes to report."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import time
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+
+from effbench.mechanism import Mechanism
+
+MIB = 2**20
+
+
+def busy(seconds: float) -> None:
+    """Spin for exactly this long by the clock that the probe reads."""
+    end = time.perf_counter_ns() + round(seconds * 1e9)
+    while time.perf_counter_ns() < end:
+        pass
+
+
+class Holds(Mechanism):
+    """Holds ``mib`` MiB and its output at its peak."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False, mib: int = 1):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.mib = mib
+
+    def forward(self, x, mask=None):
+        large = torch.empty(self.mib * MIB, dtype=torch.uint8)
+        out = x.clone()
+        del large
+        return out
+
+
+class _Keep(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x, size):
+        context.save_for_backward(torch.empty(size, dtype=torch.uint8))
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        (kept,) = context.saved_tensors
+        assert kept.dtype == torch.uint8
+        return gradient.clone(), None
+
+
+class Saves(Mechanism):
+    """Keeps exactly ``size`` bytes for its backward pass."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False, size: int = 1000):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.size = size
+
+    def forward(self, x, mask=None):
+        return _Keep.apply(x, self.size)
+
+
+class Multiplies(Mechanism):
+    """Does K multiply-adds a token and feature through one family of operations; K is 8."""
+
+    def __init__(
+        self,
+        d_model,
+        heads,
+        *,
+        max_len,
+        causal=False,
+        family: Literal["mm", "bmm", "addmm", "mv", "dot", "einsum", "conv", "attention"] = "mm",
+    ):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.family = family
+
+    def forward(self, x, mask=None):
+        b, n, d = x.shape
+        rows = x.reshape(b * n * d, 1)
+        if self.family == "mm":
+            rows @ x.new_ones(1, 8)
+        elif self.family == "bmm":
+            x.new_ones(8, b * n, d) @ x.new_ones(8, d, 1)
+        elif self.family == "addmm":
+            torch.addmm(x.new_ones(8), rows, x.new_ones(1, 8))
+        elif self.family == "mv":
+            x.new_ones(b * n * d, 8) @ x.new_ones(8)
+        elif self.family == "dot":
+            for _ in range(8):
+                rows.flatten() @ rows.flatten()
+        elif self.family == "einsum":
+            torch.einsum("bnd,dk->bnk", x, x.new_ones(d, 8))
+        elif self.family == "conv":
+            F.conv1d(x.reshape(1, 1, b * n * d), x.new_ones(8, 1, 1))
+        else:
+            # N queries of width D/2 see 8 keys: products with the keys and with the values
+            F.scaled_dot_product_attention(
+                x[None, ..., : d // 2], x.new_ones(1, b, 8, d // 2), x.new_ones(1, b, 8, d // 2)
+            )
+        return x * 1.0
+
+
+class Busy(Mechanism):
+    """Spins for ``us`` microseconds, times N^power (log N)^logs / (the same at 64 tokens)."""
+
+    def __init__(
+        self, d_model, heads, *, max_len, causal=False, us: int = 1000, power: float = 0.0, logs: int = 0
+    ):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.us, self.power, self.logs = us, power, logs
+
+    def forward(self, x, mask=None):
+        n = x.shape[1]
+        busy(self.us * 1e-6 * (n / 64) ** self.power * (math.log(n) / math.log(64)) ** self.logs)
+        return x.view_as(x)
+
+
+class SlowFirst(Mechanism):
+    """Spins for 1 ms, but for 200 ms in its first call."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.calls = 0
+
+    def forward(self, x, mask=None):
+        self.calls += 1
+        busy(0.2 if self.calls == 1 else 0.001)
+        return x.view_as(x)
+
+
+class Changes(Mechanism):
+    """Spins for 1 ms at first, and ``step`` of that longer with every call."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False, step: float = 0.01):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.step = step
+        self.calls = 0
+
+    def forward(self, x, mask=None):
+        self.calls += 1
+        busy(0.001 * (1 + self.step) ** self.calls)
+        return x.view_as(x)
+
+
+class Outside(Mechanism):
+    """Takes ``mib`` MiB from the C library, past torch's allocator, touches and frees it."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False, mib: int = 64):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.mib = mib
+
+    def forward(self, x, mask=None):
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype = ctypes.c_void_p
+        place = libc.malloc(ctypes.c_size_t(self.mib * MIB))
+        ctypes.memset(place, 1, self.mib * MIB)
+        libc.free(ctypes.c_void_p(place))
+        return x.view_as(x)
