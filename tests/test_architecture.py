@@ -21,7 +21,7 @@ ROOMS = [
     ["effbench.analyse"],
     ["effbench.store", "effbench.execute"],
     ["effbench.doctor"],
-    ["effbench.loop"],
+    ["effbench.loop", "effbench.ceiling"],
     ["effbench.show"],
     ["effbench.cli", "effbench.__main__"],
 ]

@@ -106,7 +106,7 @@ class BigBird(Mechanism):
         return self._flops(batch_size, seq_len, self.heads * self._executed_pairs(seq_len))
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the scores once more: the kernel's backward does not keep them."""
+        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
         again = 2 * batch_size * self._executed_pairs(seq_len) * self.d_model
         return 3 * self.forward_flops(batch_size, seq_len) + again
 

@@ -78,6 +78,6 @@ class Linformer(Mechanism):
         return batch_size * (2 * n * d * 2 * d + sequence * 2 * k * n * d + 2 * 2 * k * d * d + 4 * n * k * d)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the scores once more: the kernel's backward does not keep them."""
+        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
         again = 2 * batch_size * seq_len * self.k * self.d_model
         return 3 * self.forward_flops(batch_size, seq_len) + again

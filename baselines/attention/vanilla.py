@@ -60,7 +60,7 @@ class Vanilla(Mechanism):
         return batch_size * (2 * n * d * 4 * d + 4 * n * n * d)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the scores once more: the kernel's backward does not keep them."""
+        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
         again = 2 * batch_size * seq_len**2 * self.d_model
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
