@@ -126,17 +126,12 @@ def audit(
             raise UsageError(registry.unknown("line of the audit", name, LINES, "there are"))
     wanted = [name for name in _CHECKS if lines is None or name in lines]
     findings = []
-    gc.collect()
-    gc.freeze()  # the memory checks collect garbage often: only what the audit makes need be looked through
-    try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            subject.make()
-            for position, name in enumerate(wanted):
-                if progress is not None:
-                    progress(position / len(wanted), name)
-                findings.append(_finding(name, subject))
-    finally:
-        gc.unfreeze()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        subject.make()
+        for position, name in enumerate(wanted):
+            if progress is not None:
+                progress(position / len(wanted), name)
+            findings.append(_finding(name, subject))
     return findings
 
 
@@ -174,6 +169,7 @@ def measure_audit(cell: Cell, progress: Callable[[float, str], None]) -> tuple[S
 
 def _finding(name: str, subject: _Subject) -> Finding:
     verdict: Verdict = "pass"
+    gc.freeze()  # the memory checks collect garbage often: only what this one makes need be looked through
     try:
         reason, number = _CHECKS[name](subject)
     except Unsupported as error:
@@ -182,6 +178,8 @@ def _finding(name: str, subject: _Subject) -> Finding:
         verdict, reason, number = "fail", str(error), error.number
     except Exception as error:
         verdict, reason, number = "fail", f"raised {type(error).__name__}: {error}{_place(error)}", None
+    finally:
+        gc.unfreeze()
     if number is not None and not math.isfinite(number):
         number = None
     return Finding(name=name, verdict=verdict, reason=" ".join(reason.split()), number=number)
