@@ -19,7 +19,7 @@ from effbench.spec import PROBES, UsageError
 
 if TYPE_CHECKING:
     from effbench.execute.base import Executor
-    from effbench.spec import Record
+    from effbench.spec import Job
     from effbench.sweep import Sweep
 
 app = typer.Typer(
@@ -230,8 +230,7 @@ def audit(
         for cell in cells:
             label = spec_label(cell.mechanism, cell.options)
             print(f"{label} ...", file=sys.stderr)
-            record = executor.run(Job(cell=cell, limits=limits), lambda fraction, text: None)
-            audits[label] = _findings(record)
+            audits[label] = _findings(executor, Job(cell=cell, limits=limits))
     finally:
         executor.close()
     if format == "json":
@@ -244,14 +243,15 @@ def audit(
         raise typer.Exit(6)
 
 
-def _findings(record: Record) -> list[dict[str, Any]]:
-    """The lines of an audit; one line in their place where the measured process gave none."""
+def _findings(executor: Executor, job: Job) -> list[dict[str, Any]]:
+    """The lines of an audit; one in their place where the process ended before, naming what it checked."""
+    begun: list[str] = []
+    record = executor.run(job, lambda fraction, line: begun.append(line))
     if record.status == "ok":
         return list(json.loads(str(record.values["findings"])))
     verdict = "n/a" if record.status == "unsupported" else "fail"
-    return [
-        {"name": "audit", "verdict": verdict, "reason": f"{record.status}: {record.reason}", "number": None}
-    ]
+    reason = f"{record.status}: {record.reason}" + (f"; while checking {begun[-1]!r}" if begun else "")
+    return [{"name": "audit", "verdict": verdict, "reason": reason, "number": None}]
 
 
 @app.command("list")

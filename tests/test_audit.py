@@ -99,6 +99,15 @@ class Dropping(Clean):
         return self.dropout(super().forward(x, mask))
 
 
+class CachesPositions(Clean):
+    """A buffer that is made at the first call holds no state of a call."""
+
+    def forward(self, x, mask=None):
+        if not hasattr(self, "ones"):
+            self.register_buffer("ones", torch.ones(self.max_len, 1, dtype=x.dtype), persistent=False)
+        return super().forward(x, mask) * self.ones[: x.shape[1]]
+
+
 class Chunked(Clean):
     """An option may change the costs alone."""
 
@@ -111,6 +120,13 @@ class Chunked(Clean):
         if not self.whole:
             x.new_empty(1 << 20)
         return out
+
+
+class Switched(Clean):
+    """With power=0, scale has nothing to act on; that is no dead option."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False, scale: float = 1.0, power: int = 1):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal, scale=scale * power)
 
 
 class Growing(Clean):
@@ -131,6 +147,8 @@ class HiddenSchema(Clean):
         (Dropping, "deterministic", "pass", "draws from torch's generator"),
         (Dropping, "batch", "pass", ""),
         (Dropping, "options", "pass", "dropout"),
+        (CachesPositions, "hidden state", "pass", ""),
+        (CachesPositions, "memory freed", "pass", ""),
         (Chunked, "options", "pass", "whole"),
         (HiddenSchema, "options", "n/a", "cannot be told from its source"),
         (Growing, "order of FLOPs", "pass", "lower-order terms dominate"),
@@ -142,6 +160,10 @@ def test_what_is_no_bug_is_not_called_one(kind, line, verdict, reason):
     (finding,) = audit(kind, **SMALL, lines=[line])
     assert finding.verdict == verdict, finding
     assert reason in finding.reason
+
+
+def test_an_option_may_be_switched_off_by_another():
+    assert failed(Switched, options={"power": 0}, lines=["options"]) == {}
 
 
 def test_a_position_that_makes_no_difference_is_neither_passed_nor_failed():
@@ -214,6 +236,7 @@ def test_the_command_says_what_failed_and_outlives_a_crash(monkeypatch, capsys, 
     (line,) = audits[crash]
     assert (line["name"], line["verdict"]) == ("audit", "fail")
     assert line["reason"].startswith("crashed: SIGSEGV")
+    assert line["reason"].endswith("while checking 'shape and dtype'")
     assert [f["name"] for f in audits[clean]] == list(LINES)
     assert {f["verdict"] for f in audits[clean]} == {"pass"}
     assert "padding, forward" in [f["name"] for f in audits[bug] if f["verdict"] == "fail"]
@@ -250,6 +273,9 @@ def test_several_mechanisms_stand_side_by_side_with_reasons_below():
         "n/a  causal: not written (one, two)", "one: 1 passed, 0 failed, 1 not applicable",
     ):  # fmt: skip
         assert part in text
+    with console.capture() as captured:
+        console.print(audit_tables({f"{name}{'.' * 50}": found for name, found in audits.items()}))
+    assert f"2  two{'.' * 50}: 0 passed, 1 failed" in captured.get()
 
 
 @pytest.mark.parametrize(

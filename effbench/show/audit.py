@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+_NAMES_WIDTH = 60  # letters that the names of all columns may have together
 _STYLES = {"pass": "green", "fail": "bold red", "n/a": "dim"}
 
 
@@ -17,10 +18,17 @@ def audit_tables(audits: Mapping[str, Sequence[Mapping[str, Any]]]) -> Renderabl
 
     A finding is a mapping with name, verdict, reason and number, as ``effbench.audit.Finding`` has them.
     """
-    counts = Text("\n").join(Text(f"{label}: {summary(findings)}") for label, findings in audits.items())
     if len(audits) == 1:
-        return Group(_alone(*audits.items()), counts)
-    return Group(_side_by_side(audits), *_reasons(audits), counts)
+        ((label, findings),) = audits.items()
+        return Group(_alone(label, findings), Text(f"{label}: {summary(findings)}"))
+    # Long names would fold into columns of a few letters each: numbers then stand for them.
+    numbered = sum(len(label) for label in audits) > _NAMES_WIDTH
+    heads = {label: str(i) if numbered else label for i, label in enumerate(audits, start=1)}
+    counts = [
+        Text(f"{f'{heads[label]}  ' if numbered else ''}{label}: {summary(findings)}")
+        for label, findings in audits.items()
+    ]
+    return Group(_side_by_side(audits, heads), *_reasons(audits), *counts)
 
 
 def summary(findings: Sequence[Mapping[str, Any]]) -> str:
@@ -30,8 +38,7 @@ def summary(findings: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{count} {word}" for count, word in counted)
 
 
-def _alone(item: tuple[str, Sequence[Mapping[str, Any]]]) -> Table:
-    label, findings = item
+def _alone(label: str, findings: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title=Text(label), title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("line", "verdict", "what was found"):
         table.add_column(heading, overflow="fold")
@@ -40,11 +47,11 @@ def _alone(item: tuple[str, Sequence[Mapping[str, Any]]]) -> Table:
     return table
 
 
-def _side_by_side(audits: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+def _side_by_side(audits: Mapping[str, Sequence[Mapping[str, Any]]], heads: Mapping[str, str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("line", no_wrap=True)
     for label in audits:
-        table.add_column(Text(label), overflow="fold")
+        table.add_column(Text(heads[label]), no_wrap=True)
     by_name = [{finding["name"]: finding for finding in findings} for findings in audits.values()]
     for name in dict.fromkeys(name for found in by_name for name in found):
         table.add_row(name, *(_verdict(found[name]) if name in found else "" for found in by_name))
