@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from effbench.audit import assert_conforms
     from effbench.loop import run
     from effbench.mechanism import Mechanism, Unsupported
     from effbench.spec import Cell, Limits, Record, UsageError
@@ -23,11 +24,23 @@ _HOMES = {
     "Sweep": "effbench.sweep",
     "Unsupported": "effbench.mechanism",
     "UsageError": "effbench.spec",
+    "assert_conforms": "effbench.audit",
     "load": "effbench.store",
     "run": "effbench.loop",
 }
 
-__all__ = ["Cell", "Limits", "Mechanism", "Record", "Sweep", "Unsupported", "UsageError", "load", "run"]
+__all__ = [
+    "Cell",
+    "Limits",
+    "Mechanism",
+    "Record",
+    "Sweep",
+    "Unsupported",
+    "UsageError",
+    "assert_conforms",
+    "load",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from effbench.spec import PROBES, UsageError
 
 if TYPE_CHECKING:
     from effbench.execute.base import Executor
+    from effbench.spec import Job
     from effbench.sweep import Sweep
 
 app = typer.Typer(
@@ -196,6 +197,71 @@ def plot(
     frame, raw = _load(folders, raw=False), _load(folders, raw=True)
     for path in _draw(frame, raw, out or folders[0] / "plots", kinds, format):
         print(path)
+
+
+@app.command()
+def audit(
+    mechanism: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MECHANISM...",
+            help="NAME[:option=value,...], path/to/file.py:Class or package.module:Class [all installed].",
+        ),
+    ] = None,
+    d_model: Annotated[str, typer.Option(help="Model width.")] = "64",
+    heads: Annotated[str, typer.Option(help="Attention heads; must divide d_model.")] = "4",
+    seq_len: Annotated[str, typer.Option(help="The longest length that is tried.")] = "2048",
+    timeout: Annotated[str | None, typer.Option(help="Limit a mechanism: 60s, 5m.")] = None,
+    format: Annotated[str, typer.Option(help="table, json")] = "table",
+) -> None:
+    """Is a mechanism what it says it is? Checks its laws, gradients and declared costs; 6 if a line fails."""
+    from effbench import registry
+    from effbench.spec import Cell, Job, spec_label
+    from effbench.sweep import Sweep, parse_seconds, parse_whole
+
+    if format not in ("table", "json"):
+        raise UsageError(f"format {format!r} is not one of table, json")
+    width, split = parse_whole("d_model", d_model), parse_whole("heads", heads)
+    if width % split:
+        raise UsageError(f"heads {split} does not divide d_model {width}")
+    longest = parse_whole("seq_len", seq_len)
+    limits = Sweep(name="audit", timeout_s=parse_seconds(timeout) if timeout else None).limits("audit")
+    asked = dict.fromkeys(mechanism or registry.names("mechanism"))
+    cells = [
+        Cell(
+            mechanism=name, options=options, probe="audit", mode="train", seq_len=longest,
+            d_model=width, heads=split, seconds=0.0,
+        )
+        for name, options in (registry.parse(text, "mechanism") for text in asked)
+    ]  # fmt: skip
+    executor = _executor("process")
+    audits: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for cell in cells:
+            label = spec_label(cell.mechanism, cell.options)
+            print(f"{label} ...", file=sys.stderr)
+            audits[label] = _findings(executor, Job(cell=cell, limits=limits))
+    finally:
+        executor.close()
+    if format == "json":
+        print(json.dumps([{"mechanism": k, "findings": v} for k, v in audits.items()], indent=2))
+    else:
+        from effbench.show.audit import audit_tables
+
+        _console().print(audit_tables(audits))
+    if any(finding["verdict"] == "fail" for findings in audits.values() for finding in findings):
+        raise typer.Exit(6)
+
+
+def _findings(executor: Executor, job: Job) -> list[dict[str, Any]]:
+    """The lines of an audit; one in their place where the process ended before, naming what it checked."""
+    begun: list[str] = []
+    record = executor.run(job, lambda fraction, line: begun.append(line))
+    if record.status == "ok":
+        return list(json.loads(str(record.values["findings"])))
+    verdict = "n/a" if record.status == "unsupported" else "fail"
+    reason = f"{record.status}: {record.reason}" + (f"; while checking {begun[-1]!r}" if begun else "")
+    return [{"name": "audit", "verdict": verdict, "reason": reason, "number": None}]
 
 
 @app.command("list")

@@ -1,0 +1,300 @@
+"""The audit finds what is planted, by the line that is meant for it, and nothing in what is clean."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import planted_bugs
+import pytest
+import torch
+from planted_bugs import FOUND_BY, Clean
+from torch import nn
+
+from effbench import assert_conforms, cli, registry
+from effbench.audit import LINES, audit
+from effbench.mechanism import Mechanism, Unsupported
+from effbench.spec import UsageError
+
+SMALL = {"d_model": 16, "heads": 2, "seq_len": 256}
+PLANTED = Path(planted_bugs.__file__)
+
+
+def failed(kind, **changes):
+    return {f.name: f.reason for f in audit(kind, **{**SMALL, **changes}) if f.verdict == "fail"}
+
+
+@pytest.mark.parametrize("kind", FOUND_BY, ids=lambda kind: kind.__name__)
+def test_each_planted_bug_is_found_by_its_line(kind):
+    line = FOUND_BY[kind]
+    found = failed(kind, lines=[line])
+    assert list(found) == [line]
+    assert found[line]
+
+
+def test_every_line_has_a_planted_bug():
+    meant = {*FOUND_BY.values(), "finite differences"}
+    assert meant == set(LINES)
+
+
+def test_the_clean_twin_passes_every_line():
+    findings = audit(Clean, **SMALL)
+    assert [(f.name, f.verdict) for f in findings] == [(name, "pass") for name in LINES], findings
+
+
+@pytest.mark.parametrize("name", ["WrongInputGradient", "WrongWeightGradient"])
+def test_a_wrong_backward_is_found_without_a_reference(name):
+    assert failed(getattr(planted_bugs, name), lines=["finite differences"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.names("mechanism"))
+def test_every_installed_mechanism_passes(name):
+    kind = registry.load(registry.find(name, "mechanism"))
+    assert failed(kind, d_model=64, heads=4, seq_len=2048) == {}
+
+
+class Bare(nn.Module):
+    """Declares nothing, has no options and no mask of its own to honour."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False):
+        super().__init__()
+        if causal:
+            raise Unsupported("not written")
+        self.linear = nn.Linear(d_model, d_model)
+
+    def forward(self, x, mask=None):
+        return self.linear(x).tanh()
+
+
+def test_what_is_not_declared_is_not_applicable_and_says_so():
+    findings = {f.name: f for f in audit(Bare, **SMALL)}
+    reasons = {name: f.reason for name, f in findings.items() if f.verdict == "n/a"}
+    assert reasons == {
+        "reference, forward": "declares no reference",
+        "reference, backward": "declares no reference",
+        "causal": "not written",
+        "options": "it has no options",
+        "forward FLOPs": "forward_flops is not declared",
+        "train FLOPs": "train_flops is not declared",
+        "useful FLOPs": "useful_flops is not declared",
+        "order of FLOPs": "order is not declared",
+        "order of memory": "memory_order is not declared",
+        "order of time": "order is not declared",
+        "saved bytes": "saved_bytes is not declared",
+    }
+    assert {f.verdict for f in findings.values()} == {"n/a", "pass"}
+    assert findings["permutation"].reason == "measured equivariant; not declared"
+
+
+class Dropping(Clean):
+    """Dropout is no lack of determinism, and no option that does nothing."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False, dropout: float = 0.1):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, mask=None):
+        return self.dropout(super().forward(x, mask))
+
+
+class CachesPositions(Clean):
+    """A buffer that is made at the first call holds no state of a call."""
+
+    def forward(self, x, mask=None):
+        if not hasattr(self, "ones"):
+            self.register_buffer("ones", torch.ones(self.max_len, 1, dtype=x.dtype), persistent=False)
+        return super().forward(x, mask) * self.ones[: x.shape[1]]
+
+
+class Chunked(Clean):
+    """An option may change the costs alone."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False, whole: bool = True):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.whole = whole
+
+    def forward(self, x, mask=None):
+        out = super().forward(x, mask)
+        if not self.whole:
+            x.new_empty(1 << 20)
+        return out
+
+
+class Switched(Clean):
+    """With power=0, scale has nothing to act on; that is no dead option."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False, scale: float = 1.0, power: int = 1):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal, scale=scale * power)
+
+
+class Growing(Clean):
+    """Declares more than it costs, which is no lie: at these lengths lower orders may dominate."""
+
+    order = 2.0
+    memory_order = 2.0
+
+
+class HiddenSchema(Clean):
+    def __init__(self, d_model, heads, **options):
+        super().__init__(d_model, heads, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "verdict", "reason"),
+    [
+        (Dropping, "deterministic", "pass", "draws from torch's generator"),
+        (Dropping, "batch", "pass", ""),
+        (Dropping, "options", "pass", "dropout"),
+        (CachesPositions, "hidden state", "pass", ""),
+        (CachesPositions, "memory freed", "pass", ""),
+        (Chunked, "options", "pass", "whole"),
+        (HiddenSchema, "options", "n/a", "cannot be told from its source"),
+        (Growing, "order of FLOPs", "pass", "lower-order terms dominate"),
+        (Growing, "order of memory", "pass", "lower-order terms dominate"),
+        (Growing, "order of time", "pass", "lower-order terms dominate"),
+    ],
+)
+def test_what_is_no_bug_is_not_called_one(kind, line, verdict, reason):
+    (finding,) = audit(kind, **SMALL, lines=[line])
+    assert finding.verdict == verdict, finding
+    assert reason in finding.reason
+
+
+def test_an_option_may_be_switched_off_by_another():
+    assert failed(Switched, options={"power": 0}, lines=["options"]) == {}
+
+
+def test_a_position_that_makes_no_difference_is_neither_passed_nor_failed():
+    class Unsure(Clean):
+        equivariant = False
+
+    (finding,) = audit(Unsure, **SMALL, lines=["permutation"])
+    assert finding.verdict == "n/a"
+    assert "permuting makes no difference" in finding.reason
+
+
+def test_a_short_longest_length_is_never_exceeded():
+    class Short(Clean):
+        def __init__(self, d_model, heads, *, max_len, causal=False):
+            if max_len > 10:
+                raise Unsupported("only 10 tokens fit")
+            super().__init__(d_model, heads, max_len=max_len, causal=causal)
+
+        def forward(self, x, mask=None):
+            assert x.shape[1] <= self.max_len
+            return super().forward(x, mask)
+
+    assert failed(Short, seq_len=10) == {}
+    with pytest.raises(Unsupported, match="only 10 tokens"):
+        audit(Short, **SMALL)
+
+
+def test_a_check_that_raises_is_a_failed_line_that_says_where():
+    class Raises(Clean):
+        def forward(self, x, mask=None):
+            raise RuntimeError("deliberate failure")
+
+    found = failed(Raises, lines=["full mask", "batch"])
+    assert list(found) == ["full mask", "batch"]
+    assert all("RuntimeError: deliberate failure (test_audit.py:" in reason for reason in found.values())
+
+
+def test_assert_conforms_names_each_failed_line():
+    assert_conforms(Clean, **SMALL, lines=["padding, forward", "full mask"])
+    with pytest.raises(AssertionError, match="IgnoresTheMask is not what it says it is:\n  padding, forward"):
+        assert_conforms(planted_bugs.IgnoresTheMask, **SMALL, lines=["padding, forward", "full mask"])
+    with pytest.raises(UsageError, match="did you mean 'full mask'"):
+        assert_conforms(Clean, **SMALL, lines=["ful mask"])
+
+
+def test_an_audit_leaves_the_callers_random_numbers_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    audit(Clean, **SMALL, lines=["full mask", "hidden state"])
+    assert torch.equal(torch.rand(4), expected)
+
+
+def command(monkeypatch, capsys, *arguments):
+    """(exit code, standard output, standard error) of effbench audit."""
+    small = ("--d-model", "16", "--heads", "2", "--seq-len", "128")
+    monkeypatch.setattr(sys, "argv", ["effbench", "audit", *small, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    return ended.value.code or 0, said.out, said.err
+
+
+def test_the_command_says_what_failed_and_outlives_a_crash(monkeypatch, capsys, plugin):
+    crash, clean, bug = plugin("Segfault"), f"{PLANTED}:Clean:scale=0.5", f"{PLANTED}:IgnoresTheMask"
+    code, out, _ = command(monkeypatch, capsys, crash, clean, bug, "--format", "json")
+    assert code == 6
+    audits = {entry["mechanism"]: entry["findings"] for entry in json.loads(out)}
+    assert list(audits) == [crash, clean, bug]
+    (line,) = audits[crash]
+    assert (line["name"], line["verdict"]) == ("audit", "fail")
+    assert line["reason"].startswith("crashed: SIGSEGV")
+    assert line["reason"].endswith("while checking 'shape and dtype'")
+    assert [f["name"] for f in audits[clean]] == list(LINES)
+    assert {f["verdict"] for f in audits[clean]} == {"pass"}
+    assert "padding, forward" in [f["name"] for f in audits[bug] if f["verdict"] == "fail"]
+    assert not list(Path().iterdir())
+
+
+def test_the_command_prints_a_table_and_exits_with_0(monkeypatch, capsys, plugin):
+    code, out, err = command(monkeypatch, capsys, f"{PLANTED}:Clean")
+    assert code == 0
+    assert all(name in out for name in LINES)
+    assert "25 passed, 0 failed, 0 not applicable" in out
+    assert "Clean ..." in err
+
+
+def test_several_mechanisms_stand_side_by_side_with_reasons_below():
+    from rich.console import Console
+
+    from effbench.show.audit import audit_tables
+
+    def finding(name, verdict, reason=""):
+        return {"name": name, "verdict": verdict, "reason": reason, "number": None}
+
+    audits = {
+        "one": [finding("batch", "pass"), finding("causal", "n/a", "not written")],
+        "two": [finding("batch", "fail", "mixes [them]"), finding("causal", "n/a", "not written")],
+        "three": [finding("audit", "fail", "crashed: SIGSEGV")],
+    }
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(audit_tables(audits))
+    text = captured.get()
+    for part in (
+        "fail  batch: mixes [them] (two)", "fail  audit: crashed: SIGSEGV (three)",
+        "n/a  causal: not written (one, two)", "one: 1 passed, 0 failed, 1 not applicable",
+    ):  # fmt: skip
+        assert part in text
+    with console.capture() as captured:
+        console.print(audit_tables({f"{name}{'.' * 50}": found for name, found in audits.items()}))
+    assert f"2  two{'.' * 50}: 0 passed, 1 failed" in captured.get()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["fastfromer"], "did you mean 'fastformer'?"),
+        (["fastformer:colour=red"], "unknown option of fastformer 'colour'"),
+        (["vanilla", "--heads", "3"], "heads 3 does not divide d_model 16"),
+        (["vanilla", "--seq-len", "0"], "seq_len '0' is not a whole number"),
+        (["vanilla", "--timeout", "never"], "'never' is not a time"),
+        (["vanilla", "--format", "xml"], "format 'xml' is not one of table, json"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments, complaint, monkeypatch, capsys):
+    code, out, err = command(monkeypatch, capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+def test_planted_bugs_are_mechanisms():
+    assert all(issubclass(kind, Mechanism) for kind in FOUND_BY)
