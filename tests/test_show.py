@@ -292,3 +292,80 @@ def test_memory_is_read_in_bytes_and_zeros_do_not_break_a_plot():
     frame["peak_bytes"] = np.nan
     with pytest.raises(UsageError, match="nothing to draw for tradeoff"):
         plots.draw(summarise(frame), frame, "tradeoff")
+
+
+def test_noisy_times_are_marked_in_tables_and_hollow_in_plots():
+    frame = raw(cost_records(("vanilla", "linear"), noise=0.0))
+    frame.loc[(frame["mechanism"] == "linear") & (frame["seq_len"] == 512), "trend"] = 0.3
+    rows = summarise(frame)
+    text = text_of(tables.summary_tables(rows, frame))
+    assert text.count("~") == 4, "in the cell and in the sentence, forward and train"
+    assert "linear at 512: slows down by 30 % while it runs" in text
+    ((_, figure),) = plots.draw(rows, frame, "time")
+    hollow = [
+        c for axes in figure.axes for c in axes.collections if len(c.get_facecolor()) and c.get_offsets().size
+    ]
+    assert [c.get_offsets()[:, 0].tolist() for c in hollow if c.get_offsets().shape[1] == 2].count(
+        [512.0]
+    ) == 2
+
+
+CEILING = {
+    "peak_flops_per_s": 1e14,
+    "samples_bandwidth_at_bytes": [1e6, 1e9],
+    "samples_bandwidth_bytes_per_s": [1e13, 1e12],
+}
+
+
+def with_ceiling(frame):
+    """The frame as if its FLOPs cells held bytes moved and the machine's ceiling."""
+    flops = frame["probe"] == "flops"
+    frame.loc[flops, "bytes_moved"] = frame.loc[flops, "seq_len"] * 1e4
+    frame["peak_flops_per_s"] = np.where(flops, CEILING["peak_flops_per_s"], np.nan)
+    for name in ("samples_bandwidth_at_bytes", "samples_bandwidth_bytes_per_s"):
+        frame[name] = [CEILING[name] if each else None for each in flops]
+    return frame
+
+
+def test_the_roofline_shows_every_point_under_its_roof():
+    frame = with_ceiling(raw(cost_records()))
+    rows = summarise(frame)
+    assert rows.roof_share.notna().all()
+    ((name, figure),) = plots.draw(rows, frame, "roofline")
+    assert name == "roofline"
+    FigureCanvasAgg(figure).draw()
+    assert [axes.get_title() for axes in figure.axes] == ["forward", "train"]
+    for axes in figure.axes:
+        drawn = {line.get_label(): line for line in axes.lines}
+        assert set(SIX) <= set(drawn)
+        low, high = axes.get_ylim()
+        for mechanism in SIX:
+            points = drawn[mechanism].get_ydata()
+            assert len(points) == 6
+            assert (low < points).all()
+            assert (points < high).all()
+    with pytest.raises(UsageError, match="nothing to draw for roofline: no row has a value of roof_share"):
+        plots.draw(summarise(RAWS["six"]), RAWS["six"], "roofline")
+
+
+def test_contradictions_and_a_changing_machine_are_said():
+    frame = with_ceiling(raw(cost_records(("vanilla", "linear"), noise=0.001)))
+    frame["flops_analytic"] = frame["flops"]
+    assert "Careful" not in text_of(tables.summary_tables(summarise(frame), frame))
+    wrong = frame.copy()
+    wrong.loc[(wrong["mechanism"] == "linear") & (wrong["mode"] == "train"), "flops_analytic"] *= 2
+    text = text_of(tables.summary_tables(summarise(wrong), wrong), 400)
+    assert "linear declares 25.6 M FLOPs for train at 128, 12.8 M were counted (6 lengths differ)" in text
+    unseen = frame.copy()
+    unseen["uncounted_share"] = 0.05
+    assert "5 % of its work is in operations that nothing counts" in text_of(
+        tables.summary_tables(summarise(unseen), unseen), 400
+    )
+    slow = frame.copy()
+    slow["others_cores"], slow["seconds"], slow["started"] = 1.0, 1.0, "2026-01-01T10:00:00+00:00"
+    late = (slow["repeat"] == 2) & (slow["probe"] == "time")
+    slow.loc[late, "time_s"] *= 1.1
+    slow.loc[late, "samples_time_s"] = slow.loc[late, "samples_time_s"].map(lambda s: [1.1 * t for t in s])
+    text = text_of(tables.summary_tables(summarise(slow), slow), 400)
+    assert "repeat 3 (10:00 to 10:00 UTC) was 10 % slower than the others, over 24 cells" in text
+    assert "other processes kept 1.0 cores busy" in text

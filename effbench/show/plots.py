@@ -188,7 +188,8 @@ def _curves(
     panels[0].set_ylabel(curve.axis)
     notes = [f"x at the upper edge: {', '.join(sorted(failed))}"] if failed else []
     if curve.column in ("time_s", "tokens_per_s"):
-        notes.append("bars: 95 % interval")
+        wide = rows["noisy"].fillna("").astype(bool).any()
+        notes.append("bars: 95 % interval" + (", hollow: known less well than asked" if wide else ""))
     if curve.slopes:
         notes.append("N^a: growth over the longest lengths measured")
     _set_title(figure, shape, "; ".join(notes))
@@ -219,6 +220,9 @@ def _line(
             work = known["seq_len"] * known["batch_size"]
             low, high = work / high, work / low
         axes.vlines(known["seq_len"], low, high, color=style["color"], linewidth=3, alpha=0.35)
+        noisy = known[known["noisy"].fillna("").astype(bool)]
+        axes.scatter(noisy["seq_len"], noisy[curve.column], s=15, facecolors="white", zorder=3,
+                     edgecolors=style["color"], linewidths=0.8, marker=style["marker"])  # fmt: skip
     return line
 
 
