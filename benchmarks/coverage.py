@@ -63,7 +63,7 @@ def report(frames: list[pd.DataFrame]) -> str:
     lines = [
         f"{len(frames)} repetitions of {len(cells[0])} cells; {others:.2f} cores busy with other work.",
         "",
-        "| repeats | method | next one inside | any later one inside | half-width, median | 90th percentile |",
+        "| repeats | method | next one inside | any later inside | half-width, median | 90th percentile |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for repeats in (2, 3, 5):
