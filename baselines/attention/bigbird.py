@@ -157,12 +157,13 @@ class BigBird(Mechanism):
         after = blocks * self.block - n
         index, valid = _gathered(*self._rule(blocks))
         index, valid = index.to(q.device), valid.to(q.device)  # [heads, sparse, widest]
-        head = torch.arange(self.heads, device=q.device)[:, None, None]
+        own = torch.arange(b * self.heads, device=q.device).view(b, self.heads, 1, 1) * blocks
+        rows = (index + own).flatten()
 
         def gather(part: Tensor) -> Tensor:
-            cut = F.pad(part, (0, 0, 0, after)).unflatten(2, (blocks, self.block))
-            gathered: Tensor = cut[:, head, index].flatten(3, 4)  # [B, heads, sparse, widest block, d]
-            return gathered.flatten(0, 1)
+            """[B heads, sparse, widest block, d]: rows of a table with one row a head and block."""
+            table = F.pad(part, (0, 0, 0, after)).reshape(b * self.heads * blocks, self.block * d)
+            return F.embedding(rows, table).view(b * self.heads, len(sparse), -1, d)
 
         first, last = sparse[0] * self.block, (sparse[-1] + 1) * self.block
         queries = (

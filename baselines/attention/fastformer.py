@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from baselines.attention._heads import clear_padding, masked_softmax, refuse_causal, require
 from effbench.mechanism import Mechanism
@@ -21,9 +22,16 @@ class Fastformer(Mechanism):
         beta_i = softmax_i(w_k . p_i / sqrt(d))      k = sum_i beta_i p_i          (5), (6)
         u_i = k * v_i        r_i = W_r u_i + b       output_i = r_i + q_i
 
-    x [B, N, D] -> [B, N, D]; time O(N D) beside the projections, memory O(N D). The interaction is affine in
-    the token, so neither p_i nor its N scores over D need be made: w_k . p_i = (w_k * q) . k_i, and
-    k = q * sum_i beta_i k_i.
+    x [B, N, D] -> [B, N, D]; time O(N D^2), memory O(N D). But for the two softmaxes all of this is linear in x,
+    so that no query, key or value is made for any single token: with W_h the columns of W of head h,
+
+        w_q . q_i = (W_q,h w_q) . x_i                 q = W_q,h^T sum_i alpha_i x_i
+        w_k . p_i = (W_k,h (w_k * q)) . x_i           k = q * W_k,h^T sum_i beta_i x_i
+        output_i = x_i (W_v diag(k) W_r + W_q) + b
+
+    which leaves one product of N D^2 and four of N heads D, and costs 2 D^3 a sequence to make the last map.
+    Sequences shorter than D are cheaper token by token: there p_i alone is not made, since the interaction is
+    affine in the token, w_k . p_i = (w_k * q) . k_i and k = q * sum_i beta_i k_i.
 
     ``interaction``: ``product`` as above; ``add``: q + k_i and k + v_i; ``concat``: a learned map
     [2 d -> d] a head of [q; k_i] and of [k; v_i] restores the width (the paper does not say how it does).
@@ -76,6 +84,39 @@ class Fastformer(Mechanism):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         x = clear_padding(x, mask)
+        return self._by_maps(x, mask) if x.shape[1] >= self.d_model else self._by_tokens(x, mask)
+
+    def _by_maps(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """As maps of x, for sequences that are longer than x is wide."""
+        query_hdD, key_hdD, value_hdD = (
+            (self.query if part is None else part).weight.unflatten(0, (self.heads, self.d_head))
+            for part in (self.query, self.key, self.value)
+        )
+        scores_hD = torch.einsum("hd,hdm->hm", self.score_query.expand(self.heads, -1), query_hdD)
+        query_bhd = torch.einsum("hdm,bhm->bhd", query_hdD, _pool(x, scores_hD[None], mask, self.d_head))
+        scores_bhd = self._score_of_pairs(query_bhd).expand(-1, self.heads, -1)
+        scores_bhD = torch.einsum("bhd,hdm->bhm", scores_bhd, key_hdD)
+        summed_bhd = torch.einsum("hdm,bhm->bhd", key_hdD, _pool(x, scores_bhD, mask, self.d_head))
+        key_bhd = self._interact(query_bhd, summed_bhd, "query")
+        value_bDhd, shift_bhd = self._value_map(key_bhd, value_hdD.permute(2, 0, 1))
+        map_bDD = self._transformed(value_bDhd, bias=False) + self.query.weight.mT
+        bias = self.transform.bias
+        shift_bD = bias.repeat(self.d_model // len(bias))[None] if shift_bhd is None else self._transformed(shift_bhd)
+        if map_bDD.shape[0] < x.shape[0]:  # the interaction adds the global key: the map is the same for all
+            return x @ map_bDD[0] + shift_bD[:, None]
+        return torch.baddbmm(shift_bD[:, None], x, map_bDD)
+
+    def _value_map(self, key_bhd: Tensor, value_Dhd: Tensor) -> tuple[Tensor, Tensor | None]:
+        """u_i as an affine map of x_i: [B or 1, D, heads, d], and what it adds, if anything: [B, heads, d]."""
+        if self.interaction == "product":
+            return key_bhd[:, None] * value_Dhd, None
+        if self.interaction == "add":
+            return value_Dhd[None], key_bhd
+        whole, token = self.join_key.chunk(2, dim=1)
+        return _per_head(value_Dhd, token)[None], _per_head(key_bhd, whole)
+
+    def _by_tokens(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """With the queries, keys and values of all tokens."""
         q_bnhd = self.query(x).unflatten(-1, (self.heads, self.d_head))
         k_bnhd = self.key(x).unflatten(-1, (self.heads, self.d_head))
         v_bnhd = q_bnhd if self.value is None else self.value(x).unflatten(-1, (self.heads, self.d_head))
@@ -107,15 +148,24 @@ class Fastformer(Mechanism):
         return r + q_bnhd.flatten(2)  # type: ignore[no-any-return]
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """Q, K (V) and W_r, two scores and two sums over the tokens, and the maps of ``concat``."""
-        b, n, d, width = batch_size, seq_len, self.d_head, self.d_model
-        projections = 2 * n * width * width * (3 if self.sharing == "none" else 2)
-        transform = 2 * n * width * (d if self.sharing == "head-wise" else width)
-        thin = 4 * 2 * n * width
-        flops = b * (projections + transform + thin)
+        """By maps: the last product and four thin ones, and what makes the maps. By tokens: Q, K (V), W_r."""
+        b, n, d, h, width = batch_size, seq_len, self.d_head, self.heads, self.d_model
+        square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
+        if n < width:
+            thin = 4 * 2 * n * width
+            flops = b * (n * square * (3 if self.sharing == "none" else 2) + n * last + thin)
+            if self.interaction == "concat":
+                # [d, d] maps of q, of sum beta_i k_i, of k and of all v_i; and the score vectors' own
+                flops += 2 * width * d * b * (3 + n) + 2 * self.score_key.numel() * d
+            return flops
+        # the maps of the last product, and the thin ones' way into W_q, W_k and out of W_k, W_q
+        maps = (b if self.interaction == "product" else 1) * width * last
+        shift = 0 if self.interaction == "product" else b * last
+        into = 2 * width * width * (1 + 2 * b + (b if self.interaction == "product" else 1))
+        flops = b * n * (square + 4 * 2 * h * width) + maps + shift + into
         if self.interaction == "concat":
-            # [d, d] maps of q, of sum beta_i k_i, of k and of all v_i; and the score vectors' own
-            flops += 2 * width * d * b * (3 + n) + 2 * self.score_key.numel() * d
+            # [d, d] maps of q, of sum beta_i k_i, of k and of W_v; and the score vectors' own
+            flops += 2 * width * d * (3 * b + width) + 2 * self.score_key.numel() * d
         return flops
 
     def _weights(self, score_bhd: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
@@ -157,10 +207,42 @@ class Fastformer(Mechanism):
         both = torch.cat([whole, tokens_bnhd], dim=-1)
         return (both[..., None, :] @ join).squeeze(-2)
 
-    def _transformed(self, u_bnhd: Tensor) -> Tensor:
+    def _transformed(self, u_hd: Tensor, *, bias: bool = True) -> Tensor:
+        """W_r u (+ b): [..., heads, d] -> [..., D]."""
+        shift = self.transform.bias if bias else None
         if self.sharing == "head-wise":
-            return self.transform(u_bnhd).flatten(2)  # type: ignore[no-any-return]
-        return self.transform(u_bnhd.flatten(2))  # type: ignore[no-any-return]
+            return F.linear(u_hd, self.transform.weight, shift).flatten(-2)
+        return F.linear(u_hd.flatten(-2), self.transform.weight, shift)
+
+
+def _pool(x_bnD: Tensor, scores_bhD: Tensor, mask: Tensor | None, d_head: int) -> Tensor:
+    """sum_i softmax_i(score . x_i / sqrt(d)) x_i for each head: [B, heads, D]."""
+    scores_bhD = scores_bhD.expand(x_bnD.shape[0], -1, -1) / d_head**0.5
+    return _Pool.apply(x_bnD, scores_bhD, mask)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Pool(torch.autograd.Function):
+    """softmax_i(score . x_i)-weighted sums of x; its two gradients of x are one product, and one sum less.
+
+    With weights a_i, pooled P = sum_i a_i x_i and dP its gradient: d logit_i = a_i (dP . x_i - dP . P), and
+    dx_i = a_i dP + d logit_i score.
+    """
+
+    @staticmethod
+    def forward(context: Any, x_bnD: Tensor, scores_bhD: Tensor, mask: Tensor | None) -> Tensor:
+        real = None if mask is None else mask[:, None]
+        weights_bhn = masked_softmax(scores_bhD @ x_bnD.mT, real, -1)
+        pooled_bhD = weights_bhn @ x_bnD
+        context.save_for_backward(x_bnD, scores_bhD, weights_bhn, pooled_bhD)
+        return pooled_bhD
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x_bnD, scores_bhD, weights_bhn, pooled_bhD = context.saved_tensors
+        mean_bh1 = (gradient * pooled_bhD).sum(-1, keepdim=True)
+        logits_bhn = (gradient @ x_bnD.mT).sub_(mean_bh1).mul_(weights_bhn)
+        both_bnh = torch.cat([weights_bhn, logits_bhn], dim=1).mT
+        return both_bnh @ torch.cat([gradient, scores_bhD], dim=1), logits_bhn @ x_bnD, None
 
 
 def _per_head(t: Tensor, maps_hde: Tensor) -> Tensor:

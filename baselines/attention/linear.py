@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,13 +17,16 @@ EPSILON = 1e-6
 class LinearAttention(Mechanism):
     """Linear attention with the feature map elu(x) + 1.
 
-    Per head, with phi(x) = elu(x) + 1 and no 1/sqrt(d):
+    Per head h, with phi(x) = elu(x) + 1 and no 1/sqrt(d):
 
         out_i = sum_j (phi(q_i) . phi(k_j)) v_j / (sum_j phi(q_i) . phi(k_j) + 1e-6)
 
     which re-associates to phi(q_i) S / (phi(q_i) . z + 1e-6), S = sum_j phi(k_j) v_j^T [d, d] and
-    z = sum_j phi(k_j) [d]: O(N d^2) a head, memory O(N D). Padding has phi(k_j) = 0. Sums are in float32 at
-    least. Projections with bias around it. x [B, N, D] -> [B, N, D].
+    z = sum_j phi(k_j) [d]. Neither the values nor the heads' outputs are made for every token: with v_j = W_v
+    x_j + b_v, S = (sum_j phi(k_j) x_j^T) W_v^T + z b_v^T, and the output projection W_o joins S in one map
+    [D, D] a sequence. Four products of N D^2 are left, of all heads at once: queries, keys, sum_j phi(k_j)
+    x_j^T, and phi(q_i) times that map. O(N D^2) with the projections, memory O(N D). Padding has phi(k_j) = 0.
+    Sums are in float32 at least. x [B, N, D] -> [B, N, D].
     """
 
     order = 1.0
@@ -37,11 +42,21 @@ class LinearAttention(Mechanism):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
-        q, k, v = self._features(clear_padding(x, mask), mask)
-        sums_bhde = k.mT @ v
-        norm_bhd1 = k.sum(dim=-2)[..., None]
-        mixed = (q @ sums_bhde) / (q @ norm_bhd1 + EPSILON)
-        return self.out(merge_heads(mixed).to(x.dtype))  # type: ignore[no-any-return]
+        wide = torch.promote_types(x.dtype, torch.float32)
+        x_bnD = clear_padding(x, mask).to(wide)
+        weight, bias = self.qkv.weight.to(wide), self.qkv.bias.to(wide)
+        pair, value = 2 * self.d_model, (self.heads, self.d_head, self.d_model)
+        q, k = _Phi.apply(F.linear(x_bnD, weight[:pair], bias[:pair])).chunk(2, dim=-1)  # type: ignore[no-untyped-call]
+        if mask is not None:
+            k = k.masked_fill(~mask[..., None], 0.0)
+        norm_bhd = k.sum(dim=1).unflatten(-1, (self.heads, self.d_head))
+        inputs_bhdD = (k.mT @ x_bnD).unflatten(1, (self.heads, self.d_head))
+        sums_bhde = torch.einsum("bhdm,hem->bhde", inputs_bhdD, weight[pair:].view(value))
+        sums_bhde = sums_bhde + norm_bhd[..., None] * bias[pair:].view(self.heads, 1, self.d_head)
+        out_Dhe = self.out.weight.to(wide).unflatten(1, (self.heads, self.d_head))
+        map_bDD = torch.einsum("bhde,mhe->bhdm", sums_bhde, out_Dhe).flatten(1, 2)
+        shares = _shares(q, norm_bhd)
+        return torch.baddbmm(self.out.bias.to(wide), shares, map_bDD).to(x.dtype)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the formula, with the N x N matrix of weights."""
@@ -53,19 +68,33 @@ class LinearAttention(Mechanism):
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """Four projections, S and its product with the queries (2 N d D each), the queries times z."""
-        n, d = seq_len, self.d_model
-        return batch_size * (2 * n * d * 4 * d + 4 * n * self.d_head * d + 2 * n * d)
+        """Queries and keys, keys times inputs, queries times the map, their weights; S and the map itself."""
+        n, d, h = seq_len, self.d_model, self.heads
+        return batch_size * (2 * n * d * 4 * d + 2 * n * d * h + 2 * 2 * d * d * self.d_head)
 
-    def _features(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """phi(q), phi(k), v: [B, heads, N, d], in float32 or better."""
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        wide = torch.promote_types(x.dtype, torch.float32)
-        q, k = F.elu(q.to(wide)) + 1, F.elu(k.to(wide)) + 1
-        v = v.to(wide)
-        if mask is not None:
-            k = k.masked_fill(~mask[:, None, :, None], 0.0)
-        return q, k, v
+
+class _Phi(torch.autograd.Function):
+    """elu(x) + 1, which keeps its result alone: the derivative is min(phi(x), 1)."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        out = F.elu(x).add_(1)
+        context.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (out,) = context.saved_tensors
+        return gradient * out.clamp(max=1)
+
+
+def _shares(q_bnD: Tensor, norm_bhd: Tensor) -> Tensor:
+    """phi(q_i) / (phi(q_i) . z + 1e-6), a head at a time: [B, N, D]. The product with z is one for all heads."""
+    b, h, d = norm_bhd.shape
+    own = torch.eye(h, dtype=norm_bhd.dtype, device=norm_bhd.device)
+    norm_bDh = (norm_bhd[..., None] * own[:, None]).view(b, h * d, h)
+    weights_bnh = q_bnD @ norm_bDh + EPSILON
+    return (q_bnD.unflatten(-1, (h, d)) / weights_bnh[..., None]).flatten(2)
 
 
 def _phi_by_cases(x: Tensor) -> Tensor:

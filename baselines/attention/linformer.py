@@ -52,8 +52,9 @@ class Linformer(Mechanism):
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         n = x.shape[1]
         x = clear_padding(x, mask)
-        inputs_k = self.project_keys[:n].mT @ x
-        inputs_v = inputs_k if self.project_values is self.project_keys else self.project_values[:n].mT @ x
+        inputs_k = _project(self.project_keys[:n], x)
+        shared = self.project_values is self.project_keys
+        inputs_v = inputs_k if shared else _project(self.project_values[:n], x)
         q = split_heads(self.query(x), self.heads)
         k = split_heads(self.key(inputs_k), self.heads)
         v = split_heads(self.value(inputs_v), self.heads)
@@ -81,3 +82,8 @@ class Linformer(Mechanism):
         """Three times the forward pass, and the scores once more: the kernel does not keep them."""
         again = 2 * batch_size * seq_len * self.k * self.d_model
         return 3 * self.forward_flops(batch_size, seq_len) + again
+
+
+def _project(e_nk: Tensor, x_bnD: Tensor) -> Tensor:
+    """E^T x: [B, k, D]. One product a sequence: for a batch at once torch would copy E for each."""
+    return torch.stack([e_nk.mT @ x_nD for x_nD in x_bnD.unbind()])

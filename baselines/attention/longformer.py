@@ -16,7 +16,7 @@ from baselines.attention._heads import (
 )
 from effbench.mechanism import Mechanism
 
-BLOCK = 64  # queries
+BLOCK = 32  # queries
 
 
 class Longformer(Mechanism):
@@ -26,9 +26,10 @@ class Longformer(Mechanism):
     |i - j| <= ``window`` (one-sided: 2 window + 1 wide) and to the global tokens, each key once, in one
     softmax of q . k / sqrt(d). Global tokens attend to all tokens through query, key and value projections of
     their own (without bias). ``global_tokens=0`` is a pure sliding window. x [B, N, D] -> [B, N, D];
-    time O(N window D), memory O(N (window + 64) D / 64), since a block's keys are copied for it.
+    time O(N window D); memory O(N D) without global tokens, else O(N (window + 32) D / 32), since a block's keys
+    are then copied to stand beside the global ones.
 
-    Queries go in blocks of 64 against the global keys and the 64 + 2 window keys that any of them may see. A
+    Queries go in blocks of 32 against the global keys and the 32 + 2 window keys that any of them may see. A
     sequence no longer than that is one masked softmax over its own keys. The keys and values of the global
     tokens' own attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j, and
     sum_j a_j W x_j = W sum_j a_j x_j.
@@ -90,7 +91,9 @@ class Longformer(Mechanism):
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Four projections, the blocks' products with all the keys they are given, and the global tokens'."""
-        return self._flops(batch_size, seq_len, self._executed_pairs(seq_len))
+        n, around = seq_len, self._blocked(seq_len)
+        rows = -(-n // BLOCK) * BLOCK + 2 * self.window if around else n
+        return self._flops(batch_size, n, rows, self._executed_pairs(n))
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
         """Three times the forward pass, and the window's scores once more: its kernel does not keep them."""
@@ -101,56 +104,68 @@ class Longformer(Mechanism):
         """Only the keys that a query sees, and nothing for the global tokens' windows, which are not used."""
         n, count, w = seq_len, min(self.global_tokens, seq_len), self.window
         pairs = sum(count + min(i + w, n - 1) - max(i - w, count) + 1 for i in range(count, n))
-        return self._flops(batch_size, n, pairs)
+        return self._flops(batch_size, n, n, pairs)
 
-    def _flops(self, batch_size: int, seq_len: int, pairs: int) -> int:
+    def _flops(self, batch_size: int, seq_len: int, rows: int, pairs: int) -> int:
+        """Queries, keys and values of so many rows, so many pairs, the output, and the global tokens' own."""
         n, d, count = seq_len, self.d_model, min(self.global_tokens, seq_len)
         # query, its way into the input's space, scores, sums of the input, value: for each global token
         whole = 2 * count * d * (3 * d + 2 * n * self.heads)
-        return batch_size * (2 * n * d * 4 * d + 4 * pairs * d + whole)
+        return batch_size * (2 * d * d * (3 * rows + n) + 4 * pairs * d + whole)
 
     def _executed_pairs(self, n: int) -> int:
         """Query-key pairs that the window's kernel computes."""
-        blocks, keys = -(-n // BLOCK), min(self.global_tokens, n) + BLOCK + 2 * self.window
-        return n * n if n <= keys else blocks * BLOCK * keys
+        keys = min(self.global_tokens, n) + BLOCK + 2 * self.window
+        return -(-n // BLOCK) * BLOCK * keys if self._blocked(n) else n * n
+
+    def _blocked(self, n: int) -> bool:
+        """Whether a block sees less than the whole sequence, so that blocks are worth their trouble."""
+        return n > min(self.global_tokens, n) + BLOCK + 2 * self.window
 
     def _local(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
         """Window and global keys for every token: [B, N, D]; rows of global tokens are of no use."""
-        b, n, _ = x.shape
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        if n <= count + BLOCK + 2 * self.window:
+        n = x.shape[1]
+        if not self._blocked(n):
+            q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
             position = torch.arange(n, device=x.device)
             sees = ((position[:, None] - position).abs() <= self.window) | (position < count)
             sees = sees if mask is None else sees & mask[:, None, None]
             return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
         blocks = -(-n // BLOCK)
-        # A block of a sequence is an element of the kernel's batch, so that heads share its mask.
-        q = F.pad(q, (0, 0, 0, blocks * BLOCK - n)).unflatten(2, (blocks, BLOCK))
-        q = q.transpose(1, 2).flatten(0, 1)  # [B blocks, heads, 64, d]
-        keys, values = (self._seen(part, blocks, count) for part in (k, v))
-        sees = self._sees(n, blocks, count, mask, x.device)
-        sees = sees.expand(b, -1, -1, -1).flatten(0, 1)[:, None]  # [B blocks, 1, 64, count + 64 + 2 window]
-        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=sees)
-        merged: Tensor = mixed.unflatten(0, (b, blocks)).transpose(2, 3).flatten(3).flatten(1, 2)
-        return merged[:, :n]
+        sees = self._sees(n, blocks, count, mask, x.device).expand(x.shape[0], -1, -1, -1)
+        # one product makes queries, keys and values with a window of zeros around, of which windows are views
+        around = (0, 0, self.window, self.window + blocks * BLOCK - n)
+        sequences = zip(self.qkv(F.pad(x, around)).unbind(), sees.unbind(), strict=True)
+        return torch.stack([self._blocks(qkv_r3D, seen, blocks, count)[:n] for qkv_r3D, seen in sequences])
 
-    def _seen(self, part_bhnd: Tensor, blocks: int, count: int) -> Tensor:
-        """The global keys and the window of each block: [B blocks, heads, count + 64 + 2 window, d]."""
-        windows_b_blocks_hkd = self._windows(part_bhnd.transpose(1, 2), blocks).mT
+    def _blocks(self, qkv_r3D: Tensor, sees: Tensor, blocks: int, count: int) -> Tensor:
+        """One sequence, from the padded product [window + N + window, 3 D]: [blocks BLOCK, D].
+
+        A block of queries is an element of the kernel's batch, so that heads share its mask.
+        """
+        q, k, v = (part.unflatten(1, (self.heads, self.d_head)) for part in qkv_r3D.chunk(3, dim=1))
+        q_bhqd = q[self.window : self.window + blocks * BLOCK].unflatten(0, (blocks, BLOCK)).transpose(1, 2)
+        keys, values = (self._seen(part, blocks, count) for part in (k, v))
+        mixed_bhqd = F.scaled_dot_product_attention(q_bhqd, keys, values, attn_mask=sees[:, None])
+        merged: Tensor = mixed_bhqd.transpose(1, 2).flatten(0, 1).flatten(1)
+        return merged
+
+    def _seen(self, part_rhd: Tensor, blocks: int, count: int) -> Tensor:
+        """The global keys and the window of each block: [blocks, heads, count + BLOCK + 2 window, d]."""
+        windows: Tensor = part_rhd.unfold(0, BLOCK + 2 * self.window, BLOCK)[:blocks].mT
         if not count:
-            return windows_b_blocks_hkd.flatten(0, 1)
-        whole = part_bhnd[:, None, :, :count].expand(-1, blocks, -1, -1, -1)
-        return torch.cat([whole, windows_b_blocks_hkd], dim=3).flatten(0, 1)
+            return windows
+        whole = part_rhd[self.window : self.window + count].transpose(0, 1).expand(blocks, -1, -1, -1)
+        return torch.cat([whole, windows], dim=2)
 
     def _windows(self, t_bn: Tensor, blocks: int) -> Tensor:
-        """[B, N, ...] -> [B, blocks, ..., 64 + 2 window], overlapping views into one padded copy."""
-        around = (self.window, self.window + blocks * BLOCK - t_bn.shape[1])
-        padded = F.pad(t_bn, (0, 0) * (t_bn.dim() - 2) + around)
+        """[B, N] -> [B, blocks, BLOCK + 2 window], overlapping views into one padded copy."""
+        padded = F.pad(t_bn, (self.window, self.window + blocks * BLOCK - t_bn.shape[1]))
         windows: Tensor = padded.unfold(1, BLOCK + 2 * self.window, BLOCK)
         return windows
 
     def _sees(self, n: int, blocks: int, count: int, mask: Tensor | None, device: torch.device) -> Tensor:
-        """Which keys each query sees, global ones in the first columns only: [B or 1, blocks, 64, keys]."""
+        """Which keys each query sees, global ones in the first columns only: [B or 1, blocks, BLOCK, keys]."""
         query = torch.arange(BLOCK, device=device)[:, None]
         offset = torch.arange(BLOCK + 2 * self.window, device=device)
         near = (offset - self.window - query).abs() <= self.window

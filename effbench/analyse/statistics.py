@@ -21,10 +21,10 @@ def median_interval(
     Jones 2013). The spread s of the logarithm of the resampled statistic is taken, not its quantiles, which
     for k repeats cannot leave the range of the k medians and cover far too seldom. The interval is
 
-        median * exp(+- t_{k-1} sqrt(2) s)
+        median * exp(+- t_{k-1} sqrt(2 k / (k - 1)) s)
 
-    with Student's t since the k repeats are few, and sqrt(2) since a repetition's median varies as this one
-    does. With one repeat it covers the noise inside that process only, by quantiles of the resampled median.
+    with Student's t since the k repeats are few, k / (k - 1) since a bootstrap of k values underestimates
+    their variance so much, and 2 since a repetition's median varies as this one does. With one repeat it covers the noise inside that process only, by quantiles of the resampled median.
     """
     groups = [np.asarray(samples, dtype=float) for samples in repeats if len(samples)]
     if not groups:
@@ -42,7 +42,7 @@ def median_interval(
     drawn = rng.integers(k, size=(resamples, k))
     statistics = np.median(medians[drawn, np.arange(resamples)[:, None]], axis=1)
     spread = float(np.std(np.log(statistics / center)))
-    half = student_t(level, k - 1) * math.sqrt(2) * spread
+    half = student_t(level, k - 1) * math.sqrt(2 * k / (k - 1)) * spread
     return center, center * math.exp(-half), center * math.exp(half)
 
 
