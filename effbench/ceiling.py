@@ -65,8 +65,13 @@ class Ceilings:
                 return {"reason": f"{record.status}: {record.reason}"}
             series = {name: list(values) for name, values in record.samples.items()}
             others = float(record.machine.get("others_cores") or 0.0)
-            again = {**series, **record.values, "measured": record.started, "others_cores": others}
-            if not found or float(again["peak_flops_per_s"] or 0) > float(found["peak_flops_per_s"] or 0):
+            again: dict[str, Any] = {
+                **series,
+                **record.values,
+                "measured": record.started,
+                "others_cores": others,
+            }
+            if not found or again["peak_flops_per_s"] > found["peak_flops_per_s"]:
                 found = again
             if others <= _QUIET_CORES:
                 break

@@ -161,6 +161,10 @@ def show(
         bool, typer.Option("--raw", help="One row a record: no repeats or probes merged.")
     ] = False,
     summary: Annotated[bool, typer.Option("--summary", help="The tables that a run ends with.")] = False,
+    complexity: Annotated[
+        bool,
+        typer.Option("--complexity", help="Growth with N against what is declared, and crossover lengths."),
+    ] = False,
 ) -> None:
     """Print results: one row a cell, repeats summarised."""
     from effbench.show import tables
@@ -169,11 +173,26 @@ def show(
         raise UsageError(f"format {format!r} is not one of {', '.join(tables.FORMATS)}")
     if summary and (raw or format != "table"):
         raise UsageError("--summary is a table of its own: it goes with neither --raw nor --format")
+    if complexity:
+        _print_complexity(folders, format, raw or summary)
+        return
     frame = _load(folders, raw=raw)
     if summary:
         _console().print(tables.summary_tables(frame, _load(folders, raw=True)))
         return
     sys.stdout.write(tables.render(frame, format).rstrip("\n") + "\n")
+
+
+def _print_complexity(folders: list[Path], format: str, other: bool) -> None:
+    from effbench.show.complexity import as_json, complexity_tables
+
+    if other or format not in ("table", "json"):
+        raise UsageError("--complexity is a table of its own: it goes with --format table or json alone")
+    raw = _load(folders, raw=True)
+    if format == "json":
+        print(as_json(raw))
+    else:
+        _console().print(complexity_tables(raw))
 
 
 @app.command()
@@ -262,6 +281,42 @@ def _findings(executor: Executor, job: Job) -> list[dict[str, Any]]:
     verdict = "n/a" if record.status == "unsupported" else "fail"
     reason = f"{record.status}: {record.reason}" + (f"; while checking {begun[-1]!r}" if begun else "")
     return [{"name": "audit", "verdict": verdict, "reason": reason, "number": None}]
+
+
+@app.command()
+def doctor(
+    threads: Annotated[str | None, typer.Option(help="Threads of an operation [all cores].")] = None,
+    format: Annotated[str, typer.Option(help="table, json")] = "table",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 4 if the machine is unfit.")] = False,
+) -> None:
+    """Can this machine measure? Its clock, noise, load and limits, and what difference it can tell."""
+    from effbench.doctor import examine, findings, verdict
+    from effbench.execute.local import LocalExecutor
+    from effbench.show.doctor import as_json, report
+    from effbench.sweep import parse_whole
+
+    if format not in ("table", "json"):
+        raise UsageError(f"format {format!r} is not one of table, json")
+    count = None if threads is None else parse_whole("threads", threads)
+    executor = LocalExecutor()
+
+    def progress(text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    try:
+        seen = examine(executor, threads=count, progress=progress)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    finally:
+        executor.close()
+        progress("")
+    if format == "json":
+        print(as_json(seen))
+    else:
+        _console().print(report(seen))
+    if strict and verdict(findings(seen))[0] == "unfit":
+        raise typer.Exit(4)
 
 
 @app.command("list")

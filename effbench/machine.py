@@ -60,10 +60,10 @@ def facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "affinity": affinity(),
         "cpu_quota_cores": cpu_quota_cores(),
-        "load_1min": os.getloadavg()[0],
-        "frequency_hz": _frequency_hz(),
+        "load_1min": load_1min(),
+        "frequency_hz": frequency_hz(),
     }
     if torch.cuda.is_initialized():
         found["gpu"] = torch.cuda.get_device_name()
@@ -125,7 +125,7 @@ class Moment:
             own_s=time.process_time(),
             busy_s=busy_s,
             steal_s=steal_s,
-            frequency_hz=_frequency_hz(),
+            frequency_hz=frequency_hz(),
         )
 
     def since(self) -> dict[str, float | None]:
@@ -154,7 +154,18 @@ def _stat(path: Path) -> tuple[float | None, float | None]:
     return (user + nice + system + irq + softirq) / tick, steal / tick
 
 
-def _frequency_hz() -> float | None:
+def affinity() -> tuple[int, ...] | None:
+    """The cores that this process may run on, by number; None where that is not visible."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
+
+
+def load_1min() -> float:
+    """Load average over the last minute."""
+    return os.getloadavg()[0]
+
+
+def frequency_hz() -> float | None:
+    """The first core's clock as the system shows it, in Hz; None where it does not."""
     scaling = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
     if scaling.is_file():
         return float(scaling.read_text()) * 1e3

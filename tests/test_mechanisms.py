@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from baselines.attention import bigbird
 from baselines.attention.bigbird import BigBird
 from baselines.attention.fastformer import Fastformer
 from baselines.attention.linear import LinearAttention
@@ -20,7 +21,7 @@ from baselines.attention.longformer import Longformer
 from baselines.attention.vanilla import Vanilla
 from effbench import registry
 from effbench.mechanism import Unsupported
-from effbench.probes.flops import count_flops
+from effbench.probes.flops import count_work
 
 FORMS = [
     (Vanilla, {}),
@@ -181,9 +182,40 @@ def test_float32_is_close_and_bfloat16_is_finite(kind, options):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_declared_flops_are_the_executed(kind, options, n, batch):
     module = build(kind, options, dtype=torch.float32)
-    x = torch.randn(batch, n, WIDTH)
+    x = torch.randn(batch, n, WIDTH, requires_grad=True)
+    gradient = torch.randn_like(x)
     module(x)
-    assert module.forward_flops(batch, n) == count_flops(lambda: module(x))
+    forward, train = count_work(lambda: module(x)), count_work(lambda: module(x).backward(gradient))
+    assert module.forward_flops(batch, n) == forward.flops
+    assert module.train_flops(batch, n) == train.flops
+    assert not forward.uncounted
+    assert not train.uncounted
+    assert 0 < module.useful_flops(batch, n) <= forward.flops
+
+
+def pairs_by_definition(module, n):
+    """Query-key pairs of all heads that the definition sees, one by one."""
+    if isinstance(module, Vanilla):
+        return HEADS * sum(j <= i for i in range(n) for j in range(n))
+    if isinstance(module, Longformer):
+        count, window = min(module.global_tokens, n), module.window
+        return HEADS * sum(abs(i - j) <= window or j < count for i in range(count, n) for j in range(n))
+    plan = bigbird._plan(*module._rule(-(-n // module.block)))
+    return sum(
+        j // module.block in rows[i // module.block] for rows in plan for i in range(n) for j in range(n)
+    )
+
+
+@pytest.mark.parametrize("n", [7, 130, 257])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [form for form in FORMS if form[0] in (Longformer, BigBird) or "causal" in form[1]],
+    ids=str,
+)
+def test_useful_flops_are_those_of_the_pairs_that_the_definition_sees(kind, options, n):
+    module = build(kind, options)
+    none = module._flops(1, n, n, 0) if kind is Longformer else 8 * n * WIDTH * WIDTH
+    assert module.useful_flops(1, n) - none == 4 * module.d_head * pairs_by_definition(module, n)
 
 
 class Largest(TorchDispatchMode):

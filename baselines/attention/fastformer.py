@@ -22,8 +22,8 @@ class Fastformer(Mechanism):
         beta_i = softmax_i(w_k . p_i / sqrt(d))      k = sum_i beta_i p_i          (5), (6)
         u_i = k * v_i        r_i = W_r u_i + b       output_i = r_i + q_i
 
-    x [B, N, D] -> [B, N, D]; time O(N D^2), memory O(N D). But for the two softmaxes all of this is linear in x,
-    so that no query, key or value is made for any single token: with W_h the columns of W of head h,
+    x [B, N, D] -> [B, N, D]; time O(N D^2), memory O(N D). But for the two softmaxes all of this is linear in
+    x, so that no query, key or value is made for any single token: with W_h the columns of W of head h,
 
         w_q . q_i = (W_q,h w_q) . x_i                 q = W_q,h^T sum_i alpha_i x_i
         w_k . p_i = (W_k,h (w_k * q)) . x_i           k = q * W_k,h^T sum_i beta_i x_i
@@ -101,13 +101,17 @@ class Fastformer(Mechanism):
         value_bDhd, shift_bhd = self._value_map(key_bhd, value_hdD.permute(2, 0, 1))
         map_bDD = self._transformed(value_bDhd, bias=False) + self.query.weight.mT
         bias = self.transform.bias
-        shift_bD = bias.repeat(self.d_model // len(bias))[None] if shift_bhd is None else self._transformed(shift_bhd)
+        shift_bD = (
+            bias.repeat(self.d_model // len(bias))[None]
+            if shift_bhd is None
+            else self._transformed(shift_bhd)
+        )
         if map_bDD.shape[0] < x.shape[0]:  # the interaction adds the global key: the map is the same for all
             return x @ map_bDD[0] + shift_bD[:, None]
         return torch.baddbmm(shift_bD[:, None], x, map_bDD)
 
     def _value_map(self, key_bhd: Tensor, value_Dhd: Tensor) -> tuple[Tensor, Tensor | None]:
-        """u_i as an affine map of x_i: [B or 1, D, heads, d], and what it adds, if anything: [B, heads, d]."""
+        """u_i as an affine map of x_i: [B or 1, D, heads, d], and what it adds, if any: [B, heads, d]."""
         if self.interaction == "product":
             return key_bhd[:, None] * value_Dhd, None
         if self.interaction == "add":

@@ -22,11 +22,11 @@ class LinearAttention(Mechanism):
         out_i = sum_j (phi(q_i) . phi(k_j)) v_j / (sum_j phi(q_i) . phi(k_j) + 1e-6)
 
     which re-associates to phi(q_i) S / (phi(q_i) . z + 1e-6), S = sum_j phi(k_j) v_j^T [d, d] and
-    z = sum_j phi(k_j) [d]. Neither the values nor the heads' outputs are made for every token: with v_j = W_v
-    x_j + b_v, S = (sum_j phi(k_j) x_j^T) W_v^T + z b_v^T, and the output projection W_o joins S in one map
-    [D, D] a sequence. Four products of N D^2 are left, of all heads at once: queries, keys, sum_j phi(k_j)
-    x_j^T, and phi(q_i) times that map. O(N D^2) with the projections, memory O(N D). Padding has phi(k_j) = 0.
-    Sums are in float32 at least. x [B, N, D] -> [B, N, D].
+    z = sum_j phi(k_j) [d]. Neither the values nor the heads' outputs are made for every token: with
+    v_j = W_v x_j + b_v, S = (sum_j phi(k_j) x_j^T) W_v^T + z b_v^T, and the output projection W_o joins S in
+    one map [D, D] a sequence. Four products of N D^2 are left, each of all heads at once: queries, keys,
+    sum_j phi(k_j) x_j^T, and phi(q_i) times that map. O(N D^2), memory O(N D). Padding has phi(k_j) = 0. Sums
+    are in float32 at least. x [B, N, D] -> [B, N, D].
     """
 
     order = 1.0
@@ -56,7 +56,8 @@ class LinearAttention(Mechanism):
         out_Dhe = self.out.weight.to(wide).unflatten(1, (self.heads, self.d_head))
         map_bDD = torch.einsum("bhde,mhe->bhdm", sums_bhde, out_Dhe).flatten(1, 2)
         shares = _shares(q, norm_bhd)
-        return torch.baddbmm(self.out.bias.to(wide), shares, map_bDD).to(x.dtype)
+        out: Tensor = torch.baddbmm(self.out.bias.to(wide), shares, map_bDD)
+        return out.to(x.dtype)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the formula, with the N x N matrix of weights."""
@@ -78,23 +79,24 @@ class _Phi(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
-        out = F.elu(x).add_(1)
+        out: Tensor = F.elu(x).add_(1)
         context.save_for_backward(out)
         return out
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        (out,) = context.saved_tensors
+        out: Tensor = context.saved_tensors[0]
         return gradient * out.clamp(max=1)
 
 
 def _shares(q_bnD: Tensor, norm_bhd: Tensor) -> Tensor:
-    """phi(q_i) / (phi(q_i) . z + 1e-6), a head at a time: [B, N, D]. The product with z is one for all heads."""
+    """phi(q_i) / (phi(q_i) . z + 1e-6) for each head: [B, N, D]. The product with z is one for all heads."""
     b, h, d = norm_bhd.shape
     own = torch.eye(h, dtype=norm_bhd.dtype, device=norm_bhd.device)
     norm_bDh = (norm_bhd[..., None] * own[:, None]).view(b, h * d, h)
     weights_bnh = q_bnD @ norm_bDh + EPSILON
-    return (q_bnD.unflatten(-1, (h, d)) / weights_bnh[..., None]).flatten(2)
+    shares: Tensor = (q_bnD.unflatten(-1, (h, d)) / weights_bnh[..., None]).flatten(2)
+    return shares
 
 
 def _phi_by_cases(x: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ class Longformer(Mechanism):
     |i - j| <= ``window`` (one-sided: 2 window + 1 wide) and to the global tokens, each key once, in one
     softmax of q . k / sqrt(d). Global tokens attend to all tokens through query, key and value projections of
     their own (without bias). ``global_tokens=0`` is a pure sliding window. x [B, N, D] -> [B, N, D];
-    time O(N window D); memory O(N D) without global tokens, else O(N (window + 32) D / 32), since a block's keys
-    are then copied to stand beside the global ones.
+    time O(N window D); memory O(N D) without global tokens, else O(N (window + 32) D / 32), since a block's
+    keys are then copied to stand beside the global ones.
 
     Queries go in blocks of 32 against the global keys and the 32 + 2 window keys that any of them may see. A
     sequence no longer than that is one masked softmax over its own keys. The keys and values of the global
@@ -165,7 +165,7 @@ class Longformer(Mechanism):
         return windows
 
     def _sees(self, n: int, blocks: int, count: int, mask: Tensor | None, device: torch.device) -> Tensor:
-        """Which keys each query sees, global ones in the first columns only: [B or 1, blocks, BLOCK, keys]."""
+        """Which keys each query sees, global ones in the first columns: [B or 1, blocks, BLOCK, keys]."""
         query = torch.arange(BLOCK, device=device)[:, None]
         offset = torch.arange(BLOCK + 2 * self.window, device=device)
         near = (offset - self.window - query).abs() <= self.window

@@ -1,51 +1,133 @@
-"""How time, memory and FLOPs grow: the exponent in N, fitted on the upper lengths that were measured."""
+"""How time, memory and FLOPs grow with N on the upper lengths measured, held against what is declared."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from effbench.analyse.statistics import student_t
 from effbench.analyse.summary import IDENTITY, ORIGIN
+from effbench.growth import Growth
 
 QUANTITIES = ("time_s", "peak_bytes", "flops")
 UPPER = 4
+# Exponents this close to the declared one agree with it: caches, blocks and fixed costs bend real curves.
+TOLERANCE = 0.15
+# Slopes of the first and the last pair of lengths that differ by more than this: not a power law yet.
+CURVED = 0.3
 # Cells that differ only in length; another machine or other code is another line.
 LINE = [name for name in [*IDENTITY, *ORIGIN] if name != "seq_len"]
+_DECLARED = {"time_s": "declared_order", "flops": "declared_order", "peak_bytes": "declared_memory_order"}
+_FOUND = ["exponent", "exponent_low", "exponent_high", "first", "last", "declared", "declared_exponent"]
+_WORDS = {"time_s": "time grows", "peak_bytes": "peak memory grows", "flops": "FLOPs grow"}
 
 
-def exponents(raw: pd.DataFrame, quantity: str, *, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-    """One row a line of cells that differ only in length: exponent, exponent_low, exponent_high, lengths.
+def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """One row a line of cells that differ only in length: the exponent, its interval, and what it says.
 
-    The slope of log quantity against log N by least squares on the four longest lengths that were measured,
-    or three if there are no more; short lengths are dominated by fixed costs and say little about growth. For
-    time, the interval is a 95 % bootstrap that draws repeats, then takes their medians; memory and FLOPs are
-    exact, so that their interval is the point. Lines with fewer than three lengths are left out. Nothing is
-    extrapolated: the exponent describes the lengths named in ``first`` and ``last``.
+    ``exponent`` is the slope of log quantity against log N by least squares on the four longest lengths that
+    were measured (``first`` to ``last``), or three if there are no more; short lengths are dominated by fixed
+    costs and say little about growth. For time, each repeat has a slope of its own, since a repeat of the
+    whole grid is one stretch of the machine's time: the exponent is that of the medians over repeats, and its
+    95 % interval Student's t of the repeats' slopes about it; with one repeat, the standard error of the fit
+    itself. Memory and FLOPs are exact, so that their interval is the point. Lines with fewer than three
+    lengths are left out. Nothing is extrapolated.
+
+    ``declared`` is what the mechanism says, ``declared_exponent`` what this means on these lengths,
+    ``verdict`` one of ``agrees`` (the interval lies within 0.15 of it), ``grows faster``, ``grows slower``
+    (wholly beyond), ``cannot be told``, or empty where nothing is declared; ``statement`` says it in words.
     """
-    columns = [*LINE, "exponent", "exponent_low", "exponent_high", "first", "last"]
+    columns = [*LINE, *_FOUND, "verdict", "statement"]
     if raw.empty or quantity not in raw:
         return pd.DataFrame(columns=columns)
     known = raw[(raw["status"] == "ok") & raw[quantity].notna() & (raw["task"] == "")]
     known = known[known[quantity].astype(float) > 0]  # zero has no logarithm
     rows = []
     for key, group in known.groupby(LINE, sort=False, dropna=False):
-        lengths = sorted(group["seq_len"].unique())[-UPPER:]
+        lengths = sorted(int(n) for n in group["seq_len"].unique())[-UPPER:]
         if len(lengths) < 3:
             continue
-        medians = [group.loc[group["seq_len"] == n, quantity].to_numpy(dtype=float) for n in lengths]
-        rng = np.random.default_rng(seed)
-        draws = [np.median(m[rng.integers(len(m), size=(resamples, len(m)))], axis=1) for m in medians]
-        slopes = _slope(lengths, np.stack(draws))
-        center = float(_slope(lengths, np.array([[np.median(m)] for m in medians]))[0])
-        low, high = (float(q) for q in np.quantile(slopes, [0.025, 0.975]))
-        found = {"exponent": center, "exponent_low": min(low, center), "exponent_high": max(high, center)}
-        rows.append({**dict(zip(LINE, key, strict=True)), **found, "first": lengths[0], "last": lengths[-1]})
+        group = group[group["seq_len"].isin(lengths)]
+        line = dict(zip(LINE, key, strict=True))
+        found = {"first": lengths[0], "last": lengths[-1], **_fit(group, lengths, quantity)}
+        rows.append({**line, **found, **_held_against(line, group, lengths, quantity, found)})
     return pd.DataFrame(rows, columns=columns)
 
 
-def _slope(lengths: list[int], values: np.ndarray) -> np.ndarray:
-    """Least-squares slopes of log values [lengths, draws] against log lengths: [draws]."""
+def _fit(group: pd.DataFrame, lengths: list[int], quantity: str) -> dict[str, Any]:
+    table = group.pivot_table(index="repeat", columns="seq_len", values=quantity, aggfunc="median")
+    medians = np.log(table.median().loc[lengths].to_numpy(dtype=float))
+    center = float(_slopes(lengths, medians[None])[0])
+    own = _slopes(lengths, np.log(table.dropna()[lengths].to_numpy(dtype=float)))
+    half = 0.0
+    if quantity == "time_s" and len(own) > 1:
+        spread = float(np.sqrt(np.mean((own - center) ** 2) * len(own) / (len(own) - 1)))
+        half = student_t(0.95, len(own) - 1) * spread / len(own) ** 0.5
+    elif quantity == "time_s":
+        half = student_t(0.95, len(lengths) - 2) * _standard_error(lengths, medians, center)
+    steps = np.diff(medians) / np.diff(np.log(lengths))
+    return {
+        "exponent": center,
+        "exponent_low": center - half,
+        "exponent_high": center + half,
+        "steps": (float(steps[0]), float(steps[-1])),
+    }
+
+
+def _held_against(
+    line: dict[str, Any], group: pd.DataFrame, lengths: list[int], quantity: str, found: dict[str, Any]
+) -> dict[str, Any]:
+    column = _DECLARED[quantity]
+    said = group[column].dropna() if column in group else pd.Series(dtype=object)
+    interval = f"N^{found['exponent']:.2f}"
+    if found["exponent_high"] > found["exponent_low"]:
+        interval += f" [{found['exponent_low']:.2f}, {found['exponent_high']:.2f}]"
+    name = f"{line['mechanism']}:{line['options']}" if line["options"] else line["mechanism"]
+    statement = f"{name}, {line['mode']}: {_WORDS[quantity]} as {interval} from {lengths[0]} to {lengths[-1]}"
+    first, last = found["steps"]
+    curve = (
+        f"; the exponent is still changing ({first:.2f} to {last:.2f})" if abs(last - first) > CURVED else ""
+    )
+    if said.empty or not said.iloc[0]:
+        return {"declared": "", "declared_exponent": np.nan, "verdict": "", "statement": statement + curve}
+    declared = Growth.parse(said.iloc[0])
+    expected = declared.exponent(lengths)
+    verdict = _verdict(found["exponent_low"], found["exponent_high"], expected)
+    ending = {
+        "agrees": "as declared",
+        "grows faster": "it grows faster than declared",
+        "grows slower": "slower than declared: terms of lower order still dominate",
+        "cannot be told": "whether as declared cannot be told",
+    }[verdict]
+    return {
+        "declared": str(declared),
+        "declared_exponent": expected,
+        "verdict": verdict,
+        "statement": f"{statement}, declared {declared}: {ending}{curve}",
+    }
+
+
+def _verdict(low: float, high: float, expected: float) -> str:
+    if expected - TOLERANCE <= low and high <= expected + TOLERANCE:
+        return "agrees"
+    if low > expected + TOLERANCE:
+        return "grows faster"
+    return "grows slower" if high < expected - TOLERANCE else "cannot be told"
+
+
+def _slopes(lengths: list[int], logs: np.ndarray) -> np.ndarray:
+    """Least-squares slopes of logarithms [rows, lengths] against log lengths: [rows]."""
     x = np.log(np.array(lengths, dtype=float))
     x = x - x.mean()
-    slopes: np.ndarray = (x[:, None] * np.log(values)).sum(axis=0) / (x**2).sum()
+    slopes: np.ndarray = logs @ x / (x**2).sum()
     return slopes
+
+
+def _standard_error(lengths: list[int], logs: np.ndarray, slope: float) -> float:
+    """Of the slope, from how far the points lie from the line."""
+    x = np.log(np.array(lengths, dtype=float))
+    x = x - x.mean()
+    residuals = logs - logs.mean() - slope * x
+    return float(np.sqrt((residuals**2).sum() / (len(x) - 2) / (x**2).sum()))

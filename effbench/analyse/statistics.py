@@ -24,7 +24,8 @@ def median_interval(
         median * exp(+- t_{k-1} sqrt(2 k / (k - 1)) s)
 
     with Student's t since the k repeats are few, k / (k - 1) since a bootstrap of k values underestimates
-    their variance so much, and 2 since a repetition's median varies as this one does. With one repeat it covers the noise inside that process only, by quantiles of the resampled median.
+    their variance so much, and 2 since a repetition's median varies as this one does. With one repeat it
+    covers the noise inside that process only, by quantiles of the resampled median.
     """
     groups = [np.asarray(samples, dtype=float) for samples in repeats if len(samples)]
     if not groups:

@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from effbench.analyse.complexity import exponents
+from effbench.analyse.crossover import crossovers
 from effbench.show import units
 from effbench.show.tables import SHAPE, each_row, label
 from effbench.spec import UsageError
@@ -38,6 +39,7 @@ _DASHES: tuple[Any, ...] = (
     (0, (3, 1, 1, 1, 1, 1)),
 )
 _TITLE_CHARACTERS_PER_INCH = 13
+MOST_CROSSOVERS = 3  # in a panel: more would hide the curves
 _RC: dict[Any, Any] = {
     "svg.hashsalt": "effbench",
     "font.size": 9,
@@ -169,6 +171,7 @@ def _curves(
     ]  # all crosses is a panel too
     names = sorted({label(row.mechanism, row.options) for row in each_row(rows)})
     slopes = _slopes(raw, curve) if curve.slopes else {}
+    crossings = _worth_marking(raw, rows) if curve.column == "time_s" else pd.DataFrame(columns=["mode"])
     columns = 2 if max(map(len, names)) <= 24 else 1
     height = 3.4 + 0.27 * -(-len(names) // columns)
     figure = Figure(figsize=(4.8 * len(modes) + 0.4, height), layout="constrained")
@@ -180,6 +183,7 @@ def _curves(
         axes.set_title(mode)
         handles = [_line(axes, inside, name, curve, styles[name], slopes.get((name, mode))) for name in names]
         failed |= _crosses(axes, inside, curve.column, styles)
+        _mark_crossovers(axes, crossings[crossings["mode"] == mode], styles)
         axes.legend(
             handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, fontsize=8,
             bbox_transform=axes.transAxes + ScaledTranslation(0, -0.47, figure.dpi_scale_trans),
@@ -247,8 +251,34 @@ def _slopes(raw: pd.DataFrame, curve: _Curve) -> dict[tuple[str, str], str]:
     for row in each_row(exponents(raw, curve.slopes)):
         half = (row.exponent_high - row.exponent_low) / 2
         spread = f"±{half:.2f}" if half >= 0.005 else ""
-        found[label(row.mechanism, row.options), row.mode] = f"$N^{{{row.exponent:.2f}{spread}}}$"
+        claim = f" (declared {row.declared})" if row.verdict == "grows faster" else ""
+        found[label(row.mechanism, row.options), row.mode] = f"$N^{{{row.exponent:.2f}{spread}}}${claim}"
     return found
+
+
+def _worth_marking(raw: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each mode the crossovers after which the fastest at the longest length leads, if they are few."""
+    found = crossovers(raw)
+    kept = []
+    for mode, group in found[found["crossover"].notna()].groupby("mode"):
+        last = rows[(rows["mode"] == mode) & rows["time_s"].notna()]
+        last = last[last["seq_len"] == last["seq_len"].max()]
+        best = last.loc[last["time_s"].idxmin()]
+        leads = group[group["faster_after"] == label(best["mechanism"], best["options"])]
+        kept.append(leads if len(leads) <= MOST_CROSSOVERS else leads.iloc[:0])
+    return pd.concat(kept) if kept else found.iloc[:0]
+
+
+def _mark_crossovers(axes: Axes, crossings: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> None:
+    """A dotted line, in the colour of the one that falls behind, where another becomes faster."""
+    for row in each_row(crossings):
+        colour = styles[row.faster_before]["color"]
+        axes.axvline(row.crossover, color=colour, linestyle=":", linewidth=1.0, zorder=0.5)
+        axes.axvspan(row.crossover_low, row.crossover_high, color=colour, alpha=0.08, linewidth=0, zorder=0.4)
+        text = f"{row.faster_after} faster than {row.faster_before}"
+        axes.annotate(text, (row.crossover, 0.02), rotation=90,
+                      xycoords=("data", "axes fraction"), xytext=(2, 0), textcoords="offset points",
+                      fontsize=6, color=colour, va="bottom")  # fmt: skip
 
 
 def _set_log_axes(axes: Axes, rows: pd.DataFrame, curve: _Curve) -> None:

@@ -1,0 +1,120 @@
+"""Growth with N against what is declared, and crossover lengths, as tables and sentences."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from effbench.analyse.complexity import QUANTITIES, TOLERANCE, exponents
+from effbench.analyse.crossover import crossovers
+from effbench.show.tables import SHAPE, each_row, label
+
+_TITLES = {"time_s": "time", "peak_bytes": "peak memory", "flops": "FLOPs"}
+_GROUPS = [*SHAPE, "machine"]
+
+
+def complexity_tables(raw: pd.DataFrame) -> RenderableType:
+    """For each shape and mode: a table of exponents, what does not agree in words, and the crossovers."""
+    fits = {quantity: exponents(raw, quantity) for quantity in QUANTITIES}
+    crossings = crossovers(raw)
+    every = pd.concat([*fits.values(), crossings], ignore_index=True)
+    if every.empty:
+        return Text("no growth and no crossover can be told: fewer than three lengths were measured")
+    parts: list[RenderableType] = []
+    for key, _ in every.groupby([*_GROUPS, "mode"], sort=False):
+        shape = dict(zip([*_GROUPS, "mode"], key, strict=True))
+        mine = {quantity: _of(fit, shape) for quantity, fit in fits.items()}
+        parts.append(Text(f"\n{_title(shape)}", "bold"))
+        parts.append(_table(mine))
+        parts += [Text(line, "yellow") for line in _disagreements(mine)]
+        lines = list(_of(crossings, shape)["statement"])
+        parts.append(Text("crossovers:", "bold") if lines else Text("no two mechanisms were timed"))
+        parts += [Text(f"  {line}") for line in sorted(lines, key=_kind)]
+    return Group(*parts)
+
+
+def as_json(raw: pd.DataFrame) -> str:
+    """``{"exponents": {quantity: [...]}, "crossovers": [...]}`` in plain numbers; null for the unknown."""
+    found = {
+        "exponents": {quantity: _records(exponents(raw, quantity)) for quantity in QUANTITIES},
+        "crossovers": _records(crossovers(raw)),
+    }
+    return json.dumps(found, indent=1)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {name: None if isinstance(value, float) and pd.isna(value) else value for name, value in row.items()}
+        for row in frame.astype(object).to_dict(orient="records")
+    ]
+
+
+def _of(frame: pd.DataFrame, shape: dict[str, Any]) -> pd.DataFrame:
+    inside = pd.Series(True, index=frame.index)
+    for name, value in shape.items():
+        inside &= frame[name] == value
+    return frame[inside]
+
+
+def _title(shape: dict[str, Any]) -> str:
+    what = (
+        "one attention layer" if shape["scope"] == "attention" else f"an encoder of {shape['layers']} blocks"
+    )
+    return (
+        f"{shape['mode']}, {what}, batch {shape['batch_size']}, d_model {shape['d_model']}, "
+        f"{shape['heads']} heads, {shape['dtype']}, {shape['threads']} threads; {shape['machine']}"
+    )
+
+
+def _table(fits: dict[str, pd.DataFrame]) -> Table:
+    table = Table(pad_edge=False, box=None, padding=(0, 1))
+    table.add_column("mechanism", overflow="fold")
+    for quantity in QUANTITIES:
+        table.add_column(_TITLES[quantity], justify="right")
+        table.add_column("declared")
+    cells: dict[str, dict[str, tuple[str, str]]] = {}
+    for quantity, fit in fits.items():
+        for row in each_row(fit):
+            cells.setdefault(label(row.mechanism, row.options), {})[quantity] = (_exponent(row), _claim(row))
+    for name, found in cells.items():
+        pairs = [found.get(quantity, ("", "")) for quantity in QUANTITIES]
+        table.add_row(escape(name), *(text for pair in pairs for text in pair))
+    return table
+
+
+def _exponent(row: Any) -> str:
+    exact = row.exponent_high == row.exponent_low
+    interval = "" if exact else f" \\[{row.exponent_low:.2f}, {row.exponent_high:.2f}]"
+    return f"N^{row.exponent:.2f}{interval}"
+
+
+def _claim(row: Any) -> str:
+    mark = {
+        "agrees": "yes",
+        "cannot be told": "?",
+        "grows faster": "[red]NO, faster[/]",
+        "grows slower": "slower",
+    }
+    return f"{row.declared} {mark[row.verdict]}" if row.verdict else "not declared"
+
+
+def _disagreements(fits: dict[str, pd.DataFrame]) -> list[str]:
+    """What is not as declared, or not a power law yet, in words."""
+    lines = []
+    for fit in fits.values():
+        for row in each_row(fit):
+            if row.verdict in ("grows faster", "grows slower") or "still changing" in row.statement:
+                lines.append(row.statement)
+    note = f"(an exponent agrees if its whole interval is within {TOLERANCE} of the declared one)"
+    return [*lines, note] if lines else []
+
+
+def _kind(statement: str) -> int:
+    """Crossings first, then who is always faster, then what cannot be told."""
+    return 0 if " from N = " in statement else 1 if "no crossover" in statement else 2

@@ -1,0 +1,179 @@
+"""Growth against what is declared, and crossovers: planted power laws, nothing extrapolated."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from frames import cost_records, raw
+from rich.console import Console
+
+from effbench.analyse.complexity import exponents
+from effbench.analyse.crossover import COLUMNS, crossovers
+from effbench.growth import Growth, slope
+from effbench.show.complexity import as_json, complexity_tables
+
+LENGTHS = (128, 256, 512, 1024, 2048)
+
+
+def planted(costs, lengths=LENGTHS, repeats=5, noise=0.01, seed=0, drift=0.0):
+    """A raw frame whose times follow ``costs[name](n)``, noise by process and drift by repeat."""
+    rng = np.random.default_rng(seed)
+    frame = raw(cost_records(tuple(costs), lengths, repeats=repeats, modes=("forward",)))
+    frame = frame[frame["probe"] == "time"].reset_index(drop=True)
+    shared = rng.normal(0, drift, (len(lengths), repeats))
+    for i, row in enumerate(frame.itertuples()):
+        offset = rng.normal(0, noise) + shared[lengths.index(row.seq_len), row.repeat]
+        samples = list(costs[row.mechanism](row.seq_len) * np.exp(offset + rng.normal(0, noise / 3, 9)))
+        frame.at[i, "samples_time_s"] = samples
+        frame.at[i, "time_s"] = float(np.median(samples))
+    return frame
+
+
+def declaring(frame, **orders):
+    frame = frame.copy()
+    frame["declared_order"] = [orders.get(name) for name in frame["mechanism"]]
+    return frame
+
+
+@pytest.mark.parametrize("declared", ["N", "N^1.5", "N^2", "N log N"])
+@pytest.mark.parametrize("truth", ["N", "N^1.5", "N^2", "N log N"])
+def test_a_planted_growth_is_held_against_what_is_declared(truth, declared):
+    growth = Growth.parse(truth)
+    frame = declaring(planted({"mine": lambda n: 1e-6 * growth.at(n)}), mine=declared)
+    (row,) = exponents(frame, "time_s").itertuples()
+    expected = growth.exponent(LENGTHS[-4:])
+    assert row.exponent == pytest.approx(expected, abs=0.03)
+    assert row.exponent_low <= expected <= row.exponent_high
+    gap = expected - Growth.parse(declared).exponent(LENGTHS[-4:])
+    wanted = "agrees" if abs(gap) < 0.1 else "grows faster" if gap > 0 else "grows slower"
+    if 0.1 < abs(gap) < 0.25:  # N log N against N: so close to the tolerance that either may be said
+        assert row.verdict in ("agrees", "cannot be told", wanted)
+    else:
+        assert row.verdict == wanted
+
+
+def test_a_wrong_claim_reads_as_one_plain_sentence():
+    frame = declaring(planted({"mine": lambda n: 1e-9 * n**1.9}, noise=0.001), mine="N")
+    (row,) = exponents(frame, "time_s").itertuples()
+    assert row.statement.startswith("mine, forward: time grows as N^1.90 [1.")
+    assert row.statement.endswith("from 256 to 2048, declared N: it grows faster than declared")
+
+
+def test_nothing_declared_is_held_against_nothing():
+    (row,) = exponents(planted({"mine": lambda n: 1e-6 * n}), "time_s").itertuples()
+    assert (row.declared, row.verdict) == ("", "")
+    assert "declared" not in row.statement
+
+
+def test_noise_that_hides_the_exponent_is_said():
+    frame = declaring(planted({"mine": lambda n: 1e-6 * n}, noise=0.4, repeats=3), mine="N")
+    (row,) = exponents(frame, "time_s").itertuples()
+    assert row.verdict == "cannot be told"
+
+
+def test_a_curve_that_is_no_power_law_yet_is_said():
+    frame = planted({"mine": lambda n: 1e-3 + 1e-9 * n**2}, lengths=(128, 512, 2048, 8192))
+    (row,) = exponents(frame, "time_s").itertuples()
+    assert "the exponent is still changing" in row.statement
+
+
+def test_the_interval_of_an_exponent_covers_the_truth():
+    hits = 0
+    for seed in range(200):
+        frame = planted({"mine": lambda n: 1e-6 * n**1.3}, noise=0.05, repeats=4, seed=seed)
+        (row,) = exponents(frame, "time_s").itertuples()
+        hits += row.exponent_low <= 1.3 <= row.exponent_high
+    assert hits >= 180
+
+
+@pytest.mark.parametrize(
+    ("text", "power", "logs"), [(2, 2, 0), ("N", 1, 0), ("N^1.5", 1.5, 0), ("N log N", 1, 1)]
+)
+def test_growths_are_read_and_written(text, power, logs):
+    growth = Growth.parse(text)
+    assert (growth.power, growth.logs) == (power, logs)
+    assert Growth.parse(str(growth)) == growth
+    assert slope([8, 16, 32], [n**2 for n in (8, 16, 32)]) == pytest.approx(2)
+    for wrong in ("n", "N^", "N^2 log", "log N", True, -1):
+        with pytest.raises(ValueError, match="is not a growth in N"):
+            Growth.parse(wrong)
+
+
+CROSSING = {"a": lambda n: 4.5e-6 * n, "b": lambda n: 1e-8 * n**2}  # at N = 450
+
+
+def test_a_crossover_is_found_with_its_interval():
+    hits, widths = 0, []
+    for seed in range(200):
+        (row,) = crossovers(planted(CROSSING, noise=0.03, repeats=4, seed=seed, drift=0.2)).itertuples()
+        assert (row.faster_before, row.faster_after) == ("b", "a")
+        assert 128 <= row.crossover_low <= row.crossover <= row.crossover_high <= 1024
+        hits += row.crossover_low <= 450 <= row.crossover_high
+        widths.append(row.crossover_high / row.crossover_low)
+    assert hits >= 180
+    assert np.median(widths) < 1.25, "drift that both share does not widen it"
+    assert row.statement.startswith("a is faster than b from N = 4")
+
+
+def test_no_crossover_is_extrapolated():
+    (row,) = crossovers(planted(CROSSING, lengths=(16, 32, 64))).itertuples()
+    assert np.isnan(row.crossover)
+    assert row.statement == "b is faster than a from 16 to 64: no crossover within what was measured"
+    (row,) = crossovers(planted(CROSSING, lengths=(512,), noise=0.001)).itertuples()
+    assert row.statement == "a is faster than b at 512: no crossover within what was measured"
+
+
+def test_the_same_cannot_be_told_apart():
+    told = 0
+    for seed in range(60):
+        frame = planted({"a": lambda n: 1e-6 * n, "b": lambda n: 1e-6 * n}, (128, 256), seed=seed)
+        (row,) = crossovers(frame).itertuples()
+        told += row.statement != "a and b cannot be told apart from 128 to 256"
+    assert told <= 12, "two lengths at 95 % each"
+
+
+def test_two_crossings_are_two_rows():
+    costs = {"a": lambda n: 1e-6 * n, "b": lambda n: 1e-6 * n * (2.0 if 200 < n < 1500 else 0.5)}
+    rows = crossovers(planted(costs))
+    assert list(rows["faster_after"]) == ["a", "b"]
+    assert rows["crossover"].is_monotonic_increasing
+
+
+def test_only_common_lengths_count_and_failures_are_left_out():
+    frame = planted(CROSSING)
+    frame.loc[(frame["mechanism"] == "a") & (frame["seq_len"] > 256), "status"] = "oom"
+    (row,) = crossovers(frame).itertuples()
+    assert (row.first, row.last) == (128, 256)
+    assert "no crossover" in row.statement
+    one = frame[frame["mechanism"] == "a"]
+    assert crossovers(one).empty
+    assert list(crossovers(raw()).columns) == COLUMNS
+
+
+def test_the_order_of_records_does_not_matter():
+    frame = planted(CROSSING, noise=0.03)
+    shuffled = frame.sample(frac=1, random_state=1).reset_index(drop=True)
+    pd.testing.assert_frame_equal(crossovers(frame), crossovers(shuffled))
+    pd.testing.assert_frame_equal(
+        exponents(frame, "time_s"), exponents(shuffled, "time_s").sort_values("mechanism", ignore_index=True)
+    )
+
+
+def test_the_tables_say_what_the_frames_hold():
+    frame = declaring(planted(CROSSING, noise=0.001), a="N", b="N")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(complexity_tables(frame))
+    text = console.export_text()
+    assert "NO, faster" in text
+    assert "b, forward: time grows as N^2.00" in text
+    assert "a is faster than b from N = 4" in text
+    found = json.loads(as_json(frame))
+    assert {row["verdict"] for row in found["exponents"]["time_s"]} == {"agrees", "grows faster"}
+    assert found["crossovers"][0]["crossover"] == pytest.approx(450, rel=0.02)
+    empty = Console(width=80, record=True, file=io.StringIO())
+    empty.print(complexity_tables(frame[frame["seq_len"] < 0]))
+    assert "fewer than three lengths" in empty.export_text()

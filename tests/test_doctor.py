@@ -1,0 +1,221 @@
+"""The doctor: invented machines get the findings they deserve; the differences it promises can be told."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from effbench import doctor, machine
+from effbench.doctor import Checkup, Noise, findings, noise_of, smallest_in_pairs, smallest_in_sweep, verdict
+from effbench.show.doctor import as_json, report
+from effbench.spec import Record
+
+STEADY = Noise(
+    seq_len=2048, threads=4, call_s=0.002, within=0.01, between=0.005, pair=0.014, tail=1.2, apart=0.002
+)
+GOOD = Checkup(
+    cores=4,
+    affinity=(0, 1, 2, 3),
+    quota_cores=None,
+    threads=4,
+    load_1min=0.1,
+    others_cores=0.01,
+    steal_cores=0.0,
+    memory_bytes=16 * 2**30,
+    keeps_memory=True,
+    frequency_hz=3e9,
+    governor="performance",
+    turbo="on",
+    throttled=0,
+    clock_grain_s=5e-8,
+    clock_cost_s=1e-7,
+    noise=(STEADY, replace(STEADY, threads=1, call_s=0.007)),
+)
+
+
+def test_a_good_machine_is_fit_and_nothing_is_advised():
+    found = findings(GOOD)
+    assert verdict(found)[0] == "fit"
+    assert not [finding.advice for finding in found if finding.advice]
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "judged", "advice"),
+    [
+        ({"others_cores": 2.0}, "other load", "bad", "stop what else runs here"),
+        ({"others_cores": 0.4}, "other load", "warn", "stop what else runs here"),
+        ({"steal_cores": 0.3}, "stolen time", "bad", "the host is shared"),
+        ({"steal_cores": 0.05}, "stolen time", "warn", "the host is shared"),
+        ({"threads": 8}, "threads", "bad", "--threads 4"),
+        ({"quota_cores": 2.0}, "threads", "bad", "--threads 2"),
+        ({"governor": "powersave"}, "frequency", "warn", "performance"),
+        ({"throttled": 7}, "throttling", "warn", "too hot"),
+        ({"keeps_memory": False}, "allocator", "warn", "page faults"),
+        ({"memory_bytes": 2**30}, "memory", "warn", "will not fit"),
+        ({"clock_grain_s": 1e-5}, "clock", "warn", "batches"),
+        ({"noise": (replace(STEADY, tail=40.0),)}, "noise", "bad", "competes for the cores"),
+        ({"noise": (replace(STEADY, between=0.3),)}, "noise", "bad", "measure later"),
+        ({"noise": (replace(STEADY, between=0.08),)}, "noise", "warn", "more repeats"),
+        ({"noise": (replace(STEADY, apart=0.1),)}, "noise", "warn", "below 10 %"),
+        (
+            {"noise": (STEADY, replace(STEADY, threads=1, call_s=0.001))},
+            "threads together",
+            "warn",
+            "--threads 1",
+        ),
+    ],
+)
+def test_each_fault_has_its_finding_and_advice(change, name, judged, advice):
+    found = findings(replace(GOOD, **change))
+    faults = [finding for finding in found if finding.verdict != "ok"]
+    assert [fault.verdict for fault in faults] == [judged]
+    assert faults[0].name.startswith(name)
+    assert advice in faults[0].advice
+    assert verdict(found)[0] == {"bad": "unfit", "warn": "fit with care"}[judged]
+
+
+def test_what_is_not_visible_is_not_judged():
+    blind = replace(
+        GOOD, affinity=None, others_cores=None, steal_cores=None, frequency_hz=None, governor=None,
+        turbo=None, throttled=None,
+    )  # fmt: skip
+    found = findings(blind)
+    assert verdict(found)[0] == "fit"
+    assert sum("not visible here" in finding.value for finding in found) >= 5
+
+
+def processes(rng, count, calls, within, between, shift=0.0):
+    found = []
+    for _ in range(count):
+        offset = rng.normal(0, between)
+        a, b = (0.002 * np.exp(offset + s + rng.normal(0, within, calls)) for s in (0.0, shift))
+        found.append({"time_a_s": tuple(a), "time_b_s": tuple(b)})
+    return found
+
+
+def test_the_components_of_the_noise_are_found():
+    rng = np.random.default_rng(0)
+    noise = noise_of(2048, 2, processes(rng, 60, 100, within=0.03, between=0.05))
+    assert noise.call_s == pytest.approx(0.002, rel=0.05)
+    assert noise.within == pytest.approx(0.03, rel=0.1)
+    assert noise.between == pytest.approx(0.05, rel=0.25)
+    assert noise.pair == pytest.approx(0.03 * 2**0.5, rel=0.1)
+    assert 1 < noise.tail < 1.25
+    assert noise_of(2048, 2, processes(rng, 5, 50, 0.01, 0.0, shift=0.1)).apart == pytest.approx(
+        0.095, abs=0.01
+    )
+
+
+@pytest.mark.parametrize("budget_s", [3.0, 10.0])
+def test_a_difference_of_that_size_is_told_four_times_of_five(budget_s):
+    """Simulated sweeps with these components: the share in which Student's t over pairs tells them apart."""
+    rng = np.random.default_rng(1)
+    noise = replace(STEADY, within=0.03, between=0.05)
+    smallest = smallest_in_sweep(noise, budget_s)
+    repeats, calls = int(budget_s / 0.5), int(0.1 / noise.call_s)
+    told = 0
+    for _ in range(400):
+        medians = rng.normal(0, noise.between, (2, repeats))
+        medians += np.median(rng.normal(0, noise.within, (2, repeats, calls)), axis=2)
+        ratios = medians[1] + np.log1p(smallest) - medians[0]
+        told += stats.ttest_1samp(ratios, 0).pvalue < 0.05
+    assert 0.72 <= told / 400 <= 0.88
+
+
+def test_more_time_and_finer_pairs_tell_smaller_differences():
+    sweep = [smallest_in_sweep(STEADY, budget) for budget in doctor.BUDGETS_S]
+    pairs = [smallest_in_pairs(STEADY, budget) for budget in doctor.BUDGETS_S]
+    assert sweep == sorted(sweep, reverse=True)
+    assert pairs == sorted(pairs, reverse=True)
+    assert all(p < s for p, s in zip(pairs, sweep, strict=True))
+    assert smallest_in_sweep(replace(STEADY, call_s=2.0), 1.0) == float("inf")
+    assert smallest_in_pairs(replace(STEADY, call_s=2.0), 1.0) == float("inf")
+
+
+def test_the_report_says_everything_and_json_parses():
+    seen = replace(GOOD, others_cores=2.0)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(report(seen))
+    text = console.export_text()
+    assert "This machine is unfit" in text
+    assert "stop what else runs here" in text
+    assert "in 60 s" in text
+    whole = json.loads(as_json(seen))
+    assert whole["verdict"] == "unfit"
+    assert len(whole["smallest_difference"]) == len(seen.noise) * 3
+    assert whole["checkup"]["cores"] == 4
+
+
+class Fake:
+    """Answers noise cells with steady times."""
+
+    def __init__(self, status="ok"):
+        self.status = status
+        self.cells = []
+
+    def run(self, job, progress):
+        self.cells.append(job.cell)
+        samples = processes(np.random.default_rng(len(self.cells)), 1, 20, 0.01, 0.001)[0]
+        values = {"clock_grain_s": 5e-8, "clock_cost_s": 1e-7}
+        return Record(cell=job.cell, status=self.status, reason="why", samples=samples, values=values)
+
+
+def test_examining_spreads_processes_over_scales_in_turn(monkeypatch):
+    monkeypatch.setattr(doctor, "_IDLE_S", 0.01)
+    fake, said = Fake(), []
+    seen = doctor.examine(fake, threads=2, progress=said.append)
+    assert {(c.seq_len, c.threads) for c in fake.cells} == {(n, 2) for n in doctor.SCALES} | {(2048, 1)}
+    assert len(fake.cells) == 4 * doctor.PROCESSES
+    assert len({c.seq_len for c in fake.cells[:4]}) == 3, "no scale is measured in one stretch"
+    assert seen.cores == machine.cores()
+    assert len(seen.noise) == 4
+    assert said
+    with pytest.raises(RuntimeError, match="cannot run here: crashed: why"):
+        doctor.examine(Fake("crashed"), threads=2, progress=said.append)
+
+
+@pytest.mark.parametrize(
+    ("text", "busy_s", "steal_s"),
+    [
+        ("cpu  100 0 200 5000 50 0 0 30 0 0\ncpu0 1 2 3\n", 3.0, 0.3),
+        ("cpu  1 2 3\n", None, None),
+    ],
+)
+def test_processor_time_is_read_from_the_systems_table(tmp_path, monkeypatch, text, busy_s, steal_s):
+    monkeypatch.setattr(machine.os, "sysconf", lambda name: 100)
+    path = tmp_path / "stat"
+    path.write_text(text)
+    assert machine._stat(path) == (busy_s, steal_s)
+    assert machine._stat(tmp_path / "absent") == (None, None)
+
+
+@pytest.mark.parametrize(("cores", "text"), [((0,), "0"), ((0, 1, 2, 5), "0-2, 5"), ((3, 1), "1, 3")])
+def test_cores_are_written_as_ranges(cores, text):
+    assert doctor._ranges(cores) == text
+
+
+@pytest.mark.slow
+def test_the_command_examines_this_machine():
+    done = subprocess.run(
+        [sys.executable, "-m", "effbench", "doctor", "--format", "json"],
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    whole = json.loads(done.stdout)
+    assert whole["verdict"] in ("fit", "fit with care", "unfit")
+    assert all(noise["call_s"] > 0 for noise in whole["checkup"]["noise"])
+    for wrong in (["--threads", "0"], ["--format", "xml"]):
+        refused = subprocess.run(
+            [sys.executable, "-m", "effbench", "doctor", *wrong], capture_output=True, text=True, timeout=60
+        )
+        assert refused.returncode == 2
+        assert refused.stderr.count("\n") == 1
