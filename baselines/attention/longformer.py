@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,8 +18,6 @@ from baselines.attention._heads import (
 )
 from effbench.mechanism import Mechanism
 
-BLOCK = 32  # queries
-
 
 class Longformer(Mechanism):
     """Sliding-window attention with global tokens.
@@ -26,11 +26,11 @@ class Longformer(Mechanism):
     |i - j| <= ``window`` (one-sided: 2 window + 1 wide) and to the global tokens, each key once, in one
     softmax of q . k / sqrt(d). Global tokens attend to all tokens through query, key and value projections of
     their own (without bias). ``global_tokens=0`` is a pure sliding window. x [B, N, D] -> [B, N, D];
-    time O(N window D); memory O(N D) without global tokens, else O(N (window + 32) D / 32), since a block's
+    time O(N window D); memory O(N D) without global tokens, else O(N (window + 64) D / 64), since a block's
     keys are then copied to stand beside the global ones.
 
-    Queries go in blocks of 32 against the global keys and the 32 + 2 window keys that any of them may see. A
-    sequence no longer than that is one masked softmax over its own keys. The keys and values of the global
+    Queries go in blocks of 32 (64 with global tokens) against the global keys and the 32 + 2 window keys that
+    any of them may see. A sequence no longer than that is one masked softmax over its own keys. The keys and values of the global
     tokens' own attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j, and
     sum_j a_j W x_j = W sum_j a_j x_j.
     """
@@ -56,6 +56,7 @@ class Longformer(Mechanism):
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.window = window
         self.global_tokens = global_tokens
+        self.block = 64 if global_tokens else 32
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
         if global_tokens:
@@ -92,7 +93,7 @@ class Longformer(Mechanism):
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Four projections, the blocks' products with all the keys they are given, and the global tokens'."""
         n, around = seq_len, self._blocked(seq_len)
-        rows = -(-n // BLOCK) * BLOCK + 2 * self.window if around else n
+        rows = -(-n // self.block) * self.block + 2 * self.window if around else n
         return self._flops(batch_size, n, rows, self._executed_pairs(n))
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
@@ -115,12 +116,12 @@ class Longformer(Mechanism):
 
     def _executed_pairs(self, n: int) -> int:
         """Query-key pairs that the window's kernel computes."""
-        keys = min(self.global_tokens, n) + BLOCK + 2 * self.window
-        return -(-n // BLOCK) * BLOCK * keys if self._blocked(n) else n * n
+        keys = min(self.global_tokens, n) + self.block + 2 * self.window
+        return -(-n // self.block) * self.block * keys if self._blocked(n) else n * n
 
     def _blocked(self, n: int) -> bool:
         """Whether a block sees less than the whole sequence, so that blocks are worth their trouble."""
-        return n > min(self.global_tokens, n) + BLOCK + 2 * self.window
+        return n > min(self.global_tokens, n) + self.block + 2 * self.window
 
     def _local(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
         """Window and global keys for every token: [B, N, D]; rows of global tokens are of no use."""
@@ -131,48 +132,52 @@ class Longformer(Mechanism):
             sees = ((position[:, None] - position).abs() <= self.window) | (position < count)
             sees = sees if mask is None else sees & mask[:, None, None]
             return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
-        blocks = -(-n // BLOCK)
+        blocks = -(-n // self.block)
         sees = self._sees(n, blocks, count, mask, x.device).expand(x.shape[0], -1, -1, -1)
         # one product makes queries, keys and values with a window of zeros around, of which windows are views
-        around = (0, 0, self.window, self.window + blocks * BLOCK - n)
+        around = (0, 0, self.window, self.window + blocks * self.block - n)
         sequences = zip(self.qkv(F.pad(x, around)).unbind(), sees.unbind(), strict=True)
         return torch.stack([self._blocks(qkv_r3D, seen, blocks, count)[:n] for qkv_r3D, seen in sequences])
 
     def _blocks(self, qkv_r3D: Tensor, sees: Tensor, blocks: int, count: int) -> Tensor:
-        """One sequence, from the padded product [window + N + window, 3 D]: [blocks BLOCK, D].
+        """One sequence, from the padded product [window + N + window, 3 D]: [blocks block, D].
 
         A block of queries is an element of the kernel's batch, so that heads share its mask.
         """
         q, k, v = (part.unflatten(1, (self.heads, self.d_head)) for part in qkv_r3D.chunk(3, dim=1))
-        q_bhqd = q[self.window : self.window + blocks * BLOCK].unflatten(0, (blocks, BLOCK)).transpose(1, 2)
+        q_bhqd = (
+            q[self.window : self.window + blocks * self.block]
+            .unflatten(0, (blocks, self.block))
+            .transpose(1, 2)
+        )
         keys, values = (self._seen(part, blocks, count) for part in (k, v))
         mixed_bhqd = F.scaled_dot_product_attention(q_bhqd, keys, values, attn_mask=sees[:, None])
         merged: Tensor = mixed_bhqd.transpose(1, 2).flatten(0, 1).flatten(1)
         return merged
 
     def _seen(self, part_rhd: Tensor, blocks: int, count: int) -> Tensor:
-        """The global keys and the window of each block: [blocks, heads, count + BLOCK + 2 window, d]."""
-        windows: Tensor = part_rhd.unfold(0, BLOCK + 2 * self.window, BLOCK)[:blocks].mT
+        """The global keys and the window of each block: [blocks, heads, count + block + 2 window, d]."""
+        windows: Tensor = _Windows.apply(part_rhd, blocks, self.block, self.window)  # type: ignore[no-untyped-call]
         if not count:
             return windows
         whole = part_rhd[self.window : self.window + count].transpose(0, 1).expand(blocks, -1, -1, -1)
         return torch.cat([whole, windows], dim=2)
 
     def _windows(self, t_bn: Tensor, blocks: int) -> Tensor:
-        """[B, N] -> [B, blocks, BLOCK + 2 window], overlapping views into one padded copy."""
-        padded = F.pad(t_bn, (self.window, self.window + blocks * BLOCK - t_bn.shape[1]))
-        windows: Tensor = padded.unfold(1, BLOCK + 2 * self.window, BLOCK)
+        """[B, N] -> [B, blocks, block + 2 window], overlapping views into one padded copy."""
+        padded = F.pad(t_bn, (self.window, self.window + blocks * self.block - t_bn.shape[1]))
+        windows: Tensor = padded.unfold(1, self.block + 2 * self.window, self.block)
         return windows
 
     def _sees(self, n: int, blocks: int, count: int, mask: Tensor | None, device: torch.device) -> Tensor:
-        """Which keys each query sees, global ones in the first columns: [B or 1, blocks, BLOCK, keys]."""
-        query = torch.arange(BLOCK, device=device)[:, None]
-        offset = torch.arange(BLOCK + 2 * self.window, device=device)
+        """Which keys each query sees, global ones in the first columns: [B or 1, blocks, block, keys]."""
+        query = torch.arange(self.block, device=device)[:, None]
+        offset = torch.arange(self.block + 2 * self.window, device=device)
         near = (offset - self.window - query).abs() <= self.window
         real = torch.ones(1, n, dtype=torch.bool, device=device) if mask is None else mask
         local = real & (torch.arange(n, device=device) >= count)
         sees = near & self._windows(local, blocks)[:, :, None]
-        whole = real[:, None, None, :count].expand(-1, blocks, BLOCK, -1)
+        whole = real[:, None, None, :count].expand(-1, blocks, self.block, -1)
         return torch.cat([whole, sees], dim=-1)
 
     def _global(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
@@ -185,3 +190,29 @@ class Longformer(Mechanism):
         weights = masked_softmax(scores, None if mask is None else mask[:, None], -1)
         gathered = (weights @ x).unflatten(1, (self.heads, count))
         return torch.einsum("bhge,hde->bghd", gathered, value_hde).flatten(2)
+
+
+class _Windows(torch.autograd.Function):
+    """[rows, heads, d] -> [blocks, heads, block + 2 window, d]: overlapping views, nothing is copied.
+
+    Its gradient adds the overlaps back, a block of each window at a time; autograd's own does it number by
+    number.
+    """
+
+    @staticmethod
+    def forward(context: Any, part_rhd: Tensor, blocks: int, block: int, window: int) -> Tensor:
+        rows, heads, d = part_rhd.shape
+        context.sizes = rows, blocks, block
+        row, head, one = part_rhd.stride()
+        shape = (blocks, heads, block + 2 * window, d)
+        return part_rhd.as_strided(shape, (block * row, head, row, one))
+
+    @staticmethod
+    def backward(context: Any, gradient_bhkd: Tensor) -> tuple[Tensor, None, None, None]:
+        rows, blocks, block = context.sizes
+        _, heads, keys, d = gradient_bhkd.shape
+        out = gradient_bhkd.new_zeros(rows + block, heads, d)
+        for first in range(0, keys, block):
+            part = gradient_bhkd[:, :, first : first + block].transpose(1, 2)
+            out[first : first + blocks * block].unflatten(0, (blocks, block))[:, : part.shape[1]] += part
+        return out[:rows], None, None, None
