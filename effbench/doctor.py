@@ -158,8 +158,8 @@ def _spread(values: np.ndarray) -> float:
 def smallest_in_sweep(noise: Noise, budget_s: float) -> float:
     """The smallest difference of two mechanisms that a sweep would tell in so many seconds, as a share.
 
-    Each repeat is a fresh process for both: k = budget / (2 (0.15 s + 0.1 s, or five calls)). The logarithm of
-    a ratio of medians then varies by 2 (between^2 + 1.57 within^2 / calls) / k, its square root s, and a
+    Each repeat is a fresh process for both: k = budget / (2 (0.15 s + 0.1 s, or five calls)). The logarithm
+    of a ratio of medians then varies by 2 (between^2 + 1.57 within^2 / calls) / k, its square root s, and a
     difference of (t_{k-1} + z) s is told at 95 % in 80 % of the cases. Infinite below two repeats.
     """
     sampling_s = max(_SAMPLING_S, 5 * noise.call_s)

@@ -22,6 +22,7 @@ from baselines.attention.vanilla import Vanilla
 from effbench import registry
 from effbench.mechanism import Unsupported
 from effbench.probes.flops import count_work
+from effbench.probes.memory import saved_bytes
 
 FORMS = [
     (Vanilla, {}),
@@ -179,7 +180,7 @@ def test_float32_is_close_and_bfloat16_is_finite(kind, options):
 
 @every_form
 @pytest.mark.parametrize("n", [6, 64, 130, 200])
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", [1, 3])
 def test_declared_flops_are_the_executed(kind, options, n, batch):
     module = build(kind, options, dtype=torch.float32)
     x = torch.randn(batch, n, WIDTH, requires_grad=True)
@@ -190,6 +191,9 @@ def test_declared_flops_are_the_executed(kind, options, n, batch):
     assert module.train_flops(batch, n) == train.flops
     assert not forward.uncounted
     assert not train.uncounted
+    declared = module.saved_bytes(batch, n)
+    assert declared in (None, saved_bytes(lambda: module(x), [x, *module.parameters()]))
+    assert (declared is None) == (kind is Fastformer and n < WIDTH)
     assert 0 < module.useful_flops(batch, n) <= forward.flops
 
 

@@ -119,6 +119,19 @@ class BigBird(Mechanism):
         pairs = sum(size[i] * sum(size[j] for j in seen) for rows in plan for i, seen in enumerate(rows))
         return self._flops(batch_size, n, pairs)
 
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
+        """q, k, v, what the kernels return, and for blocks that are not global what they gather, and where."""
+        n, d, h = seq_len, self.d_model, self.heads
+        blocks = -(-n // self.block)
+        ends = self._global(blocks)
+        whole = sum(min((i + 1) * self.block, n) - i * self.block for i in ends)
+        kept = n * d + (3 * n * d if ends else 0) + whole * (h + d)
+        sparse, widest = blocks - len(ends), self._widest(blocks)
+        gathered = sparse * widest * self.block
+        if sparse:
+            kept += gathered * (h + 2 * d) + sparse * self.block * (h + 2 * d)
+        return batch_size * (self.qkv.weight.element_size() * kept + 8 * h * sparse * widest)
+
     def _flops(self, batch_size: int, seq_len: int, pairs: int) -> int:
         """Four projections, and two products over so many pairs of all heads together."""
         n, d = seq_len, self.d_model
@@ -166,9 +179,9 @@ class BigBird(Mechanism):
             return F.embedding(rows, table).view(b * self.heads, len(sparse), -1, d)
 
         first, last = sparse[0] * self.block, (sparse[-1] + 1) * self.block
-        queries = (
-            F.pad(q, (0, 0, 0, after))[:, :, first:last].unflatten(2, (len(sparse), self.block)).flatten(0, 1)
-        )
+        queries = q[:, :, first:last]
+        queries = F.pad(queries, (0, 0, 0, last - n)) if last > n else queries.contiguous()
+        queries = queries.view(b * self.heads, len(sparse), self.block, d)
         real = torch.ones(1, n, dtype=torch.bool, device=q.device) if mask is None else mask
         cut = F.pad(real, (0, after)).unflatten(1, (blocks, self.block))
         sees = (cut[:, index] & valid[..., None]).flatten(3, 4)[

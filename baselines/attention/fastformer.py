@@ -172,6 +172,21 @@ class Fastformer(Mechanism):
             flops += 2 * width * d * (3 * b + width) + 2 * self.score_key.numel() * d
         return flops
 
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
+        """By maps: the weights of tokens, what is summed with them, and the maps. Not declared by tokens."""
+        n, h, width = seq_len, self.heads, self.d_model
+        if n < width:
+            return None
+        square, pooled = width * width, 4 * h * width + 2 * n * h
+        if self.interaction == "product":
+            kept = batch_size * (pooled + 4 * width + 2 * square)
+        elif self.interaction == "add":
+            kept = batch_size * (pooled + width) + square
+        else:
+            kept = batch_size * (pooled + 4 * width) + self.score_key.numel() + 2 * square
+            kept += square if self.sharing == "head-wise" else 0
+        return self.query.weight.element_size() * kept
+
     def _weights(self, score_bhd: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
         """softmax over tokens of score . t_i / sqrt(d): [B, heads, N]."""
         scores_bhn = torch.einsum("bhd,bnhd->bhn", score_bhd.expand(t_bnhd.shape[0], self.heads, -1), t_bnhd)

@@ -73,6 +73,16 @@ class LinearAttention(Mechanism):
         n, d, h = seq_len, self.d_model, self.heads
         return batch_size * (2 * n * d * 4 * d + 2 * n * d * h + 2 * 2 * d * d * self.d_head)
 
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """Three times the forward pass."""
+        return 3 * self.forward_flops(batch_size, seq_len)
+
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
+        """phi of queries and keys, the shares and their weights; keys times inputs, S, z and the map."""
+        n, d, h = seq_len, self.d_model, self.heads
+        sequence = 3 * n * d + n * h + 2 * d * d + d * self.d_head + d * h + d
+        return self.qkv.weight.element_size() * (batch_size * sequence + h * h)
+
 
 class _Phi(torch.autograd.Function):
     """elu(x) + 1, which keeps its result alone: the derivative is min(phi(x), 1)."""

@@ -83,6 +83,14 @@ class Linformer(Mechanism):
         again = 2 * batch_size * seq_len * self.k * self.d_model
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
+        """Queries, the heads' outputs, a sum a row; projected inputs, and keys and values made of them."""
+        n, d = seq_len, self.d_model
+        short = (1 if self.project_values is self.project_keys else 2) + 2
+        return (
+            self.query.weight.element_size() * batch_size * (2 * n * d + n * self.heads + short * self.k * d)
+        )
+
 
 def _project(e_nk: Tensor, x_bnD: Tensor) -> Tensor:
     """E^T x: [B, k, D]. One product a sequence: for a batch at once torch would copy E for each."""

@@ -30,9 +30,9 @@ class Longformer(Mechanism):
     keys are then copied to stand beside the global ones.
 
     Queries go in blocks of 32 (64 with global tokens) against the global keys and the 32 + 2 window keys that
-    any of them may see. A sequence no longer than that is one masked softmax over its own keys. The keys and values of the global
-    tokens' own attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j, and
-    sum_j a_j W x_j = W sum_j a_j x_j.
+    any of them may see. A sequence no longer than that is one masked softmax over its own keys. The keys and
+    values of the global tokens' own attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j,
+    and sum_j a_j W x_j = W sum_j a_j x_j.
     """
 
     order = 1.0
@@ -106,6 +106,23 @@ class Longformer(Mechanism):
         n, count, w = seq_len, min(self.global_tokens, seq_len), self.window
         pairs = sum(count + min(i + w, n - 1) - max(i - w, count) + 1 for i in range(count, n))
         return self._flops(batch_size, n, n, pairs)
+
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
+        """Padded input, q, k and v, the mask, what the kernel returns, and the global tokens' share."""
+        n, d, h, count = seq_len, self.d_model, self.heads, min(self.global_tokens, seq_len)
+        whole = d * count + 2 * h * count * d + h * count * n + n * d if count else 0
+        whole += (
+            d * count if count > 1 and batch_size > 1 else 0
+        )  # their inputs, which do not lie side by side
+        if not self._blocked(n):
+            kept = batch_size * (4 * n * d + n * h + whole) + n * n
+        else:
+            blocks, keys = -(-n // self.block), count + self.block + 2 * self.window
+            rows = blocks * self.block
+            padded, copied = rows + 2 * self.window, 2 * blocks * keys * d if count else 0
+            local = 4 * padded * d + rows * keys + copied + rows * (h + d)
+            kept = batch_size * (local + (whole or n * d))
+        return self.qkv.weight.element_size() * kept
 
     def _flops(self, batch_size: int, seq_len: int, rows: int, pairs: int) -> int:
         """Queries, keys and values of so many rows, so many pairs, the output, and the global tokens' own."""

@@ -70,6 +70,10 @@ class Vanilla(Mechanism):
         pairs = n * (n + 1) // 2 if self.causal else n * n
         return batch_size * (2 * n * d * 4 * d + 4 * pairs * d)
 
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
+        """Queries, keys, values, the heads' outputs, and a sum a row of scores."""
+        return self.qkv.weight.element_size() * batch_size * seq_len * (4 * self.d_model + self.heads)
+
 
 def _take(x_bnd: Tensor, places_bn: Tensor) -> Tensor:
     return x_bnd.gather(1, places_bn[..., None].expand_as(x_bnd))
