@@ -120,7 +120,7 @@ class BigBird(Mechanism):
         return self._flops(batch_size, n, pairs)
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """q, k, v, what the kernels return, and for blocks that are not global what they gather, and where."""
+        """q, k, v, what the kernels return, and what blocks that are not global gather, and where."""
         n, d, h = seq_len, self.d_model, self.heads
         blocks = -(-n // self.block)
         ends = self._global(blocks)

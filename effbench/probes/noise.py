@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -65,5 +66,5 @@ def _workload(n: int) -> Callable[[], Tensor]:
 def _clock() -> tuple[float, float]:
     """(the smallest step that the clock makes, seconds that reading it takes)."""
     reads = [time.perf_counter_ns() for _ in range(_CLOCK_READS)]
-    steps = [b - a for a, b in zip(reads, reads[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(reads)]
     return min(step for step in steps if step > 0) / 1e9, (reads[-1] - reads[0]) / (_CLOCK_READS - 1) / 1e9
