@@ -273,6 +273,7 @@ def _ceiling(record: Record) -> dict[str, Any]:
     ceiling = record.machine.get("ceiling") or {}
     return {
         "peak_flops_per_s": ceiling.get("peak_flops_per_s"),
+        "no_ceiling": ceiling.get("reason"),
         "samples_bandwidth_at_bytes": ceiling.get("bandwidth_at_bytes"),
         "samples_bandwidth_bytes_per_s": ceiling.get("bandwidth_bytes_per_s"),
     }

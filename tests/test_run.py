@@ -17,6 +17,7 @@ import pytest
 
 import effbench
 from effbench import machine
+from effbench.analyse.drift import doubts
 from effbench.loop import order, plan, run
 from effbench.spec import MACHINE, Job, Limits, Record, UsageError
 from effbench.store import Store, raw_frame
@@ -404,6 +405,16 @@ def test_the_ceiling_is_measured_once_and_stands_in_the_records_of_flops(tmp_pat
         assert row.arithmetic_intensity == row.seq_len
         assert row.roof_flops_per_s == min(1e11, row.seq_len * 1e10)
         assert row.roof_share == pytest.approx(row.flops / row.time_s / row.roof_flops_per_s)
+    loud = Ceiling()
+    quiet_run = loud.run
+    loud.run = lambda job, progress: replace(
+        quiet_run(job, progress), machine={"name": machine.name(), "others_cores": 1.2}
+    )
+    frame = run(whole.override({"d_model": "32", "dtype": "bfloat16"}), tmp_path / "loud", executor=loud)
+    assert frame["roof_share"].isna().all()
+    assert [job.cell.probe for job in loud.ran].count("ceiling") == 3
+    (sentence,) = [d for d in doubts(effbench.load(tmp_path / "loud", raw=True)) if "roofline" in d]
+    assert sentence == "no roofline: other processes kept 1.2 cores busy while the ceiling was measured"
     failing = Fake({(MACHINE, "forward", 1): ("crashed", "no")})
     run(whole.override({"dtype": "float64"}), tmp_path / "c", executor=failing)
     records, _ = Store(tmp_path / "c").read()

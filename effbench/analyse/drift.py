@@ -42,6 +42,8 @@ def _doubts(raw: pd.DataFrame) -> Iterator[str]:
         stolen = measured["steal_s"].fillna(0).astype(float).sum() / max(1e-9, float(seconds.sum()))
         if stolen > STEAL_SHARE:
             yield f"the hypervisor took {100 * stolen:.0f} % of a core away while this was measured"
+    if "no_ceiling" in measured and len(reasons := measured["no_ceiling"].dropna().unique()):
+        yield f"no roofline: {reasons[0]}"
     if "frequency_change" in measured:
         change = measured["frequency_change"].fillna(0).astype(float).abs()
         if (share := float((change > FREQUENCY).mean())) > 0.1:

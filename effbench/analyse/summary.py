@@ -160,7 +160,8 @@ def _noisy(times: pd.DataFrame, half: float) -> str:
     if asked and len(times) < 2:
         said.append("one repeat")
     elif asked and half > asked:
-        said.append(f"+-{100 * half:.1f} %, {100 * asked:g} % asked")
+        known = f"+-{100 * half:.1f} %" if half < 1 else "no better than a factor of 2"
+        said.append(f"{known}, {100 * asked:g} % asked")
     if "warmed_up" in times and (times["warmed_up"] == "no").any():
         said.append("did not settle in the warm-up")
     if "trend" in times and abs(drift := float(times["trend"].median())) > TREND:
