@@ -64,18 +64,11 @@ class Ceilings:
                 return {"reason": f"{record.status}: {record.reason}"}
             series = {name: list(values) for name, values in record.samples.items()}
             others = float(record.machine.get("others_cores") or 0.0)
-            found = {
-                **series,
-                **record.values,
-                "measured": record.started,
-                "others_cores": others,
-            }
+            found: dict[str, Any] = {**series, **record.values, "measured": record.started}
             if others <= _QUIET_CORES:
                 break
         else:
-            return {
-                "reason": f"other processes kept {found['others_cores']:.1f} cores busy while it was measured"
-            }
+            return {"reason": f"other processes kept {others:.1f} cores busy while the ceiling was measured"}
         with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run two seconds
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}.part")

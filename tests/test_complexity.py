@@ -90,6 +90,16 @@ def test_the_interval_of_an_exponent_covers_the_truth():
     assert hits >= 180
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_few_repeats_make_the_interval_wide_enough(repeats):
+    hits = 0
+    for seed in range(100):
+        frame = planted({"mine": lambda n: 1e-6 * n**1.3}, noise=0.03, repeats=repeats, seed=seed)
+        (row,) = exponents(frame, "time_s").itertuples()
+        hits += row.exponent_low <= 1.3 <= row.exponent_high
+    assert hits >= 88
+
+
 @pytest.mark.parametrize(
     ("text", "power", "logs"), [(2, 2, 0), ("N", 1, 0), ("N^1.5", 1.5, 0), ("N log N", 1, 1)]
 )
@@ -143,6 +153,70 @@ def test_two_crossings_are_two_rows():
     assert rows["crossover"].is_monotonic_increasing
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_one_repeat_has_an_interval_and_says_what_it_holds(apart):
+    frame = planted(CROSSING, noise=0.02, repeats=1)
+    if apart:  # the one repeat of each is not the other's
+        frame.loc[frame["mechanism"] == "a", "repeat"] = 1
+    (row,) = crossovers(frame).itertuples()
+    assert row.crossover_low < row.crossover < row.crossover_high
+    assert row.statement.endswith("; one repeat: the noise of one process only")
+
+
+def test_no_common_repeat_still_covers_the_truth():
+    hits = 0
+    for seed in range(60):
+        frame = planted(CROSSING, noise=0.03, repeats=4, seed=seed)
+        frame.loc[frame["mechanism"] == "a", "repeat"] += 10
+        (row,) = crossovers(frame).itertuples()
+        hits += row.crossover_low <= 450 <= row.crossover_high
+    assert hits >= 53
+
+
+def test_an_end_too_close_to_tell_rules_no_crossover_out():
+    costs = {"a": lambda n: 1e-6 * n, "b": lambda n: 1e-6 * n * (1.5 if n < 200 else 1.0)}
+    frame = planted(costs, lengths=(128, 256), noise=0.02, seed=1)
+    (row,) = crossovers(frame).itertuples()
+    assert (row.faster_before, row.faster_after) == ("a", None)
+    assert row.statement == "a is faster than b at 128; whether they cross cannot be told: too close at 256"
+
+
+def test_what_follows_a_crossover_is_not_claimed_where_it_is_too_close():
+    costs = {"a": lambda n: 1e-6 * n, "b": lambda n: 1e-6 * n * {128: 1.5, 256: 0.7}.get(n, 1.0)}
+    (row,) = crossovers(planted(costs, lengths=(128, 256, 512), noise=0.02, seed=1)).itertuples()
+    assert row.statement.startswith("b is faster than a from N = 1")
+    assert row.statement.endswith("]; too close to tell at 512")
+
+
+def test_an_interval_that_leaves_what_was_measured_is_open():
+    # the repeats of either end agree on who is faster but not on by how much, hence not on where they cross
+    frame = planted({"a": lambda n: 1e-6 * n, "b": lambda n: 1e-6 * n}, (128, 4096), repeats=3, noise=1e-4)
+    logs = {128: (-0.25, -0.4, -0.55), 4096: (4.0, 2.0, 3.0)}
+    for i, row in enumerate(frame.itertuples()):
+        if row.mechanism == "a":
+            frame.at[i, "samples_time_s"] = [
+                s * np.exp(logs[row.seq_len][row.repeat]) for s in row.samples_time_s
+            ]
+    (row,) = crossovers(frame).itertuples()
+    assert row.faster_after == "b"
+    assert np.isnan(row.crossover_low)
+    assert 128 < row.crossover < row.crossover_high < 4096
+    assert "[< 128, " in row.statement
+    assert json.loads(as_json(frame))["crossovers"][0]["crossover_low"] is None
+
+
+def test_codes_are_lines_of_their_own():
+    frame = planted(CROSSING, noise=0.01)
+    slow = frame[frame["mechanism"] == "a"].assign(code="other")
+    slow["samples_time_s"] = [[10 * s for s in samples] for samples in slow["samples_time_s"]]
+    both = pd.concat([frame, slow], ignore_index=True)
+    found = crossovers(both)
+    code = frame["code"].iloc[0]
+    assert set(found["first_label"]) == {f"a ({code})", "a (other)"}
+    assert found["crossover"].notna().sum() == 1
+    pd.testing.assert_frame_equal(found, crossovers(both[::-1].reset_index(drop=True)))
+
+
 def test_only_common_lengths_count_and_failures_are_left_out():
     frame = planted(CROSSING)
     frame.loc[(frame["mechanism"] == "a") & (frame["seq_len"] > 256), "status"] = "oom"
@@ -177,3 +251,12 @@ def test_the_tables_say_what_the_frames_hold():
     empty = Console(width=80, record=True, file=io.StringIO())
     empty.print(complexity_tables(frame[frame["seq_len"] < 0]))
     assert "fewer than three lengths" in empty.export_text()
+
+
+def test_memory_is_held_against_its_own_declaration():
+    frame = raw(cost_records(("vanilla",), LENGTHS, modes=("forward",)))  # memory and FLOPs as N^2
+    frame["declared_order"], frame["declared_memory_order"] = "N^2", "N"
+    (row,) = exponents(frame, "flops").itertuples()
+    assert (row.declared, row.verdict) == ("N^2", "agrees")
+    (row,) = exponents(frame, "peak_bytes").itertuples()
+    assert (row.declared, row.verdict) == ("N", "grows faster")

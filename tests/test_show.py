@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 
+import frames
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from frames import SIX, accuracy_records, cost_records, raw
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
+from effbench.analyse.crossover import crossovers
 from effbench.analyse.summary import summarise
 from effbench.show import plots, tables, units
 from effbench.spec import UsageError
@@ -216,6 +218,25 @@ def test_slopes_are_in_the_legend():
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert "vanilla  $N^{2.00}$" in labels
     assert len(labels) == len(SIX)
+
+
+def test_growth_beyond_what_is_declared_is_in_the_legend():
+    records = raw(cost_records(("vanilla", "linear"), modes=("forward",), noise=0.002))
+    records["declared_order"] = "N"
+    ((_, figure),) = plots.draw(summarise(records), records, "time")
+    labels = {t.get_text().split("  ")[0]: t.get_text() for t in figure.axes[0].get_legend().get_texts()}
+    assert labels["vanilla"].endswith("(declared N)")
+    assert "declared" not in labels["linear"]
+
+
+@pytest.mark.parametrize(("rivals", "marks"), [("abc", 3), ("abcd", 0)])
+def test_crossovers_are_marked_only_where_they_are_few(rivals, marks, monkeypatch):
+    monkeypatch.setattr(frames, "ORDER", dict.fromkeys(rivals, 2.0))
+    records = raw(cost_records((*rivals, "linear"), (32, 64, 128, 256, 512), modes=("forward",), noise=1e-3))
+    assert crossovers(records)["crossover"].notna().sum() == len(rivals)
+    ((_, figure),) = plots.draw(summarise(records), records, "time")
+    found = {text.get_text() for text in figure.axes[0].texts}
+    assert found == {f"linear faster than {name}" for name in rivals[:marks]}
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])

@@ -264,7 +264,12 @@ def _worth_marking(raw: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         last = rows[(rows["mode"] == mode) & rows["time_s"].notna()]
         last = last[last["seq_len"] == last["seq_len"].max()]
         best = last.loc[last["time_s"].idxmin()]
-        leads = group[group["faster_after"] == label(best["mechanism"], best["options"])]
+        # lines of several codes look alike in the picture and have no mark
+        drawn = {label(row.mechanism, row.options) for row in each_row(rows)}
+        leads = group[
+            (group["faster_after"] == label(best["mechanism"], best["options"]))
+            & group["faster_before"].isin(drawn)
+        ]
         kept.append(leads if len(leads) <= MOST_CROSSOVERS else leads.iloc[:0])
     return pd.concat(kept) if kept else found.iloc[:0]
 
@@ -274,7 +279,11 @@ def _mark_crossovers(axes: Axes, crossings: pd.DataFrame, styles: dict[str, dict
     for row in each_row(crossings):
         colour = styles[row.faster_before]["color"]
         axes.axvline(row.crossover, color=colour, linestyle=":", linewidth=1.0, zorder=0.5)
-        axes.axvspan(row.crossover_low, row.crossover_high, color=colour, alpha=0.08, linewidth=0, zorder=0.4)
+        low, high = (  # an open interval is shaded to the end of what was measured
+            row.first if pd.isna(row.crossover_low) else row.crossover_low,
+            row.last if pd.isna(row.crossover_high) else row.crossover_high,
+        )
+        axes.axvspan(low, high, color=colour, alpha=0.08, linewidth=0, zorder=0.4)
         text = f"{row.faster_after} faster than {row.faster_before}"
         axes.annotate(text, (row.crossover, 0.02), rotation=90,
                       xycoords=("data", "axes fraction"), xytext=(2, 0), textcoords="offset points",
