@@ -81,6 +81,7 @@ def test_a_curve_that_is_no_power_law_yet_is_said():
     assert "the exponent is still changing" in row.statement
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_exponent_covers_the_truth():
     hits = 0
     for seed in range(200):
@@ -116,6 +117,7 @@ def test_growths_are_read_and_written(text, power, logs):
 CROSSING = {"a": lambda n: 4.5e-6 * n, "b": lambda n: 1e-8 * n**2}  # at N = 450
 
 
+@pytest.mark.slow
 def test_a_crossover_is_found_with_its_interval():
     hits, widths = 0, []
     for seed in range(200):
@@ -163,6 +165,7 @@ def test_one_repeat_has_an_interval_and_says_what_it_holds(apart):
     assert row.statement.endswith("; one repeat: the noise of one process only")
 
 
+@pytest.mark.slow
 def test_no_common_repeat_still_covers_the_truth():
     hits = 0
     for seed in range(60):
