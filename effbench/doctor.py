@@ -35,8 +35,10 @@ class Noise:
 
     ``call_s``: median seconds a call. ``within``, ``between``: standard deviations of the logarithm of one
     call inside a process, and of a process's median between processes beyond what the calls explain.
-    ``pair``: of the log ratio of two calls made next to each other. ``tail``: the slowest hundredth over the
-    median. ``apart``: the largest difference, as a share, that A showed to B inside a process.
+    ``pair``: of the log ratio of two calls made next to each other. ``aside``: of a process's A to B beyond
+    what its pairs explain, which more pairs do not average away. ``pairs_per_s``: as many as were made.
+    ``tail``: the slowest hundredth, or below 300 calls the slowest, over the median. ``apart``: the largest
+    difference, as a share, that A showed to B inside a process.
     """
 
     seq_len: int
@@ -45,6 +47,8 @@ class Noise:
     within: float
     between: float
     pair: float
+    aside: float
+    pairs_per_s: float
     tail: float
     apart: float
 
@@ -93,6 +97,7 @@ def examine(executor: Executor, *, threads: int | None = None, progress: Callabl
     time.sleep(_IDLE_S)
     idle = before.since()
     series: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    others = [idle["others_cores"]]
     wanted = [(n, count) for n in SCALES] + ([(SCALES[1], 1)] if count > 1 else [])
     for repeat in range(PROCESSES):
         for n, number in wanted[repeat % len(wanted) :] + wanted[: repeat % len(wanted)]:
@@ -106,6 +111,7 @@ def examine(executor: Executor, *, threads: int | None = None, progress: Callabl
             if record.status != "ok":
                 raise RuntimeError(f"the workload cannot run here: {record.status}: {record.reason}")
             series.setdefault((n, number), []).append({**record.samples, **record.values})
+            others.append(record.machine.get("others_cores"))
     first = next(iter(series.values()))[0]
     cpu = Path("/sys/devices/system/cpu")
     return Checkup(
@@ -114,7 +120,7 @@ def examine(executor: Executor, *, threads: int | None = None, progress: Callabl
         quota_cores=machine.cpu_quota_cores(),
         threads=count,
         load_1min=machine.load_1min(),
-        others_cores=idle["others_cores"],
+        others_cores=None if others[0] is None else max(others[0], _mean(others[1:])),
         steal_cores=None if idle["steal_s"] is None else idle["steal_s"] / _IDLE_S,
         memory_bytes=machine.total_memory_bytes(),
         keeps_memory=machine.keep_freed_memory(),
@@ -138,16 +144,28 @@ def noise_of(seq_len: int, threads: int, processes: Sequence[dict[str, Any]]) ->
     explained = (1.2533 * within) ** 2 / calls  # variance of a median of so many calls
     between = max(0.0, float(np.var(medians, ddof=1)) - explained) ** 0.5
     whole = np.concatenate([values.ravel() for values in logs])
+    pair = float(np.median([_spread(values[0] - values[1]) for values in logs]))
+    differences = np.array([float(np.median(values[0]) - np.median(values[1])) for values in logs])
+    expected = 2 * (1.2533 * within) ** 2 / (calls / 2)  # variance of a difference of two such medians
+    busy_s = sum(sum(process["time_a_s"]) + sum(process["time_b_s"]) for process in processes)
+    slowest = np.quantile(whole, 0.99) if whole.size >= 300 else whole.max()
     return Noise(
         seq_len=seq_len,
         threads=threads,
         call_s=float(np.exp(np.median(whole))),
         within=within,
         between=between,
-        pair=float(np.median([_spread(values[0] - values[1]) for values in logs])),
-        tail=float(np.exp(np.quantile(whole, 0.99) - np.median(whole))),
-        apart=max(abs(math.expm1(float(np.median(values[0]) - np.median(values[1])))) for values in logs),
+        pair=pair,
+        aside=max(0.0, float(np.mean(differences**2)) - expected) ** 0.5,
+        pairs_per_s=whole.size / 2 / busy_s,
+        tail=float(np.exp(slowest - np.median(whole))),
+        apart=float(np.max(np.abs(np.expm1(differences)))),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else 0.0
 
 
 def _spread(values: np.ndarray) -> float:
@@ -173,12 +191,14 @@ def smallest_in_sweep(noise: Noise, budget_s: float) -> float:
 def smallest_in_pairs(noise: Noise, budget_s: float) -> float:
     """The same for A and B called alternately in one process, as a gate does; infinite below two pairs.
 
-    k = budget / (2 calls) pairs, whose median's logarithm varies by 1.57 pair^2 / k.
+    k = budget times the pairs a second that were made here, whose median's logarithm varies by
+    1.57 pair^2 / k, and by aside^2 however many they are.
     """
-    k = int(budget_s / (2 * noise.call_s))
+    k = int(budget_s * noise.pairs_per_s)
     if k < 2:
         return math.inf
-    return math.expm1((student_t(0.95, k - 1) + _POWER_Z) * 1.2533 * noise.pair / math.sqrt(k))
+    variance = (1.2533 * noise.pair) ** 2 / k + noise.aside**2
+    return math.expm1((student_t(0.95, k - 1) + _POWER_Z) * math.sqrt(variance))
 
 
 def findings(seen: Checkup) -> list[Finding]:

@@ -67,7 +67,7 @@ class Cell:
     @property
     def key(self) -> str:
         """A hash of the cell's JSON: the name of its record."""
-        return hashlib.sha256(to_json(self).encode()).hexdigest()[:16]
+        return cell_key(to_json(self))
 
     @property
     def label(self) -> str:
@@ -131,6 +131,11 @@ class Record:
             limits=job.limits,
             started=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def cell_key(text: str) -> str:
+    """The key of a cell from its JSON, of this version or of an earlier one with fewer fields."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def to_json(value: Cell | Job | Record) -> str:

@@ -19,7 +19,16 @@ from effbench.show.doctor import as_json, report
 from effbench.spec import Record
 
 STEADY = Noise(
-    seq_len=2048, threads=4, call_s=0.002, within=0.01, between=0.005, pair=0.014, tail=1.2, apart=0.002
+    seq_len=2048,
+    threads=4,
+    call_s=0.002,
+    within=0.01,
+    between=0.005,
+    pair=0.014,
+    aside=0.0,
+    pairs_per_s=250.0,
+    tail=1.2,
+    apart=0.002,
 )
 GOOD = Checkup(
     cores=4,
@@ -130,6 +139,24 @@ def test_a_difference_of_that_size_is_told_four_times_of_five(budget_s):
     assert 0.72 <= told / 400 <= 0.88
 
 
+def test_interruptions_enter_what_pairs_can_tell():
+    """Under load few pairs are made, and A differs from A by more than its calls' spread explains."""
+    rng = np.random.default_rng(3)
+    calm = noise_of(2048, 2, processes(rng, 6, 100, 0.01, 0.0))
+    assert calm.aside < 0.002
+    assert calm.pairs_per_s == pytest.approx(250, rel=0.05)
+    found = processes(rng, 6, 100, 0.01, 0.0)
+    for shift, process in zip((0.3, -0.2, 0.25, -0.3, 0.1, 0.2), found, strict=True):
+        process["time_b_s"] = tuple(t * np.exp(shift) for t in process["time_b_s"])
+    loaded = noise_of(2048, 2, found)
+    assert loaded.aside == pytest.approx(0.235, rel=0.1)
+    assert smallest_in_pairs(loaded, 60.0) > 0.5
+    stalled = processes(rng, 1, 60, 0.01, 0.0)
+    stalled[0]["time_a_s"] = (*stalled[0]["time_a_s"][:-1], 0.08)
+    assert noise_of(2048, 2, stalled * 2).tail == pytest.approx(40, rel=0.1)
+    assert noise_of(2048, 2, stalled * 2).pairs_per_s < 200
+
+
 def test_more_time_and_finer_pairs_tell_smaller_differences():
     sweep = [smallest_in_sweep(STEADY, budget) for budget in doctor.BUDGETS_S]
     pairs = [smallest_in_pairs(STEADY, budget) for budget in doctor.BUDGETS_S]
@@ -137,7 +164,7 @@ def test_more_time_and_finer_pairs_tell_smaller_differences():
     assert pairs == sorted(pairs, reverse=True)
     assert all(p < s for p, s in zip(pairs, sweep, strict=True))
     assert smallest_in_sweep(replace(STEADY, call_s=2.0), 1.0) == float("inf")
-    assert smallest_in_pairs(replace(STEADY, call_s=2.0), 1.0) == float("inf")
+    assert smallest_in_pairs(replace(STEADY, pairs_per_s=0.25), 1.0) == float("inf")
 
 
 def test_the_report_says_everything_and_json_parses():

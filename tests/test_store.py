@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import warnings
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 import effbench
-from effbench.spec import Cell, Record, UsageError
+from effbench.spec import Cell, Record, UsageError, cell_key
 from effbench.store import Store, StoreFull, export, raw_frame
 
 
@@ -162,3 +163,24 @@ def test_an_empty_folder_is_an_empty_frame(store):
     assert effbench.load(store.folder).empty
     assert "status" in raw_frame([]).columns
     assert "time_s" in effbench.load(store.folder).columns
+
+
+def test_records_of_a_version_with_fewer_fields_are_read(tmp_path):
+    store = Store(tmp_path / "out")
+    store.create()
+    path = store.write(record())
+    written = json.loads(path.read_text())["record"]
+    del written["cell"]["precision"]
+    body = json.dumps(written, sort_keys=True, separators=(",", ":"))
+    cell = json.dumps(written["cell"], sort_keys=True, separators=(",", ":"))
+    path.unlink()
+    old = path.with_name(f"old.{cell_key(cell)}.json")
+    checksum = hashlib.sha256(body.encode()).hexdigest()[:16]
+    old.write_text(f'{{"checksum":"{checksum}","record":{body}}}')
+    (found,), problems = store.read()
+    assert problems == []
+    assert found.cell.precision == Cell(mechanism="x", probe="time", seq_len=1).precision
+    old.write_text(old.read_text().replace('"seed":0', '"seed":1'))
+    assert [problem.reason for problem in store.read()[1]] == [
+        "changed since it was written: the checksum does not fit"
+    ]
