@@ -52,13 +52,20 @@ class Linformer(Mechanism):
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         n = x.shape[1]
         x = clear_padding(x, mask)
-        inputs_k = _project(self.project_keys[:n], x)
+        beside = x.transpose(0, 1).reshape(n, -1)  # [N, B D]: one product for all sequences
+        inputs_k = self._short(self.project_keys, beside)
         shared = self.project_values is self.project_keys
-        inputs_v = inputs_k if shared else _project(self.project_values[:n], x)
+        inputs_v = inputs_k if shared else self._short(self.project_values, beside)
         q = split_heads(self.query(x), self.heads)
         k = split_heads(self.key(inputs_k), self.heads)
         v = split_heads(self.value(inputs_v), self.heads)
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # type: ignore[no-any-return]
+
+    def _short(self, project: Tensor, beside_nBD: Tensor) -> Tensor:
+        """E^T x of all sequences, which lie side by side: [B, k, D]."""
+        short_kBD = project[: len(beside_nBD)].mT @ beside_nBD
+        short_bkD: Tensor = short_kBD.unflatten(1, (-1, self.d_model)).transpose(0, 1)
+        return short_bkD
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the formula: keys and values of all tokens first, then their projection along the sequence."""
@@ -84,14 +91,9 @@ class Linformer(Mechanism):
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Queries, the heads' outputs, a sum a row; projected inputs, and keys and values made of them."""
+        """Queries, heads' outputs, a sum a row; projected inputs, keys and values; a batch side by side."""
         n, d = seq_len, self.d_model
         short = (1 if self.project_values is self.project_keys else 2) + 2
-        return (
-            self.query.weight.element_size() * batch_size * (2 * n * d + n * self.heads + short * self.k * d)
-        )
-
-
-def _project(e_nk: Tensor, x_bnD: Tensor) -> Tensor:
-    """E^T x: [B, k, D]. One product a sequence: for a batch at once torch would copy E for each."""
-    return torch.stack([e_nk.mT @ x_nD for x_nD in x_bnD.unbind()])
+        beside = 0 if batch_size == 1 else n * d
+        kept = batch_size * (beside + 2 * n * d + n * self.heads + short * self.k * d)
+        return self.query.weight.element_size() * kept

@@ -49,6 +49,7 @@ def check(module: nn.Module, x: Tensor, *, backward: bool = False) -> None:
                 what = f"forward differs from the mechanism's reference {where}"
                 _compare(out, expected, what, _TOLERANCE[out.dtype])
     if backward and exact is not None:
+        sample = sample[:1]
         weights = torch.randn_like(sample)
         found = _gradients(module, module, sample, weights)
         wanted = _gradients(exact, exact.reference, sample.double(), weights.double())
