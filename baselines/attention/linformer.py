@@ -64,7 +64,7 @@ class Linformer(Mechanism):
     def _short(self, project: Tensor, beside_nBD: Tensor) -> Tensor:
         """E^T x of all sequences, which lie side by side: [B, k, D]."""
         short_kBD = project[: len(beside_nBD)].mT @ beside_nBD
-        short_bkD: Tensor = short_kBD.unflatten(1, (-1, self.d_model)).transpose(0, 1)
+        short_bkD: Tensor = short_kBD.unflatten(1, (-1, self.d_model)).transpose(0, 1).contiguous()
         return short_bkD
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
