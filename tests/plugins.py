@@ -130,6 +130,26 @@ class WrongAgainstReference(Empty):
         return x * 1.01
 
 
+class _Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient / 2
+
+
+class WrongGradient(Mechanism):
+    """Is what its reference says, but has half of its gradient."""
+
+    def forward(self, x, mask=None):
+        return _Halved.apply(x)
+
+    def reference(self, x, mask=None):
+        return x
+
+
 class OnlyShort(Mechanism):
     """Supports up to 32 tokens, and says so."""
 

@@ -67,6 +67,14 @@ def test_every_end_is_a_record(executor, plugin, name, status, reason):
     assert run(executor, plugin("Empty")).status == "ok", "the next cell is not affected"
 
 
+def test_a_wrong_gradient_gets_no_time_in_training(executor, plugin):
+    forward = run(executor, plugin("WrongGradient"))
+    train = run(executor, plugin("WrongGradient"), mode="train")
+    assert forward.status == "ok"
+    assert (train.status, train.samples) == ("incorrect", {})
+    assert "the gradient of the input differs from that of the mechanism's reference" in train.reason
+
+
 @pytest.mark.parametrize("name", ["Hang", "Stubborn"])
 def test_a_hang_is_ended_at_its_time(executor, plugin, name):
     record = run(executor, plugin(name), timeout_s=1.0)
