@@ -308,6 +308,9 @@ def doctor(
         seen = examine(executor, threads=count, progress=progress)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    except RuntimeError as error:  # the workload does not run here: that is an answer too
+        progress("")
+        _fail(str(error), 1)
     finally:
         executor.close()
         progress("")
