@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, merge_heads, refuse_causal, split_heads
+from baselines.attention._heads import clear_padding, merge_heads, split_heads
 from effbench.mechanism import Mechanism
 
 EPSILON = 1e-6
+CHUNK = 64  # tokens that are summed at once in the causal form
 
 
 class LinearAttention(Mechanism):
@@ -27,6 +28,10 @@ class LinearAttention(Mechanism):
     one map [D, D] a sequence. Four products of N D^2 are left, each of all heads at once: queries, keys,
     sum_j phi(k_j) x_j^T, and phi(q_i) times that map. O(N D^2), memory O(N D). Padding has phi(k_j) = 0. Sums
     are in float32 at least. x [B, N, D] -> [B, N, D].
+
+    Causal: the sums run over j <= i. In chunks of 64 tokens the sums of all chunks before are shared, S
+    running from chunk to chunk, and inside a chunk the pairs are made: O(N (64 + d) D). The maps then differ
+    from chunk to chunk, so that values and heads' outputs are made for every token here.
     """
 
     order = 1.0
@@ -35,7 +40,6 @@ class LinearAttention(Mechanism):
     source = "Katharopoulos et al. 2020, Transformers are RNNs (arXiv 2006.16236)"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
-        refuse_causal(causal, "linear", "its running sums are not written yet")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
@@ -44,6 +48,9 @@ class LinearAttention(Mechanism):
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         wide = torch.promote_types(x.dtype, torch.float32)
         x_bnD = clear_padding(x, mask).to(wide)
+        if self.causal:
+            mixed: Tensor = self._running(x_bnD, mask, wide)
+            return mixed.to(x.dtype)
         weight, bias = self.qkv.weight.to(wide), self.qkv.bias.to(wide)
         pair, value = 2 * self.d_model, (self.heads, self.d_head, self.d_model)
         q, k = _Phi.apply(F.linear(x_bnD, weight[:pair], bias[:pair])).chunk(2, dim=-1)  # type: ignore[no-untyped-call]
@@ -59,26 +66,71 @@ class LinearAttention(Mechanism):
         out: Tensor = torch.baddbmm(self.out.bias.to(wide), shares, map_bDD)
         return out.to(x.dtype)
 
+    def _running(self, x_bnD: Tensor, mask: Tensor | None, wide: torch.dtype) -> Tensor:
+        """The causal form, [B, N, D] in ``wide``: a column of ones beside the values sums the weights."""
+        n = x_bnD.shape[1]
+        q, k, v = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide)).chunk(3, dim=-1)
+        q, k = _Phi.apply(q), _Phi.apply(k)  # type: ignore[no-untyped-call]
+        if mask is not None:
+            k = k.masked_fill(~mask[..., None], 0.0)
+        q_bhcid, k_bhcid, v_bhcid = (self._chunks(part) for part in (q, k, v))
+        values = F.pad(v_bhcid, (0, 1), value=1.0)
+        sums = k_bhcid.mT @ values
+        before = F.pad(sums[:, :, :-1].cumsum(dim=2), (0, 0, 0, 0, 1, 0))
+        mixed = q_bhcid @ before + (q_bhcid @ k_bhcid.mT).tril() @ values
+        heads_bhnd = (mixed[..., :-1] / (mixed[..., -1:] + EPSILON)).flatten(2, 3)[:, :, :n]
+        out: Tensor = F.linear(merge_heads(heads_bhnd), self.out.weight.to(wide), self.out.bias.to(wide))
+        return out
+
+    def _chunks(self, part_bnD: Tensor) -> Tensor:
+        """[B, N, D] -> [B, heads, chunks, CHUNK, d], filled up with zeros."""
+        after = -part_bnD.shape[1] % CHUNK
+        return split_heads(F.pad(part_bnD, (0, 0, 0, after)), self.heads).unflatten(2, (-1, CHUNK))
+
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the formula, with the N x N matrix of weights."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         weights_bhnm = _phi_by_cases(q) @ _phi_by_cases(k).mT
+        if self.causal:
+            weights_bhnm = weights_bhnm.tril()
         if mask is not None:
             weights_bhnm = weights_bhnm * mask[:, None, None, :]
         mixed = (weights_bhnm / (weights_bhnm.sum(dim=-1, keepdim=True) + EPSILON)) @ v
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """Queries and keys, keys times inputs, queries times the map, their weights; S and the map itself."""
+        """Queries and keys, keys times inputs, queries times the map, their weights; S and the map."""
         n, d, h = seq_len, self.d_model, self.heads
+        if self.causal:
+            rows = n + -n % CHUNK
+            return self._causal_flops(batch_size, n, rows, rows * CHUNK)
         return batch_size * (2 * n * d * 4 * d + 2 * n * d * h + 2 * 2 * d * d * self.d_head)
+
+    def _causal_flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
+        """Four projections, sums and their products with queries for rows, and pairs inside chunks."""
+        d, head = self.d_model, self.d_head
+        running = 2 * 2 * rows * d * (head + 1)
+        return batch_size * (2 * n * d * 4 * d + running + 2 * pairs * self.heads * (2 * head + 1))
+
+    def useful_flops(self, batch_size: int, seq_len: int) -> int:
+        """Causal: nothing for what fills the last chunk up, and of its pairs those not in the future."""
+        if not self.causal:
+            return self.forward_flops(batch_size, seq_len)
+        whole, rest = divmod(seq_len, CHUNK)
+        pairs = whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
+        return self._causal_flops(batch_size, seq_len, seq_len, pairs)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
         """Three times the forward pass."""
         return 3 * self.forward_flops(batch_size, seq_len)
 
-    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """phi of queries and keys, the shares and their weights; keys times inputs, S, z and the map."""
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
+        """phi of queries and keys, the shares and their weights; keys times inputs, S, z and the map.
+
+        Not declared for the causal form.
+        """
+        if self.causal:
+            return None
         n, d, h = seq_len, self.d_model, self.heads
         sequence = 3 * n * d + n * h + 2 * d * d + d * self.d_head + d * h + d
         return self.qkv.weight.element_size() * (batch_size * sequence + h * h)
