@@ -35,6 +35,9 @@ FORMS = [
     (Longformer, {"window": 4}),
     (Longformer, {"window": 1, "global_tokens": 0}),
     (Longformer, {"window": 70, "global_tokens": 3}),
+    (Longformer, {"window": 4, "causal": True}),
+    (Longformer, {"window": 9, "global_tokens": 0, "causal": True}),
+    (Longformer, {"window": 30, "global_tokens": 3, "causal": True}),
     (BigBird, {"block": 4}),
     (BigBird, {"block": 3, "window_blocks": 1, "random_blocks": 2, "global_blocks": 1, "seed": 5}),
     (BigBird, {"block": 5, "window_blocks": 5, "random_blocks": 0, "global_blocks": 0}),
@@ -195,7 +198,7 @@ def test_declared_flops_are_the_executed(kind, options, n, batch):
     declared = module.saved_bytes(batch, n)
     assert declared in (None, saved_bytes(lambda: module(x), [x, *module.parameters()]))
     assert (declared is None) == (
-        (kind is Fastformer and n < WIDTH) or (kind is LinearAttention and "causal" in options)
+        (kind is Fastformer and n < WIDTH) or (kind in (LinearAttention, Longformer) and "causal" in options)
     )
     assert 0 < module.useful_flops(batch, n) <= forward.flops
 
@@ -206,7 +209,11 @@ def pairs_by_definition(module, n):
         return HEADS * sum(j <= i for i in range(n) for j in range(n))
     if isinstance(module, Longformer):
         count, window = min(module.global_tokens, n), module.window
-        return HEADS * sum(abs(i - j) <= window or j < count for i in range(count, n) for j in range(n))
+        return HEADS * sum(
+            (abs(i - j) <= window or j < count) and (j <= i or not module.causal)
+            for i in range(count, n)
+            for j in range(n)
+        )
     plan = bigbird._plan(*module._rule(-(-n // module.block)))
     return sum(
         j // module.block in rows[i // module.block] for rows in plan for i in range(n) for j in range(n)
@@ -296,9 +303,9 @@ def test_linear_sums_are_wide_enough_for_float16():
     torch.testing.assert_close(out, torch.full_like(out, 30.0))
 
 
-@pytest.mark.parametrize("kind", [Vanilla, LinearAttention])
+@pytest.mark.parametrize("kind", [Vanilla, LinearAttention, Longformer])
 def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind):
-    module = build(kind, {"causal": True})
+    module = build(kind, {"causal": True, **({"window": 20} if kind is Longformer else {})})
     for mask in (None, torch.ones(1, 150, dtype=torch.bool)):
         for i in (7, 64, 130):
             x = torch.randn(1, 150, WIDTH, dtype=torch.float64, requires_grad=True)
@@ -308,7 +315,7 @@ def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind):
             assert not x.grad[0, i + 1 :].any()
 
 
-@pytest.mark.parametrize("kind", [Fastformer, Linformer, Longformer, BigBird])
+@pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird])
 def test_what_cannot_be_causal_says_why(kind):
     with pytest.raises(Unsupported, match="has no causal form here: "):
         build(kind, {"causal": True})

@@ -85,7 +85,8 @@ class LinearAttention(Mechanism):
     def _chunks(self, part_bnD: Tensor) -> Tensor:
         """[B, N, D] -> [B, heads, chunks, CHUNK, d], filled up with zeros."""
         after = -part_bnD.shape[1] % CHUNK
-        return split_heads(F.pad(part_bnD, (0, 0, 0, after)), self.heads).unflatten(2, (-1, CHUNK))
+        chunks: Tensor = split_heads(F.pad(part_bnD, (0, 0, 0, after)), self.heads).unflatten(2, (-1, CHUNK))
+        return chunks
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the formula, with the N x N matrix of weights."""
