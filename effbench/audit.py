@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from effbench import registry
 from effbench.growth import Growth, slope
 from effbench.mechanism import Mechanism, Unsupported
+from effbench.probes.correctness import gradients
 from effbench.probes.flops import count_flops, count_work
 from effbench.probes.memory import peak_bytes, saved_bytes
 from effbench.probes.time import sample_seconds
@@ -737,16 +738,9 @@ def _parameters(module: nn.Module) -> dict[str, Tensor]:
 def _gradients(
     function: Callable[..., Any], module: nn.Module, x: Tensor, mask: Tensor | None, weights: Tensor
 ) -> dict[str, Tensor]:
-    """Gradients of the weighted sum of outputs: of "the input" and of each parameter, 0 where unused."""
+    """``gradients`` with torch's generator at a fixed seed, as ``_call`` has it."""
     torch.manual_seed(7)
-    x = x.detach().clone().requires_grad_()
-    tensors = {"the input": x, **_parameters(module)}
-    out = function(x, mask)
-    found = torch.autograd.grad(out, list(tensors.values()), grad_outputs=weights, allow_unused=True)
-    return {
-        name: torch.zeros_like(tensor) if gradient is None else gradient
-        for (name, tensor), gradient in zip(tensors.items(), found, strict=True)
-    }
+    return gradients(function, module, x, mask, weights)
 
 
 def _derivative(loss: Callable[[], float], tensor: Tensor, line: Tensor, step: float) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from typing import Any
 from effbench import machine
 from effbench.execute.base import Executor
 from effbench.spec import MACHINE, Cell, Job, Limits, Record
+from effbench.store import replacing
 
 _LIMITS = Limits(timeout_s=120.0, memory_bytes=4 * 2**30)
 _ATTEMPTS = 3
@@ -52,8 +52,7 @@ class Ceilings:
         return replace(record, machine={**record.machine, "ceiling": self._known[cell.key]})
 
     def _find(self, cell: Cell) -> Mapping[str, Any]:
-        gpu = cell.device if cell.device == "cpu" else "device of this machine"
-        key = f"{_VERSION} {cell.key} {machine.name()} {gpu} {version('torch')}"
+        key = f"{_VERSION} {cell.key} {machine.name()} {version('torch')}"
         path = machine.cache_dir() / f"ceiling-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
         kept = _read(path)
         if kept is not None:
@@ -71,9 +70,8 @@ class Ceilings:
             return {"reason": f"other processes kept {others:.1f} cores busy while the ceiling was measured"}
         with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run two seconds
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.part")
-            partial.write_text(json.dumps(found))
-            os.replace(partial, path)
+            with replacing(path, json.dumps(found).encode()):
+                pass
         return found
 
 

@@ -88,8 +88,8 @@ class Finding:
 def examine(executor: Executor, *, threads: int | None = None, progress: Callable[[str], None]) -> Checkup:
     """Look at the machine and run the fixed workload in fresh processes: about half a minute.
 
-    Scales and processes are shuffled into blocks, as a sweep's repeats are. Raises RuntimeError with the
-    reason if the workload cannot run here.
+    Scales take turns, a process of each before any has its second, as a sweep's repeats do. Raises
+    RuntimeError with the reason if the workload cannot run here.
     """
     count = threads or machine.cores()
     progress("watching what else runs")

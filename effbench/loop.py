@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 import warnings
@@ -18,6 +17,7 @@ from effbench.estimate import Estimate
 from effbench.execute.base import Executor
 from effbench.execute.local import LocalExecutor
 from effbench.fingerprint import code_of
+from effbench.growth import slope
 from effbench.spec import PROBES, Cell, Job, Probe, Record, Status, UsageError, spec_label
 from effbench.store import Problem, Store, StoreFull, export, replacing
 from effbench.sweep import Sweep
@@ -170,9 +170,10 @@ def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
             made = [measured[cell.key] for cell in repeats if cell.key in measured]
             if made and all(record.status == "ok" for record in made):
                 lives.append((repeats, made))
-        if any(_is_too_wide(made) for _, made in lives):
-            least = min(len(made) for _, made in lives)
-            found += [repeats[least] for repeats, made in lives if len(made) == least < len(repeats)]
+        least = min((len(made) for _, made in lives), default=0)
+        coming = [repeats[least] for repeats, made in lives if len(made) == least < len(repeats)]
+        if coming and any(_is_too_wide(made) for _, made in lives):
+            found += coming
     return found
 
 
@@ -329,15 +330,15 @@ def _prediction(cell: Cell, failed: Record, same: Sequence[Record]) -> str:
     lengths = sorted(n for n, value in measured.items() if value > 0)
     if len(lengths) >= 2:
         low, high = lengths[-2:]
-        slope = math.log(measured[high] / measured[low]) / math.log(high / low)
-        basis = f"it grew as N^{slope:.2f} from {low} to {high}"
+        power = slope((low, high), (measured[low], measured[high]))
+        basis = f"it grew as N^{power:.2f} from {low} to {high}"
     elif len(lengths) == 1 and (declared := registry.find(cell.mechanism, "mechanism").order):
         high = lengths[0]
-        slope = declared.exponent((high, cell.seq_len)) if cell.seq_len > high else declared.power
+        power = declared.exponent((high, cell.seq_len)) if cell.seq_len > high else declared.power
         basis = f"{high} measured, {declared} declared"
     else:
         return f"too few shorter lengths are measured to predict N={cell.seq_len}"
-    value = measured[high] * (cell.seq_len / high) ** slope
+    value = measured[high] * (cell.seq_len / high) ** power
     shown = f"{value / 2**30:.2g} GiB" if quantity == "peak_bytes" else f"{value:.2g} s a call"
     if quantity == "time_s" and cell.probe == "accuracy":
         shown = f"{value:.2g} s"

@@ -63,7 +63,6 @@ def facts() -> dict[str, Any]:
         "affinity": affinity(),
         "cpu_quota_cores": cpu_quota_cores(),
         "load_1min": load_1min(),
-        "frequency_hz": frequency_hz(),
     }
     if torch.cuda.is_initialized():
         found["gpu"] = torch.cuda.get_device_name()
@@ -129,7 +128,7 @@ class Moment:
         )
 
     def since(self) -> dict[str, float | None]:
-        """``steal_s`` since then, ``others_cores`` that other processes kept busy, ``frequency_change``."""
+        """Since then ``steal_s``, ``others_cores`` and ``frequency_change``; now ``frequency_hz``."""
         end = Moment.now()
         others = steal = change = None
         if self.busy_s is not None and end.busy_s is not None:
@@ -139,7 +138,12 @@ class Moment:
             steal = round(end.steal_s - self.steal_s, 3)
         if self.frequency_hz and end.frequency_hz:
             change = round(end.frequency_hz / self.frequency_hz - 1, 4)
-        return {"steal_s": steal, "others_cores": others, "frequency_change": change}
+        return {
+            "steal_s": steal,
+            "others_cores": others,
+            "frequency_hz": end.frequency_hz,
+            "frequency_change": change,
+        }
 
 
 def _stat(path: Path) -> tuple[float | None, float | None]:

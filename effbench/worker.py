@@ -69,7 +69,7 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
     if cell.probe == "noise":
         from effbench.probes.noise import measure_noise
 
-        return measure_noise(cell, progress)
+        return measure_noise(cell)
     make = _maker(cell)
     if cell.probe == "audit":
         from effbench.audit import measure_audit
@@ -136,7 +136,7 @@ def _flops(module: nn.Module, call: Callable[[], object], cell: Cell) -> Values:
 
 
 def _declared(module: nn.Module, name: str, cell: Cell) -> int | None:
-    """A closed form of the mechanism or the encoder, at the cell's shape; None where there is none."""
+    """A closed form of what is measured, at the cell's shape; None where there is none, as in an encoder."""
     form = getattr(module, name, None)
     return None if form is None else form(cell.batch_size, cell.seq_len)
 

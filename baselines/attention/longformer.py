@@ -59,6 +59,7 @@ class Longformer(Mechanism):
         self.global_tokens = global_tokens
         self.block = 64 if global_tokens else 32
         self.after = 0 if causal else window  # how far a token sees ahead
+        self.span = self.block + window + self.after  # keys that a block of queries may see
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
         if global_tokens:
@@ -127,7 +128,7 @@ class Longformer(Mechanism):
         if not self._blocked(n):
             kept = batch_size * (4 * n * d + n * h + whole) + n * n
         else:
-            blocks, keys = -(-n // self.block), count + self.block + self.window + self.after
+            blocks, keys = -(-n // self.block), count + self.span
             rows = blocks * self.block
             padded, copied = rows + self.window + self.after, 2 * blocks * keys * d if count else 0
             local = 4 * padded * d + rows * keys + copied + rows * (h + d)
@@ -143,12 +144,12 @@ class Longformer(Mechanism):
 
     def _executed_pairs(self, n: int) -> int:
         """Query-key pairs that the window's kernel computes."""
-        keys = min(self.global_tokens, n) + self.block + self.window + self.after
+        keys = min(self.global_tokens, n) + self.span
         return -(-n // self.block) * self.block * keys if self._blocked(n) else n * n
 
     def _blocked(self, n: int) -> bool:
         """Whether a block sees less than the whole sequence, so that blocks are worth their trouble."""
-        return n > min(self.global_tokens, n) + self.block + self.window + self.after
+        return n > min(self.global_tokens, n) + self.span
 
     def _local(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
         """Window and global keys for every token: [B, N, D]; rows of global tokens are of no use."""
@@ -186,8 +187,7 @@ class Longformer(Mechanism):
 
     def _seen(self, part_rhd: Tensor, blocks: int, count: int) -> Tensor:
         """The global keys and the window of each block: [blocks, heads, count + keys, d]."""
-        keys = self.block + self.window + self.after
-        windows: Tensor = _Windows.apply(part_rhd, blocks, self.block, keys)  # type: ignore[no-untyped-call]
+        windows: Tensor = _Windows.apply(part_rhd, blocks, self.block, self.span)  # type: ignore[no-untyped-call]
         if not count:
             return windows
         whole = part_rhd[self.window : self.window + count].transpose(0, 1).expand(blocks, -1, -1, -1)
@@ -196,13 +196,13 @@ class Longformer(Mechanism):
     def _windows(self, t_bn: Tensor, blocks: int) -> Tensor:
         """[B, N] -> [B, blocks, block + window + after], overlapping views into one padded copy."""
         padded = F.pad(t_bn, (self.window, self.after + blocks * self.block - t_bn.shape[1]))
-        windows: Tensor = padded.unfold(1, self.block + self.window + self.after, self.block)
+        windows: Tensor = padded.unfold(1, self.span, self.block)
         return windows
 
     def _sees(self, n: int, blocks: int, count: int, mask: Tensor | None, device: torch.device) -> Tensor:
         """Which keys each query sees, global ones in the first columns: [B or 1, blocks, block, keys]."""
         query = torch.arange(self.block, device=device)[:, None]
-        offset = torch.arange(self.block + self.window + self.after, device=device)
+        offset = torch.arange(self.span, device=device)
         ahead = offset - self.window - query
         near = (ahead >= -self.window) & (ahead <= self.after)
         real = torch.ones(1, n, dtype=torch.bool, device=device) if mask is None else mask

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from effbench.analyse.statistics import student_t
-from effbench.analyse.summary import IDENTITY, ORIGIN
-from effbench.growth import Growth
+from effbench.analyse.summary import IDENTITY, ORIGIN, label
+from effbench.growth import Growth, slope
 
 QUANTITIES = ("time_s", "peak_bytes", "flops")
 UPPER = 4
@@ -58,16 +58,17 @@ def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 def _fit(group: pd.DataFrame, lengths: list[int], quantity: str) -> dict[str, Any]:
     table = group.pivot_table(index="repeat", columns="seq_len", values=quantity, aggfunc="median")
-    medians = np.log(table.median().loc[lengths].to_numpy(dtype=float))
-    center = float(_slopes(lengths, medians[None])[0])
-    own = _slopes(lengths, np.log(table.dropna()[lengths].to_numpy(dtype=float)))
+    medians = table.median().loc[lengths].to_numpy(dtype=float)
+    center = slope(lengths, list(medians))
+    own = np.array([slope(lengths, list(row)) for row in table.dropna()[lengths].to_numpy(dtype=float)])
+    logs = np.log(medians)
     half = 0.0
     if quantity == "time_s" and len(own) > 1:
         spread = float(np.sqrt(np.mean((own - center) ** 2) * len(own) / (len(own) - 1)))
         half = student_t(0.95, len(own) - 1) * spread / len(own) ** 0.5
     elif quantity == "time_s":
-        half = student_t(0.95, len(lengths) - 2) * _standard_error(lengths, medians, center)
-    steps = np.diff(medians) / np.diff(np.log(lengths))
+        half = student_t(0.95, len(lengths) - 2) * _standard_error(lengths, logs, center)
+    steps = np.diff(logs) / np.diff(np.log(lengths))
     return {
         "exponent": center,
         "exponent_low": center - half,
@@ -84,7 +85,7 @@ def _held_against(
     interval = f"N^{found['exponent']:.2f}"
     if found["exponent_high"] > found["exponent_low"]:
         interval += f" [{found['exponent_low']:.2f}, {found['exponent_high']:.2f}]"
-    name = f"{line['mechanism']}:{line['options']}" if line["options"] else line["mechanism"]
+    name = label(line["mechanism"], line["options"])
     statement = f"{name}, {line['mode']}: {_WORDS[quantity]} as {interval} from {lengths[0]} to {lengths[-1]}"
     first, last = found["steps"]
     curve = (
@@ -117,17 +118,9 @@ def _verdict(low: float, high: float, expected: float) -> str:
     return "grows slower" if high < expected - TOLERANCE else "cannot be told"
 
 
-def _slopes(lengths: list[int], logs: np.ndarray) -> np.ndarray:
-    """Least-squares slopes of logarithms [rows, lengths] against log lengths: [rows]."""
-    x = np.log(np.array(lengths, dtype=float))
-    x = x - x.mean()
-    slopes: np.ndarray = logs @ x / (x**2).sum()
-    return slopes
-
-
-def _standard_error(lengths: list[int], logs: np.ndarray, slope: float) -> float:
+def _standard_error(lengths: list[int], logs: np.ndarray, center: float) -> float:
     """Of the slope, from how far the points lie from the line."""
     x = np.log(np.array(lengths, dtype=float))
     x = x - x.mean()
-    residuals = logs - logs.mean() - slope * x
+    residuals = logs - logs.mean() - center * x
     return float(np.sqrt((residuals**2).sum() / (len(x) - 2) / (x**2).sum()))

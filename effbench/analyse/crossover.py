@@ -11,6 +11,7 @@ import pandas as pd
 
 from effbench.analyse.complexity import LINE
 from effbench.analyse.statistics import LEVEL, ratio_interval, student_t
+from effbench.analyse.summary import label
 
 RESAMPLES = 1000
 Z = 1.96  # of one repeat's samples, whose number Student's t of repeats says nothing about
@@ -46,7 +47,7 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
         codes = group.groupby(["mechanism", "options"])["code"].nunique()
         lines: dict[str, Times] = {}
         for (mechanism, options, code), cells in group.groupby(["mechanism", "options", "code"]):
-            name = f"{mechanism}:{options}" if options else str(mechanism)
+            name = label(str(mechanism), str(options))
             lines[f"{name} ({code})" if codes[mechanism, options] > 1 else name] = _times(cells)
         for first, second in itertools.combinations(sorted(lines), 2):
             rng = np.random.default_rng(seed)

@@ -96,6 +96,11 @@ TREND = 0.05
 SEVERITY = ["incorrect", "crashed", "unsupported", "oom", "timeout", "skipped", "interrupted", "ok"]
 
 
+def label(mechanism: str, options: str) -> str:
+    """A mechanism with its options, as ``-m`` reads it."""
+    return f"{mechanism}:{options}" if options else mechanism
+
+
 def summarise(raw: pd.DataFrame) -> pd.DataFrame:
     """One row a cell from the frame of ``effbench.store.raw_frame``; columns as in docs/results.md.
 

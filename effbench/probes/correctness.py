@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,8 +52,9 @@ def check(module: nn.Module, x: Tensor, *, backward: bool = False) -> None:
     if backward and exact is not None:
         sample = sample[:1]
         weights = torch.randn_like(sample)
-        found = _gradients(module, module, sample, weights)
-        wanted = _gradients(exact, exact.reference, sample.double(), weights.double())
+        found = gradients(module, module, sample, None, weights)
+        reference: Callable[..., Any] = exact.reference  # type: ignore[assignment]
+        wanted = gradients(reference, exact, sample.double(), None, weights.double())
         largest = max(float(gradient.abs().max()) for gradient in wanted.values())
         for name, gradient in found.items():
             what = f"the gradient of {name} differs from that of the mechanism's reference"
@@ -65,14 +67,20 @@ def has_reference(module: nn.Module) -> bool:
     return isinstance(module, Mechanism) and type(module).reference is not Mechanism.reference
 
 
-def _gradients(module: nn.Module, function: Any, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    x = x.clone().requires_grad_()
-    names = {"the input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
-    loss = (function(x) * weights).sum()
-    found = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
+def gradients(
+    function: Callable[..., Any], module: nn.Module, x: Tensor, mask: Tensor | None, weights: Tensor
+) -> dict[str, Tensor]:
+    """Gradients of the weighted sum of ``function(x, mask)``: of "the input" and of each parameter.
+
+    0 where one is not used.
+    """
+    x = x.detach().clone().requires_grad_()
+    tensors = {"the input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
+    out = function(x, mask)
+    found = torch.autograd.grad(out, list(tensors.values()), grad_outputs=weights, allow_unused=True)
     return {
-        name: torch.zeros_like(t) if gradient is None else gradient
-        for (name, t), gradient in zip(names.items(), found, strict=True)
+        name: torch.zeros_like(tensor) if gradient is None else gradient
+        for (name, tensor), gradient in zip(tensors.items(), found, strict=True)
     }
 
 

@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from effbench.probes.memory import storage_of
+
 aten = torch.ops.aten
 Shape = tuple[int, ...]
 
@@ -107,12 +109,8 @@ def _moved(func: Any, name: str, inputs: list[Tensor], outputs: list[Tensor]) ->
 
 
 def _is_view(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
-    there = {_storage(t) for t in inputs}
-    return bool(outputs) and all(_storage(t) in there for t in outputs)
-
-
-def _storage(t: Tensor) -> int:
-    return int(t.untyped_storage()._cdata)
+    there = {storage_of(t) for t in inputs}
+    return bool(outputs) and all(storage_of(t) in there for t in outputs)
 
 
 def _distinct(t: Tensor) -> int:

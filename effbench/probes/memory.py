@@ -40,12 +40,12 @@ def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -
     ``besides`` exist anyway, the parameters and the input, and do not count. What a custom function keeps
     by other means than ``save_for_backward`` is not seen.
     """
-    there = {_storage(t) for t in besides}
+    there = {storage_of(t) for t in besides}
     kept: dict[int, int] = {}
 
     def pack(t: Tensor) -> Tensor:
-        if _storage(t) not in there:
-            kept[_storage(t)] = t.untyped_storage().nbytes()
+        if storage_of(t) not in there:
+            kept[storage_of(t)] = t.untyped_storage().nbytes()
         return t
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -56,21 +56,20 @@ def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -
 
 def parameter_bytes(module: nn.Module) -> int:
     """Bytes of the module's parameters, those that share a storage once."""
-    return sum({_storage(p): p.untyped_storage().nbytes() for p in module.parameters()}.values())
+    return sum({storage_of(p): p.untyped_storage().nbytes() for p in module.parameters()}.values())
 
 
 def rss_growth_bytes(call: Callable[[], object]) -> int | None:
-    """How much the process's resident memory rose above its start during ``call()``; None outside Linux.
+    """How much the process's resident memory rose above its start during ``call()``; None where it
+    cannot be seen, as outside Linux.
 
     What the operating system saw: also memory that C code takes without torch's allocator, and what a first
     call sets up; but nothing where freed pages of the heap serve again. Pages, so good to 0.1 MiB at best.
     """
-    marks = Path("/proc/self/clear_refs")
-    if not marks.exists():
-        return None
     try:
-        marks.write_text("5")  # the high-water mark starts again from here
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     except OSError:
+        call()  # who asks for the first call's growth still gets its first call
         return None
     before = _status_bytes("VmRSS")
     kept = call()
@@ -84,7 +83,8 @@ def _status_bytes(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def _storage(t: Tensor) -> int:
+def storage_of(t: Tensor) -> int:
+    """What tells a tensor's storage from another: views share it."""
     return int(t.untyped_storage()._cdata)
 
 

@@ -21,7 +21,7 @@ WIDTH, HEADS = 256, 8
 _CLOCK_READS = 2000
 
 
-def measure_noise(cell: Cell, progress: Callable[[float, str], None]) -> tuple[Samples, Values]:
+def measure_noise(cell: Cell) -> tuple[Samples, Values]:
     """Time one workload under two names, A and B, call by call in random order, for ``cell.seconds``.
 
     The workload is what an attention layer is made of, on ``cell.seq_len`` tokens of width 256: a linear map,

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from effbench.analyse.complexity import QUANTITIES, TOLERANCE, exponents
 from effbench.analyse.crossover import crossovers
-from effbench.show.tables import SHAPE, each_row, label
+from effbench.analyse.summary import label
+from effbench.show.tables import SHAPE, each_row, of_shape, plain, what_was_measured
 
 _TITLES = {"time_s": "time", "peak_bytes": "peak memory", "flops": "FLOPs"}
 _GROUPS = [*SHAPE, "machine"]
@@ -29,13 +30,13 @@ def complexity_tables(raw: pd.DataFrame) -> RenderableType:
     parts: list[RenderableType] = []
     for key, _ in every.groupby([*_GROUPS, "mode"], sort=False):
         shape = dict(zip([*_GROUPS, "mode"], key, strict=True))
-        mine = {quantity: _of(fit, shape) for quantity, fit in fits.items()}
+        mine = {quantity: of_shape(fit, shape) for quantity, fit in fits.items()}
         parts.append(Text(f"\n{_title(shape)}", "bold"))
         parts.append(_table(mine))
         parts += [Text(line, "yellow") for line in _disagreements(mine)]
-        lines = list(_of(crossings, shape)["statement"])
+        lines = sorted(each_row(of_shape(crossings, shape)), key=_kind)
         parts.append(Text("crossovers:", "bold") if lines else Text("no two mechanisms were timed"))
-        parts += [Text(f"  {line}") for line in sorted(lines, key=_kind)]
+        parts += [Text(f"  {row.statement}") for row in lines]
     return Group(*parts)
 
 
@@ -48,27 +49,15 @@ def as_json(raw: pd.DataFrame) -> str:
     return json.dumps(found, indent=1)
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {name: None if isinstance(value, float) and pd.isna(value) else value for name, value in row.items()}
-        for row in frame.astype(object).to_dict(orient="records")
-    ]
-
-
-def _of(frame: pd.DataFrame, shape: dict[str, Any]) -> pd.DataFrame:
-    inside = pd.Series(True, index=frame.index)
-    for name, value in shape.items():
-        inside &= frame[name] == value
-    return frame[inside]
+def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
+    return [plain(row) for row in frame.astype(object).to_dict(orient="records")]
 
 
 def _title(shape: dict[str, Any]) -> str:
-    what = (
-        "one attention layer" if shape["scope"] == "attention" else f"an encoder of {shape['layers']} blocks"
-    )
     return (
-        f"{shape['mode']}, {what}, batch {shape['batch_size']}, d_model {shape['d_model']}, "
-        f"{shape['heads']} heads, {shape['dtype']}, {shape['threads']} threads; {shape['machine']}"
+        f"{shape['mode']}, {what_was_measured(shape)}, batch {shape['batch_size']}, "
+        f"d_model {shape['d_model']}, {shape['heads']} heads, {shape['dtype']}, {shape['threads']} threads; "
+        f"{shape['machine']}"
     )
 
 
@@ -115,6 +104,8 @@ def _disagreements(fits: dict[str, pd.DataFrame]) -> list[str]:
     return [*lines, note] if lines else []
 
 
-def _kind(statement: str) -> int:
-    """Crossings first, then who is always faster, then what cannot be told."""
-    return 0 if " from N = " in statement else 1 if "no crossover" in statement else 2
+def _kind(row: Any) -> int:
+    """Crossings first, then who is faster at both ends, then what cannot be told."""
+    if pd.notna(row.crossover):
+        return 0
+    return 1 if pd.notna(row.faster_before) and pd.notna(row.faster_after) else 2

@@ -19,8 +19,9 @@ from matplotlib.transforms import ScaledTranslation
 
 from effbench.analyse.complexity import exponents
 from effbench.analyse.crossover import crossovers
+from effbench.analyse.summary import label
 from effbench.show import units
-from effbench.show.tables import SHAPE, each_row, label
+from effbench.show.tables import SHAPE, each_row, of_shape, what_was_measured
 from effbench.spec import UsageError
 
 _TRADEOFF = ["accuracy", "tokens_per_s", "peak_bytes"]
@@ -131,9 +132,9 @@ def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, 
             elif kind == "tradeoff":
                 figure = _tradeoff(group, shape, styles)
             elif kind == "roofline":
-                figure = _roofline(group, _of_shape(raw, shape), shape, styles)
+                figure = _roofline(group, of_shape(raw, shape), shape, styles)
             else:
-                figure = _curves(group, _of_shape(raw, shape), shape, _CURVES[kind], styles)
+                figure = _curves(group, of_shape(raw, shape), shape, _CURVES[kind], styles)
             figures.append((kind if len(groups) == 1 else f"{kind}-{number}", figure))
     return figures
 
@@ -149,13 +150,6 @@ def _styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
         }
         for i, name in enumerate(names)
     }
-
-
-def _of_shape(raw: pd.DataFrame, shape: dict[str, Any]) -> pd.DataFrame:
-    inside = pd.Series(True, index=raw.index)
-    for name, value in shape.items():
-        inside &= raw[name] == value
-    return raw[inside]
 
 
 def _curves(
@@ -521,13 +515,7 @@ def _meets(
 
 def _set_title(figure: Figure, shape: dict[str, Any], note: str) -> None:
     """What was measured, on which machine, in which shape; wrapped to the figure's width."""
-    what = (
-        str(shape["task"]).replace(",", ", ")
-        if "task" in shape
-        else "one attention layer"
-        if shape["scope"] == "attention"
-        else f"an encoder of {shape['layers']} blocks"
-    )
+    what = str(shape["task"]).replace(",", ", ") if "task" in shape else what_was_measured(shape)
     model = f"{shape['layers']} blocks, " if "task" in shape else ""
     second = (
         f"{model}batch {shape['batch_size']}, d_model {shape['d_model']}, {shape['heads']} heads, "

@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from effbench.analyse.drift import doubts
+from effbench.analyse.summary import label
 from effbench.show import units
 from effbench.spec import UsageError
 
@@ -53,7 +54,7 @@ def render(frame: pd.DataFrame, format: str) -> str:
     if format == "csv":
         return str(frame.to_csv(index=False))
     if format == "json":
-        return json.dumps([_plain(row) for row in frame.to_dict(orient="records")], indent=1)
+        return json.dumps([plain(row) for row in frame.to_dict(orient="records")], indent=1)
     constant, varying = _split(frame)
     head = [f"{name}: {value}" for name, value in constant.items()]
     cells = [[_written(column, value) for column, value in zip(varying, row, strict=True)]
@@ -89,9 +90,19 @@ def summary_tables(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> Rend
     return Group(*parts)
 
 
-def label(mechanism: str, options: str) -> str:
-    """A mechanism with its options, as ``-m`` reads it."""
-    return f"{mechanism}:{options}" if options else mechanism
+def what_was_measured(shape: Mapping[str, Any]) -> str:
+    """``one attention layer`` or ``an encoder of 2 blocks``."""
+    return (
+        "one attention layer" if shape["scope"] == "attention" else f"an encoder of {shape['layers']} blocks"
+    )
+
+
+def of_shape(frame: pd.DataFrame, shape: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows that have these values in these columns."""
+    inside = pd.Series(True, index=frame.index)
+    for name, value in shape.items():
+        inside &= frame[name] == value
+    return frame[inside]
 
 
 def each_row(frame: pd.DataFrame) -> list[Any]:
@@ -134,13 +145,11 @@ def in_words(rows: pd.DataFrame) -> str:
 def _cost_tables(group: pd.DataFrame, shape: dict[str, object]) -> list[RenderableType]:
     repeats = sorted(set(group.loc[group["time_s"].notna(), "repeats"]))
     machine = group["machine"].iloc[0]
-    layer = (
-        "one attention layer" if shape["scope"] == "attention" else f"an encoder of {shape['layers']} blocks"
-    )
     title = (
-        f"{layer}, batch {shape['batch_size']}, d_model {shape['d_model']}, {shape['heads']} heads, "
-        f"{shape['dtype']}, {shape['device']}, {shape['threads']} threads, {shape['allocator']} allocator; "
-        f"{machine}" + (f"; {'-'.join(map(str, repeats))} repeats" if repeats else "")
+        f"{what_was_measured(shape)}, batch {shape['batch_size']}, d_model {shape['d_model']}, "
+        f"{shape['heads']} heads, {shape['dtype']}, {shape['device']}, {shape['threads']} threads, "
+        f"{shape['allocator']} allocator; {machine}"
+        + (f"; {'-'.join(map(str, repeats))} repeats" if repeats else "")
     )
     parts: list[RenderableType] = [Text(f"\n{title}", "bold")]
     modes = [mode for mode in ("forward", "train") if mode in set(group["mode"])]
@@ -339,7 +348,8 @@ def _written(column: object, value: object) -> str:
     return str(value)
 
 
-def _plain(row: dict[object, object]) -> dict[str, object]:
+def plain(row: Mapping[Any, object]) -> dict[str, object]:
+    """A row for JSON: None for what was not measured."""
     return {
         str(name): None if isinstance(value, float) and pd.isna(value) else value
         for name, value in row.items()
