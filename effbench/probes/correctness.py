@@ -13,8 +13,8 @@ from effbench.mechanism import Mechanism
 
 # Relative to the largest number that is compared; gradients sum over more, so they are given ten times this.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-# Longer than the shortest blocked window of the mechanisms here, and no multiple of a block.
-_LENGTH = 400
+# Longer than what the windows here make of one piece (321 tokens by default), and no multiple of a block.
+_LENGTH = 337
 
 
 class Incorrect(Exception):
@@ -24,7 +24,7 @@ class Incorrect(Exception):
 def check(module: nn.Module, x: Tensor, *, backward: bool = False) -> None:
     """Refuse a wrong result, by Incorrect.
 
-    On up to 400 tokens, with and without a padding mask, the output must have the input's shape and dtype, be
+    On up to 337 tokens, with and without a padding mask, the output must have the input's shape and dtype, be
     finite, and equal the mechanism's own dense reference in float64, where it has one; with ``backward``, so
     must the gradients of the input and of every parameter (without a mask). x is [B, N, D].
     """
