@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +13,7 @@ from baselines.attention._heads import (
     require,
     split_heads,
 )
+from baselines.attention._windows import strided_windows
 from effbench.mechanism import Mechanism
 
 
@@ -187,7 +186,7 @@ class Longformer(Mechanism):
 
     def _seen(self, part_rhd: Tensor, blocks: int, count: int) -> Tensor:
         """The global keys and the window of each block: [blocks, heads, count + keys, d]."""
-        windows: Tensor = _Windows.apply(part_rhd, blocks, self.block, self.span)  # type: ignore[no-untyped-call]
+        windows = strided_windows(part_rhd, blocks, self.block, self.span)
         if not count:
             return windows
         whole = part_rhd[self.window : self.window + count].transpose(0, 1).expand(blocks, -1, -1, -1)
@@ -227,28 +226,3 @@ class Longformer(Mechanism):
         weights = masked_softmax(scores, allowed, -1)
         gathered = (weights @ x).unflatten(1, (self.heads, count))
         return torch.einsum("bhge,hde->bghd", gathered, value_hde).flatten(2)
-
-
-class _Windows(torch.autograd.Function):
-    """[rows, heads, d] -> [blocks, heads, keys, d], a block of rows apart: overlapping views, no copies.
-
-    Its gradient adds the overlaps back, a block of each window at a time; autograd's own does it number by
-    number.
-    """
-
-    @staticmethod
-    def forward(context: Any, part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tensor:
-        rows, heads, d = part_rhd.shape
-        context.sizes = rows, blocks, block
-        row, head, one = part_rhd.stride()
-        return part_rhd.as_strided((blocks, heads, keys, d), (block * row, head, row, one))
-
-    @staticmethod
-    def backward(context: Any, gradient_bhkd: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, blocks, block = context.sizes
-        _, heads, keys, d = gradient_bhkd.shape
-        out = gradient_bhkd.new_zeros(rows + block, heads, d)
-        for first in range(0, keys, block):
-            part = gradient_bhkd[:, :, first : first + block].transpose(1, 2)
-            out[first : first + blocks * block].unflatten(0, (blocks, block))[:, : part.shape[1]] += part
-        return out[:rows], None, None, None
