@@ -489,6 +489,10 @@ def _options(s: _Subject) -> Passed:
     untried: list[str] = []
     for parameter in parameters:
         name, current = parameter.name, s.options.get(parameter.name, parameter.default)
+        if name == "implementation":
+            _same_function(s, [current, *_other_values(parameter, current)])
+            tried.append(name)
+            continue
         effects: dict[Option, bool] = {}
         for value in _other_values(parameter, current):
             try:
@@ -505,6 +509,20 @@ def _options(s: _Subject) -> Passed:
         raise Unsupported(f"no other value to try for {', '.join(untried)}")
     not_tried = f"; no other value to try for {', '.join(untried)}" if untried else ""
     return f"{', '.join(tried)}{not_tried}", None
+
+
+def _same_function(s: _Subject, implementations: Sequence[Option]) -> None:
+    """Every implementation has the first one's outputs; what one cannot do here it may refuse."""
+    for n, mask in _cases(s, 2, 65, _LONG):
+        x = s.input(2, n)
+        expected: Tensor | None = None
+        for name in implementations:
+            try:
+                out = _real(_call(s.make(options={**s.options, "implementation": name}), x, mask), mask)
+            except Unsupported:
+                continue
+            expected = out if expected is None else expected
+            _same(out, expected, f"implementation={name} computes another function at N={n}{_masked(mask)}")
 
 
 def _forward_flops(s: _Subject) -> Passed:
@@ -869,9 +887,10 @@ def _schema(kind: type) -> tuple[registry.Parameter, ...] | None:
     """The options as its source has them; None where that does not tell."""
     try:
         path = inspect.getsourcefile(kind)
-        return registry.find(f"{path}:{kind.__qualname__}", "mechanism").parameters
+        parameters = registry.find(f"{path}:{kind.__qualname__}", "mechanism").parameters
     except (TypeError, UsageError):
         return None
+    return None if parameters is None else tuple(p for p in parameters if p.name != "causal")
 
 
 def _other_values(parameter: registry.Parameter, current: Option) -> list[Option]:

@@ -17,7 +17,8 @@ _MEASURING = ("worker.py", "mechanism.py", "machine.py", "probes", "models")
 def code_of(cell: Cell) -> str:
     """``version-measuring-plugin``: digests of effbench's measuring code with torch, and of the plug-ins.
 
-    The last part covers the mechanism's sources and, for accuracy, the task's.
+    The last part covers the mechanism's sources, the versions of the libraries it requires and, for accuracy,
+    the task's.
     """
     plugins = [registry.find(cell.mechanism, "mechanism")]
     if cell.task:
@@ -25,7 +26,8 @@ def code_of(cell: Cell) -> str:
     home = Path(__file__).parent
     measuring = tuple(path for name in _MEASURING for path in _python_files(home / name))
     sources = tuple(path for plugin in plugins for path in registry.sources(plugin))
-    return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest(sources)}"
+    libraries = " ".join(f"{name} {found}" for p in plugins for name, found in registry.versions(p).items())
+    return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest(sources, libraries)}"
 
 
 @cache

@@ -24,12 +24,16 @@ class Mechanism(nn.Module):
       fast one before it times it;
     * ``forward_flops``, ``train_flops``, ``useful_flops``, ``saved_bytes``: closed forms of its costs, which
       effbench holds against what it counts;
+    * ``runs_as``: which of its ways to compute a call of some shape takes: the record says it;
+    * ``requires``, ``install``: distributions beside torch that it needs, by name, and the command that
+      brings them: without them its cells are ``unsupported``, with them their versions are recorded;
     * ``shares_layers``: an encoder uses one instance for all of its layers.
 
     What is left at None is not declared, and is then measured but held against nothing.
 
     The keyword-only parameters of a subclass's constructor are its options: their names, types,
-    defaults and ``Literal`` choices are read from the source, and there is no other schema.
+    defaults and ``Literal`` choices are read from the source, and there is no other schema. ``causal`` is one
+    of them; an option called ``implementation`` chooses how the function is computed, never which function.
 
     Laws that every mechanism keeps: mask is bool, True for a real token; real tokens' outputs do not
     depend on what padding holds; a row without a real token gives finite output; any N from 1 to
@@ -41,6 +45,8 @@ class Mechanism(nn.Module):
     memory_order: ClassVar[float | str | None] = None
     equivariant: ClassVar[bool | None] = None
     source: ClassVar[str] = ""
+    requires: ClassVar[str] = ""
+    install: ClassVar[str] = ""
     shares_layers: bool = False
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
@@ -68,6 +74,10 @@ class Mechanism(nn.Module):
 
         A multiply-add counts 2; biases, softmax and element-wise work are left out.
         """
+        return None
+
+    def runs_as(self, batch_size: int, seq_len: int) -> str | None:
+        """The implementation that computes an unmasked call of this shape; None where there is but one."""
         return None
 
     def train_flops(self, batch_size: int, seq_len: int) -> int | None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,12 +37,16 @@ class Parameter:
     choices: tuple[Option, ...] = ()
 
 
+_CAUSAL = Parameter(name="causal", kind="bool", default=False)  # every mechanism is asked for it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
     """A mechanism or task as its source describes it; nothing has been imported.
 
     ``parameters`` is None where the source cannot tell (a class made or inherited elsewhere): options are
     then checked only when the class is built. ``order`` is the declared growth of its time with N.
+    ``requires`` names the distributions beside torch that it needs, ``install`` the command that brings them.
     """
 
     kind: Kind
@@ -54,6 +58,8 @@ class Plugin:
     summary: str = ""
     order: Growth | None = None
     source: str = ""
+    requires: tuple[str, ...] = ()
+    install: str = ""
 
 
 def names(kind: Kind) -> list[str]:
@@ -131,6 +137,17 @@ def load(plugin: Plugin) -> type:
     return found
 
 
+def versions(plugin: Plugin) -> dict[str, str | None]:
+    """The versions of what a plug-in requires beside torch; None for what is not installed."""
+    found: dict[str, str | None] = {}
+    for name in plugin.requires:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
 def sources(plugin: Plugin) -> list[Path]:
     """The files that decide what the plug-in computes: its file, or all modules of its package folder."""
     if plugin.module.endswith(".py") or "." not in plugin.module:
@@ -145,8 +162,12 @@ def _entries(kind: Kind) -> list[EntryPoint]:
 def _split(text: str, kind: Kind) -> tuple[str, str, str]:
     """(name, or reference with its class; the class or ''; options as written)."""
     head, _, rest = text.partition(":")
-    if head in names(kind):
-        return head, "", rest
+    installed = [name for name in names(kind) if f"{text}:".startswith(f"{name}:")]
+    if installed:  # a name may have a colon itself, as hf:longformer
+        name = max(installed, key=len)
+        return name, "", text[len(name) + 1 :]
+    if any(name.startswith(f"{head}:") for name in names(kind)):
+        raise UsageError(unknown(kind, text, names(kind), "installed"))
     class_name, _, options = rest.partition(":")
     if class_name and "=" not in class_name:
         return f"{head}:{class_name}", class_name, options
@@ -208,6 +229,8 @@ def _read(kind: Kind, name: str, module: str, class_name: str, path: Path) -> Pl
         summary=(ast.get_docstring(node) or "").partition("\n")[0],
         order=order,
         source=str(constants.get("source", "")),
+        requires=tuple(str(constants.get("requires", "")).split()),
+        install=str(constants.get("install", "")),
     )
 
 
@@ -253,9 +276,9 @@ def _parameters(
         ]
         if bases and bases[0] in classes and classes[bases[0]] is not node:
             return _parameters(kind, name, classes[bases[0]], classes)
-        if bases == ["Mechanism"] or (kind == "task" and bases in ([], ["Task"])):
-            return ()
-        return None
+        if bases == ["Mechanism"]:
+            return (_CAUSAL,)
+        return () if kind == "task" and bases in ([], ["Task"]) else None
     arguments = init.args
     if kind == "mechanism":
         positional = [a.arg for a in (*arguments.posonlyargs, *arguments.args)][1:]
@@ -269,7 +292,8 @@ def _parameters(
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
         if kind == "task" or argument.arg not in ("max_len", "causal")
     )
-    return tuple(_parameter(argument, default) for argument, default in own)
+    found = tuple(_parameter(argument, default) for argument, default in own)
+    return (*found, _CAUSAL) if kind == "mechanism" else found
 
 
 def _parameter(argument: ast.arg, default: ast.expr | None) -> Parameter:

@@ -92,6 +92,7 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
         "parameters": sum(p.numel() for p in module.parameters()),
         "parameter_bytes": parameter_bytes(module),
         **_declared_growth(module, cell),
+        **_how(module, cell),
     }
     train = cell.mode == "train"
     if cell.probe == "time":
@@ -152,13 +153,27 @@ def _declared_growth(module: nn.Module, cell: Cell) -> Values:
     return {name: None if order is None else str(Growth.parse(order)) for name, order in found.items()}
 
 
+def _how(module: nn.Module, cell: Cell) -> Values:
+    """Which way of computing it ran, where a mechanism has several, and whose code it is, where not ours."""
+    found = registry.versions(registry.find(cell.mechanism, "mechanism"))
+    runs_as = getattr(module, "runs_as", None)
+    return {
+        "implementation": None if runs_as is None else runs_as(cell.batch_size, cell.seq_len),
+        "libraries": ", ".join(f"{name} {number}" for name, number in found.items()),
+    }
+
+
 def _maker(cell: Cell) -> Callable[[], nn.Module]:
     plugin = registry.find(cell.mechanism, "mechanism")
+    missing = [name for name, found in registry.versions(plugin).items() if found is None]
+    if missing:
+        how = f": {plugin.install}" if plugin.install else ""
+        raise Unsupported(f"{plugin.name} needs {', '.join(missing)}, which is not installed{how}")
     kind = registry.load(plugin)
 
     def make() -> nn.Module:
         try:
-            made = kind(cell.d_model, cell.heads, max_len=cell.seq_len, causal=False, **cell.options)
+            made = kind(cell.d_model, cell.heads, max_len=cell.seq_len, **{"causal": False, **cell.options})
         except ValueError as error:
             raise Unsupported(f"{cell.label}: {error}") from None
         if not isinstance(made, nn.Module):

@@ -14,10 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from baselines.attention import bigbird
 from baselines.attention.bigbird import BigBird
+from baselines.attention.cosformer import CosFormer
 from baselines.attention.fastformer import Fastformer
 from baselines.attention.linear import LinearAttention
 from baselines.attention.linformer import Linformer
 from baselines.attention.longformer import Longformer
+from baselines.attention.performer import Performer
 from baselines.attention.vanilla import Vanilla
 from effbench import registry
 from effbench.mechanism import Unsupported
@@ -30,6 +32,10 @@ FORMS = [
     *[(Fastformer, {"sharing": sharing}) for sharing in ("none", "query-value", "layer-wise", "head-wise")],
     *[(Fastformer, {"interaction": kind}) for kind in ("add", "concat")],
     (Fastformer, {"interaction": "concat", "sharing": "head-wise"}),
+    (Fastformer, {"causal": True}),
+    *[(Fastformer, {"interaction": kind, "causal": True}) for kind in ("add", "concat")],
+    (Fastformer, {"sharing": "none", "causal": True}),
+    (Fastformer, {"interaction": "concat", "sharing": "head-wise", "causal": True}),
     (Linformer, {"k": 5}),
     (Linformer, {"k": 7, "share_kv": True}),
     (Longformer, {"window": 4}),
@@ -43,6 +49,11 @@ FORMS = [
     (BigBird, {"block": 5, "window_blocks": 5, "random_blocks": 0, "global_blocks": 0}),
     (LinearAttention, {}),
     (LinearAttention, {"causal": True}),
+    (Performer, {}),
+    (Performer, {"features": 9, "seed": 3}),
+    (Performer, {"causal": True}),
+    (CosFormer, {}),
+    (CosFormer, {"causal": True}),
 ]
 IDS = [f"{kind.__name__}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for kind, options in FORMS]
 every_form = pytest.mark.parametrize(("kind", "options"), FORMS, ids=IDS)
@@ -197,8 +208,9 @@ def test_declared_flops_are_the_executed(kind, options, n, batch):
     assert not train.uncounted
     declared = module.saved_bytes(batch, n)
     assert declared in (None, saved_bytes(lambda: module(x), [x, *module.parameters()]))
+    by_tokens = kind is Fastformer and n < WIDTH
     assert (declared is None) == (
-        (kind is Fastformer and n < WIDTH) or (kind in (LinearAttention, Longformer) and "causal" in options)
+        by_tokens or kind in (Performer, CosFormer) or (kind is not Vanilla and "causal" in options)
     )
     assert 0 < module.useful_flops(batch, n) <= forward.flops
 
@@ -262,6 +274,11 @@ class Largest(TorchDispatchMode):
         (BigBird, {"block": 16}),
         (LinearAttention, {}),
         (LinearAttention, {"causal": True}),
+        (Fastformer, {"causal": True}),
+        (Performer, {}),
+        (Performer, {"causal": True}),
+        (CosFormer, {}),
+        (CosFormer, {"causal": True}),
     ],
 )
 def test_no_tensor_grows_as_n_squared(kind, options, masked):
@@ -303,7 +320,7 @@ def test_linear_sums_are_wide_enough_for_float16():
     torch.testing.assert_close(out, torch.full_like(out, 30.0))
 
 
-@pytest.mark.parametrize("kind", [Vanilla, LinearAttention, Longformer])
+@pytest.mark.parametrize("kind", list({kind: None for kind, options in FORMS if "causal" in options}))
 def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind):
     module = build(kind, {"causal": True, **({"window": 20} if kind is Longformer else {})})
     for mask in (None, torch.ones(1, 150, dtype=torch.bool)):
@@ -315,7 +332,7 @@ def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind):
             assert not x.grad[0, i + 1 :].any()
 
 
-@pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird])
+@pytest.mark.parametrize("kind", [Linformer, BigBird])
 def test_what_cannot_be_causal_says_why(kind):
     with pytest.raises(Unsupported, match="has no causal form here: "):
         build(kind, {"causal": True})
@@ -333,6 +350,7 @@ def test_what_cannot_be_causal_says_why(kind):
         (BigBird, {"window_blocks": 2}),
         (BigBird, {"random_blocks": -1}),
         (BigBird, {"global_blocks": 3}),
+        (Performer, {"features": -1}),
     ],
 )
 def test_wrong_options_are_refused_with_the_value(kind, options):

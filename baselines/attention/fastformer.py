@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, masked_softmax, refuse_causal, require
+from baselines.attention._heads import clear_padding, masked_softmax, require
+from baselines.attention._running import CHUNK, running_softmax
 from effbench.mechanism import Mechanism
 
 
@@ -22,7 +23,12 @@ class Fastformer(Mechanism):
         beta_i = softmax_i(w_k . p_i / sqrt(d))      k = sum_i beta_i p_i          (5), (6)
         u_i = k * v_i        r_i = W_r u_i + b       output_i = r_i + q_i
 
-    x [B, N, D] -> [B, N, D]; time O(N D^2), memory O(N D). But for the two softmaxes all of this is linear in
+    x [B, N, D] -> [B, N, D]; time O(N D^2), memory O(N D). Causal (the paper has no such form): each token i
+    has a global query and key of its own, pooled from the tokens j <= i, where p_j is made once, with the
+    global query of j. Both softmaxes run along, relative to their largest logit so far, in chunks of 64
+    tokens whose pairs of weights are made: O(N (64 + D) D).
+
+    But for the two softmaxes all of this is linear in
     x, so that no query, key or value is made for any single token: with W_h the columns of W of head h,
 
         w_q . q_i = (W_q,h w_q) . x_i                 q = W_q,h^T sum_i alpha_i x_i
@@ -58,7 +64,6 @@ class Fastformer(Mechanism):
         interaction: Literal["product", "add", "concat"] = "product",
         sharing: Literal["none", "query-value", "layer-wise", "head-wise"] = "layer-wise",
     ) -> None:
-        refuse_causal(causal, "fastformer", "its global query and key sum over the future too")
         require(
             interaction in ("product", "add", "concat"), "interaction", interaction, "product, add or concat"
         )
@@ -84,6 +89,8 @@ class Fastformer(Mechanism):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         x = clear_padding(x, mask)
+        if self.causal:
+            return self._running(x, mask)
         return self._by_maps(x, mask) if x.shape[1] >= self.d_model else self._by_tokens(x, mask)
 
     def _by_maps(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -132,8 +139,26 @@ class Fastformer(Mechanism):
         output: Tensor = self._transformed(u_bnhd) + q_bnhd.flatten(2)
         return output
 
+    def _running(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The causal form, with the queries, keys and values of all tokens."""
+        q_bnhd = self.query(x).unflatten(-1, (self.heads, self.d_head))
+        k_bnhd = self.key(x).unflatten(-1, (self.heads, self.d_head))
+        v_bnhd = q_bnhd if self.value is None else self.value(x).unflatten(-1, (self.heads, self.d_head))
+        query_bnhd = self._pooled_so_far(self.score_query, q_bnhd, mask)
+        p_bnhd = self._interact(query_bnhd, k_bnhd, "query")
+        u_bnhd = self._interact(self._pooled_so_far(self.score_key, p_bnhd, mask), v_bnhd, "key")
+        output: Tensor = self._transformed(u_bnhd) + q_bnhd.flatten(2)
+        return output
+
+    def _pooled_so_far(self, score_hd: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
+        """sum_{j<=i} softmax_j(score . t_j / sqrt(d)) t_j for each i: [B, N, heads, d]."""
+        scores_bhn = torch.einsum("hd,bnhd->bhn", score_hd.expand(self.heads, -1), t_bnhd) / self.d_head**0.5
+        return running_softmax(scores_bhn, t_bnhd.transpose(1, 2), mask).transpose(1, 2)
+
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Equations (3) to (6) one after the other, with every p_i."""
+        """Equations (3) to (6) one after the other, with every p_i; causal, with every weight of a pair."""
+        if self.causal:
+            return self._causal_reference(x, mask)
         q_bnhd = self.query(x).unflatten(-1, (self.heads, self.d_head))
         k_bnhd = self.key(x).unflatten(-1, (self.heads, self.d_head))
         v_bnhd = q_bnhd if self.value is None else self.value(x).unflatten(-1, (self.heads, self.d_head))
@@ -151,8 +176,38 @@ class Fastformer(Mechanism):
         )
         return r + q_bnhd.flatten(2)  # type: ignore[no-any-return]
 
+    def _causal_reference(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        n = x.shape[1]
+        seen = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
+        if mask is not None:
+            seen = seen & mask[:, None, None, :]
+        tokens = (self.query, self.key, self.query if self.value is None else self.value)
+        q_bnhd, k_bnhd, v_bnhd = (part(x).unflatten(-1, (self.heads, self.d_head)) for part in tokens)
+
+        def pooled(score_hd: Tensor, t_bnhd: Tensor) -> Tensor:
+            logits_bhn = (score_hd * t_bnhd).sum(-1).transpose(1, 2) / self.d_head**0.5
+            weights_bhij = masked_softmax(logits_bhn[:, :, None].expand(-1, -1, n, -1), seen, -1)
+            summed: Tensor = torch.einsum("bhij,bjhd->bihd", weights_bhij, t_bnhd)
+            return summed
+
+        def pair(whole_bnhd: Tensor, tokens_bnhd: Tensor, which: Literal["query", "key"]) -> Tensor:
+            together = self._pair(whole_bnhd.flatten(0, 1), tokens_bnhd.flatten(0, 1)[:, None], which)
+            split: Tensor = together[:, 0].unflatten(0, (-1, n))
+            return split
+
+        p_bnhd = pair(pooled(self.score_query, q_bnhd), k_bnhd, "query")
+        u_bnhd = pair(pooled(self.score_key, p_bnhd), v_bnhd, "key")
+        out: Tensor = self._transformed(u_bnhd) + q_bnhd.flatten(2)
+        return out
+
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """By maps: the last product and four thin ones, and what makes the maps. By tokens: Q, K (V), W_r."""
+        """By maps: the last product and four thin ones, and what makes the maps. By tokens: Q, K (V), W_r.
+
+        Causal: by tokens, with the weights of the pairs in a chunk.
+        """
+        if self.causal:
+            rows = seq_len + -seq_len % CHUNK
+            return self._causal_flops(batch_size, seq_len, rows * CHUNK)
         b, n, d, h, width = batch_size, seq_len, self.d_head, self.heads, self.d_model
         square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
         if n < width:
@@ -172,10 +227,28 @@ class Fastformer(Mechanism):
             flops += 2 * width * d * (3 * b + width) + 2 * self.score_key.numel() * d
         return flops
 
+    def useful_flops(self, batch_size: int, seq_len: int) -> int:
+        """Causal: of the pairs in a chunk, those not in the future."""
+        if not self.causal:
+            return self.forward_flops(batch_size, seq_len)
+        whole, rest = divmod(seq_len, CHUNK)
+        pairs = whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
+        return self._causal_flops(batch_size, seq_len, pairs)
+
+    def _causal_flops(self, batch_size: int, n: int, pairs: int) -> int:
+        """Q, K (V) and W_r, two logits a head, and two sums over so many pairs."""
+        d, h, width = self.d_head, self.heads, self.d_model
+        square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
+        flops = n * (square * (3 if self.sharing == "none" else 2) + last + 2 * 2 * width)
+        flops += 2 * 2 * pairs * h * (d + 1)
+        if self.interaction == "concat":
+            flops += 4 * 2 * n * width * d
+        return batch_size * flops
+
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
-        """By maps: the weights of tokens, what is summed with them, and the maps. Not declared by tokens."""
+        """By maps: the weights of tokens, what is summed with them, and the maps. Not declared otherwise."""
         n, h, width = seq_len, self.heads, self.d_model
-        if n < width:
+        if n < width or self.causal:
             return None
         square, pooled = width * width, 4 * h * width + 2 * n * h
         if self.interaction == "product":

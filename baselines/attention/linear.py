@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._heads import clear_padding, merge_heads, split_heads
+from baselines.attention._running import CHUNK, running_products
 from effbench.mechanism import Mechanism
 
 EPSILON = 1e-6
-CHUNK = 64  # tokens that are summed at once in the causal form
 
 
 class LinearAttention(Mechanism):
@@ -68,25 +68,15 @@ class LinearAttention(Mechanism):
 
     def _running(self, x_bnD: Tensor, mask: Tensor | None, wide: torch.dtype) -> Tensor:
         """The causal form, [B, N, D] in ``wide``: a column of ones beside the values sums the weights."""
-        n = x_bnD.shape[1]
         q, k, v = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide)).chunk(3, dim=-1)
         q, k = _Phi.apply(q), _Phi.apply(k)  # type: ignore[no-untyped-call]
         if mask is not None:
             k = k.masked_fill(~mask[..., None], 0.0)
-        q_bhcid, k_bhcid, v_bhcid = (self._chunks(part) for part in (q, k, v))
-        values = F.pad(v_bhcid, (0, 1), value=1.0)
-        sums = k_bhcid.mT @ values
-        before = F.pad(sums[:, :, :-1].cumsum(dim=2), (0, 0, 0, 0, 1, 0))
-        mixed = q_bhcid @ before + (q_bhcid @ k_bhcid.mT).tril() @ values
-        heads_bhnd = (mixed[..., :-1] / (mixed[..., -1:] + EPSILON)).flatten(2, 3)[:, :, :n]
+        q_bhnd, k_bhnd, v_bhnd = (split_heads(part, self.heads) for part in (q, k, v))
+        mixed = running_products(q_bhnd, k_bhnd, F.pad(v_bhnd, (0, 1), value=1.0))
+        heads_bhnd = mixed[..., :-1] / (mixed[..., -1:] + EPSILON)
         out: Tensor = F.linear(merge_heads(heads_bhnd), self.out.weight.to(wide), self.out.bias.to(wide))
         return out
-
-    def _chunks(self, part_bnD: Tensor) -> Tensor:
-        """[B, N, D] -> [B, heads, chunks, CHUNK, d], filled up with zeros."""
-        after = -part_bnD.shape[1] % CHUNK
-        chunks: Tensor = split_heads(F.pad(part_bnD, (0, 0, 0, after)), self.heads).unflatten(2, (-1, CHUNK))
-        return chunks
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the formula, with the N x N matrix of weights."""

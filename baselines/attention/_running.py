@@ -1,0 +1,114 @@
+"""Sums over what came before, in chunks: what the causal forms of the linear-order mechanisms share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK = 64  # tokens whose pairs are made; what came before them is one sum
+
+
+def chunks_of(part_bhnd: Tensor) -> Tensor:
+    """[B, heads, N, d] -> [B, heads, chunks, CHUNK, d], filled up with zeros."""
+    after = -part_bhnd.shape[2] % CHUNK
+    chunks: Tensor = (F.pad(part_bhnd, (0, 0, 0, after)) if after else part_bhnd).unflatten(2, (-1, CHUNK))
+    return chunks
+
+
+def running_products(q_bhnf: Tensor, k_bhnf: Tensor, v_bhne: Tensor) -> Tensor:
+    """sum_{j <= i} (q_i . k_j) v_j: [B, heads, N, e], in O(N (CHUNK + f) e).
+
+    A chunk's queries meet the sum of k_j v_j^T of all chunks before, and its own pairs.
+    """
+    q_bhcif, k_bhcif, v_bhcie = (chunks_of(part) for part in (q_bhnf, k_bhnf, v_bhne))
+    before = carried(k_bhcif.mT @ v_bhcie)
+    out_bhcie: Tensor = q_bhcif @ before + (q_bhcif @ k_bhcif.mT).tril() @ v_bhcie
+    return out_bhcie.flatten(2, 3)[:, :, : q_bhnf.shape[2]]
+
+
+def running_softmax(scores_bhn: Tensor, values_bhnd: Tensor, mask: Tensor | None) -> Tensor:
+    """sum_{j <= i} exp(score_j) v_j / sum_{j <= i} exp(score_j): [B, heads, N, d].
+
+    0 before the first real token. Weights are relative to the largest score so far, so that none exceeds 1,
+    and the sums of the chunks before are scaled down as it rises. O(N CHUNK d). mask [B, N] is True for a real
+    token.
+    """
+    n = scores_bhn.shape[2]
+    lowest = torch.finfo(scores_bhn.dtype).min
+    values = F.pad(values_bhnd, (0, 1), value=1.0)  # a column of ones sums the weights
+    if mask is not None:
+        scores_bhn = scores_bhn.masked_fill(~mask[:, None], lowest)
+        values = values.masked_fill(~mask[:, None, :, None], 0.0)
+    after = -n % CHUNK
+    scores_bhci = F.pad(scores_bhn, (0, after), value=lowest).unflatten(2, (-1, CHUNK))
+    values_bhcid = chunks_of(values)
+    largest_bhci = scores_bhci.detach().flatten(2).cummax(dim=-1).values.unflatten(2, (-1, CHUNK))
+    end_bhc = largest_bhci[..., -1]
+    start_bhc = F.pad(end_bhc[..., :-1], (1, 0), value=lowest)
+    relative = scores_bhci[..., None, :] - largest_bhci[..., None]
+    past = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=scores_bhn.device).tril()
+    inside = relative.masked_fill(~past, lowest).exp() @ values_bhcid
+    before = carried(inside[..., -1:, :], (start_bhc - end_bhc).exp()[..., None, None])
+    sums = torch.addcmul(inside, before, (start_bhc[..., None] - largest_bhci).exp()[..., None])
+    tiny = torch.finfo(scores_bhn.dtype).tiny
+    pooled = sums[..., :-1] / sums[..., -1:].clamp_min(tiny)
+    return pooled.flatten(2, 3)[:, :, :n]
+
+
+def running_features(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
+    """sum_{j <= i} exp(query_i) . exp(key_j) v_j, each i up to a factor: [B, heads, N, e].
+
+    The arguments are logarithms of positive features; keys are taken relative to the largest of their feature
+    up to the end of the chunk, and what was summed before is scaled down as that rises.
+    """
+    n, lowest = query_bhnm.shape[2], torch.finfo(key_bhnm.dtype).min
+    after = -n % CHUNK
+    query_bhcim = chunks_of(query_bhnm)
+    key_bhcjm = F.pad(key_bhnm, (0, 0, 0, after), value=lowest).unflatten(2, (-1, CHUNK))
+    values_bhcje = chunks_of(values_bhne)
+    end_bhcm = key_bhcjm.detach().amax(dim=3).cummax(dim=2).values
+    start_bhcm = F.pad(end_bhcm[:, :, :-1], (0, 0, 1, 0), value=lowest)
+    query = query_bhcim + end_bhcm[..., None, :]
+    query = (query - query.detach().amax(dim=-1, keepdim=True)).exp()
+    key = (key_bhcjm - end_bhcm[..., None, :]).exp()
+    decay = (start_bhcm - end_bhcm).exp()[..., None]
+    before = carried(key.mT @ values_bhcje, decay) * decay
+    out: Tensor = query @ before + (query @ key.mT).tril() @ values_bhcje
+    return out.flatten(2, 3)[:, :, :n]
+
+
+def carried(sums: Tensor, decay: Tensor | None = None) -> Tensor:
+    """What each chunk finds: the sum over all chunks before it, along dimension 2.
+
+    ``decay`` (no gradient flows to it) is what a sum so far is multiplied with as it passes a chunk.
+    """
+    if decay is None:
+        return F.pad(sums[:, :, :-1].cumsum(dim=2), (0, 0, 0, 0, 1, 0))
+    return _Carried.apply(sums, decay)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Carried(torch.autograd.Function):
+    """before_c = decay_{c-1} before_{c-1} + sums_{c-1}, from 0; backward is the same from the end."""
+
+    @staticmethod
+    def forward(context: Any, sums: Tensor, decay: Tensor) -> Tensor:
+        context.save_for_backward(decay)
+        before = torch.empty_like(sums)
+        found, passed, kept = before.unbind(2), sums.unbind(2), decay.unbind(2)
+        found[0].zero_()
+        for c in range(1, len(found)):
+            torch.addcmul(passed[c - 1], found[c - 1], kept[c - 1], out=found[c])
+        return before
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (decay,) = context.saved_tensors
+        out = torch.empty_like(gradient)
+        found, passed, kept = out.unbind(2), gradient.unbind(2), decay.unbind(2)
+        found[-1].zero_()
+        for c in range(len(found) - 1, 0, -1):
+            torch.addcmul(passed[c], found[c], kept[c], out=found[c - 1])
+        return out, None

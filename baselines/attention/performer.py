@@ -1,0 +1,137 @@
+"""Performer: the softmax kernel by positive random features, so that keys and values are summed once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.attention._heads import clear_padding, merge_heads, require, split_heads
+from baselines.attention._running import CHUNK, running_features
+from effbench.mechanism import Mechanism
+
+
+class Performer(Mechanism):
+    """Attention through FAVOR+: exp(q . k / sqrt(d)) as the product of positive random features.
+
+    With x' = x / d^(1/4) and m random directions w_r, the same for all heads,
+
+        phi_r(x) = exp(w_r . x' - |x'|^2 / 2)      E[phi(q) . phi(k)] / m = exp(q . k / sqrt(d))
+        out_i = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j phi(q_i) . phi(k_j)
+
+    The sums over keys, S = sum_j phi(k_j) [v_j, 1] [m, d + 1], are made once: O(N m D), memory O(N heads m).
+    x [B, N, D] -> [B, N, D]. ``features`` is m; 0 takes int(d ln d), at least 1, as public codes do. The
+    directions are drawn from ``seed``: Gaussian lengths, orthogonal in groups of d. They are a buffer, not
+    drawn anew during training.
+
+    Overflow is met without an epsilon: with M_r the largest exponent of feature r among the keys,
+    phi_r(q) phi_r(k) = exp(w_r . q' + M_r - c) exp(w_r . k' - |k'|^2 / 2 - M_r) up to a factor a query that
+    the quotient forgets, so that c may be the query's largest exponent and every denominator is at least 1.
+
+    Causal: the sums run over j <= i, in chunks of 64 tokens, M_r being the largest so far up to the chunk's
+    end. A token whose keys all lie e^87 below a later one of its chunk gets 0.
+    """
+
+    order = 1.0
+    memory_order = 1.0
+    equivariant = True
+    source = "Choromanski et al. 2020, Rethinking Attention with Performers (arXiv 2009.14794)"
+
+    directions: Tensor
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        *,
+        max_len: int,
+        causal: bool = False,
+        features: int = 0,
+        seed: int = 0,
+    ) -> None:
+        require(features >= 0, "features", features, "at least 0")
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        d = self.d_head
+        self.features = features or max(1, int(d * torch.tensor(float(d)).log()))
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.register_buffer("directions", _directions(self.features, d, seed))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.qkv.weight.to(wide), self.qkv.bias.to(wide)
+        parts = F.linear(clear_padding(x, mask).to(wide), weight, bias).chunk(3, dim=-1)
+        q, k, v = (split_heads(part, self.heads) for part in parts)
+        query_bhnm, key_bhnm = self._exponents(q, k)
+        if mask is not None:
+            key_bhnm = key_bhnm.masked_fill(~mask[:, None, :, None], torch.finfo(wide).min)
+            v = v.masked_fill(~mask[:, None, :, None], 0.0)
+        real = torch.ones_like(x[..., 0], dtype=wide) if mask is None else mask.to(wide)
+        values = torch.cat([v, real[:, None, :, None].expand(-1, self.heads, -1, -1)], dim=-1)
+        sums = (running_features if self.causal else _summed)(query_bhnm, key_bhnm, values)
+        mixed = merge_heads(sums[..., :-1] / sums[..., -1:].clamp_min(torch.finfo(wide).tiny))
+        return F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)
+
+    def _exponents(self, q_bhnd: Tensor, k_bhnd: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms of the features, those of queries up to a constant each: [B, heads, N, m] twice."""
+        scaled_md = self.directions.to(q_bhnd.dtype) / self.d_head**0.25
+        halved_bhn1 = k_bhnd.square().sum(-1, keepdim=True) / (2 * self.d_head**0.5)
+        return q_bhnd @ scaled_md.mT, k_bhnd @ scaled_md.mT - halved_bhn1
+
+    def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """By the formula, with the N x N matrix of weights, computed from logarithms."""
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        scaled_md = self.directions / self.d_head**0.25
+        query = q @ scaled_md.mT - q.square().sum(-1, keepdim=True) / (2 * self.d_head**0.5)
+        key = k @ scaled_md.mT - k.square().sum(-1, keepdim=True) / (2 * self.d_head**0.5)
+        logits_bhij = (query[:, :, :, None] + key[:, :, None]).logsumexp(dim=-1)
+        seen = torch.ones_like(logits_bhij, dtype=torch.bool)
+        seen = seen.tril() if self.causal else seen
+        seen = seen if mask is None else seen & mask[:, None, None]
+        lowest = torch.finfo(x.dtype).min
+        weights = logits_bhij.masked_fill(~seen, lowest).softmax(-1).masked_fill(~seen, 0.0)
+        return self.out(merge_heads(weights @ v))  # type: ignore[no-any-return]
+
+    def forward_flops(self, batch_size: int, seq_len: int) -> int:
+        """Four projections, two into features, the sums and their products with queries; causal: pairs."""
+        rows = seq_len + -seq_len % CHUNK if self.causal else seq_len
+        return self._flops(batch_size, seq_len, rows, rows * CHUNK if self.causal else 0)
+
+    def useful_flops(self, batch_size: int, seq_len: int) -> int:
+        """Causal: nothing for what fills the last chunk up, and of its pairs those not in the future."""
+        whole, rest = divmod(seq_len, CHUNK)
+        pairs = whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
+        return self._flops(batch_size, seq_len, seq_len, pairs if self.causal else 0)
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """Three times the forward pass, less the gradients of the directions, which are no parameters."""
+        into = 2 * 2 * batch_size * seq_len * self.features * self.d_model
+        return 3 * self.forward_flops(batch_size, seq_len) - into
+
+    def _flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
+        d, h, m, head = self.d_model, self.heads, self.features, self.d_head
+        features = 2 * 2 * n * m * d
+        sums = 2 * 2 * rows * h * m * (head + 1)
+        return batch_size * (2 * n * d * 4 * d + features + sums + 2 * pairs * h * (m + head + 1))
+
+
+def _summed(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
+    """sum_j phi(q_i) . phi(k_j) v_j from the features' logarithms: [B, heads, N, e]."""
+    largest = key_bhnm.detach().amax(dim=2, keepdim=True)
+    query = query_bhnm + largest
+    query = (query - query.detach().amax(dim=-1, keepdim=True)).exp()
+    out: Tensor = query @ ((key_bhnm - largest).exp().mT @ values_bhne)
+    return out
+
+
+def _directions(features: int, d: int, seed: int) -> Tensor:
+    """[m, d]: orthogonal in groups of d, with the lengths of Gaussian vectors."""
+    draw = torch.Generator().manual_seed(seed)
+    groups = []
+    for _ in range(-(-features // d)):
+        square, _ = torch.linalg.qr(torch.randn(d, d, generator=draw, dtype=torch.float64))
+        groups.append(square.mT)
+    lengths = torch.randn(features, d, generator=draw, dtype=torch.float64).norm(dim=1, keepdim=True)
+    drawn: Tensor = torch.cat(groups)[:features] * lengths
+    return drawn.to(torch.get_default_dtype())
