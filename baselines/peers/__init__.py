@@ -1,0 +1,1 @@
+"""Public implementations as mechanisms, one library a file: what ours are measured against."""

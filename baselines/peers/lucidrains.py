@@ -1,0 +1,167 @@
+"""Layers of lucidrains' packages as mechanisms."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from baselines.peers._peer import Peer, refuse_mask
+from effbench.mechanism import Unsupported
+
+
+class Linformer(Peer):
+    """`linformer`: keys and values are made for all tokens, then projected along the sequence.
+
+    ``share_kv`` shares the key and value maps too (values are the keys): less work than sharing E and F alone.
+    """
+
+    order = 1.0
+    memory_order = 1.0
+    source = "github.com/lucidrains/linformer"
+    requires = "linformer"
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        *,
+        max_len: int,
+        causal: bool = False,
+        k: int = 256,
+        share_kv: bool = False,
+    ) -> None:
+        if causal:
+            raise Unsupported("linformer has no causal form")
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        from linformer.linformer import LinformerSelfAttention
+
+        self.layer = LinformerSelfAttention(
+            d_model, max_len, k=min(k, max_len), heads=heads, share_kv=share_kv
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D] -> [B, N, D]; no mask."""
+        refuse_mask(mask, "linformer")
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+class Fastformer(Peer):
+    """`fast-transformer-pytorch`: another function than the paper's.
+
+    Separate values, scoring vectors and output map shared by all heads, the global key a sum of k rather than
+    of p, and an output projection more. Without its rotary embedding, which fails beside today's library.
+    """
+
+    order = 1.0
+    memory_order = 1.0
+    source = "github.com/lucidrains/fast-transformer-pytorch"
+    requires = "fast-transformer-pytorch"
+
+    def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
+        if causal:
+            raise Unsupported("fast-transformer-pytorch is an encoder only")
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        from fast_transformer_pytorch.fast_transformer_pytorch import FastAttention
+
+        self.layer = FastAttention(d_model, heads=heads, dim_head=self.d_head)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        real = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
+        return self.layer(x, mask=real)  # type: ignore[no-any-return]
+
+
+class Local(Peer):
+    """`local-attention`: an exact window of ``window`` tokens a side, no positions, no bias."""
+
+    order = 1.0
+    memory_order = 1.0
+    source = "github.com/lucidrains/local-attention"
+    requires = "local-attention"
+
+    def __init__(
+        self, d_model: int, heads: int, *, max_len: int, causal: bool = False, window: int = 128
+    ) -> None:
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        from local_attention.transformer import LocalMHA
+
+        self.layer = LocalMHA(
+            dim=d_model,
+            window_size=window,
+            dim_head=self.d_head,
+            heads=heads,
+            causal=causal,
+            exact_windowsize=True,
+            use_rotary_pos_emb=False,
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        return self.layer(x, mask=mask)  # type: ignore[no-any-return]
+
+
+class Performer(Peer):
+    """`performer-pytorch`: FAVOR+ with its own epsilon (1e-4), or generalized attention with ReLU.
+
+    Causal without its CUDA kernel keeps a sum for every token.
+    """
+
+    order = 1.0
+    memory_order = 1.0
+    source = "github.com/lucidrains/performer-pytorch"
+    requires = "performer-pytorch"
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        *,
+        max_len: int,
+        causal: bool = False,
+        features: int = 0,
+        kernel: Literal["softmax", "relu"] = "softmax",
+    ) -> None:
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        from performer_pytorch import SelfAttention
+
+        self.layer = SelfAttention(
+            d_model,
+            causal=causal,
+            heads=heads,
+            dim_head=self.d_head,
+            nb_features=features or None,
+            generalized_attention=kernel == "relu",
+            qkv_bias=True,
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D] -> [B, N, D]; its mask would leave padding in the denominator, so none is taken."""
+        refuse_mask(mask, "performer-pytorch")
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+class Nystromformer(Peer):
+    """`nystrom-attention`, without its convolution; its first iterate is scaled over the whole batch."""
+
+    order = 1.0
+    memory_order = 1.0
+    source = "github.com/lucidrains/nystrom-attention"
+    requires = "nystrom-attention"
+
+    def __init__(
+        self, d_model: int, heads: int, *, max_len: int, causal: bool = False, landmarks: int = 64
+    ) -> None:
+        if causal:
+            raise Unsupported("nystrom-attention has no causal form")
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        from nystrom_attention import NystromAttention
+
+        self.layer = NystromAttention(
+            d_model, dim_head=self.d_head, heads=heads, num_landmarks=landmarks, residual=False
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        return self.layer(x, mask=mask)  # type: ignore[no-any-return]
