@@ -20,6 +20,7 @@ from baselines.attention.linear import LinearAttention
 from baselines.attention.linformer import Linformer
 from baselines.attention.longformer import Longformer
 from baselines.attention.performer import Performer
+from baselines.attention.poolingformer import Poolingformer
 from baselines.attention.vanilla import Vanilla
 from effbench import registry
 from effbench.mechanism import Unsupported
@@ -54,6 +55,14 @@ FORMS = [
     (Performer, {"causal": True}),
     (CosFormer, {}),
     (CosFormer, {"causal": True}),
+    (Poolingformer, {"window": 4, "pool_window": 18}),
+    (Poolingformer, {"window": 20, "pool_window": 70, "kernel": 7, "stride": 3, "pooling": "max"}),
+    (Poolingformer, {"window": 2, "pool_window": 1, "kernel": 2, "stride": 70}),  # most tokens see no row
+    (Poolingformer, {"window": 4, "pool_window": 18, "causal": True}),
+    (
+        Poolingformer,
+        {"window": 9, "pool_window": 7, "kernel": 8, "stride": 5, "pooling": "max", "causal": True},
+    ),
 ]
 IDS = [f"{kind.__name__}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for kind, options in FORMS]
 every_form = pytest.mark.parametrize(("kind", "options"), FORMS, ids=IDS)
@@ -226,6 +235,14 @@ def pairs_by_definition(module, n):
             for i in range(count, n)
             for j in range(n)
         )
+    if isinstance(module, Poolingformer):
+        first = range(0, n, module.stride)
+        last = -module.kernel + 1 if module.causal else module.pool_window
+        return HEADS * sum(
+            sum(abs(i - j) <= module.window and (j <= i or not module.causal) for j in range(n))
+            + sum(-module.pool_window <= j - i <= last for j in first)
+            for i in range(n)
+        )
     plan = bigbird._plan(*module._rule(-(-n // module.block)))
     return sum(
         j // module.block in rows[i // module.block] for rows in plan for i in range(n) for j in range(n)
@@ -235,12 +252,21 @@ def pairs_by_definition(module, n):
 @pytest.mark.parametrize("n", [7, 130, 257])
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [form for form in FORMS if form[0] in (Longformer, BigBird) or form == (Vanilla, {"causal": True})],
+    [
+        form
+        for form in FORMS
+        if form[0] in (Longformer, BigBird, Poolingformer) or form == (Vanilla, {"causal": True})
+    ],
     ids=str,
 )
 def test_useful_flops_are_those_of_the_pairs_that_the_definition_sees(kind, options, n):
     module = build(kind, options)
-    none = module._flops(1, n, n, 0) if kind is Longformer else 8 * n * WIDTH * WIDTH
+    none = 8 * n * WIDTH * WIDTH
+    if kind is Longformer:
+        none = module._flops(1, n, n, 0)
+    if kind is Poolingformer:
+        pooled = n if module.pooling == "max" else -(-n // module.stride)
+        none = 2 * (5 * n + 2 * pooled) * WIDTH * WIDTH
     assert module.useful_flops(1, n) - none == 4 * module.d_head * pairs_by_definition(module, n)
 
 
@@ -279,6 +305,8 @@ class Largest(TorchDispatchMode):
         (Performer, {"causal": True}),
         (CosFormer, {}),
         (CosFormer, {"causal": True}),
+        (Poolingformer, {"window": 16, "pool_window": 32}),
+        (Poolingformer, {"window": 16, "pool_window": 32, "pooling": "max", "causal": True}),
     ],
 )
 def test_no_tensor_grows_as_n_squared(kind, options, masked):
@@ -298,6 +326,12 @@ def test_heads_share_longformers_mask():
     with Largest() as seen:
         module(torch.randn(4, 1024, 64), masks(4, 1024))
     assert seen.elements < 4 * 1024 * 97 * 4  # scores are [B, 16 heads, N, 97 keys]
+
+
+def test_a_window_that_holds_no_pooled_row_is_refused():
+    with pytest.raises(ValueError, match="pool_window is 3, must be at least kernel - 1"):
+        build(Poolingformer, {"pool_window": 3, "kernel": 5, "causal": True})
+    build(Poolingformer, {"pool_window": 3, "kernel": 5})
 
 
 def test_inference_first_leaves_training_possible():
@@ -320,9 +354,9 @@ def test_linear_sums_are_wide_enough_for_float16():
     torch.testing.assert_close(out, torch.full_like(out, 30.0))
 
 
-@pytest.mark.parametrize("kind", list({kind: None for kind, options in FORMS if "causal" in options}))
-def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind):
-    module = build(kind, {"causal": True, **({"window": 20} if kind is Longformer else {})})
+@pytest.mark.parametrize(("kind", "options"), [form for form in FORMS if "causal" in form[1]], ids=str)
+def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind, options):
+    module = build(kind, options)
     for mask in (None, torch.ones(1, 150, dtype=torch.bool)):
         for i in (7, 64, 130):
             x = torch.randn(1, 150, WIDTH, dtype=torch.float64, requires_grad=True)
@@ -351,6 +385,11 @@ def test_what_cannot_be_causal_says_why(kind):
         (BigBird, {"random_blocks": -1}),
         (BigBird, {"global_blocks": 3}),
         (Performer, {"features": -1}),
+        (Poolingformer, {"window": 0}),
+        (Poolingformer, {"pool_window": 0}),
+        (Poolingformer, {"kernel": 0}),
+        (Poolingformer, {"stride": 0}),
+        (Poolingformer, {"pooling": "sum"}),
     ],
 )
 def test_wrong_options_are_refused_with_the_value(kind, options):
@@ -390,6 +429,26 @@ def test_fastformer_by_hand():
     torch.testing.assert_close(
         module(x)[0, :, 0], torch.tensor([key * a + a, key * b + b], dtype=torch.float64)
     )
+
+
+@pytest.mark.parametrize(
+    ("pooling", "causal", "y", "z"),
+    [
+        ("mean", False, [3 / 2, 7 / 3, 14 / 3, 6], [23 / 12, 29 / 8, 16 / 3, 16 / 3]),
+        ("max", False, [3 / 2, 7 / 3, 14 / 3, 6], [7 / 3, 25 / 6, 6, 6]),
+        ("mean", True, [1, 3 / 2, 3, 6], [0, 5 / 4, 0, 9 / 2]),
+    ],
+)
+def test_poolingformer_by_hand(pooling, causal, y, z):
+    """Queries and keys 0, so that all weights are alike; values are their input; two tokens a pooled row."""
+    options = {"window": 1, "pool_window": 1, "kernel": 2, "stride": 2, "pooling": pooling, "causal": causal}
+    module = Poolingformer(1, 1, max_len=4, **options).double()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.zero_()
+        module.qkv.weight[2] = module.key_value.weight[1] = module.out.weight[0] = 1
+    out = module(torch.tensor([[[1.0], [2.0], [4.0], [8.0]]], dtype=torch.float64))[0, :, 0]
+    torch.testing.assert_close(out, torch.tensor(y, dtype=out.dtype) + torch.tensor(z, dtype=out.dtype))
 
 
 def test_only_the_papers_scheme_shares_layers():
