@@ -33,8 +33,8 @@ def running_softmax(scores_bhn: Tensor, values_bhnd: Tensor, mask: Tensor | None
     """sum_{j <= i} exp(score_j) v_j / sum_{j <= i} exp(score_j): [B, heads, N, d].
 
     0 before the first real token. Weights are relative to the largest score so far, so that none exceeds 1,
-    and the sums of the chunks before are scaled down as it rises. O(N CHUNK d). mask [B, N] is True for a real
-    token.
+    and the sums of the chunks before are scaled down as it rises. O(N CHUNK d). mask [B, N] is True for a
+    real token.
     """
     n = scores_bhn.shape[2]
     lowest = torch.finfo(scores_bhn.dtype).min

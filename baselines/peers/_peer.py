@@ -12,10 +12,10 @@ from effbench.mechanism import Mechanism, Unsupported
 class Peer(Mechanism):
     """A layer of another library behind the seam x [B, N, D], mask [B, N] -> [B, N, D].
 
-    It is configured as its fastest honest self: dropout 0, nothing built that is only returned, a mask that the
-    library would build from constants built once or not at all. Nothing of the library is copied here; it is
-    imported when the layer is made. A peer has no ``reference``: whether it computes the same function as a
-    mechanism of ours is what tests/test_peers.py asks, with copied weights.
+    It is configured as its fastest honest self: dropout 0, nothing built that is only returned, no constant
+    masks. Nothing of the library is copied here; it is imported when the layer is made. A peer has no
+    ``reference``: whether it computes the same function as a mechanism of ours is what tests/test_peers.py
+    asks, with copied weights.
     """
 
     requires: ClassVar[str] = ""

@@ -11,8 +11,8 @@ from baselines.peers._peer import Peer
 class AuthorsFastformer(Peer):
     """The attention core of the Fastformer authors' PyTorch release, in the operations that it uses.
 
-    It differs from the paper's equations: both scoring maps [D, heads] let each head's logit see the features of
-    all heads, all maps have a bias, values are the queries. Written from the equations of the release
+    It differs from the paper's equations: both scoring maps [D, heads] let each head's logit see the features
+    of all heads, all maps have a bias, values are the queries. Written from the equations of the release
     (wuch15/Fastformer at 84cc859), operation for operation; not its code.
     """
 

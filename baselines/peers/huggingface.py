@@ -24,6 +24,7 @@ class Longformer(Peer):
     memory_order = 1.0
     source = "github.com/huggingface/transformers, models/longformer"
     requires = "transformers"
+    install = "pip install 'effbench[peers]'"
 
     def __init__(
         self,
@@ -73,15 +74,16 @@ class Longformer(Peer):
 class BigBird(Peer):
     """`transformers`' BigBird block-sparse self-attention and an output projection.
 
-    As shipped it also builds the N x N map of all heads, to return it: ``build_map=false`` keeps it from that.
-    In eval mode all of its random blocks are block 0; in train mode they come from the first 704 tokens, or at
-    N = 1024, 3072, 4096 the first 1024.
+    As shipped it also builds the N x N map of all heads to return it: ``build_map=false`` keeps it from that.
+    In eval mode all of its random blocks are block 0; in train mode they come from the first 704 tokens, or
+    at N = 1024, 3072, 4096 the first 1024.
     """
 
     order = 1.0
     memory_order = 1.0
     source = "github.com/huggingface/transformers, models/big_bird"
     requires = "transformers"
+    install = "pip install 'effbench[peers]'"
 
     def __init__(
         self,
@@ -148,7 +150,7 @@ class _Nothing(Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (Tensor.device.__get__, Tensor.dtype.__get__, Tensor.shape.__get__):
+        if getattr(func, "__name__", "") == "__get__":  # its device, dtype or shape
             return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
         return args[0]
 
@@ -157,7 +159,7 @@ class _WithoutMap(TorchFunctionMode):
     """Inside, ``torch.zeros`` of one shape gives nothing."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.shape = shape
 
     def __torch_function__(
@@ -178,6 +180,7 @@ class Nystromformer(Peer):
     memory_order = 1.0
     source = "github.com/huggingface/transformers, models/nystromformer"
     requires = "transformers"
+    install = "pip install 'effbench[peers]'"
 
     def __init__(
         self, d_model: int, heads: int, *, max_len: int, causal: bool = False, landmarks: int = 64
@@ -205,8 +208,8 @@ class Nystromformer(Peer):
         refuse_mask(mask, "transformers' Nystromformer")
         if x.shape[1] != self.max_len or self.max_len % self.landmarks:
             raise Unsupported(
-                f"transformers' Nystromformer was made for {self.max_len} tokens in {self.landmarks} segments; "
-                f"there are {x.shape[1]}"
+                f"transformers' Nystromformer was made for {self.max_len} tokens in {self.landmarks} "
+                f"segments; there are {x.shape[1]}"
             )
         return self.out(self.layer(x)[0])  # type: ignore[no-any-return]
 
@@ -218,6 +221,7 @@ class FNet(Peer):
     memory_order = 1.0
     source = "github.com/huggingface/transformers, models/fnet"
     requires = "transformers"
+    install = "pip install 'effbench[peers]'"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
         if causal:

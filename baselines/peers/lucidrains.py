@@ -14,13 +14,14 @@ from effbench.mechanism import Unsupported
 class Linformer(Peer):
     """`linformer`: keys and values are made for all tokens, then projected along the sequence.
 
-    ``share_kv`` shares the key and value maps too (values are the keys): less work than sharing E and F alone.
+    ``share_kv`` shares the key and value maps too (values are the keys): less work than sharing E and F.
     """
 
     order = 1.0
     memory_order = 1.0
     source = "github.com/lucidrains/linformer"
     requires = "linformer"
+    install = "pip install 'effbench[peers]'"
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Fastformer(Peer):
     memory_order = 1.0
     source = "github.com/lucidrains/fast-transformer-pytorch"
     requires = "fast-transformer-pytorch"
+    install = "pip install 'effbench[peers]'"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
         if causal:
@@ -80,6 +82,7 @@ class Local(Peer):
     memory_order = 1.0
     source = "github.com/lucidrains/local-attention"
     requires = "local-attention"
+    install = "pip install 'effbench[peers]'"
 
     def __init__(
         self, d_model: int, heads: int, *, max_len: int, causal: bool = False, window: int = 128
@@ -112,6 +115,7 @@ class Performer(Peer):
     memory_order = 1.0
     source = "github.com/lucidrains/performer-pytorch"
     requires = "performer-pytorch"
+    install = "pip install 'effbench[peers]'"
 
     def __init__(
         self,
@@ -149,6 +153,7 @@ class Nystromformer(Peer):
     memory_order = 1.0
     source = "github.com/lucidrains/nystrom-attention"
     requires = "nystrom-attention"
+    install = "pip install 'effbench[peers]'"
 
     def __init__(
         self, d_model: int, heads: int, *, max_len: int, causal: bool = False, landmarks: int = 64
