@@ -21,6 +21,7 @@ from baselines.attention.linformer import Linformer
 from baselines.attention.longformer import Longformer
 from baselines.attention.performer import Performer
 from baselines.attention.poolingformer import Poolingformer
+from baselines.attention.nystromformer import Nystromformer
 from baselines.attention.vanilla import Vanilla
 from effbench import registry
 from effbench.mechanism import Unsupported
@@ -63,6 +64,9 @@ FORMS = [
         Poolingformer,
         {"window": 9, "pool_window": 7, "kernel": 8, "stride": 5, "pooling": "max", "causal": True},
     ),
+    (Nystromformer, {"landmarks": 5}),
+    (Nystromformer, {"landmarks": 64, "iterations": 3}),
+    (Nystromformer, {"landmarks": 8, "iterations": 1, "conv": 5}),
 ]
 IDS = [f"{kind.__name__}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for kind, options in FORMS]
 every_form = pytest.mark.parametrize(("kind", "options"), FORMS, ids=IDS)
@@ -306,6 +310,7 @@ class Largest(TorchDispatchMode):
         (CosFormer, {"causal": True}),
         (Poolingformer, {"window": 16, "pool_window": 32}),
         (Poolingformer, {"window": 16, "pool_window": 32, "pooling": "max", "causal": True}),
+        (Nystromformer, {"landmarks": 16, "conv": 3}),
     ],
 )
 def test_no_tensor_grows_as_n_squared(kind, options, masked):
@@ -366,6 +371,7 @@ def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind, options):
 
 
 @pytest.mark.parametrize("kind", [Linformer, BigBird])
+@pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird, Nystromformer])
 def test_what_cannot_be_causal_says_why(kind):
     with pytest.raises(Unsupported, match="has no causal form here: "):
         build(kind, {"causal": True})
@@ -389,6 +395,10 @@ def test_what_cannot_be_causal_says_why(kind):
         (Poolingformer, {"kernel": 0}),
         (Poolingformer, {"stride": 0}),
         (Poolingformer, {"pooling": "sum"}),
+        (Nystromformer, {"landmarks": 0}),
+        (Nystromformer, {"iterations": 0}),
+        (Nystromformer, {"conv": 4}),
+        (Nystromformer, {"conv": -1}),
     ],
 )
 def test_wrong_options_are_refused_with_the_value(kind, options):
@@ -448,6 +458,13 @@ def test_poolingformer_by_hand(pooling, causal, y, z):
         module.qkv.weight[2] = module.key_value.weight[1] = module.out.weight[0] = 1
     out = module(torch.tensor([[[1.0], [2.0], [4.0], [8.0]]], dtype=torch.float64))[0, :, 0]
     torch.testing.assert_close(out, torch.tensor(y, dtype=out.dtype) + torch.tensor(z, dtype=out.dtype))
+def test_nystromformer_with_a_landmark_a_token_nears_softmax_attention():
+    """With a segment a token F = A = G, and F A^+ G = A A^+ A = A, once A^+ has converged."""
+    module = build(Nystromformer, {"landmarks": 9, "iterations": 40})
+    whole = build(Vanilla, {})
+    whole.load_state_dict(module.state_dict())
+    x, mask = torch.randn(2, 9, WIDTH, dtype=torch.float64), masks(2, 9)
+    torch.testing.assert_close(module(x, mask)[mask], whole(x, mask)[mask], rtol=1e-6, atol=1e-7)
 
 
 def test_only_the_papers_scheme_shares_layers():
@@ -487,7 +504,12 @@ def test_every_installed_mechanism_is_in_the_list():
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind, options in FORMS if options in ({}, {"k": 5}, {"window": 4}, {"block": 4})]
+    "kind",
+    [
+        kind
+        for kind, options in FORMS
+        if options in ({}, {"k": 5}, {"window": 4}, {"block": 4}, {"landmarks": 5})
+    ],
 )
 def test_linformer_alone_needs_its_length_beforehand(kind):
     make = functools.partial(build, kind, {}, max_len=8)
