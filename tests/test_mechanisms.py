@@ -16,6 +16,7 @@ from baselines.attention import bigbird
 from baselines.attention.bigbird import BigBird
 from baselines.attention.cosformer import CosFormer
 from baselines.attention.fastformer import Fastformer
+from baselines.attention.fnet import FNet
 from baselines.attention.linear import LinearAttention
 from baselines.attention.linformer import Linformer
 from baselines.attention.longformer import Longformer
@@ -67,6 +68,7 @@ FORMS = [
     (Nystromformer, {"landmarks": 5}),
     (Nystromformer, {"landmarks": 64, "iterations": 3}),
     (Nystromformer, {"landmarks": 8, "iterations": 1, "conv": 5}),
+    (FNet, {}),
 ]
 IDS = [f"{kind.__name__}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for kind, options in FORMS]
 every_form = pytest.mark.parametrize(("kind", "options"), FORMS, ids=IDS)
@@ -162,11 +164,11 @@ def test_padding_gets_no_gradient_and_rows_without_tokens_stay_finite(kind, opti
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"), [form for form in FORMS if form[0] is not BigBird],
-    ids=[name for name, form in zip(IDS, FORMS, strict=True) if form[0] is not BigBird],
+    ("kind", "options"), [form for form in FORMS if form[0] not in (BigBird, FNet)],
+    ids=[name for name, form in zip(IDS, FORMS, strict=True) if form[0] not in (BigBird, FNet)],
 )  # fmt: skip
 def test_more_padding_changes_nothing(kind, options):
-    """Not so for BigBird, whose last global block and random plan depend on N."""
+    """Not so for BigBird, whose last global block and random plan depend on N, nor FNet's frequencies."""
     module = build(kind, options)
     x = torch.randn(2, 21, WIDTH, dtype=torch.float64)
     mask = torch.arange(21) < torch.tensor([[21], [9]])
@@ -225,6 +227,11 @@ def test_declared_flops_are_the_executed(kind, options, n, batch):
     causal = "causal" in options and kind not in (Vanilla, Poolingformer)
     assert (declared is None) == (by_tokens or causal or kind in (Performer, CosFormer))
     assert 0 < module.useful_flops(batch, n) <= forward.flops
+    assert (declared is None) == (
+        (kind is Fastformer and n < WIDTH) or (kind in (LinearAttention, Longformer) and "causal" in options)
+    )
+    useful = module.useful_flops(batch, n)
+    assert useful == forward.flops == 0 if kind is FNet else 0 < useful <= forward.flops
 
 
 def pairs_by_definition(module, n):
@@ -311,6 +318,7 @@ class Largest(TorchDispatchMode):
         (Poolingformer, {"window": 16, "pool_window": 32}),
         (Poolingformer, {"window": 16, "pool_window": 32, "pooling": "max", "causal": True}),
         (Nystromformer, {"landmarks": 16, "conv": 3}),
+        (FNet, {}),
     ],
 )
 def test_no_tensor_grows_as_n_squared(kind, options, masked):
@@ -372,6 +380,7 @@ def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind, options):
 
 @pytest.mark.parametrize("kind", [Linformer, BigBird])
 @pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird, Nystromformer])
+@pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird, Nystromformer, FNet])
 def test_what_cannot_be_causal_says_why(kind):
     with pytest.raises(Unsupported, match="has no causal form here: "):
         build(kind, {"causal": True})
@@ -465,6 +474,16 @@ def test_nystromformer_with_a_landmark_a_token_nears_softmax_attention():
     whole.load_state_dict(module.state_dict())
     x, mask = torch.randn(2, 9, WIDTH, dtype=torch.float64), masks(2, 9)
     torch.testing.assert_close(module(x, mask)[mask], whole(x, mask)[mask], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7])
+def test_fnet_is_the_real_part_of_the_whole_transform(width):
+    for n in (1, 2, 9):
+        x = torch.randn(2, n, width, dtype=torch.float64, requires_grad=True)
+        module = FNet(width, 1, max_len=9)
+        torch.testing.assert_close(module(x), torch.fft.fft2(x).real)
+        assert torch.autograd.gradcheck(module, x)
+        assert torch.autograd.gradgradcheck(module, x)
 
 
 def test_only_the_papers_scheme_shares_layers():
