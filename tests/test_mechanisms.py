@@ -22,6 +22,7 @@ from baselines.attention.linformer import Linformer
 from baselines.attention.longformer import Longformer
 from baselines.attention.performer import Performer
 from baselines.attention.poolingformer import Poolingformer
+from baselines.attention.luna import Luna
 from baselines.attention.nystromformer import Nystromformer
 from baselines.attention.vanilla import Vanilla
 from effbench import registry
@@ -69,6 +70,8 @@ FORMS = [
     (Nystromformer, {"landmarks": 64, "iterations": 3}),
     (Nystromformer, {"landmarks": 8, "iterations": 1, "conv": 5}),
     (FNet, {}),
+    (Luna, {"length": 5}),
+    (Luna, {"length": 64}),
 ]
 IDS = [f"{kind.__name__}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for kind, options in FORMS]
 every_form = pytest.mark.parametrize(("kind", "options"), FORMS, ids=IDS)
@@ -319,6 +322,7 @@ class Largest(TorchDispatchMode):
         (Poolingformer, {"window": 16, "pool_window": 32, "pooling": "max", "causal": True}),
         (Nystromformer, {"landmarks": 16, "conv": 3}),
         (FNet, {}),
+        (Luna, {"length": 16}),
     ],
 )
 def test_no_tensor_grows_as_n_squared(kind, options, masked):
@@ -381,6 +385,7 @@ def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind, options):
 @pytest.mark.parametrize("kind", [Linformer, BigBird])
 @pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird, Nystromformer])
 @pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird, Nystromformer, FNet])
+@pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird, Nystromformer, FNet, Luna])
 def test_what_cannot_be_causal_says_why(kind):
     with pytest.raises(Unsupported, match="has no causal form here: "):
         build(kind, {"causal": True})
@@ -408,6 +413,7 @@ def test_what_cannot_be_causal_says_why(kind):
         (Nystromformer, {"iterations": 0}),
         (Nystromformer, {"conv": 4}),
         (Nystromformer, {"conv": -1}),
+        (Luna, {"length": 0}),
     ],
 )
 def test_wrong_options_are_refused_with_the_value(kind, options):
@@ -527,7 +533,7 @@ def test_every_installed_mechanism_is_in_the_list():
     [
         kind
         for kind, options in FORMS
-        if options in ({}, {"k": 5}, {"window": 4}, {"block": 4}, {"landmarks": 5})
+        if options in ({}, {"k": 5}, {"window": 4}, {"block": 4}, {"landmarks": 5}, {"length": 5})
     ],
 )
 def test_linformer_alone_needs_its_length_beforehand(kind):

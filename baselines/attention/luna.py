@@ -1,0 +1,94 @@
+"""Luna: a short learned sequence gathers the tokens, and the tokens attend to what it gathered."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.attention._heads import (
+    clear_padding,
+    masked_softmax,
+    merge_heads,
+    refuse_causal,
+    require,
+    split_heads,
+)
+from effbench.mechanism import Mechanism
+
+
+class Luna(Mechanism):
+    """Two nested attentions, by way of a learned sequence P of l = ``length`` rows.
+
+    With attend(q, k, v) = softmax(q k^T / sqrt(d)) v a head, heads concatenated:
+
+        packed = attend(P W_1, x W_2, x W_3)                     [B, l, D]
+        out = attend(x W_4, packed W_5, packed W_6) W_o          [B, N, D]
+
+    every W with bias. x [B, N, D] -> [B, N, D]. Both attentions go through a fused kernel that never holds
+    their l x N maps; one product of x makes W_2, W_3 and W_4, and the queries of P are those of the whole
+    batch. O(N (l + D) D), memory O(N D).
+
+    Where the paper is silent or has more: the packing has no output projection of its own, since W_5 and W_6
+    follow; layer norms and residuals stand between and around the two attentions in the paper's block, and
+    there are none here; P is this layer's own, with rows as large as normalised tokens, where the paper's
+    goes from layer to layer: packed is not returned, since an encoder hands on tokens only.
+    """
+
+    order = 1.0
+    memory_order = 1.0
+    equivariant = True
+    source = "Ma et al. 2021, Luna: Linear Unified Nested Attention (arXiv 2106.01540)"
+
+    def __init__(
+        self, d_model: int, heads: int, *, max_len: int, causal: bool = False, length: int = 64
+    ) -> None:
+        refuse_causal(causal, "luna", "the packed sequence sums over all tokens, the future's too")
+        require(length >= 1, "length", length, "at least 1")
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.length = length
+        self.learned = nn.Parameter(torch.randn(length, d_model))
+        self.pack_query = nn.Linear(d_model, d_model)
+        self.from_tokens = nn.Linear(d_model, 3 * d_model)  # keys and values to pack, queries to unpack
+        self.from_packed = nn.Linear(d_model, 2 * d_model)  # keys and values to unpack
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        x = clear_padding(x, mask)
+        k, v, q = (split_heads(part, self.heads) for part in self.from_tokens(x).chunk(3, dim=-1))
+        learned_bhld = split_heads(self.pack_query(self.learned)[None], self.heads).expand(len(x), -1, -1, -1)
+        real = None if mask is None else mask[:, None, None]
+        packed_blD = merge_heads(F.scaled_dot_product_attention(learned_bhld, k, v, attn_mask=real))
+        k, v = (split_heads(part, self.heads) for part in self.from_packed(packed_blD).chunk(2, dim=-1))
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # type: ignore[no-any-return]
+
+    def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """By the formula, with both maps."""
+        k, v, q_tokens = self.from_tokens(x).chunk(3, dim=-1)
+        real = None if mask is None else mask[:, None, None]
+        packed = self._dense(self.pack_query(self.learned).expand(len(x), -1, -1), k, v, real)
+        k, v = self.from_packed(packed).chunk(2, dim=-1)
+        return self.out(self._dense(q_tokens, k, v, None))  # type: ignore[no-any-return]
+
+    def _dense(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        """One attention of the reference, with its map: [B, rows, D]."""
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        return merge_heads(masked_softmax(q @ k.mT / self.d_head**0.5, allowed, -1) @ v)
+
+    def forward_flops(self, batch_size: int, seq_len: int) -> int:
+        """Four projections of the tokens, two of the packed rows, both attentions; P's queries once."""
+        n, d, rows = seq_len, self.d_model, self.length
+        sequence = 2 * n * d * 4 * d + 2 * rows * d * 2 * d + 2 * 4 * n * rows * d
+        return batch_size * sequence + 2 * rows * d * d
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
+        again = 2 * 2 * batch_size * seq_len * self.length * self.d_model
+        return 3 * self.forward_flops(batch_size, seq_len) + again
+
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
+        """Of tokens: keys, values, queries, heads' outputs; of packed rows too; a sum a row of scores."""
+        n, d, h, rows = seq_len, self.d_model, self.heads, self.length
+        kept = batch_size * (n * (4 * d + h) + rows * (3 * d + h)) + rows * d
+        return self.out.weight.element_size() * kept
