@@ -20,10 +20,10 @@ from baselines.attention.fnet import FNet
 from baselines.attention.linear import LinearAttention
 from baselines.attention.linformer import Linformer
 from baselines.attention.longformer import Longformer
-from baselines.attention.performer import Performer
-from baselines.attention.poolingformer import Poolingformer
 from baselines.attention.luna import Luna
 from baselines.attention.nystromformer import Nystromformer
+from baselines.attention.performer import Performer
+from baselines.attention.poolingformer import Poolingformer
 from baselines.attention.vanilla import Vanilla
 from effbench import registry
 from effbench.mechanism import Unsupported
@@ -473,6 +473,8 @@ def test_poolingformer_by_hand(pooling, causal, y, z):
         module.qkv.weight[2] = module.key_value.weight[1] = module.out.weight[0] = 1
     out = module(torch.tensor([[[1.0], [2.0], [4.0], [8.0]]], dtype=torch.float64))[0, :, 0]
     torch.testing.assert_close(out, torch.tensor(y, dtype=out.dtype) + torch.tensor(z, dtype=out.dtype))
+
+
 def test_nystromformer_with_a_landmark_a_token_nears_softmax_attention():
     """With a segment a token F = A = G, and F A^+ G = A A^+ A = A, once A^+ has converged."""
     module = build(Nystromformer, {"landmarks": 9, "iterations": 40})
