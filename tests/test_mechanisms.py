@@ -229,10 +229,6 @@ def test_declared_flops_are_the_executed(kind, options, n, batch):
     by_tokens = kind is Fastformer and n < WIDTH
     causal = "causal" in options and kind not in (Vanilla, Poolingformer)
     assert (declared is None) == (by_tokens or causal or kind in (Performer, CosFormer))
-    assert 0 < module.useful_flops(batch, n) <= forward.flops
-    assert (declared is None) == (
-        (kind is Fastformer and n < WIDTH) or (kind in (LinearAttention, Longformer) and "causal" in options)
-    )
     useful = module.useful_flops(batch, n)
     assert useful == forward.flops == 0 if kind is FNet else 0 < useful <= forward.flops
 
@@ -382,10 +378,12 @@ def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind, options):
             assert not x.grad[0, i + 1 :].any()
 
 
-@pytest.mark.parametrize("kind", [Linformer, BigBird])
-@pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird, Nystromformer])
-@pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird, Nystromformer, FNet])
-@pytest.mark.parametrize("kind", [Fastformer, Linformer, BigBird, Nystromformer, FNet, Luna])
+@pytest.mark.parametrize(
+    "kind",
+    list(
+        dict.fromkeys(kind for kind, _ in FORMS if (kind, True) not in {(k, "causal" in o) for k, o in FORMS})
+    ),
+)
 def test_what_cannot_be_causal_says_why(kind):
     with pytest.raises(Unsupported, match="has no causal form here: "):
         build(kind, {"causal": True})

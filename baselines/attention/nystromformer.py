@@ -173,13 +173,9 @@ class Nystromformer(Mechanism):
         return batch_size * (projections + attention + steps) + self._conv_flops(batch_size, n)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the scores once more: the kernel does not keep them.
-
-        torch's counter takes the filters' gradient as if each filter met the values of all heads.
-        """
+        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
         again = 2 * 2 * batch_size * seq_len * min(self.landmarks, seq_len) * self.d_model
-        filters = (self.heads - 1) * self._conv_flops(batch_size, seq_len)
-        return 3 * self.forward_flops(batch_size, seq_len) + again + filters
+        return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
         """Queries, keys, values, heads' outputs; the same of landmarks; A, and what each step multiplies.

@@ -161,6 +161,13 @@ def _addbmm(bias: Shape, left: Shape, right: Shape, *args: Any, **kwargs: Any) -
     return 2 * batch * n * k * right[-1]
 
 
+def _convolution_backward(grad: Shape, x: Shape, weight: Shape, *args: Any, **kwargs: Any) -> int:
+    """Once or twice the forward product; torch's formula forgets groups in the gradient of the filters."""
+    *_, transposed, _, _, wanted = args
+    positions = x[2:] if transposed else grad[2:]
+    return int(2 * grad[0] * prod(positions) * prod(weight) * sum(wanted[:2]))
+
+
 def _native_multi_head_attention(query: Shape, *args: Any, **kwargs: Any) -> int:
     """The fused inference path of nn.MultiheadAttention: four projections, two products."""
     batch, n, width = query
@@ -176,6 +183,7 @@ _FORMULAS = {
     aten.addmv: _addmv,
     aten.addr: _outer,
     aten.addbmm: _addbmm,
+    aten.convolution_backward: _convolution_backward,
     aten._native_multi_head_attention: _native_multi_head_attention,
 }
 
