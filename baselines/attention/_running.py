@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 64  # tokens whose pairs are made; what came before them is one sum
+CHUNK = 32  # tokens whose pairs are made; what came before them is one sum
 
 
 def chunks_of(part_bhnd: Tensor) -> Tensor:
@@ -25,8 +25,7 @@ def running_products(q_bhnf: Tensor, k_bhnf: Tensor, v_bhne: Tensor) -> Tensor:
     """
     q_bhcif, k_bhcif, v_bhcie = (chunks_of(part) for part in (q_bhnf, k_bhnf, v_bhne))
     before = carried(k_bhcif.mT @ v_bhcie)
-    out_bhcie: Tensor = q_bhcif @ before + (q_bhcif @ k_bhcif.mT).tril() @ v_bhcie
-    return out_bhcie.flatten(2, 3)[:, :, : q_bhnf.shape[2]]
+    return _both(q_bhcif, k_bhcif, v_bhcie, before)[:, :, : q_bhnf.shape[2]]
 
 
 def running_softmax(scores_bhn: Tensor, values_bhnd: Tensor, mask: Tensor | None) -> Tensor:
@@ -72,12 +71,20 @@ def running_features(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) 
     end_bhcm = key_bhcjm.detach().amax(dim=3).cummax(dim=2).values
     start_bhcm = F.pad(end_bhcm[:, :, :-1], (0, 0, 1, 0), value=lowest)
     query = query_bhcim + end_bhcm[..., None, :]
-    query = (query - query.detach().amax(dim=-1, keepdim=True)).exp()
-    key = (key_bhcjm - end_bhcm[..., None, :]).exp()
+    query = query.sub_(query.detach().amax(dim=-1, keepdim=True)).exp_()
+    key = (key_bhcjm - end_bhcm[..., None, :]).exp_()
     decay = (start_bhcm - end_bhcm).exp()[..., None]
     before = carried(key.mT @ values_bhcje, decay) * decay
-    out: Tensor = query @ before + (query @ key.mT).tril() @ values_bhcje
-    return out.flatten(2, 3)[:, :, :n]
+    return _both(query, key, values_bhcje, before)[:, :, :n]
+
+
+def _both(q_bhcif: Tensor, k_bhcif: Tensor, v_bhcie: Tensor, before: Tensor) -> Tensor:
+    """Queries times what came before their chunk, and the pairs inside it: [B, heads, chunks CHUNK, e]."""
+    b, heads = q_bhcif.shape[:2]
+    past = torch.ones(CHUNK, CHUNK, dtype=q_bhcif.dtype, device=q_bhcif.device).tril()
+    pairs = (q_bhcif @ k_bhcif.mT).mul_(past)
+    out = (q_bhcif @ before).flatten(0, 2).baddbmm_(pairs.flatten(0, 2), v_bhcie.flatten(0, 2))
+    return out.view(b, heads, -1, v_bhcie.shape[-1])
 
 
 def carried(sums: Tensor, decay: Tensor | None = None) -> Tensor:

@@ -29,7 +29,7 @@ class CosFormer(Mechanism):
     x [B, N, D] -> [B, N, D]. Public code takes the length of each input for M; ``max_len`` leaves a token's
     output alone as padding is appended, and is the same where inputs are as long as they may be.
 
-    Causal: the sums run over j <= i, in chunks of 64 tokens.
+    Causal: the sums run over j <= i, in chunks of 32 tokens.
     """
 
     order = 1.0

@@ -25,8 +25,8 @@ class Fastformer(Mechanism):
 
     x [B, N, D] -> [B, N, D]; time O(N D^2), memory O(N D). Causal (the paper has no such form): each token i
     has a global query and key of its own, pooled from the tokens j <= i, where p_j is made once, with the
-    global query of j. Both softmaxes run along, relative to their largest logit so far, in chunks of 64
-    tokens whose pairs of weights are made: O(N (64 + D) D).
+    global query of j. Both softmaxes run along, relative to their largest logit so far, in chunks of 32
+    tokens whose pairs of weights are made: O(N (32 + D) D).
 
     But for the two softmaxes all of this is linear in
     x, so that no query, key or value is made for any single token: with W_h the columns of W of head h,

@@ -29,8 +29,8 @@ class LinearAttention(Mechanism):
     sum_j phi(k_j) x_j^T, and phi(q_i) times that map. O(N D^2), memory O(N D). Padding has phi(k_j) = 0. Sums
     are in float32 at least. x [B, N, D] -> [B, N, D].
 
-    Causal: the sums run over j <= i. In chunks of 64 tokens the sums of all chunks before are shared, S
-    running from chunk to chunk, and inside a chunk the pairs are made: O(N (64 + d) D). The maps then differ
+    Causal: the sums run over j <= i. In chunks of 32 tokens the sums of all chunks before are shared, S
+    running from chunk to chunk, and inside a chunk the pairs are made: O(N (32 + d) D). The maps then differ
     from chunk to chunk, so that values and heads' outputs are made for every token here.
     """
 
@@ -68,12 +68,15 @@ class LinearAttention(Mechanism):
 
     def _running(self, x_bnD: Tensor, mask: Tensor | None, wide: torch.dtype) -> Tensor:
         """The causal form, [B, N, D] in ``wide``: a column of ones beside the values sums the weights."""
-        q, k, v = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide)).chunk(3, dim=-1)
-        q, k = _Phi.apply(q), _Phi.apply(k)  # type: ignore[no-untyped-call]
+        qkv = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide))
+        pair, v = qkv.split([2 * self.d_model, self.d_model], dim=-1)
+        # heads in rows of their own, so that chunks of them are views
+        rows_2bhnd = pair.unflatten(-1, (2, self.heads, self.d_head)).permute(2, 0, 3, 1, 4).contiguous()
+        q_bhnd, k_bhnd = _Phi.apply(rows_2bhnd).unbind()  # type: ignore[no-untyped-call]
         if mask is not None:
-            k = k.masked_fill(~mask[..., None], 0.0)
-        q_bhnd, k_bhnd, v_bhnd = (split_heads(part, self.heads) for part in (q, k, v))
-        mixed = running_products(q_bhnd, k_bhnd, F.pad(v_bhnd, (0, 1), value=1.0))
+            k_bhnd = k_bhnd.masked_fill(~mask[:, None, :, None], 0.0)
+        values = F.pad(split_heads(v, self.heads), (0, 1), value=1.0)
+        mixed = running_products(q_bhnd, k_bhnd, values)
         heads_bhnd = mixed[..., :-1] / (mixed[..., -1:] + EPSILON)
         out: Tensor = F.linear(merge_heads(heads_bhnd), self.out.weight.to(wide), self.out.bias.to(wide))
         return out

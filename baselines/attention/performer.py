@@ -28,7 +28,7 @@ class Performer(Mechanism):
     phi_r(q) phi_r(k) = exp(w_r . q' + M_r - c) exp(w_r . k' - |k'|^2 / 2 - M_r) up to a factor a query that
     the quotient forgets, so that c may be the query's largest exponent and every denominator is at least 1.
 
-    Causal: the sums run over j <= i, in chunks of 64 tokens, M_r being the largest so far up to the chunk's
+    Causal: the sums run over j <= i, in chunks of 32 tokens, M_r being the largest so far up to the chunk's
     end. A token whose keys all lie e^87 below a later one of its chunk gets 0.
     """
 
@@ -120,8 +120,8 @@ def _summed(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor
     """sum_j phi(q_i) . phi(k_j) v_j from the features' logarithms: [B, heads, N, e]."""
     largest = key_bhnm.detach().amax(dim=2, keepdim=True)
     query = query_bhnm + largest
-    query = (query - query.detach().amax(dim=-1, keepdim=True)).exp()
-    out: Tensor = query @ ((key_bhnm - largest).exp().mT @ values_bhne)
+    query = query.sub_(query.detach().amax(dim=-1, keepdim=True)).exp_()
+    out: Tensor = query @ ((key_bhnm - largest).exp_().mT @ values_bhne)
     return out
 
 

@@ -73,6 +73,9 @@ class _Counter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         packet = getattr(func, "_overloadpacket", func)
+        name = str(packet).rpartition(".")[2]
+        if packet not in self._formulas and name.endswith("_"):  # a product in place, as baddbmm_
+            packet = getattr(aten, name.rstrip("_"), packet)
         known = packet in self._formulas
         if not known and isinstance(func, torch._ops.OpOverload):
             with self:  # in inference mode an operation made of others arrives whole
@@ -80,7 +83,6 @@ class _Counter(TorchDispatchMode):
             if parts is not NotImplemented:
                 return parts
         out = func(*args, **kwargs)
-        name = str(packet).rpartition(".")[2]
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         self.work.bytes_moved += _moved(func, name, inputs, outputs)
