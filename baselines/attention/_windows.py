@@ -1,4 +1,4 @@
-"""Overlapping windows of a sequence as views: what a block of queries may see, without copying it."""
+"""Windows of a sequence as views: what a block of queries may see, without copies, and attention to it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+_attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def strided_windows(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tensor:
@@ -16,26 +19,115 @@ def strided_windows(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Ten
     return _Windows.apply(part_rhd, blocks, block, keys)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _Windows(torch.autograd.Function):
-    """[rows, heads, d] -> [blocks, heads, keys, d], a block of rows apart: overlapping views, no copies.
+def attend_in_windows(qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, *, first: int) -> Tensor:
+    """Softmax attention of blocks of queries to their windows, and to a few rows that all see; on the CPU.
 
-    Its gradient adds the overlaps back, a block of each window at a time; autograd's own does it number by
-    number.
+    ``qkv_r3hd`` [rows, 3, heads, d] holds queries, keys and values; the first query is row ``first``, and the
+    window of block i starts at row i block. ``allowed_bqk`` [blocks, block, keys] is added to the scores: 0,
+    or -inf for what is not seen. The rows from ``first`` on, as many as ``whole_g`` has numbers, are keys of
+    every query too, with that number added to their scores. -> [blocks block, heads, d]; a query without any
+    key gets a finite result.
+
+    The window goes through torch's fused kernel, which also returns L = log sum exp(scores); the few scores g
+    beside it join in: with L' = log(exp L + sum exp g), out = exp(L - L') out + sum exp(g - L') v. Given L'
+    for L and the joint output, the kernel's backward gives the window's gradients as they are.
+    """
+    out: Tensor = _InWindows.apply(qkv_r3hd, allowed_bqk, whole_g, first)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _InWindows(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, first: int) -> Tensor:
+        allowed = allowed_bqk[:, None]
+        q, k, v = _views(qkv_r3hd, allowed_bqk, first)
+        out, log_sum = _attend(q, k, v, 0.0, False, attn_mask=allowed)
+        weights = None
+        if len(whole_g):
+            _, keys, values = (
+                part.transpose(0, 1) for part in qkv_r3hd[first : first + len(whole_g)].unbind(1)
+            )
+            scores = (q @ keys.mT).to(log_sum.dtype) / q.shape[
+                -1
+            ] ** 0.5 + whole_g  # [blocks, heads, block, g]
+            joint = torch.logaddexp(log_sum, scores.logsumexp(dim=-1))
+            weights = (scores - joint[..., None]).exp_()
+            out = out.mul_((log_sum - joint).exp_()[..., None].to(out.dtype))
+            out = out.add_(weights.to(out.dtype) @ values)
+            log_sum = joint
+        context.first = first
+        context.save_for_backward(qkv_r3hd, allowed_bqk, out, log_sum, weights)
+        heads_rhd: Tensor = out.transpose(1, 2).flatten(0, 1)
+        return heads_rhd
+
+    @staticmethod
+    def backward(context: Any, gradient_rhd: Tensor) -> tuple[Tensor, None, None, None]:
+        qkv_r3hd, allowed_bqk, out, log_sum, weights = context.saved_tensors
+        first, (blocks, block, _) = context.first, allowed_bqk.shape
+        q, k, v = _views(qkv_r3hd, allowed_bqk, first)
+        gradient = gradient_rhd.unflatten(0, (blocks, block)).transpose(1, 2)
+        parts = _attend_backward(gradient, q, k, v, out, log_sum, 0.0, False, attn_mask=allowed_bqk[:, None])
+        found = torch.empty_like(qkv_r3hd)
+        rows = slice(first, first + blocks * block)
+        found[: rows.start, 0], found[rows.stop :, 0] = 0.0, 0.0
+        found[rows, 0] = parts[0].transpose(1, 2).flatten(0, 1)
+        for place in (1, 2):
+            add_overlaps(found[:, place], parts[place], block)
+        if weights is not None:
+            seen = slice(first, first + weights.shape[-1])
+            _, keys, values = (part.transpose(0, 1) for part in qkv_r3hd[seen].unbind(1))
+            mean = (gradient * out).sum(-1, keepdim=True)
+            toward = (weights * (gradient @ values.mT - mean) / q.shape[-1] ** 0.5).to(q.dtype)
+            found[rows, 0] += (toward @ keys).transpose(1, 2).flatten(0, 1)
+            found[seen, 1] += torch.einsum("bhqg,bhqd->ghd", toward, q)
+            found[seen, 2] += torch.einsum("bhqg,bhqd->ghd", weights.to(q.dtype), gradient)
+        return found, None, None, None
+
+
+def _views(qkv_r3hd: Tensor, allowed_bqk: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [blocks, heads, block, d], and the windows of keys and values [blocks, heads, keys, d]."""
+    blocks, block, keys = allowed_bqk.shape
+    q, k, v = qkv_r3hd.unbind(1)
+    queries = q[first : first + blocks * block].unflatten(0, (blocks, block)).transpose(1, 2)
+    return queries, _window_views(k, blocks, block, keys), _window_views(v, blocks, block, keys)
+
+
+def _window_views(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tensor:
+    _, heads, d = part_rhd.shape
+    row, head, one = part_rhd.stride()
+    return part_rhd.as_strided(
+        (blocks, heads, keys, d), (block * row, head, row, one), part_rhd.storage_offset()
+    )
+
+
+def add_overlaps(out_rhd: Tensor, windows_bhkd: Tensor, block: int) -> None:
+    """Write to [rows, heads, d] the sum of what windows, a block of rows apart, have for each row."""
+    blocks, _, keys, _ = windows_bhkd.shape
+    out_rhd.zero_()
+    for start in range(0, keys, block):
+        part = windows_bhkd[:, :, start : start + block].transpose(1, 2)
+        whole = min(blocks, (out_rhd.shape[0] - start) // block)
+        out_rhd[start : start + whole * block].unflatten(0, (whole, block))[:, : part.shape[1]] += part[
+            :whole
+        ]
+        for i in range(whole, blocks):  # the last windows may end with the rows
+            out_rhd[start + i * block :][: part.shape[1]] += part[i]
+
+
+class _Windows(torch.autograd.Function):
+    """Overlapping views, whose gradient adds the overlaps a block of each window at a time.
+
+    Autograd's own does it number by number.
     """
 
     @staticmethod
     def forward(context: Any, part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tensor:
-        rows, heads, d = part_rhd.shape
-        context.sizes = rows, blocks, block
-        row, head, one = part_rhd.stride()
-        return part_rhd.as_strided((blocks, heads, keys, d), (block * row, head, row, one))
+        context.rows, context.block = part_rhd.shape[0], block
+        return _window_views(part_rhd, blocks, block, keys)
 
     @staticmethod
     def backward(context: Any, gradient_bhkd: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, blocks, block = context.sizes
-        _, heads, keys, d = gradient_bhkd.shape
-        out = gradient_bhkd.new_zeros(rows + block, heads, d)
-        for first in range(0, keys, block):
-            part = gradient_bhkd[:, :, first : first + block].transpose(1, 2)
-            out[first : first + blocks * block].unflatten(0, (blocks, block))[:, : part.shape[1]] += part
-        return out[:rows], None, None, None
+        _, heads, _, d = gradient_bhkd.shape
+        out = gradient_bhkd.new_empty(context.rows, heads, d)
+        add_overlaps(out, gradient_bhkd, context.block)
+        return out, None, None, None

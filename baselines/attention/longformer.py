@@ -13,7 +13,7 @@ from baselines.attention._heads import (
     require,
     split_heads,
 )
-from baselines.attention._windows import strided_windows
+from baselines.attention._windows import attend_in_windows
 from effbench.mechanism import Mechanism
 
 
@@ -24,12 +24,12 @@ class Longformer(Mechanism):
     |i - j| <= ``window`` (one-sided: 2 window + 1 wide) and to the global tokens, each key once, in one
     softmax of q . k / sqrt(d). Global tokens attend to all tokens through query, key and value projections of
     their own (without bias). ``global_tokens=0`` is a pure sliding window. x [B, N, D] -> [B, N, D];
-    time O(N window D); memory O(N D) without global tokens, else O(N (window + 64) D / 64), since a block's
-    keys are then copied to stand beside the global ones.
+    time O(N window D); memory O(N D).
 
-    Queries go in blocks of 32 (64 with global tokens) against the global keys and the 32 + 2 window keys that
-    any of them may see. A sequence no longer than that is one masked softmax over its own keys. The keys and
-    values of the global tokens' own attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j,
+    Queries go in blocks of 32 against the 32 + 2 window keys that any of them may see, which are overlapping
+    views of the sequence; the few global keys join each softmax by its logarithmic sum. A sequence no longer
+    than a window is one masked softmax over its own keys. The keys and values of the global tokens' own
+    attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j,
     and sum_j a_j W x_j = W sum_j a_j x_j.
 
     Causal: i - window <= j <= i; the first tokens stay global as keys, and as queries see each other alone,
@@ -56,7 +56,7 @@ class Longformer(Mechanism):
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.window = window
         self.global_tokens = global_tokens
-        self.block = 64 if global_tokens else 32
+        self.block = 32
         self.after = 0 if causal else window  # how far a token sees ahead
         self.span = self.block + window + self.after  # keys that a block of queries may see
         self.qkv = nn.Linear(d_model, 3 * d_model)
@@ -70,10 +70,10 @@ class Longformer(Mechanism):
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         count = min(self.global_tokens, x.shape[1])
         x = clear_padding(x, mask)
-        mixed = self._local(x, mask, count)
+        out: Tensor = self.out(self._local(x, mask, count))
         if count:
-            mixed = torch.cat([self._global(x, mask, count), mixed[:, count:]], dim=1)
-        return self.out(mixed)  # type: ignore[no-any-return]
+            out[:, :count] = self.out(self._global(x, mask, count))
+        return out
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the definition, with the N x N map of who sees whom."""
@@ -97,12 +97,12 @@ class Longformer(Mechanism):
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Four projections, the blocks' products with all the keys they are given, and the global tokens'."""
         n, around = seq_len, self._blocked(seq_len)
-        rows = -(-n // self.block) * self.block + self.window + self.after if around else n
-        return self._flops(batch_size, n, rows, self._executed_pairs(n))
+        rows = self._rows(n) + self.window + self.after if around else n
+        return self._flops(batch_size, n, rows, sum(self._executed_pairs(n)))
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the window's scores once more: its kernel does not keep them."""
-        again = 2 * batch_size * self._executed_pairs(seq_len) * self.d_model
+        """Three times the forward pass, and the kernel's scores once more: it does not keep them."""
+        again = 2 * batch_size * self._executed_pairs(seq_len)[0] * self.d_model
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
@@ -121,30 +121,34 @@ class Longformer(Mechanism):
         if self.causal:
             return None
         n, d, h, count = seq_len, self.d_model, self.heads, min(self.global_tokens, seq_len)
-        whole = d * count + 2 * h * count * d + h * count * n + n * d if count else 0
+        whole = 2 * d * count + 2 * h * count * d + h * count * n if count else 0
         if count > 1 and batch_size > 1:
             whole += d * count  # their inputs, which do not lie side by side
         if not self._blocked(n):
             kept = batch_size * (4 * n * d + n * h + whole) + n * n
         else:
-            blocks, keys = -(-n // self.block), count + self.span
-            rows = blocks * self.block
-            padded, copied = rows + self.window + self.after, 2 * blocks * keys * d if count else 0
-            local = 4 * padded * d + rows * keys + copied + rows * (h + d)
-            kept = batch_size * (local + (whole or n * d))
+            rows = self._rows(n)
+            local = 4 * (rows + self.window + self.after) * d + rows * (h + d + h * count)
+            beside = n * d if batch_size > 1 else 0
+            kept = batch_size * (local + beside + whole) + rows * self.span
         return self.qkv.weight.element_size() * kept
 
     def _flops(self, batch_size: int, seq_len: int, rows: int, pairs: int) -> int:
         """Queries, keys and values of so many rows, so many pairs, the output, and the global tokens' own."""
         n, d, count = seq_len, self.d_model, min(self.global_tokens, seq_len)
-        # query, its way into the input's space, scores, sums of the input, value: for each global token
-        whole = 2 * count * d * (3 * d + 2 * (count if self.causal else n) * self.heads)
+        # query, its way into the input's space, scores, sums of the input, value, out: for each global token
+        whole = 2 * count * d * (4 * d + 2 * (count if self.causal else n) * self.heads)
         return batch_size * (2 * d * d * (3 * rows + n) + 4 * pairs * d + whole)
 
-    def _executed_pairs(self, n: int) -> int:
-        """Query-key pairs that the window's kernel computes."""
-        keys = min(self.global_tokens, n) + self.span
-        return -(-n // self.block) * self.block * keys if self._blocked(n) else n * n
+    def _rows(self, n: int) -> int:
+        """Queries of whole blocks."""
+        return -(-n // self.block) * self.block
+
+    def _executed_pairs(self, n: int) -> tuple[int, int]:
+        """Query-key pairs that the kernel computes, and those with the global keys beside it."""
+        if not self._blocked(n):
+            return n * n, 0
+        return self._rows(n) * self.span, self._rows(n) * min(self.global_tokens, n)
 
     def _blocked(self, n: int) -> bool:
         """Whether a block sees less than the whole sequence, so that blocks are worth their trouble."""
@@ -162,35 +166,16 @@ class Longformer(Mechanism):
             sees = sees if mask is None else sees & mask[:, None, None]
             return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
         blocks = -(-n // self.block)
-        sees = self._sees(n, blocks, count, mask, x.device).expand(x.shape[0], -1, -1, -1)
+        allowed = self._allowed(n, blocks, count, mask, x).expand(len(x), -1, -1, -1)
+        hidden = torch.zeros_like(x[:, :count, 0]) if mask is None else self._hidden(mask[:, :count], x)
         # one product makes queries, keys and values with a window of zeros around, of which windows are views
         around = (0, 0, self.window, self.after + blocks * self.block - n)
-        sequences = zip(self.qkv(F.pad(x, around)).unbind(), sees.unbind(), strict=True)
-        return torch.stack([self._blocks(qkv_r3D, seen, blocks, count)[:n] for qkv_r3D, seen in sequences])
-
-    def _blocks(self, qkv_r3D: Tensor, sees: Tensor, blocks: int, count: int) -> Tensor:
-        """One sequence, from the padded product [window + N + after, 3 D]: [blocks block, D].
-
-        A block of queries is an element of the kernel's batch, so that heads share its mask.
-        """
-        q, k, v = (part.unflatten(1, (self.heads, self.d_head)) for part in qkv_r3D.chunk(3, dim=1))
-        q_bhqd = (
-            q[self.window : self.window + blocks * self.block]
-            .unflatten(0, (blocks, self.block))
-            .transpose(1, 2)
-        )
-        keys, values = (self._seen(part, blocks, count) for part in (k, v))
-        mixed_bhqd = F.scaled_dot_product_attention(q_bhqd, keys, values, attn_mask=sees[:, None])
-        merged: Tensor = mixed_bhqd.transpose(1, 2).flatten(0, 1).flatten(1)
-        return merged
-
-    def _seen(self, part_rhd: Tensor, blocks: int, count: int) -> Tensor:
-        """The global keys and the window of each block: [blocks, heads, count + keys, d]."""
-        windows = strided_windows(part_rhd, blocks, self.block, self.span)
-        if not count:
-            return windows
-        whole = part_rhd[self.window : self.window + count].transpose(0, 1).expand(blocks, -1, -1, -1)
-        return torch.cat([whole, windows], dim=2)
+        qkv_br3hd = self.qkv(F.pad(x, around)).unflatten(-1, (3, self.heads, self.d_head))
+        sequences = [
+            attend_in_windows(*sequence, first=self.window)[:n].flatten(1)
+            for sequence in zip(qkv_br3hd, allowed, hidden, strict=True)
+        ]
+        return sequences[0][None] if len(sequences) == 1 else torch.stack(sequences)
 
     def _windows(self, t_bn: Tensor, blocks: int) -> Tensor:
         """[B, N] -> [B, blocks, block + window + after], overlapping views into one padded copy."""
@@ -198,17 +183,18 @@ class Longformer(Mechanism):
         windows: Tensor = padded.unfold(1, self.span, self.block)
         return windows
 
-    def _sees(self, n: int, blocks: int, count: int, mask: Tensor | None, device: torch.device) -> Tensor:
-        """Which keys each query sees, global ones in the first columns: [B or 1, blocks, block, keys]."""
-        query = torch.arange(self.block, device=device)[:, None]
-        offset = torch.arange(self.span, device=device)
-        ahead = offset - self.window - query
+    def _allowed(self, n: int, blocks: int, count: int, mask: Tensor | None, like: Tensor) -> Tensor:
+        """0 for the keys of its window that a query sees, -inf for others: [B or 1, blocks, block, keys]."""
+        offset = torch.arange(self.span, device=like.device)
+        ahead = offset - self.window - torch.arange(self.block, device=like.device)[:, None]
         near = (ahead >= -self.window) & (ahead <= self.after)
-        real = torch.ones(1, n, dtype=torch.bool, device=device) if mask is None else mask
-        local = real & (torch.arange(n, device=device) >= count)
-        sees = near & self._windows(local, blocks)[:, :, None]
-        whole = real[:, None, None, :count].expand(-1, blocks, self.block, -1)
-        return torch.cat([whole, sees], dim=-1)
+        real = torch.ones(1, n, dtype=torch.bool, device=like.device) if mask is None else mask
+        local = self._windows(real & (torch.arange(n, device=like.device) >= count), blocks)
+        return self._hidden(near, like) + self._hidden(local, like)[:, :, None]
+
+    def _hidden(self, seen: Tensor, like: Tensor) -> Tensor:
+        """What is added to scores: 0 where a key is seen, else -inf; in the dtype of ``like``."""
+        return like.new_zeros(seen.shape).masked_fill(~seen, -torch.inf)
 
     def _global(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
         """What the global tokens gather from all tokens, causal from each other: [B, count, D]."""

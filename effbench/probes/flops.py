@@ -207,7 +207,8 @@ _PER_RESULT = _rates(
     isinf isfinite threshold_backward bernoulli rand randn normal uniform _foreach_add _foreach_mul outer""",
     _2="addcmul addcdiv silu leaky_relu leaky_relu_backward native_dropout native_dropout_backward",
     _3="lerp elu elu_backward sigmoid_backward tanh_backward softplus log_sigmoid_forward",
-    _4="_softmax_backward_data _log_softmax_backward_data silu_backward softplus_backward",
+    _4="""_softmax_backward_data _log_softmax_backward_data silu_backward softplus_backward logaddexp
+    logaddexp2""",
     _5="_softmax _log_softmax",  # maximum, difference, exp, sum, quotient (or log and difference)
     _8="gelu native_layer_norm native_group_norm native_batch_norm _fused_rms_norm",
     _14="""gelu_backward native_layer_norm_backward native_group_norm_backward
