@@ -196,10 +196,12 @@ class Nystromformer(Peer):
             num_attention_heads=heads,
             num_landmarks=landmarks,
             segment_means_seq_len=max_len,
-            conv_kernel_size=None,
+            conv_kernel_size=1,  # it must be a number
             attention_probs_dropout_prob=0.0,
         )
         self.layer = NystromformerSelfAttention(config)
+        del self.layer.conv
+        self.layer.conv_kernel_size = None
         self.out = nn.Linear(d_model, d_model)
         self.landmarks = landmarks
 

@@ -71,8 +71,7 @@ class Fastformer(Peer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
-        real = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
-        return self.layer(x, mask=real)  # type: ignore[no-any-return]
+        return self.layer(x, mask=_all_real(x) if mask is None else mask)  # type: ignore[no-any-return]
 
 
 class Local(Peer):
@@ -99,9 +98,12 @@ class Local(Peer):
             exact_windowsize=True,
             use_rotary_pos_emb=False,
         )
+        self.window = window
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        if mask is None and not self.causal and x.shape[1] % self.window:
+            mask = _all_real(x)
         return self.layer(x, mask=mask)  # type: ignore[no-any-return]
 
 
@@ -166,7 +168,15 @@ class Nystromformer(Peer):
         self.layer = NystromAttention(
             d_model, dim_head=self.d_head, heads=heads, num_landmarks=landmarks, residual=False
         )
+        self.landmarks = landmarks
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        if mask is None and x.shape[1] % self.landmarks:
+            mask = _all_real(x)
         return self.layer(x, mask=mask)  # type: ignore[no-any-return]
+
+
+def _all_real(x: Tensor) -> Tensor:
+    """A mask for libraries that fill a length up with zeros, and hide these only if there is a mask."""
+    return torch.ones_like(x[..., 0], dtype=torch.bool)
