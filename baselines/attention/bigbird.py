@@ -174,20 +174,23 @@ class BigBird(Mechanism):
         rows = (index + own).flatten()
 
         def gather(part: Tensor) -> Tensor:
-            """[B heads, sparse, widest block, d]: rows of a table with one row a head and block."""
+            """[B heads sparse, 1, widest block, d]: rows of a table with one row a head and block.
+
+            As elements of a batch, since the kernel lays its gradients out with heads innermost.
+            """
             table = F.pad(part, (0, 0, 0, after)).reshape(b * self.heads * blocks, self.block * d)
-            return F.embedding(rows, table).view(b * self.heads, len(sparse), -1, d)
+            return F.embedding(rows, table).view(b * self.heads * len(sparse), 1, -1, d)
 
         first, last = sparse[0] * self.block, (sparse[-1] + 1) * self.block
         queries = q[:, :, first:last]
         queries = F.pad(queries, (0, 0, 0, last - n)) if last > n else queries.contiguous()
-        queries = queries.view(b * self.heads, len(sparse), self.block, d)
+        queries = queries.view(b * self.heads * len(sparse), 1, self.block, d)
         real = torch.ones(1, n, dtype=torch.bool, device=q.device) if mask is None else mask
         cut = F.pad(real, (0, after)).unflatten(1, (blocks, self.block))
         sees = (cut[:, index] & valid[..., None]).flatten(3, 4)[
             ..., None, :
         ]  # [B or 1, heads, sparse, 1, keys]
-        sees = sees.expand(b, -1, -1, -1, -1).flatten(0, 1)
+        sees = sees.expand(b, -1, -1, -1, -1).flatten(0, 2)[:, None]
         mixed: Tensor = F.scaled_dot_product_attention(queries, gather(k), gather(v), attn_mask=sees)
         return mixed.reshape(b, self.heads, -1, d)[:, :, : n - first]
 
