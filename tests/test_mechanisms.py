@@ -392,6 +392,8 @@ def test_what_cannot_be_causal_says_why(kind):
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
+        (Vanilla, {"implementation": "flash"}),
+        (BigBird, {"implementation": "sdpa"}),
         (Fastformer, {"interaction": "times"}),
         (Fastformer, {"sharing": "all"}),
         (Linformer, {"k": 0}),

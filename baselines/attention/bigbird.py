@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.attention._flex import Rule, block_mask, flex_attend
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -18,6 +20,8 @@ from baselines.attention._heads import (
     split_heads,
 )
 from effbench.mechanism import Mechanism
+
+IMPLEMENTATIONS = ("auto", "blocked", "dense", "flex")
 
 
 class BigBird(Mechanism):
@@ -30,6 +34,9 @@ class BigBird(Mechanism):
     The queries of global blocks see everything. The draw depends on ``seed`` and the number of blocks only;
     it is not limited to the first tokens, as it is in public codes. x [B, N, D] -> [B, N, D];
     O(N block blocks_seen D), memory O(N blocks_seen D), since the blocks that are seen are gathered.
+
+    ``implementation``: ``blocked``, the above; ``flex``, FlexAttention, which gathers nothing; ``dense``, the
+    reference, with an N x N map a head. ``auto`` is flex on CUDA (but for float64) and blocked elsewhere.
     """
 
     order = 1.0
@@ -49,6 +56,7 @@ class BigBird(Mechanism):
         random_blocks: int = 3,
         global_blocks: int = 2,
         seed: int = 0,
+        implementation: Literal["auto", "blocked", "dense", "flex"] = "auto",
     ) -> None:
         refuse_causal(causal, "bigbird", "its global blocks see the future")
         require(block >= 1, "block", block, "at least 1")
@@ -57,42 +65,66 @@ class BigBird(Mechanism):
         )
         require(random_blocks >= 0, "random_blocks", random_blocks, "at least 0")
         require(global_blocks in (0, 1, 2), "global_blocks", global_blocks, "0, 1 or 2")
+        allowed = f"one of {', '.join(IMPLEMENTATIONS)}"
+        require(implementation in IMPLEMENTATIONS, "implementation", implementation, allowed)
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.block = block
         self.window_blocks = window_blocks
         self.random_blocks = random_blocks
         self.global_blocks = global_blocks
         self.seed = seed
+        self.implementation = implementation
+        if implementation == "dense":
+            self.__dict__.update(
+                order=2.0, memory_order=2.0
+            )  # this instance's; the class declares the others'
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
-        n = x.shape[1]
-        blocks = -(-n // self.block)
         x = clear_padding(x, mask)
+        how = self._how()
+        if how == "dense":
+            return self.reference(x, mask)
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        mixed = self._flex(q, k, v, mask) if how == "flex" else self._blocked(q, k, v, mask)
+        return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
+
+    def runs_as(self, batch_size: int, seq_len: int) -> str:
+        """What was asked for; for auto, what it is on the device of the parameters."""
+        return self._how()
+
+    def _how(self) -> str:
+        if self.implementation != "auto":
+            return self.implementation
+        weight = self.qkv.weight
+        return "flex" if weight.device.type == "cuda" and weight.dtype != torch.float64 else "blocked"
+
+    def _flex(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        n = q.shape[2]
+        options = self.block, *self._rule(-(-n // self.block))
+        return flex_attend(q, k, v, block_mask(_in_plan, options, self.heads, n, q.device), mask)
+
+    def _blocked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Global blocks against all keys, the others against the blocks they gather: [B, heads, N, d]."""
+        blocks = -(-q.shape[2] // self.block)
         ends = self._global(blocks)
         sparse = [i for i in range(blocks) if i not in ends]
         whole = None if mask is None else mask[:, None, None]
         parts = {i: self._rows(q, i) for i in ends}
         mixed = {i: F.scaled_dot_product_attention(rows, k, v, attn_mask=whole) for i, rows in parts.items()}
         if not sparse:
-            pieces = [mixed[i] for i in ends]
-        else:
-            first = [mixed[0]] if 0 in mixed else []
-            last = [mixed[i] for i in ends if i > 0]
-            pieces = [*first, self._sparse(q, k, v, mask, blocks, sparse), *last]
-        return self.out(merge_heads(torch.cat(pieces, dim=2)))  # type: ignore[no-any-return]
+            return torch.cat([mixed[i] for i in ends], dim=2)
+        first = [mixed[0]] if 0 in mixed else []
+        last = [mixed[i] for i in ends if i > 0]
+        return torch.cat([*first, self._sparse(q, k, v, mask, blocks, sparse), *last], dim=2)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the definition, with a dense N x N map a head built from the same plan."""
         n = x.shape[1]
         blocks = -(-n // self.block)
-        sees = torch.zeros(self.heads, blocks, blocks, dtype=torch.bool, device=x.device)
-        for head, rows in enumerate(_plan(*self._rule(blocks))):
-            for i, seen in enumerate(rows):
-                sees[head, i, list(seen)] = True
+        sees = _table(*self._rule(blocks)).to(x.device)
         of = torch.arange(n, device=x.device) // self.block
         allowed = sees[:, of][:, :, of]
         if mask is not None:
@@ -101,14 +133,25 @@ class BigBird(Mechanism):
         weights = masked_softmax(q @ k.mT / self.d_head**0.5, allowed, -1)
         return self.out(merge_heads(weights @ v))  # type: ignore[no-any-return]
 
-    def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """Four projections, global blocks against all keys, the others against the blocks they gather."""
-        return self._flops(batch_size, seq_len, self.heads * self._executed_pairs(seq_len))
+    def forward_flops(self, batch_size: int, seq_len: int) -> int | None:
+        """Four projections, global blocks against all keys, the others against the blocks they gather.
 
-    def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
-        again = 2 * batch_size * self._executed_pairs(seq_len) * self.d_model
-        return 3 * self.forward_flops(batch_size, seq_len) + again
+        Dense: all pairs. Not declared for flex.
+        """
+        how = self._how()
+        if how == "flex":
+            return None
+        pairs = seq_len**2 if how == "dense" else self._executed_pairs(seq_len)
+        return self._flops(batch_size, seq_len, self.heads * pairs)
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int | None:
+        """Three times the forward pass, and blocked the scores once more: the kernel does not keep them."""
+        forward = self.forward_flops(batch_size, seq_len)
+        if forward is None:
+            return None
+        blocked = self._how() == "blocked"
+        again = 2 * batch_size * self._executed_pairs(seq_len) * self.d_model if blocked else 0
+        return 3 * forward + again
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
         """Only the tokens of the blocks that a query sees: not those gathered to fill its row."""
@@ -119,8 +162,13 @@ class BigBird(Mechanism):
         pairs = sum(size[i] * sum(size[j] for j in seen) for rows in plan for i, seen in enumerate(rows))
         return self._flops(batch_size, n, pairs)
 
-    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """q, k, v, what the kernels return, and what blocks that are not global gather, and where."""
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
+        """q, k, v, what the kernels return, and what blocks that are not global gather, and where.
+
+        Declared for blocked only.
+        """
+        if self._how() != "blocked":
+            return None
         n, d, h = seq_len, self.d_model, self.heads
         blocks = -(-n // self.block)
         ends = self._global(blocks)
@@ -168,8 +216,7 @@ class BigBird(Mechanism):
         """The rows of the blocks that are not global (they are consecutive): [B, heads, rows, d]."""
         b, _, n, d = q.shape
         after = blocks * self.block - n
-        index, valid = _gathered(*self._rule(blocks))
-        index, valid = index.to(q.device), valid.to(q.device)  # [heads, sparse, widest]
+        index, valid = _gathered(q.device, *self._rule(blocks))  # [heads, sparse, widest]
         own = torch.arange(b * self.heads, device=q.device).view(b, self.heads, 1, 1) * blocks
         rows = (index + own).flatten()
 
@@ -225,7 +272,7 @@ def _skip(place: int, seen: list[int]) -> int:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # else the first call under inference_mode would spoil training for this length
 def _gathered(
-    blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int
+    device: torch.device, blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int
 ) -> tuple[Tensor, Tensor]:
     """The plan of the blocks that are not global: (numbers, which of them count) [heads, blocks, widest].
 
@@ -236,4 +283,32 @@ def _gathered(
     widest = max(len(row) for row in rows[0])
     numbers = torch.tensor([[[*row, *[0] * (widest - len(row))] for row in of_head] for of_head in rows])
     counts = torch.tensor([[len(row) for row in of_head] for of_head in rows])
-    return numbers, torch.arange(widest) < counts[..., None]
+    return numbers.to(device), (torch.arange(widest) < counts[..., None]).to(device)
+
+
+def _table(blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int) -> Tensor:
+    """The plan as who sees whom: [heads, blocks, blocks]."""
+    sees = torch.zeros(heads, blocks, blocks, dtype=torch.bool)
+    for head, rows in enumerate(_plan(blocks, heads, window, extra, ends, seed)):
+        for i, seen in enumerate(rows):
+            sees[head, i, list(seen)] = True
+    return sees
+
+
+def _in_plan(
+    device: torch.device,
+    block: int,
+    blocks: int,
+    heads: int,
+    window: int,
+    extra: int,
+    ends: tuple[int, ...],
+    seed: int,
+) -> Rule:
+    """A query sees a key if its block sees the key's."""
+    table = _table(blocks, heads, window, extra, ends, seed).to(device)
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return table[head, query // block, key // block]
+
+    return sees

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, masked_softmax, merge_heads, split_heads
-from effbench.mechanism import Mechanism
+from baselines.attention._heads import clear_padding, masked_softmax, merge_heads, require, split_heads
+from effbench.mechanism import Mechanism, Unsupported
+
+IMPLEMENTATIONS = ("auto", "sdpa", "dense", "xformers")
 
 
 class Vanilla(Mechanism):
@@ -16,6 +20,9 @@ class Vanilla(Mechanism):
     Per head: out = softmax(Q K^T / sqrt(d)) V with Q, K, V = x W + b; heads concatenated, then an output
     projection with bias. x [B, N, D] -> [B, N, D]. Time O(N^2 D); the fused kernel never holds the N x N
     scores, so memory is O(N D). Causal: token i sees tokens 0 to i.
+
+    ``implementation``: ``sdpa`` (``auto``), the above; ``dense``, the reference, with the N x N matrix;
+    ``xformers``, its memory_efficient_attention, on CUDA only and not for a mask that is not causal.
     """
 
     order = 2.0
@@ -23,14 +30,29 @@ class Vanilla(Mechanism):
     equivariant = True
     source = "Vaswani et al. 2017, Attention Is All You Need (arXiv 1706.03762)"
 
-    def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        *,
+        max_len: int,
+        causal: bool = False,
+        implementation: Literal["auto", "sdpa", "dense", "xformers"] = "auto",
+    ) -> None:
+        allowed = f"one of {', '.join(IMPLEMENTATIONS)}"
+        require(implementation in IMPLEMENTATIONS, "implementation", implementation, allowed)
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.implementation = "sdpa" if implementation == "auto" else implementation
+        if implementation == "dense":
+            self.__dict__["memory_order"] = 2.0  # this instance's; the class declares the fused kernel's
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         x = clear_padding(x, mask)
+        if self.implementation == "dense":
+            return self.reference(x, mask)
         if mask is None or not self.causal:
             return self._attend(x, None if mask is None else mask[:, None, None, :])
         # Real tokens first, in their order: then none has padding before it, and the kernel's own causal
@@ -49,20 +71,43 @@ class Vanilla(Mechanism):
             allowed = allowed & _not_future(x.shape[1], x.device)
         return self.out(merge_heads(masked_softmax(scores_bhnm, allowed, -1) @ v))  # type: ignore[no-any-return]
 
+    def runs_as(self, batch_size: int, seq_len: int) -> str:
+        """What was asked for, and sdpa for auto."""
+        return self.implementation
+
     def _attend(self, x: Tensor, allowed: Tensor | None) -> Tensor:
+        if self.implementation == "xformers":
+            return self._through_xformers(x, allowed)
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=self.causal)
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 
-    def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """Four projections and the two products of the kernel; causal runs count in full."""
+    def _through_xformers(self, x: Tensor, allowed: Tensor | None) -> Tensor:
+        ops = _xformers(x.device)
+        if allowed is not None:
+            raise Unsupported("implementation=xformers takes no padding mask here unless it is causal")
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.d_head)).unbind(2)
+        bias = ops.LowerTriangularMask() if self.causal else None
+        try:
+            mixed = ops.memory_efficient_attention(q, k, v, attn_bias=bias)
+        except NotImplementedError as error:  # no kernel of its takes this dtype, width or device
+            raise Unsupported(f"xformers: {error}") from None
+        return self.out(mixed.flatten(2))  # type: ignore[no-any-return]
+
+    def forward_flops(self, batch_size: int, seq_len: int) -> int | None:
+        """Four projections and the two products; causal runs count in full. Not declared for xformers."""
+        if self.implementation == "xformers":
+            return None
         n, d = seq_len, self.d_model
         return batch_size * (2 * n * d * 4 * d + 4 * n * n * d)
 
-    def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
-        again = 2 * batch_size * seq_len**2 * self.d_model
-        return 3 * self.forward_flops(batch_size, seq_len) + again
+    def train_flops(self, batch_size: int, seq_len: int) -> int | None:
+        """Three times the forward pass, and the scores once more, which the fused kernel does not keep."""
+        forward = self.forward_flops(batch_size, seq_len)
+        if forward is None:
+            return None
+        again = 2 * batch_size * seq_len**2 * self.d_model if self.implementation == "sdpa" else 0
+        return 3 * forward + again
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
         """Causal: of the N^2 pairs, N (N + 1) / 2 are asked for."""
@@ -70,9 +115,23 @@ class Vanilla(Mechanism):
         pairs = n * (n + 1) // 2 if self.causal else n * n
         return batch_size * (2 * n * d * 4 * d + 4 * pairs * d)
 
-    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Queries, keys, values, the heads' outputs, and a sum a row of scores."""
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
+        """Queries, keys, values, the heads' outputs, and a sum a row of scores; declared for sdpa only."""
+        if self.implementation != "sdpa":
+            return None
         return self.qkv.weight.element_size() * batch_size * seq_len * (4 * self.d_model + self.heads)
+
+
+def _xformers(device: torch.device) -> Any:
+    """xformers.ops, or Unsupported with what is missing."""
+    if device.type != "cuda":
+        raise Unsupported(f"implementation=xformers runs on cuda only, not on {device.type}")
+    try:
+        import xformers.ops
+    except ImportError as error:
+        how = "pip install --no-deps xformers (a wheel that was built for the torch that is installed)"
+        raise Unsupported(f"implementation=xformers needs xformers ({error}): {how}") from None
+    return xformers.ops
 
 
 def _take(x_bnd: Tensor, places_bn: Tensor) -> Tensor:

@@ -1,0 +1,110 @@
+"""FlexAttention: one softmax over the keys that a rule lets a query see, in one kernel on CUDA."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from effbench.mechanism import Unsupported
+
+BLOCK = 128  # queries, and keys, that the kernels take or leave together
+NARROWEST = 16  # the least width of a head that the kernels take
+KERNELS = 256  # compiled before dynamo gives up: one a shape, with and without padding
+
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def flex_attend(q: Tensor, k: Tensor, v: Tensor, seen: BlockMask, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v over the keys that ``seen`` allows and mask [B, N] says are real.
+
+    q, k, v and the result are [B, heads, N, d]. Padding changes from call to call and ``seen`` does not, so
+    that it is no part of it: making a map of blocks anew takes O(N^2), and the blocks that are seen are few.
+    A padded key's score is instead replaced by minus infinity, in every block; a row that sees padding only
+    gets 0, and no gradient. (A large finite number would not do: backward makes the weights again from the
+    logarithm of their sum, which such a number rounds away.)
+
+    On CUDA the kernel is compiled, once a shape. On the CPU the scores are all made, forward only.
+    """
+    device, width = q.device.type, q.shape[-1]
+    if device not in ("cpu", "cuda"):
+        raise Unsupported(f"FlexAttention is used on cpu and cuda here, not on {device}")
+    if device == "cuda" and q.dtype == torch.float64:
+        raise Unsupported("FlexAttention's CUDA kernels sum in float32, too narrow for float64")
+    if device == "cpu" and torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v)):
+        raise Unsupported("FlexAttention has no backward on the CPU")
+    if width < NARROWEST:  # zeros change no product
+        q, k, v = (F.pad(part, (0, NARROWEST - width)) for part in (q, k, v))
+    run = _compiled() if device == "cuda" else _eager
+    mixed: Tensor = run(q, k, v, score_mod=_hiding(mask), block_mask=seen, scale=width**-0.5)
+    return mixed[..., :width]
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)  # else the first call under inference_mode would spoil training for this length
+def block_mask(
+    make: Callable[..., Rule], options: tuple[Hashable, ...], heads: int, n: int, device: torch.device
+) -> BlockMask:
+    """Which blocks of keys each block of queries sees, kept for the next call of this length and device.
+
+    ``make(device, *options)`` returns the rule: element-wise, of tensors (batch, head, query, key) that
+    broadcast, True if the query sees the key. It must not look at the batch, and at the head only if
+    ``heads``, which is 1 otherwise, says how many there are. O(heads N^2) time, a row of blocks at a time.
+    """
+    rule = make(device, *options)
+    blocks = -(-n // BLOCK)
+    batch = torch.zeros((), dtype=torch.long, device=device)
+    head = torch.arange(heads, device=device)[:, None, None]
+    key = torch.arange(n, device=device)
+    some, every = [], []
+    for first in range(0, n, BLOCK):
+        query = torch.arange(first, min(first + BLOCK, n), device=device)[:, None]
+        sees = rule(batch, head, query, key).expand(heads, len(query), n)
+        sees = F.pad(sees, (0, blocks * BLOCK - n, 0, BLOCK - len(query)))  # what is not there is not seen
+        cut = sees.unflatten(2, (blocks, BLOCK))
+        some.append(cut.any(dim=3).any(dim=1))
+        every.append(cut.all(dim=3).all(dim=1))
+    partly, whole = torch.stack(some, dim=1), torch.stack(every, dim=1)  # [heads, blocks, blocks]
+    return BlockMask.from_kv_blocks(
+        *_listed(partly & ~whole), *_listed(whole), BLOCK_SIZE=BLOCK, mask_mod=rule, seq_lengths=(n, n)
+    )
+
+
+def _listed(chosen_hqk: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of a row are chosen [1, heads, blocks], and their places first [1, heads, blocks, blocks]."""
+    chosen = chosen_hqk[None].int()
+    places = chosen.argsort(dim=-1, descending=True, stable=True)
+    return chosen.sum(dim=-1, dtype=torch.int32), places.int()
+
+
+def _hiding(mask: Tensor | None) -> Callable[..., Tensor] | None:
+    if mask is None:
+        return None
+
+    def hide(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return torch.where(mask[batch, key], score, -torch.inf)
+
+    return hide
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[..., Any]:
+    """Whole graphs only: past dynamo's limit there is an error, not the unfused version in silence.
+
+    The limit is raised for good: doing so around each call would take longer than the call's own start.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KERNELS)
+    return torch.compile(flex_attention, fullgraph=True, dynamic=False)
+
+
+def _eager(*tensors: Tensor, **how: Any) -> Tensor:
+    attend: Callable[..., Any] = flex_attention
+    with warnings.catch_warnings(), torch._dynamo.config.patch(recompile_limit=KERNELS):
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        return attend(*tensors, **how)  # type: ignore[no-any-return]
