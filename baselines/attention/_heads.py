@@ -1,6 +1,8 @@
-"""Splitting the model width into heads and back, and softmax over real tokens only."""
+"""Splitting the model width into heads and back, softmax over real tokens only, sums that stay wide."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -32,6 +34,12 @@ def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int) -> Tensor:
         return scores.softmax(dim)
     filled = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return filled.softmax(dim).masked_fill(~mask, 0.0)
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Where products keep the dtype of their factors: for sums that float16 cannot hold."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def refuse_causal(causal: bool, name: str, why: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, merge_heads, split_heads
+from baselines.attention._heads import clear_padding, merge_heads, no_autocast, split_heads
 from baselines.attention._running import CHUNK, running_products
 from effbench.mechanism import Mechanism
 
@@ -44,6 +44,11 @@ class CosFormer(Mechanism):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        with no_autocast(x):
+            return self._wide(x, mask)
+
+    def _wide(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """forward in float32 at least, whatever autocast says."""
         wide = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.qkv.weight.to(wide), self.qkv.bias.to(wide)
         q, k, v = F.linear(clear_padding(x, mask).to(wide), weight, bias).chunk(3, dim=-1)

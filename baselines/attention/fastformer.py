@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, masked_softmax, require
+from baselines.attention._heads import clear_padding, masked_softmax, no_autocast, require
 from baselines.attention._running import CHUNK, running_softmax
 from effbench.mechanism import Mechanism
 
@@ -153,7 +153,10 @@ class Fastformer(Mechanism):
     def _pooled_so_far(self, score_hd: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
         """sum_{j<=i} softmax_j(score . t_j / sqrt(d)) t_j for each i: [B, N, heads, d]."""
         scores_bhn = torch.einsum("hd,bnhd->bhn", score_hd.expand(self.heads, -1), t_bnhd) / self.d_head**0.5
-        return running_softmax(scores_bhn, t_bnhd.transpose(1, 2), mask).transpose(1, 2)
+        wide = torch.promote_types(t_bnhd.dtype, torch.float32)
+        with no_autocast(t_bnhd):
+            pooled = running_softmax(scores_bhn.to(wide), t_bnhd.to(wide).transpose(1, 2), mask)
+        return pooled.to(t_bnhd.dtype).transpose(1, 2)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Equations (3) to (6) one after the other, with every p_i; causal, with every weight of a pair."""
@@ -310,7 +313,9 @@ class Fastformer(Mechanism):
 def _pool(x_bnD: Tensor, scores_bhD: Tensor, mask: Tensor | None, d_head: int) -> Tensor:
     """sum_i softmax_i(score . x_i / sqrt(d)) x_i for each head: [B, heads, D]."""
     scores_bhD = scores_bhD.expand(x_bnD.shape[0], -1, -1) / d_head**0.5
-    return _Pool.apply(x_bnD, scores_bhD, mask)  # type: ignore[no-any-return, no-untyped-call]
+    widest = torch.promote_types(x_bnD.dtype, scores_bhD.dtype)  # they differ under autocast
+    with no_autocast(x_bnD):
+        return _Pool.apply(x_bnD.to(widest), scores_bhD.to(widest), mask)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Pool(torch.autograd.Function):

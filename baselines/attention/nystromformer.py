@@ -10,6 +10,7 @@ from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
     merge_heads,
+    no_autocast,
     refuse_causal,
     require,
     split_heads,
@@ -86,9 +87,10 @@ class Nystromformer(Mechanism):
         real = None if mask is None else mask[:, None, None]
         gathered_bhmd = F.scaled_dot_product_attention(q_bhmd, k, v, attn_mask=real)
         wide = torch.promote_types(x.dtype, torch.float32)
-        scores_bhmm = q_bhmd.to(wide) @ k_bhmd.to(wide).mT / self.d_head**0.5
         both = None if used_bm is None else used_bm[:, None, :, None] & used_bm[:, None, None]
-        values = self._inverse_times(masked_softmax(scores_bhmm, both, -1), gathered_bhmd.to(wide))
+        with no_autocast(x):
+            scores_bhmm = q_bhmd.to(wide) @ k_bhmd.to(wide).mT / self.d_head**0.5
+            values = self._inverse_times(masked_softmax(scores_bhmm, both, -1), gathered_bhmd.to(wide))
         used = None if used_bm is None else used_bm[:, None, None]
         mixed = F.scaled_dot_product_attention(q, k_bhmd, values.to(x.dtype), attn_mask=used)
         if self.conv is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, merge_heads, require, split_heads
+from baselines.attention._heads import clear_padding, merge_heads, no_autocast, require, split_heads
 from baselines.attention._running import CHUNK, running_features
 from effbench.mechanism import Mechanism
 
@@ -59,6 +59,11 @@ class Performer(Mechanism):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        with no_autocast(x):
+            return self._wide(x, mask)
+
+    def _wide(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """forward in float32 at least, whatever autocast says."""
         wide = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.qkv.weight.to(wide), self.qkv.bias.to(wide)
         parts = F.linear(clear_padding(x, mask).to(wide), weight, bias).chunk(3, dim=-1)
