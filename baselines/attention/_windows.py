@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+from baselines.attention._flash import attend, attend_backward
 
 
 def strided_windows(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tensor:
@@ -41,7 +40,7 @@ class _InWindows(torch.autograd.Function):
     def forward(context: Any, qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, first: int) -> Tensor:
         allowed = allowed_bqk[:, None]
         q, k, v = _views(qkv_r3hd, allowed_bqk, first)
-        out, log_sum = _attend(q, k, v, 0.0, False, attn_mask=allowed)
+        out, log_sum = attend(q, k, v, allowed)
         weights = None
         if len(whole_g):
             _, keys, values = (
@@ -66,7 +65,7 @@ class _InWindows(torch.autograd.Function):
         first, (blocks, block, _) = context.first, allowed_bqk.shape
         q, k, v = _views(qkv_r3hd, allowed_bqk, first)
         gradient = gradient_rhd.unflatten(0, (blocks, block)).transpose(1, 2)
-        parts = _attend_backward(gradient, q, k, v, out, log_sum, 0.0, False, attn_mask=allowed_bqk[:, None])
+        parts = attend_backward(gradient, q, k, v, out, log_sum, allowed_bqk[:, None])
         found = torch.empty_like(qkv_r3hd)
         rows = slice(first, first + blocks * block)
         found[: rows.start, 0], found[rows.stop :, 0] = 0.0, 0.0

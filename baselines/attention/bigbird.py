@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.attention._flash import attend, attend_backward
 from baselines.attention._flex import Rule, block_mask, flex_attend
 from baselines.attention._heads import (
     clear_padding,
@@ -21,6 +23,7 @@ from baselines.attention._heads import (
 )
 from effbench.mechanism import Mechanism
 
+TOGETHER = 64  # blocks of queries, of one head or a few, that gather at once
 IMPLEMENTATIONS = ("auto", "blocked", "dense", "flex")
 
 
@@ -163,7 +166,7 @@ class BigBird(Mechanism):
         return self._flops(batch_size, n, pairs)
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
-        """q, k, v, what the kernels return, and what blocks that are not global gather, and where.
+        """q, k, v, by tokens and by blocks, what the kernels return, and the plan of what is gathered.
 
         Declared for blocked only.
         """
@@ -175,10 +178,12 @@ class BigBird(Mechanism):
         whole = sum(min((i + 1) * self.block, n) - i * self.block for i in ends)
         kept = n * d + (3 * n * d if ends else 0) + whole * (h + d)
         sparse, widest = blocks - len(ends), self._widest(blocks)
-        gathered = sparse * widest * self.block
-        if sparse:
-            kept += gathered * (h + 2 * d) + sparse * self.block * (h + 2 * d)
-        return batch_size * (self.qkv.weight.element_size() * kept + 8 * h * sparse * widest)
+        size = self.qkv.weight.element_size()
+        if not sparse:
+            return batch_size * size * kept
+        kept += sparse * self.block * (h + 2 * d) + 2 * blocks * self.block * d
+        plan = h * sparse * widest  # numbers of blocks, and what is added to the scores of their keys
+        return size * batch_size * kept + (8 + size * self.block) * plan
 
     def _flops(self, batch_size: int, seq_len: int, pairs: int) -> int:
         """Four projections, and two products over so many pairs of all heads together."""
@@ -214,32 +219,84 @@ class BigBird(Mechanism):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, blocks: int, sparse: list[int]
     ) -> Tensor:
         """The rows of the blocks that are not global (they are consecutive): [B, heads, rows, d]."""
-        b, _, n, d = q.shape
-        after = blocks * self.block - n
+        n, after = q.shape[2], blocks * self.block - q.shape[2]
         index, valid = _gathered(q.device, *self._rule(blocks))  # [heads, sparse, widest]
-        own = torch.arange(b * self.heads, device=q.device).view(b, self.heads, 1, 1) * blocks
-        rows = (index + own).flatten()
-
-        def gather(part: Tensor) -> Tensor:
-            """[B heads sparse, 1, widest block, d]: rows of a table with one row a head and block.
-
-            As elements of a batch, since the kernel lays its gradients out with heads innermost.
-            """
-            table = F.pad(part, (0, 0, 0, after)).reshape(b * self.heads * blocks, self.block * d)
-            return F.embedding(rows, table).view(b * self.heads * len(sparse), 1, -1, d)
-
         first, last = sparse[0] * self.block, (sparse[-1] + 1) * self.block
         queries = q[:, :, first:last]
         queries = F.pad(queries, (0, 0, 0, last - n)) if last > n else queries.contiguous()
-        queries = queries.view(b * self.heads * len(sparse), 1, self.block, d)
+        tables = (F.pad(part, (0, 0, 0, after)) if after else part.contiguous() for part in (k, v))
         real = torch.ones(1, n, dtype=torch.bool, device=q.device) if mask is None else mask
         cut = F.pad(real, (0, after)).unflatten(1, (blocks, self.block))
-        sees = (cut[:, index] & valid[..., None]).flatten(3, 4)[
-            ..., None, :
-        ]  # [B or 1, heads, sparse, 1, keys]
-        sees = sees.expand(b, -1, -1, -1, -1).flatten(0, 2)[:, None]
-        mixed: Tensor = F.scaled_dot_product_attention(queries, gather(k), gather(v), attn_mask=sees)
-        return mixed.reshape(b, self.heads, -1, d)[:, :, : n - first]
+        sees = (cut[:, index] & valid[..., None]).flatten(3, 4)  # [B or 1, heads, sparse, keys]
+        hidden = q.new_zeros(sees.shape).masked_fill(~sees, -torch.inf).expand(len(q), -1, -1, -1)
+        mixed: Tensor = _Gather.apply(queries, *tables, index, hidden)  # type: ignore[no-untyped-call]
+        return mixed[:, :, : n - first]
+
+
+class _Gather(torch.autograd.Function):
+    """Softmax attention of each block of queries to blocks of its own choice, gathered a few heads at a time.
+
+    queries [B, heads, rows, d], keys and values [B, heads, blocks block, d], which blocks [heads, sparse,
+    widest], what is added to scores [B, heads, sparse, widest block] -> [B, heads, rows, d]. What is gathered
+    is larger than what it is gathered from: a part stays in a cache, and is gathered again in backward rather
+    than kept.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, hidden: Tensor
+    ) -> Tensor:
+        out = torch.empty_like(queries)
+        sums = queries.new_empty(queries.shape[:3], dtype=torch.promote_types(queries.dtype, torch.float32))
+        for part, _, q, k, v, added in _parts(queries, keys, values, index, hidden):
+            mixed, log_sum = attend(q, k, v, added)
+            out.flatten(0, 1)[part] = mixed.view_as(out.flatten(0, 1)[part])
+            sums.flatten(0, 1)[part] = log_sum.view_as(sums.flatten(0, 1)[part])
+        context.save_for_backward(queries, keys, values, index, hidden, out, sums)
+        return out
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        queries, keys, values, index, hidden, out, sums = context.saved_tensors
+        found = [torch.empty_like(part) for part in (queries, keys, values)]
+        gradient = gradient.contiguous()
+        for part, rows, q, k, v, added in _parts(queries, keys, values, index, hidden):
+            grad, mixed, log_sum = (
+                t.flatten(0, 1)[part].view(*q.shape[:3], -1) for t in (gradient, out, sums)
+            )
+            of_q, *of_seen = attend_backward(grad, q, k, v, mixed, log_sum[..., 0], added)
+            target = found[0].flatten(0, 1)[part]
+            target.copy_(of_q.view_as(target))
+            for total, seen in zip(found[1:], of_seen, strict=True):
+                target, seen = total.flatten(0, 1)[part], seen.reshape(len(rows), -1)
+                blocks = target.numel() // seen.shape[1]
+                summed = torch.ops.aten.embedding_dense_backward(seen, rows, blocks, -1, False)
+                target.copy_(summed.view_as(target))
+        return found[0], found[1], found[2], None, None
+
+
+def _parts(
+    queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, hidden: Tensor
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    """A few heads at a time: which of all sequences' heads, which rows of their blocks, q, k, v, what is added.
+
+    Blocks of queries are elements of a batch, since the kernel lays its gradients out with heads innermost.
+    """
+    _, sparse, widest = index.shape
+    heads, d = queries.shape[0] * queries.shape[1], queries.shape[3]
+    block = hidden.shape[-1] // widest
+    blocks = keys.shape[2] // block
+    few = max(1, TOGETHER // sparse)
+    index = index.expand(len(queries), -1, -1, -1).flatten(0, 1)
+    q, k, v, hidden = (t.flatten(0, 1) for t in (queries, keys, values, hidden))
+    for first in range(0, heads, few):
+        part = slice(first, min(first + few, heads))
+        own = blocks * torch.arange(part.stop - first, device=index.device)
+        rows = (index[part] + own[:, None, None]).flatten()
+        seen = (
+            t[part].view(-1, block * d).index_select(0, rows).view(-1, 1, widest * block, d) for t in (k, v)
+        )
+        yield part, rows, q[part].view(-1, 1, block, d), *seen, hidden[part].flatten(0, 1)[:, None, None]
 
 
 @lru_cache(maxsize=64)
