@@ -158,6 +158,17 @@ def test_flex_has_no_backward_on_the_cpu_and_says_so():
         module(x)
 
 
+def test_flex_is_not_counted_wrongly_but_refused_and_runs_after():
+    module, x = (
+        build(BigBird, {"block": 4, "implementation": "flex"}, dtype=torch.float32),
+        torch.randn(1, 9, WIDTH),
+    )
+    with torch.no_grad():
+        with pytest.raises(Unsupported, match="cannot be counted"):
+            count_work(lambda: module(x))
+        torch.testing.assert_close(module(x), module.reference(x))
+
+
 def test_xformers_says_what_it_needs(monkeypatch):
     module = build(Vanilla, {"implementation": "xformers"}, dtype=torch.float32)
     assert module.runs_as(1, 9) == "xformers"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from effbench.mechanism import Unsupported
 
@@ -39,6 +40,8 @@ def flex_attend(q: Tensor, k: Tensor, v: Tensor, seen: BlockMask, mask: Tensor |
         raise Unsupported("FlexAttention's CUDA kernels sum in float32, too narrow for float64")
     if device == "cpu" and torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v)):
         raise Unsupported("FlexAttention has no backward on the CPU")
+    if is_in_torch_dispatch_mode(include_infra_modes=False):  # a counter would see one call, or none
+        raise Unsupported("what FlexAttention computes cannot be counted from outside its kernel")
     if width < NARROWEST:  # zeros change no product
         q, k, v = (F.pad(part, (0, NARROWEST - width)) for part in (q, k, v))
     run = _compiled() if device == "cuda" else _eager
