@@ -116,7 +116,7 @@ def _family(family: str, raw: pd.DataFrame) -> Iterator[str]:
     libraries = raw.loc[(names == theirs) & (raw["status"] == "ok"), "libraries"]
     yield f"## {ours} : {theirs} ({next(iter(libraries.dropna()), '') or 'torch'})"
     yield ""
-    yield "| N | width, heads | batch | forward, ms | ratio | train, ms | ratio | peak, forward | train | saved |"
+    yield "| N | width, heads | batch | forward, ms | ratio | train, ms | ratio | peak | train | kept |"
     yield "|" + " --- |" * 10
     for shape, block in raw.groupby(ROW):
         n, width, heads, batch = shape

@@ -12,8 +12,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> tuple[Tensor, Ten
     """softmax(q k^T / sqrt(d) + hidden) v and log sum exp of the scores of each query.
 
     q [B, heads, N, d], k and v [B, heads, M, d], hidden (0 or -inf) broadcasts to [B, heads, N, M] ->
-    [B, heads, N, d] and [B, heads, N], the latter in float32 at least. A query that sees nothing gets 0, and 0
-    for its sum.
+    [B, heads, N, d] and [B, heads, N], the latter in float32 at least. A query that sees nothing gets 0, and
+    0 for its sum.
     """
     if q.device.type != "cpu":
         raise Unsupported(

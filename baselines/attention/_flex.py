@@ -22,6 +22,15 @@ KERNELS = 256  # compiled before dynamo gives up: one a shape, with and without 
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
+def chosen(implementation: str, weight: Tensor) -> str:
+    """What ``implementation`` is for parameters such as this: auto is flex on CUDA, blocked on the CPU."""
+    if implementation != "auto":
+        return implementation
+    if weight.device.type == "cpu":
+        return "blocked"
+    return "dense" if weight.dtype == torch.float64 else "flex"
+
+
 def flex_attend(q: Tensor, k: Tensor, v: Tensor, seen: BlockMask, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v over the keys that ``seen`` allows and mask [B, N] says are real.
 

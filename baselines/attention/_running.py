@@ -23,9 +23,9 @@ def running_products(q_bhnf: Tensor, k_bhnf: Tensor, v_bhne: Tensor) -> Tensor:
 
     A chunk's queries meet the sum of k_j v_j^T of all chunks before, and its own pairs.
     """
-    q_bhcif, k_bhcif, v_bhcie = (chunks_of(part) for part in (q_bhnf, k_bhnf, v_bhne))
-    before = carried(k_bhcif.mT @ v_bhcie)
-    return _both(q_bhcif, k_bhcif, v_bhcie, before)[:, :, : q_bhnf.shape[2]]
+    chunks = (chunks_of(part) for part in (q_bhnf, k_bhnf, v_bhne))
+    out: Tensor = _Running.apply(*chunks, None)  # type: ignore[no-untyped-call]
+    return out.flatten(2, 3)[:, :, : q_bhnf.shape[2]]
 
 
 def running_softmax(scores_bhn: Tensor, values_bhnd: Tensor, mask: Tensor | None) -> Tensor:
@@ -74,26 +74,65 @@ def running_features(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) 
     query = query.sub_(query.detach().amax(dim=-1, keepdim=True)).exp_()
     key = (key_bhcjm - end_bhcm[..., None, :]).exp_()
     decay = (start_bhcm - end_bhcm).exp()[..., None]
-    before = carried(key.mT @ values_bhcje, decay) * decay
-    return _both(query, key, values_bhcje, before)[:, :, :n]
+    out: Tensor = _Running.apply(query, key, values_bhcje, decay)  # type: ignore[no-untyped-call]
+    return out.flatten(2, 3)[:, :, :n]
 
 
-def _both(q_bhcif: Tensor, k_bhcif: Tensor, v_bhcie: Tensor, before: Tensor) -> Tensor:
-    """Queries times what came before their chunk, and the pairs inside it: [B, heads, chunks CHUNK, e]."""
-    b, heads = q_bhcif.shape[:2]
-    past = torch.ones(CHUNK, CHUNK, dtype=q_bhcif.dtype, device=q_bhcif.device).tril()
-    pairs = (q_bhcif @ k_bhcif.mT).mul_(past)
-    out = (q_bhcif @ before).flatten(0, 2).baddbmm_(pairs.flatten(0, 2), v_bhcie.flatten(0, 2))
-    return out.view(b, heads, -1, v_bhcie.shape[-1])
+class _Running(torch.autograd.Function):
+    """sum_{j <= i} (q_i . k_j) v_j of chunks [B, heads, chunks, CHUNK, .], keeping its arguments alone.
+
+    Queries meet what came before their chunk, S = sum k_j v_j^T, and the pairs inside it. With g the gradient
+    and T = sum q_i g_i^T over the chunks after: dq_i = S g_i + sum_{j <= i} (g_i . v_j) k_j, dk_j = T v_j +
+    sum_{i >= j} (g_i . v_j) q_i, dv_j = T^T k_j + sum_{i >= j} (q_i . k_j) g_i. ``decay`` [B, heads, chunks,
+    f, 1], to which no gradient flows, is what S is multiplied with as it enters a chunk.
+    """
+
+    @staticmethod
+    def forward(context: Any, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None) -> Tensor:
+        context.save_for_backward(q, k, v, decay)
+        return _plus(q @ _before(k, v, decay), _past(q, k), v)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, decay = context.saved_tensors
+        gradient = gradient.contiguous()
+        toward = _past(gradient, v)
+        of_q = _plus(gradient @ _before(k, v, decay).mT, toward, k)
+        after = _after(q, gradient, decay)
+        of_k = _plus(v @ after.mT, toward.mT, q)
+        return of_q, of_k, _plus(k @ after, _past(q, k).mT, gradient), None
 
 
-def carried(sums: Tensor, decay: Tensor | None = None) -> Tensor:
+def _past(left: Tensor, right: Tensor) -> Tensor:
+    """Products of pairs inside chunks, 0 for those in the future."""
+    past = torch.ones(CHUNK, CHUNK, dtype=left.dtype, device=left.device).tril()
+    return (left @ right.mT).mul_(past)
+
+
+def _plus(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """out + left @ right, written over out."""
+    return out.flatten(0, 2).baddbmm_(left.flatten(0, 2), right.flatten(0, 2)).view_as(out)
+
+
+def _before(k: Tensor, v: Tensor, decay: Tensor | None) -> Tensor:
+    """S for each chunk: sums of k_j v_j^T over the chunks before."""
+    if decay is None:
+        return F.pad((k.mT @ v)[:, :, :-1].cumsum(dim=2), (0, 0, 0, 0, 1, 0))
+    return carried(k.mT @ v, decay).mul_(decay)
+
+
+def _after(q: Tensor, gradient: Tensor, decay: Tensor | None) -> Tensor:
+    """T for each chunk: sums of q_i g_i^T over the chunks after."""
+    if decay is None:
+        return F.pad((q.mT @ gradient)[:, :, 1:].flip(2).cumsum(dim=2).flip(2), (0, 0, 0, 0, 0, 1))
+    return _carried_back((q.mT @ gradient).mul_(decay), decay)
+
+
+def carried(sums: Tensor, decay: Tensor) -> Tensor:
     """What each chunk finds: the sum over all chunks before it, along dimension 2.
 
     ``decay`` (no gradient flows to it) is what a sum so far is multiplied with as it passes a chunk.
     """
-    if decay is None:
-        return F.pad(sums[:, :, :-1].cumsum(dim=2), (0, 0, 0, 0, 1, 0))
     return _Carried.apply(sums, decay)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -112,10 +151,13 @@ class _Carried(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (decay,) = context.saved_tensors
-        out = torch.empty_like(gradient)
-        found, passed, kept = out.unbind(2), gradient.unbind(2), decay.unbind(2)
-        found[-1].zero_()
-        for c in range(len(found) - 1, 0, -1):
-            torch.addcmul(passed[c], found[c], kept[c], out=found[c - 1])
-        return out, None
+        return _carried_back(gradient, *context.saved_tensors), None
+
+
+def _carried_back(gradient: Tensor, decay: Tensor) -> Tensor:
+    out = torch.empty_like(gradient)
+    found, passed, kept = out.unbind(2), gradient.unbind(2), decay.unbind(2)
+    found[-1].zero_()
+    for c in range(len(found) - 1, 0, -1):
+        torch.addcmul(passed[c], found[c], kept[c], out=found[c - 1])
+    return out

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._flash import attend, attend_backward
-from baselines.attention._flex import Rule, block_mask, flex_attend
+from baselines.attention._flex import Rule, block_mask, chosen, flex_attend
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -39,7 +39,7 @@ class BigBird(Mechanism):
     O(N block blocks_seen D), memory O(N blocks_seen D), since the blocks that are seen are gathered.
 
     ``implementation``: ``blocked``, the above; ``flex``, FlexAttention, which gathers nothing; ``dense``, the
-    reference, with an N x N map a head. ``auto`` is flex on CUDA (but for float64) and blocked elsewhere.
+    reference, with an N x N map a head. ``auto`` is flex on CUDA (float64: dense) and blocked on the CPU.
     """
 
     order = 1.0
@@ -99,10 +99,7 @@ class BigBird(Mechanism):
         return self._how()
 
     def _how(self) -> str:
-        if self.implementation != "auto":
-            return self.implementation
-        weight = self.qkv.weight
-        return "flex" if weight.device.type == "cuda" and weight.dtype != torch.float64 else "blocked"
+        return chosen(self.implementation, self.qkv.weight)
 
     def _flex(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         n = q.shape[2]
@@ -278,7 +275,7 @@ class _Gather(torch.autograd.Function):
 def _parts(
     queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, hidden: Tensor
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """A few heads at a time: which of all sequences' heads, which rows of their blocks, q, k, v, what is added.
+    """A few heads at a time: which of all sequences' heads, which of their blocks, q, k, v, what is added.
 
     Blocks of queries are elements of a batch, since the kernel lays its gradients out with heads innermost.
     """
@@ -293,10 +290,10 @@ def _parts(
         part = slice(first, min(first + few, heads))
         own = blocks * torch.arange(part.stop - first, device=index.device)
         rows = (index[part] + own[:, None, None]).flatten()
-        seen = (
-            t[part].view(-1, block * d).index_select(0, rows).view(-1, 1, widest * block, d) for t in (k, v)
-        )
-        yield part, rows, q[part].view(-1, 1, block, d), *seen, hidden[part].flatten(0, 1)[:, None, None]
+        tables = (t[part].view(-1, block * d) for t in (k, v))
+        keys, values = (table.index_select(0, rows).view(-1, 1, widest * block, d) for table in tables)
+        added = hidden[part].flatten(0, 1)[:, None, None]
+        yield part, rows, q[part].view(-1, 1, block, d), keys, values, added
 
 
 @lru_cache(maxsize=64)

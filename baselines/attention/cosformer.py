@@ -89,6 +89,12 @@ class CosFormer(Mechanism):
         pairs = whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
         return self._flops(batch_size, seq_len, seq_len, pairs if self.causal else 0)
 
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """Three times the forward pass; causal, a chunk's pairs and sums once more: they are not kept."""
+        rows = seq_len + -seq_len % CHUNK if self.causal else 0
+        again = 2 * batch_size * rows * 2 * self.d_model * (CHUNK + self.d_head + 1)
+        return 3 * self.forward_flops(batch_size, seq_len) + again
+
     def _flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
         d, h, head = self.d_model, self.heads, self.d_head
         sums = 2 * 2 * rows * 2 * d * (head + 1)

@@ -120,8 +120,10 @@ class LinearAttention(Mechanism):
         return self._causal_flops(batch_size, seq_len, seq_len, pairs)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass."""
-        return 3 * self.forward_flops(batch_size, seq_len)
+        """Three times the forward pass; causal, a chunk's pairs and sums once more: they are not kept."""
+        rows = seq_len + -seq_len % CHUNK if self.causal else 0
+        again = 2 * batch_size * rows * self.d_model * (CHUNK + self.d_head + 1)
+        return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
         """phi of queries and keys, the shares and their weights; keys times inputs, S, z and the map.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.attention._flex import Rule, block_mask, chosen, flex_attend
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -15,6 +18,8 @@ from baselines.attention._heads import (
 )
 from baselines.attention._windows import attend_in_windows
 from effbench.mechanism import Mechanism
+
+IMPLEMENTATIONS = ("auto", "blocked", "dense", "flex")
 
 
 class Longformer(Mechanism):
@@ -31,6 +36,9 @@ class Longformer(Mechanism):
     than a window is one masked softmax over its own keys. The keys and values of the global tokens' own
     attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j,
     and sum_j a_j W x_j = W sum_j a_j x_j.
+
+    ``implementation``: ``blocked``, the above; ``flex``, FlexAttention for the window and the global keys;
+    ``dense``, the reference. ``auto`` is flex on CUDA (but for float64: dense) and blocked on the CPU.
 
     Causal: i - window <= j <= i; the first tokens stay global as keys, and as queries see each other alone,
     up to themselves.
@@ -50,12 +58,20 @@ class Longformer(Mechanism):
         causal: bool = False,
         window: int = 128,
         global_tokens: int = 1,
+        implementation: Literal["auto", "blocked", "dense", "flex"] = "auto",
     ) -> None:
+        allowed = f"one of {', '.join(IMPLEMENTATIONS)}"
+        require(implementation in IMPLEMENTATIONS, "implementation", implementation, allowed)
         require(window >= 1, "window", window, "at least 1")
         require(global_tokens >= 0, "global_tokens", global_tokens, "at least 0")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.window = window
         self.global_tokens = global_tokens
+        self.implementation = implementation
+        if implementation == "dense":
+            self.__dict__.update(
+                order=2.0, memory_order=2.0
+            )  # this instance's; the class declares the others'
         self.block = 32
         self.after = 0 if causal else window  # how far a token sees ahead
         self.span = self.block + window + self.after  # keys that a block of queries may see
@@ -68,12 +84,28 @@ class Longformer(Mechanism):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
-        count = min(self.global_tokens, x.shape[1])
+        count, how = min(self.global_tokens, x.shape[1]), self._how()
         x = clear_padding(x, mask)
-        out: Tensor = self.out(self._local(x, mask, count))
+        if how == "dense":
+            return self.reference(x, mask)
+        mixed = self._flex(x, mask, count) if how == "flex" else self._local(x, mask, count)
+        out: Tensor = self.out(mixed)
         if count:
             out[:, :count] = self.out(self._global(x, mask, count))
         return out
+
+    def runs_as(self, batch_size: int, seq_len: int) -> str:
+        """What was asked for; for auto, what it is on the device of the parameters."""
+        return self._how()
+
+    def _how(self) -> str:
+        return chosen(self.implementation, self.qkv.weight)
+
+    def _flex(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
+        """As _local, through FlexAttention."""
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        seen = block_mask(_near, (self.window, count, self.causal), 1, x.shape[1], x.device)
+        return merge_heads(flex_attend(q, k, v, seen, mask))
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the definition, with the N x N map of who sees whom."""
@@ -94,16 +126,22 @@ class Longformer(Mechanism):
             mixed = torch.where((position < count)[:, None], merge_heads(weights @ v), mixed)
         return self.out(mixed)  # type: ignore[no-any-return]
 
-    def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """Four projections, the blocks' products with all the keys they are given, and the global tokens'."""
+    def forward_flops(self, batch_size: int, seq_len: int) -> int | None:
+        """Four projections, the blocks' products with all the keys they are given, and the global tokens'.
+
+        Declared for blocked only.
+        """
+        if self._how() != "blocked":
+            return None
         n, around = seq_len, self._blocked(seq_len)
         rows = self._rows(n) + self.window + self.after if around else n
         return self._flops(batch_size, n, rows, sum(self._executed_pairs(n)))
 
-    def train_flops(self, batch_size: int, seq_len: int) -> int:
+    def train_flops(self, batch_size: int, seq_len: int) -> int | None:
         """Three times the forward pass, and the kernel's scores once more: it does not keep them."""
+        forward = self.forward_flops(batch_size, seq_len)
         again = 2 * batch_size * self._executed_pairs(seq_len)[0] * self.d_model
-        return 3 * self.forward_flops(batch_size, seq_len) + again
+        return None if forward is None else 3 * forward + again
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
         """Only the keys that a query sees, and nothing for the global tokens' windows, which are not used."""
@@ -116,9 +154,9 @@ class Longformer(Mechanism):
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
         """Padded input, q, k and v, the mask, what the kernel returns, and the global tokens' share.
 
-        Not declared for the causal form.
+        Declared for blocked only, and not for the causal form.
         """
-        if self.causal:
+        if self.causal or self._how() != "blocked":
             return None
         n, d, h, count = seq_len, self.d_model, self.heads, min(self.global_tokens, seq_len)
         whole = 2 * d * count + 2 * h * count * d + h * count * n if count else 0
@@ -212,3 +250,13 @@ class Longformer(Mechanism):
         weights = masked_softmax(scores, allowed, -1)
         gathered = (weights @ x).unflatten(1, (self.heads, count))
         return torch.einsum("bhge,hde->bghd", gathered, value_hde).flatten(2)
+
+
+def _near(device: torch.device, window: int, count: int, causal: bool) -> Rule:
+    """A query sees the keys of its window and the first ``count``."""
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        near = ((query - key).abs() <= window) | (key < count)
+        return near & (key <= query) if causal else near
+
+    return sees

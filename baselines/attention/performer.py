@@ -110,9 +110,14 @@ class Performer(Mechanism):
         return self._flops(batch_size, seq_len, seq_len, pairs if self.causal else 0)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, less the gradients of the directions, which are no parameters."""
+        """Three times the forward pass, less the gradients of the directions, which are no parameters.
+
+        Causal, a chunk's pairs and sums once more: they are not kept.
+        """
         into = 2 * 2 * batch_size * seq_len * self.features * self.d_model
-        return 3 * self.forward_flops(batch_size, seq_len) - into
+        rows = seq_len + -seq_len % CHUNK if self.causal else 0
+        again = 2 * batch_size * rows * self.heads * self.features * (CHUNK + self.d_head + 1)
+        return 3 * self.forward_flops(batch_size, seq_len) - into + again
 
     def _flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
         d, h, m, head = self.d_model, self.heads, self.features, self.d_head
