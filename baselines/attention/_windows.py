@@ -9,6 +9,8 @@ from torch import Tensor
 
 from baselines.attention._flash import attend, attend_backward
 
+TOGETHER = 32  # blocks whose windows get their gradients at once, so that these stay in a cache
+
 
 def strided_windows(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tensor:
     """[rows, heads, d] -> [blocks, heads, keys, d]: window i starts at row i block; needs no copy.
@@ -65,19 +67,22 @@ class _InWindows(torch.autograd.Function):
         first, (blocks, block, _) = context.first, allowed_bqk.shape
         q, k, v = _views(qkv_r3hd, allowed_bqk, first)
         gradient = gradient_rhd.unflatten(0, (blocks, block)).transpose(1, 2)
-        parts = attend_backward(gradient, q, k, v, out, log_sum, allowed_bqk[:, None])
-        found = torch.empty_like(qkv_r3hd)
-        rows = slice(first, first + blocks * block)
-        found[: rows.start, 0], found[rows.stop :, 0] = 0.0, 0.0
-        found[rows, 0] = parts[0].transpose(1, 2).flatten(0, 1)
-        for place in (1, 2):
-            add_overlaps(found[:, place], parts[place], block)
+        found = torch.zeros_like(qkv_r3hd)
+        queries = found[first : first + blocks * block, 0].unflatten(0, (blocks, block)).transpose(1, 2)
+        for start in range(0, blocks, TOGETHER):
+            some = slice(start, start + TOGETHER)
+            of_q, *of_seen = attend_backward(
+                gradient[some], q[some], k[some], v[some], out[some], log_sum[some], allowed_bqk[some, None]
+            )
+            queries[some] = of_q
+            for place, windows in enumerate(of_seen, start=1):
+                add_overlaps(found[start * block :, place], windows, block)
         if weights is not None:
             seen = slice(first, first + weights.shape[-1])
             _, keys, values = (part.transpose(0, 1) for part in qkv_r3hd[seen].unbind(1))
             mean = (gradient * out).sum(-1, keepdim=True)
             toward = (weights * (gradient @ values.mT - mean) / q.shape[-1] ** 0.5).to(q.dtype)
-            found[rows, 0] += (toward @ keys).transpose(1, 2).flatten(0, 1)
+            queries += toward @ keys
             found[seen, 1] += torch.einsum("bhqg,bhqd->ghd", toward, q)
             found[seen, 2] += torch.einsum("bhqg,bhqd->ghd", weights.to(q.dtype), gradient)
         return found, None, None, None
@@ -100,9 +105,8 @@ def _window_views(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tenso
 
 
 def add_overlaps(out_rhd: Tensor, windows_bhkd: Tensor, block: int) -> None:
-    """Write to [rows, heads, d] the sum of what windows, a block of rows apart, have for each row."""
+    """Add to [rows, heads, d] what windows, a block of rows apart, have for each row."""
     blocks, _, keys, _ = windows_bhkd.shape
-    out_rhd.zero_()
     for start in range(0, keys, block):
         part = windows_bhkd[:, :, start : start + block].transpose(1, 2)
         whole = min(blocks, (out_rhd.shape[0] - start) // block)
@@ -127,6 +131,6 @@ class _Windows(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient_bhkd: Tensor) -> tuple[Tensor, None, None, None]:
         _, heads, _, d = gradient_bhkd.shape
-        out = gradient_bhkd.new_empty(context.rows, heads, d)
+        out = gradient_bhkd.new_zeros(context.rows, heads, d)
         add_overlaps(out, gradient_bhkd, context.block)
         return out, None, None, None
