@@ -143,11 +143,8 @@ def _declared(module: nn.Module, name: str, cell: Cell) -> int | None:
 
 
 def _declared_growth(module: nn.Module, cell: Cell) -> Values:
-    kind = (
-        type(module)
-        if cell.scope == "attention"
-        else registry.load(registry.find(cell.mechanism, "mechanism"))
-    )
+    attention = cell.scope == "attention"  # an option may change what its instance declares
+    kind = module if attention else registry.load(registry.find(cell.mechanism, "mechanism"))
     declared = {"declared_order": "order", "declared_memory_order": "memory_order"}
     found = {column: getattr(kind, name, None) for column, name in declared.items()}
     return {name: None if order is None else str(Growth.parse(order)) for name, order in found.items()}

@@ -49,8 +49,8 @@ def test_a_wrong_backward_is_found_without_a_reference(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", registry.names("mechanism"))
-def test_every_installed_mechanism_passes(name):
+@pytest.mark.parametrize("name", [name for name in registry.names("mechanism") if ":" not in name])
+def test_every_mechanism_of_ours_passes(name):
     kind = registry.load(registry.find(name, "mechanism"))
     assert failed(kind, d_model=64, heads=4, seq_len=2048) == {}
 
