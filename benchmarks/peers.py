@@ -4,7 +4,7 @@
     python benchmarks/peers.py FOLDER [family ...]
 
 measures into FOLDER/<family> (what is there already is kept) and prints Markdown: for each shape the ratio
-ours over theirs, with its interval, paired by repeat. About three quarters of an hour on two cores.
+ours over theirs, with its interval, paired by repeat. More than an hour on two cores.
 """
 
 from __future__ import annotations
@@ -35,9 +35,19 @@ FAMILIES = {
     "vanilla": ("vanilla", "torch:sdpa"),
     "vanilla-mha": ("vanilla", "torch:mha"),
 }
-WIDTHS = ((256, 16), (512, 8))
-LENGTHS = (1024, 4096, 16384)
-QUADRATIC = ("vanilla", "vanilla-mha")  # their longest calls take minutes: shorter, and one batch size
+# (lengths, width and heads, batch sizes): the whole grid where calls are short, and its core elsewhere.
+WHOLE = tuple(([1024, 4096, 16384], width, [1, 4]) for width in ((256, 16), (512, 8)))
+CORE = (
+    ([4096], (256, 16), [1]),
+    ([4096], (512, 8), [1]),
+    ([1024], (256, 16), [4]),
+    ([16384], (256, 16), [1]),
+)
+SHAPES = {
+    **dict.fromkeys(FAMILIES, CORE),
+    **dict.fromkeys(("fastformer", "linear", "linear-causal", "linformer"), WHOLE),
+    **dict.fromkeys(("vanilla", "vanilla-mha"), CORE[:-1]),
+}
 # Every mechanism of ours whose order is linear, at a length that only such a one can reach.
 LONG = (
     "fastformer", "fastformer:causal=true", "linformer", "longformer", "longformer:global_tokens=0",
@@ -67,10 +77,7 @@ def _sweep(family: str) -> effbench.Sweep:
         grids = [_grid(LONG, [LONGEST], (256, 16), [1], ["memory"])]
         head = f'name = "long"\nmemory_limit = "{LONG_MEMORY}"\n'
     else:
-        lengths = [n for n in LENGTHS if n < 16384 or family not in QUADRATIC]
-        batches = [1] if family in QUADRATIC else [1, 4]
-        probes = ["time", "memory"]
-        grids = [_grid(FAMILIES[family], lengths, width, batches, probes) for width in WIDTHS]
+        grids = [_grid(FAMILIES[family], *shape, ["time", "memory"]) for shape in SHAPES[family]]
         head = f'name = "{family}"\n'
     return effbench.Sweep.from_toml(head + "timeout = 600\n" + "".join(grids), family, family)
 

@@ -17,6 +17,7 @@ from effbench.mechanism import Unsupported
 
 BLOCK = 128  # queries, and keys, that the kernels take or leave together
 NARROWEST = 16  # the least width of a head that the kernels take
+IMPLEMENTATIONS = ("auto", "blocked", "dense", "flex")
 KERNELS = 256  # compiled before dynamo gives up: one a shape, with and without padding
 
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

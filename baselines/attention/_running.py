@@ -11,6 +11,18 @@ from torch.nn import functional as F
 CHUNK = 32  # tokens whose pairs are made; what came before them is one sum
 
 
+def rows_and_pairs(n: int) -> tuple[int, int]:
+    """Tokens of whole chunks, and the pairs inside them, of a sequence of n."""
+    rows = n + -n % CHUNK
+    return rows, rows * CHUNK
+
+
+def past_pairs(n: int) -> int:
+    """Of the pairs inside chunks, those of n tokens that are not in the future."""
+    whole, rest = divmod(n, CHUNK)
+    return whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
+
+
 def chunks_of(part_bhnd: Tensor) -> Tensor:
     """[B, heads, N, d] -> [B, heads, chunks, CHUNK, d], filled up with zeros."""
     after = -part_bhnd.shape[2] % CHUNK

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._flash import attend, attend_backward
-from baselines.attention._flex import Rule, block_mask, chosen, flex_attend
+from baselines.attention._flex import IMPLEMENTATIONS, Rule, block_mask, chosen, flex_attend
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -24,7 +24,6 @@ from baselines.attention._heads import (
 from effbench.mechanism import Mechanism
 
 TOGETHER = 64  # blocks of queries, of one head or a few, that gather at once
-IMPLEMENTATIONS = ("auto", "blocked", "dense", "flex")
 
 
 class BigBird(Mechanism):
@@ -36,7 +35,8 @@ class BigBird(Mechanism):
     it does not see anyway (all of them if fewer are left), each key once, in one softmax of q . k / sqrt(d).
     The queries of global blocks see everything. The draw depends on ``seed`` and the number of blocks only;
     it is not limited to the first tokens, as it is in public codes. x [B, N, D] -> [B, N, D];
-    O(N block blocks_seen D), memory O(N blocks_seen D), since the blocks that are seen are gathered.
+    O(N block blocks_seen D), memory O(N D): the blocks that are seen are gathered a few heads at a time, and
+    again in backward.
 
     ``implementation``: ``blocked``, the above; ``flex``, FlexAttention, which gathers nothing; ``dense``, the
     reference, with an N x N map a head. ``auto`` is flex on CUDA (float64: dense) and blocked on the CPU.

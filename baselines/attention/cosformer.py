@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._heads import clear_padding, merge_heads, no_autocast, split_heads
-from baselines.attention._running import CHUNK, running_products
+from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
 from effbench.mechanism import Mechanism
 
 EPSILON = 1e-6
@@ -80,18 +80,16 @@ class CosFormer(Mechanism):
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Four projections, the sums and their products with queries; causal: the pairs of chunks."""
-        rows = seq_len + -seq_len % CHUNK if self.causal else seq_len
-        return self._flops(batch_size, seq_len, rows, rows * CHUNK if self.causal else 0)
+        rows, pairs = rows_and_pairs(seq_len) if self.causal else (seq_len, 0)
+        return self._flops(batch_size, seq_len, rows, pairs)
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
         """Causal: nothing for what fills the last chunk up, and of its pairs those not in the future."""
-        whole, rest = divmod(seq_len, CHUNK)
-        pairs = whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
-        return self._flops(batch_size, seq_len, seq_len, pairs if self.causal else 0)
+        return self._flops(batch_size, seq_len, seq_len, past_pairs(seq_len) if self.causal else 0)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
         """Three times the forward pass; causal, a chunk's pairs and sums once more: they are not kept."""
-        rows = seq_len + -seq_len % CHUNK if self.causal else 0
+        rows = rows_and_pairs(seq_len)[0] if self.causal else 0
         again = 2 * batch_size * rows * 2 * self.d_model * (CHUNK + self.d_head + 1)
         return 3 * self.forward_flops(batch_size, seq_len) + again
 

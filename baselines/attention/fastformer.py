@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._heads import clear_padding, masked_softmax, no_autocast, require
-from baselines.attention._running import CHUNK, running_softmax
+from baselines.attention._running import past_pairs, rows_and_pairs, running_softmax
 from effbench.mechanism import Mechanism
 
 
@@ -209,8 +209,7 @@ class Fastformer(Mechanism):
         Causal: by tokens, with the weights of the pairs in a chunk.
         """
         if self.causal:
-            rows = seq_len + -seq_len % CHUNK
-            return self._causal_flops(batch_size, seq_len, rows * CHUNK)
+            return self._causal_flops(batch_size, seq_len, rows_and_pairs(seq_len)[1])
         b, n, d, h, width = batch_size, seq_len, self.d_head, self.heads, self.d_model
         square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
         if n < width:
@@ -234,9 +233,7 @@ class Fastformer(Mechanism):
         """Causal: of the pairs in a chunk, those not in the future."""
         if not self.causal:
             return self.forward_flops(batch_size, seq_len)
-        whole, rest = divmod(seq_len, CHUNK)
-        pairs = whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
-        return self._causal_flops(batch_size, seq_len, pairs)
+        return self._causal_flops(batch_size, seq_len, past_pairs(seq_len))
 
     def _causal_flops(self, batch_size: int, n: int, pairs: int) -> int:
         """Q, K (V) and W_r, two logits a head, and two sums over so many pairs."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._heads import clear_padding, merge_heads, no_autocast, split_heads
-from baselines.attention._running import CHUNK, running_products
+from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
 from effbench.mechanism import Mechanism
 
 EPSILON = 1e-6
@@ -101,8 +101,7 @@ class LinearAttention(Mechanism):
         """Queries and keys, keys times inputs, queries times the map, their weights; S and the map."""
         n, d, h = seq_len, self.d_model, self.heads
         if self.causal:
-            rows = n + -n % CHUNK
-            return self._causal_flops(batch_size, n, rows, rows * CHUNK)
+            return self._causal_flops(batch_size, n, *rows_and_pairs(n))
         return batch_size * (2 * n * d * 4 * d + 2 * n * d * h + 2 * 2 * d * d * self.d_head)
 
     def _causal_flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
@@ -115,13 +114,11 @@ class LinearAttention(Mechanism):
         """Causal: nothing for what fills the last chunk up, and of its pairs those not in the future."""
         if not self.causal:
             return self.forward_flops(batch_size, seq_len)
-        whole, rest = divmod(seq_len, CHUNK)
-        pairs = whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
-        return self._causal_flops(batch_size, seq_len, seq_len, pairs)
+        return self._causal_flops(batch_size, seq_len, seq_len, past_pairs(seq_len))
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
         """Three times the forward pass; causal, a chunk's pairs and sums once more: they are not kept."""
-        rows = seq_len + -seq_len % CHUNK if self.causal else 0
+        rows = rows_and_pairs(seq_len)[0] if self.causal else 0
         again = 2 * batch_size * rows * self.d_model * (CHUNK + self.d_head + 1)
         return 3 * self.forward_flops(batch_size, seq_len) + again
 

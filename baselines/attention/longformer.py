@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._flex import Rule, block_mask, chosen, flex_attend
+from baselines.attention._flex import IMPLEMENTATIONS, Rule, block_mask, chosen, flex_attend
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -18,8 +18,6 @@ from baselines.attention._heads import (
 )
 from baselines.attention._windows import attend_in_windows
 from effbench.mechanism import Mechanism
-
-IMPLEMENTATIONS = ("auto", "blocked", "dense", "flex")
 
 
 class Longformer(Mechanism):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._heads import clear_padding, merge_heads, no_autocast, require, split_heads
-from baselines.attention._running import CHUNK, running_features
+from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_features
 from effbench.mechanism import Mechanism
 
 
@@ -100,14 +100,12 @@ class Performer(Mechanism):
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Four projections, two into features, the sums and their products with queries; causal: pairs."""
-        rows = seq_len + -seq_len % CHUNK if self.causal else seq_len
-        return self._flops(batch_size, seq_len, rows, rows * CHUNK if self.causal else 0)
+        rows, pairs = rows_and_pairs(seq_len) if self.causal else (seq_len, 0)
+        return self._flops(batch_size, seq_len, rows, pairs)
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
         """Causal: nothing for what fills the last chunk up, and of its pairs those not in the future."""
-        whole, rest = divmod(seq_len, CHUNK)
-        pairs = whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
-        return self._flops(batch_size, seq_len, seq_len, pairs if self.causal else 0)
+        return self._flops(batch_size, seq_len, seq_len, past_pairs(seq_len) if self.causal else 0)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
         """Three times the forward pass, less the gradients of the directions, which are no parameters.
@@ -115,7 +113,7 @@ class Performer(Mechanism):
         Causal, a chunk's pairs and sums once more: they are not kept.
         """
         into = 2 * 2 * batch_size * seq_len * self.features * self.d_model
-        rows = seq_len + -seq_len % CHUNK if self.causal else 0
+        rows = rows_and_pairs(seq_len)[0] if self.causal else 0
         again = 2 * batch_size * rows * self.heads * self.features * (CHUNK + self.d_head + 1)
         return 3 * self.forward_flops(batch_size, seq_len) - into + again
 
