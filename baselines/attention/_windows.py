@@ -40,19 +40,15 @@ def attend_in_windows(qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, *,
 class _InWindows(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, first: int) -> Tensor:
-        allowed = allowed_bqk[:, None]
         q, k, v = _views(qkv_r3hd, allowed_bqk, first)
-        out, log_sum = attend(q, k, v, allowed)
+        out, log_sum = attend(q, k, v, allowed_bqk[:, None])
         weights = None
         if len(whole_g):
-            _, keys, values = (
-                part.transpose(0, 1) for part in qkv_r3hd[first : first + len(whole_g)].unbind(1)
-            )
-            scores = (q @ keys.mT).to(log_sum.dtype) / q.shape[
-                -1
-            ] ** 0.5 + whole_g  # [blocks, heads, block, g]
-            joint = torch.logaddexp(log_sum, scores.logsumexp(dim=-1))
-            weights = (scores - joint[..., None]).exp_()
+            seen = qkv_r3hd[first : first + len(whole_g)]
+            _, keys, values = (part.transpose(0, 1) for part in seen.unbind(1))
+            scores_bhqg = (q @ keys.mT).to(log_sum.dtype) / q.shape[-1] ** 0.5 + whole_g
+            joint = torch.logaddexp(log_sum, scores_bhqg.logsumexp(dim=-1))
+            weights = (scores_bhqg - joint[..., None]).exp_()
             out = out.mul_((log_sum - joint).exp_()[..., None].to(out.dtype))
             out = out.add_(weights.to(out.dtype) @ values)
             log_sum = joint

@@ -69,11 +69,10 @@ class Performer(Mechanism):
         parts = F.linear(clear_padding(x, mask).to(wide), weight, bias).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.heads) for part in parts)
         query_bhnm, key_bhnm = self._exponents(q, k)
+        values = F.pad(v, (0, 1), value=1.0)  # a column of ones sums the weights
         if mask is not None:
             key_bhnm = key_bhnm.masked_fill(~mask[:, None, :, None], torch.finfo(wide).min)
-            v = v.masked_fill(~mask[:, None, :, None], 0.0)
-        real = torch.ones_like(x[..., 0], dtype=wide) if mask is None else mask.to(wide)
-        values = torch.cat([v, real[:, None, :, None].expand(-1, self.heads, -1, -1)], dim=-1)
+            values = values.masked_fill(~mask[:, None, :, None], 0.0)
         sums = (running_features if self.causal else _summed)(query_bhnm, key_bhnm, values)
         mixed = merge_heads(sums[..., :-1] / sums[..., -1:].clamp_min(torch.finfo(wide).tiny))
         return F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)

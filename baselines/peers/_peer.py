@@ -22,6 +22,12 @@ class Peer(Mechanism):
     install: ClassVar[str] = "pip install 'effbench[peers]'"
 
 
+def refuse_causal(causal: bool, name: str) -> None:
+    """Raise Unsupported for a library without a causal form."""
+    if causal:
+        raise Unsupported(f"{name} has no causal form")
+
+
 def refuse_mask(mask: Tensor | None, name: str) -> None:
     """Raise Unsupported if there is a padding mask and the library takes none."""
     if mask is not None:

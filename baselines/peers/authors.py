@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from baselines.peers._peer import Peer
+from baselines.peers._peer import Peer, refuse_causal
 
 
 class AuthorsFastformer(Peer):
@@ -21,10 +21,7 @@ class AuthorsFastformer(Peer):
     source = "Wu et al. 2021, the authors' release (github.com/wuch15/Fastformer)"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
-        if causal:
-            from effbench.mechanism import Unsupported
-
-            raise Unsupported("the authors' Fastformer has no causal form")
+        refuse_causal(causal, "the authors' Fastformer")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.query, self.key, self.transform = (nn.Linear(d_model, d_model) for _ in range(3))
         self.score_query, self.score_key = nn.Linear(d_model, heads), nn.Linear(d_model, heads)

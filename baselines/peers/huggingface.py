@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from baselines.peers._peer import Peer, refuse_mask
+from baselines.peers._peer import Peer, refuse_causal, refuse_mask
 from effbench.mechanism import Unsupported
 
 
@@ -36,8 +36,7 @@ class Longformer(Peer):
         window: int = 128,
         global_tokens: int = 1,
     ) -> None:
-        if causal:
-            raise Unsupported("transformers' Longformer has no causal form")
+        refuse_causal(causal, "transformers' Longformer")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         from transformers import LongformerConfig
         from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
@@ -96,8 +95,7 @@ class BigBird(Peer):
         random_blocks: int = 3,
         build_map: bool = False,
     ) -> None:
-        if causal:
-            raise Unsupported("transformers' BigBird has no causal form")
+        refuse_causal(causal, "transformers' BigBird")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         from transformers import BigBirdConfig
         from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention
@@ -185,8 +183,7 @@ class Nystromformer(Peer):
     def __init__(
         self, d_model: int, heads: int, *, max_len: int, causal: bool = False, landmarks: int = 64
     ) -> None:
-        if causal:
-            raise Unsupported("transformers' Nystromformer has no causal form")
+        refuse_causal(causal, "transformers' Nystromformer")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         from transformers import NystromformerConfig
         from transformers.models.nystromformer.modeling_nystromformer import NystromformerSelfAttention
@@ -226,8 +223,7 @@ class FNet(Peer):
     install = "pip install 'effbench[peers]'"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
-        if causal:
-            raise Unsupported("transformers' FNet has no causal form")
+        refuse_causal(causal, "transformers' FNet")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         from transformers import FNetConfig
         from transformers.models.fnet.modeling_fnet import FNetBasicFourierTransform

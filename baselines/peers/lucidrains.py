@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from baselines.peers._peer import Peer, refuse_mask
+from baselines.peers._peer import Peer, refuse_causal, refuse_mask
 from effbench.mechanism import Unsupported
 
 
@@ -33,8 +33,7 @@ class Linformer(Peer):
         k: int = 256,
         share_kv: bool = False,
     ) -> None:
-        if causal:
-            raise Unsupported("linformer has no causal form")
+        refuse_causal(causal, "linformer")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         from linformer.linformer import LinformerSelfAttention
 
@@ -160,8 +159,7 @@ class Nystromformer(Peer):
     def __init__(
         self, d_model: int, heads: int, *, max_len: int, causal: bool = False, landmarks: int = 64
     ) -> None:
-        if causal:
-            raise Unsupported("nystrom-attention has no causal form")
+        refuse_causal(causal, "nystrom-attention")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         from nystrom_attention import NystromAttention
 
