@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from effbench.models.encoder import Encoder, FeatureDropout
@@ -35,11 +37,28 @@ class AdditivePooling(nn.Module):
         return torch.einsum("bn,bnd->bd", weights_bn, x)
 
 
+def token_embedding(vocab_size: int, d_model: int, vectors: NDArray[np.float32] | None) -> nn.Module:
+    """tokens [B, N] -> [B, N, d_model]; id 0 is padding and stays at zero."""
+    if vectors is None:
+        embedding = nn.Embedding(vocab_size, d_model, padding_idx=0)
+        nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
+        return embedding
+    if len(vectors) != vocab_size:
+        raise ValueError(f"{len(vectors)} vectors for a vocabulary of {vocab_size}")
+    # a copy: training must not change what the task handed out
+    own = torch.tensor(vectors)
+    embedding = nn.Embedding(vocab_size, vectors.shape[1], padding_idx=0, _weight=own)
+    if vectors.shape[1] == d_model:
+        return embedding
+    return nn.Sequential(embedding, nn.Linear(vectors.shape[1], d_model, bias=False))
+
+
 class Classifier(nn.Module):
     """tokens [B, N], mask [B, N] -> logits [B, classes].
 
     Learned absolute positions are added to the token embeddings; id 0 is padding. ``max_len`` is the
-    longest N.
+    longest N. The token embedding starts from ``vectors`` [vocab_size, width] if given, which a linear map
+    without bias takes to d_model where the widths differ; it is trained like any other.
     """
 
     def __init__(
@@ -53,11 +72,11 @@ class Classifier(nn.Module):
         layers: int,
         ffn_width: int | None = None,
         dropout: float = 0.0,
+        vectors: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(vocab_size, d_model, padding_idx=0)
+        self.tokens = token_embedding(vocab_size, d_model, vectors)
         self.positions = nn.Embedding(max_len, d_model)
-        nn.init.normal_(self.tokens.weight, std=EMBEDDING_STD)
         nn.init.normal_(self.positions.weight, std=EMBEDDING_STD)
         self.embedding_dropout = FeatureDropout(dropout)
         self.pooled_dropout = nn.Dropout(dropout)

@@ -66,7 +66,8 @@ class Splits:
     """A task's data: three parts, the sizes that its model needs, and what a score is to be read against.
 
     ``priors`` are the scores on the test part of predictors that hardly read the input; ``facts`` are
-    counts worth keeping beside a score. Both are copied into the record.
+    counts worth keeping beside a score. Both are copied into the record. ``vectors`` [vocab_size, width], if
+    given, initialise the token embedding, in whatever width they have.
     """
 
     train: Examples
@@ -76,6 +77,7 @@ class Splits:
     classes: int
     priors: Mapping[str, float]
     facts: Mapping[str, int] = field(default_factory=dict)
+    vectors: NDArray[np.float32] | None = None
 
 
 class Task(ABC):
@@ -169,6 +171,7 @@ class Classification(Task):
             d_model=d_model,
             layers=layers,
             dropout=self.dropout,
+            vectors=splits.vectors,
         )
 
     def batch(self, part: Examples, rows: Integers) -> Batch:
@@ -227,6 +230,16 @@ def classification_scores(truth: Integers, predicted: Integers) -> dict[str, flo
         "correct": int(right.sum()),
         "examples": len(truth),
     }
+
+
+def folder_of(data_dir: Path | None, *names: str) -> Path | None:
+    """The first folder of these names inside ``data_dir``, or ``data_dir`` itself where there is none.
+
+    So that one data folder can hold those of several tasks, each under its task's name.
+    """
+    if data_dir is None:
+        return None
+    return next((data_dir / name for name in names if (data_dir / name).is_dir()), data_dir)
 
 
 def prior(train: Examples, test: Examples, clue: Callable[[Examples], Integers] | None = None) -> float:
