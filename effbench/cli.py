@@ -78,6 +78,9 @@ def run(
     ] = None,
     seq_len: Annotated[str | None, typer.Option(help="128,512 or 512:16384:x2")] = None,
     batch_size: Annotated[str | None, typer.Option(help="Sequences a call.")] = None,
+    batch_tokens: Annotated[
+        str | None, typer.Option(help="Tokens a call at every length, instead of --batch-size.")
+    ] = None,
     d_model: Annotated[str | None, typer.Option(help="Model width.")] = None,
     heads: Annotated[str | None, typer.Option(help="Attention heads; must divide d_model.")] = None,
     layers: Annotated[str | None, typer.Option(help="Blocks of an encoder.")] = None,
@@ -127,6 +130,7 @@ def run(
         "mechanism": mechanism or None,
         "seq_len": seq_len,
         "batch_size": batch_size,
+        "batch_tokens": batch_tokens,
         "d_model": d_model,
         "heads": heads,
         "layers": layers,

@@ -146,6 +146,7 @@ _AXES: dict[str, Callable[[Any], Axis]] = {
     "task": _specs("task"),
     "seq_len": _lengths_axis,
     "batch_size": _whole_axis("batch_size"),
+    "batch_tokens": _whole_axis("batch_tokens"),  # instead of batch_size: so many tokens at every length
     "d_model": _whole_axis("d_model"),
     "heads": _whole_axis("heads"),
     "layers": _whole_axis("layers"),
@@ -252,7 +253,12 @@ class Sweep:
         """
         read = {key: _AXES[key](value) for key, value in axes.items()}
         asked = read.pop("probe", None)
-        grids = [{**grid, **read} for grid in self.grids]
+        instead = {"batch_size": "batch_tokens", "batch_tokens": "batch_size"}
+        replaced = {instead[key] for key in read if key in instead} - set(read)
+        grids = [
+            {**{key: axis for key, axis in grid.items() if key not in replaced}, **read}
+            for grid in self.grids
+        ]
         if asked is not None:
             has = {probe for grid in grids for probe in grid.get("probe", _DEFAULTS["probe"])}
             for grid in grids:
@@ -276,7 +282,7 @@ class Sweep:
             if "seq_len" not in grid or "mechanism" not in grid:
                 missing = "seq_len" if "seq_len" not in grid else "mechanism"
                 raise UsageError(f"a grid of {self.name!r} has no {missing}")
-            full = {"threads": (machine.cores(),), **_DEFAULTS, **grid}
+            full = _full(grid)
             repeats, at_most = full.pop("repeats")[0], full.pop("max_repeats")[0]
             for values in itertools.product(*full.values()):
                 for cell in _cells(
@@ -303,7 +309,7 @@ class Sweep:
         ):
             if value is not None:
                 data[key] = value
-        full = [{"threads": (machine.cores(),), **_DEFAULTS, **grid} for grid in self.grids]
+        full = [_full(grid) for grid in self.grids]
         data["grid"] = [
             {key: grid[key][0] if len(grid[key]) == 1 else list(grid[key]) for key in _AXES if key in grid}
             for grid in full
@@ -335,9 +341,24 @@ def _grid(data: Mapping[str, Any]) -> dict[str, Axis]:
     return grid
 
 
+def _full(grid: Mapping[str, Axis]) -> dict[str, Axis]:
+    """A grid with the defaults of the axes that it does not name."""
+    if "batch_size" in grid and "batch_tokens" in grid:
+        raise UsageError("a grid has batch_size or batch_tokens, not both")
+    full = {"threads": (machine.cores(),), **_DEFAULTS, **grid}
+    if "batch_tokens" in grid:
+        del full["batch_size"]
+    return full
+
+
 def _cells(values: dict[str, Any], seed: int, repeats: int, at_most: int) -> list[Cell]:
     mechanism, options = registry.parse(values.pop("mechanism"), "mechanism")
     task, task_options = registry.parse(values.pop("task"), "task")
+    if "batch_tokens" in values:
+        tokens, seq_len = values.pop("batch_tokens"), values["seq_len"]
+        if tokens % seq_len:
+            raise UsageError(f"seq_len {seq_len} does not divide batch_tokens {tokens}")
+        values["batch_size"] = tokens // seq_len
     if values["d_model"] % values["heads"]:
         raise UsageError(f"heads {values['heads']} does not divide d_model {values['d_model']}")
     if values["probe"] == "accuracy":

@@ -117,3 +117,19 @@ def test_a_range_holds_its_ends_and_grows_by_its_factor(start, factor, steps):
     lengths = parse_lengths(f"{start}:{end}:x{factor}")
     assert (lengths[0], lengths[-1], len(lengths)) == (start, end, steps + 1)
     assert all(b == factor * a for a, b in itertools.pairwise(lengths))
+
+
+def test_batch_tokens_keeps_the_tokens_of_a_batch_constant():
+    same = sweep(ONE.replace("seq_len = 16", 'seq_len = "16:128:x2"\nbatch_tokens = 256'))
+    shapes = {(cell.seq_len, cell.batch_size) for cell in same.cells()}
+    assert shapes == {(16, 16), (32, 8), (64, 4), (128, 2)}
+    assert Sweep.from_toml(same.to_toml(), "again", "again").cells() == same.cells()
+    assert {cell.batch_size for cell in same.override({"batch_size": 3}).cells()} == {3}
+    assert {cell.batch_size for cell in sweep().override({"batch_tokens": 64}).cells()} == {4}
+
+
+def test_batch_tokens_that_cannot_be_are_refused():
+    with pytest.raises(UsageError, match="seq_len 16 does not divide batch_tokens 100"):
+        sweep(ONE + "batch_tokens = 100\n").cells()
+    with pytest.raises(UsageError, match="batch_size or batch_tokens, not both"):
+        sweep(ONE + "batch_tokens = 64\nbatch_size = 2\n").cells()
