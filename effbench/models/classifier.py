@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from effbench.models.encoder import Encoder, FeatureDropout
 
 EMBEDDING_STD = 0.02
+NGRAM_BUCKETS = 200_003  # a prime
+NGRAM_BASE = 1_000_003
 
 
 class AdditivePooling(nn.Module):
@@ -53,12 +55,36 @@ def token_embedding(vocab_size: int, d_model: int, vectors: NDArray[np.float32] 
     return nn.Sequential(embedding, nn.Linear(vectors.shape[1], d_model, bias=False))
 
 
+class HashedNGrams(nn.Module):
+    """tokens [B, N] -> [B, N, d_model]: an embedding of the n tokens that end at each position.
+
+    Joulin et al. 2016, Bag of Tricks for Efficient Text Classification (arXiv 1607.01759): n-grams share
+    ``NGRAM_BUCKETS`` rows by a hash. The first n - 1 positions have no n-gram and get zeros.
+    """
+
+    def __init__(self, n: int, d_model: int) -> None:
+        super().__init__()
+        self.n = n
+        self.rows = nn.Embedding(NGRAM_BUCKETS, d_model)
+        nn.init.normal_(self.rows.weight, std=EMBEDDING_STD)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed the n-grams of tokens [B, N]."""
+        ends = max(0, tokens.shape[1] - self.n + 1)
+        hashed = torch.zeros_like(tokens[:, :ends])
+        for offset in range(min(self.n, tokens.shape[1])):
+            hashed = (hashed * NGRAM_BASE + tokens[:, offset : offset + ends]) % NGRAM_BUCKETS
+        return nn.functional.pad(self.rows(hashed), (0, 0, tokens.shape[1] - ends, 0))
+
+
 class Classifier(nn.Module):
     """tokens [B, N], mask [B, N] -> logits [B, classes].
 
     Learned absolute positions are added to the token embeddings; id 0 is padding. ``max_len`` is the
     longest N. The token embedding starts from ``vectors`` [vocab_size, width] if given, which a linear map
-    without bias takes to d_model where the widths differ; it is trained like any other.
+    without bias takes to d_model where the widths differ; it is trained like any other. With ``ngrams`` of 2
+    or more, hashed n-grams of up to so many tokens are added to it. ``word_dropout`` is the probability with
+    which, in training, the embedding of a token is left out (Iyyer et al. 2015), and that of an n-gram.
     """
 
     def __init__(
@@ -73,9 +99,13 @@ class Classifier(nn.Module):
         ffn_width: int | None = None,
         dropout: float = 0.0,
         vectors: NDArray[np.float32] | None = None,
+        ngrams: int = 1,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.tokens = token_embedding(vocab_size, d_model, vectors)
+        self.ngrams = nn.ModuleList(HashedNGrams(n, d_model) for n in range(2, ngrams + 1))
+        self.word_dropout = word_dropout
         self.positions = nn.Embedding(max_len, d_model)
         nn.init.normal_(self.positions.weight, std=EMBEDDING_STD)
         self.embedding_dropout = FeatureDropout(dropout)
@@ -88,6 +118,14 @@ class Classifier(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits [B, classes] of tokens [B, N]; mask [B, N] is True for a real token."""
-        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        x = self._without_some(self.tokens(tokens))
+        for ngram in self.ngrams:
+            x = x + self._without_some(ngram(tokens))
+        x = x + self.positions.weight[: tokens.shape[1]]
         x = self.encoder(self.embedding_dropout(x), mask)
         return self.classify(self.pooled_dropout(self.pooling(x, mask)))  # type: ignore[no-any-return]
+
+    def _without_some(self, x: Tensor) -> Tensor:
+        if not self.training or self.word_dropout == 0:
+            return x
+        return x * (torch.rand(x.shape[:2], device=x.device) >= self.word_dropout)[..., None]

@@ -138,16 +138,27 @@ class Classification(Task):
 
     A subclass brings ``check`` and ``data``, and sets the part of the recipe that depends on the task:
     ``epochs``, ``lr``, ``dropout``, ``evaluations`` an epoch and ``patience``, the evaluations without a new
-    best after which training stops.
+    best after which training stops. ``ngrams`` and ``word_dropout`` are the classifier's.
     """
 
     def __init__(
-        self, *, epochs: int, lr: float, dropout: float, patience: int, evaluations: int = 1
+        self,
+        *,
+        epochs: int,
+        lr: float,
+        dropout: float,
+        patience: int,
+        evaluations: int = 1,
+        ngrams: int = 1,
+        word_dropout: float = 0.0,
     ) -> None:
         require(epochs >= 1, f"epochs must be at least 1, got {epochs}")
         require(lr > 0, f"lr must be above 0, got {lr}")
         require(0 <= dropout < 1, f"dropout must be at least 0 and below 1, got {dropout}")
         require(patience >= 1, f"patience must be at least 1, got {patience}")
+        require(1 <= ngrams <= 5, f"ngrams must be 1 (words alone) to 5, got {ngrams}")
+        require(0 <= word_dropout < 1, f"word_dropout must be at least 0 and below 1, got {word_dropout}")
+        self.ngrams, self.word_dropout = ngrams, word_dropout
         self.epochs, self.lr, self.dropout = epochs, lr, dropout
         self.patience, self.evaluations = patience, evaluations
 
@@ -172,6 +183,8 @@ class Classification(Task):
             layers=layers,
             dropout=self.dropout,
             vectors=splits.vectors,
+            ngrams=self.ngrams,
+            word_dropout=self.word_dropout,
         )
 
     def batch(self, part: Examples, rows: Integers) -> Batch:
