@@ -483,6 +483,19 @@ def _options(s: _Subject) -> Passed:
             options = {**base, name: value}
             if _behaviour(s, options) != behaviour or _costs(s, options) != costs:
                 return True
+        return any(differs(name, value, other) for other in parameters if other.name != name)
+
+    def differs(name: str, value: Option, other: registry.Parameter) -> bool:
+        """Beside a choice of another option, which may decide what a choice of this one stands for."""
+        for choice in other.choices:
+            options = {**required, other.name: choice}
+            if name in s.options:
+                options[name] = s.options[name]
+            try:
+                if _behaviour(s, options) != _behaviour(s, {**options, name: value}):
+                    return True
+            except (ValueError, Unsupported):
+                continue
         return False
 
     tried: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import planted_bugs
 import pytest
@@ -129,6 +130,24 @@ class Switched(Clean):
         super().__init__(d_model, heads, max_len=max_len, causal=causal, scale=scale * power)
 
 
+class Named(Clean):
+    """size=usual is small here and large there: a name for either choice, and yet an option that acts."""
+
+    def __init__(
+        self,
+        d_model,
+        heads,
+        *,
+        max_len,
+        causal=False,
+        kind: Literal["here", "there"] = "here",
+        size: Literal["usual", "small", "large"] = "usual",
+    ):
+        usual = "small" if kind == "here" else "large"
+        scale = {"small": 1.0, "large": 2.0}[usual if size == "usual" else size]
+        super().__init__(d_model, heads, max_len=max_len, causal=causal, scale=scale + 4 * (kind == "there"))
+
+
 class Growing(Clean):
     """Declares more than it costs, which is no lie: at these lengths lower orders may dominate."""
 
@@ -150,6 +169,7 @@ class HiddenSchema(Clean):
         (CachesPositions, "hidden state", "pass", ""),
         (CachesPositions, "memory freed", "pass", ""),
         (Chunked, "options", "pass", "whole"),
+        (Named, "options", "pass", "kind, size"),
         (HiddenSchema, "options", "n/a", "cannot be told from its source"),
         (Growing, "order of FLOPs", "pass", "lower-order terms dominate"),
         (Growing, "order of memory", "pass", "lower-order terms dominate"),
@@ -164,6 +184,13 @@ def test_what_is_no_bug_is_not_called_one(kind, line, verdict, reason):
 
 def test_an_option_may_be_switched_off_by_another():
     assert failed(Switched, options={"power": 0}, lines=["options"]) == {}
+
+
+@pytest.mark.parametrize(
+    "options", [{"size": "small"}, {"kind": "there"}, {"kind": "there", "size": "large"}]
+)
+def test_a_choice_may_stand_for_another_that_a_second_option_decides(options):
+    assert failed(Named, options=options, lines=["options"]) == {}
 
 
 def test_a_position_that_makes_no_difference_is_neither_passed_nor_failed():
