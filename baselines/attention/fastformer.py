@@ -28,8 +28,8 @@ class Fastformer(Mechanism):
     global query of j. Both softmaxes run along, relative to their largest logit so far, in chunks of 32
     tokens whose pairs of weights are made: O(N (32 + D) D).
 
-    But for the two softmaxes all of this is linear in
-    x, so that no query, key or value is made for any single token: with W_h the columns of W of head h,
+    But for the two softmaxes all of this is linear in x, so that no query, key or value is made for any
+    single token: with W_h the columns of W of head h,
 
         w_q . q_i = (W_q,h w_q) . x_i                 q = W_q,h^T sum_i alpha_i x_i
         w_k . p_i = (W_k,h (w_k * q)) . x_i           k = q * W_k,h^T sum_i beta_i x_i
@@ -39,14 +39,34 @@ class Fastformer(Mechanism):
     Sequences shorter than D are cheaper token by token: there p_i alone is not made, since the interaction is
     affine in the token, w_k . p_i = (w_k * q) . k_i and k = q * sum_i beta_i k_i.
 
-    ``interaction``: ``product`` as above; ``add``: q + k_i and k + v_i; ``concat``: a learned map
-    [2 d -> d] a head of [q; k_i] and of [k; v_i] restores the width (the paper does not say how it does).
-
-    ``sharing``: ``none``; ``query-value``: W_v is W_q; ``layer-wise``, the paper's: the same, and an encoder
-    uses one instance for all its layers; ``head-wise``: query-value, and one w_q, one w_k, one interaction
-    map and one [d, d] output map serve all heads (sharing W_q, W_k too would make the heads identical).
     Where the paper is silent: W_r mixes heads [D, D] with bias, as in the authors' code; attention weights of
     padding are exactly 0.
+
+    ``variant``: ``paper``, the above; ``official``, the block of the authors' PyTorch release, another model:
+
+        q_i, k_i = x_i W + b     v_i = q_i
+        logits s . q_i / sqrt(d) and s . p_i / sqrt(d) with s [D], so that a head sees the features of all
+        output_i = LayerNorm(x_i + (r_i + q_i) W_o + b_o), eps 1e-12
+
+    Sums over tokens and r_i are the paper's. Its scorers' bias moves all logits of a head alike, which a
+    softmax forgets: it is left out. Its feed-forward layer (GELU, D -> D -> D, post-norm) and its dropout are
+    the surrounding encoder's. This too is linear in x between its softmaxes and the norm:
+
+        output_i = LayerNorm(x_i + x_i W_q (diag(k) W_r + 1) W_o + shift)
+
+    one product of N D^2 again; W_r W_o is made once for all sequences. Causal: as above.
+
+    ``interaction``: ``product`` as above; ``add``: q + k_i and k + v_i; ``concat``: a learned map
+    [2 d -> d] a head of [q; k_i] and of [k; v_i] restores the width (the paper does not say how it does).
+    The release multiplies.
+
+    ``sharing``: ``none``; ``query-value``: W_v is W_q; ``layer-wise``: the same, and an encoder uses one
+    instance for all its layers; ``head-wise``: query-value, and one w_q, one w_k, one interaction map and one
+    [d, d] output map serve all heads (sharing W_q, W_k too would make the heads identical). ``published``:
+    the variant's own, layer-wise in the paper and query-value in the release, which has neither ``none`` nor
+    ``head-wise``.
+
+    Raises ValueError for an option, or an interaction or sharing that the variant does not have.
     """
 
     order = 1.0
@@ -61,37 +81,55 @@ class Fastformer(Mechanism):
         *,
         max_len: int,
         causal: bool = False,
+        variant: Literal["paper", "official"] = "paper",
         interaction: Literal["product", "add", "concat"] = "product",
-        sharing: Literal["none", "query-value", "layer-wise", "head-wise"] = "layer-wise",
+        sharing: Literal["published", "none", "query-value", "layer-wise", "head-wise"] = "published",
     ) -> None:
+        require(variant in ("paper", "official"), "variant", variant, "paper or official")
         require(
             interaction in ("product", "add", "concat"), "interaction", interaction, "product, add or concat"
         )
-        allowed = ("none", "query-value", "layer-wise", "head-wise")
+        allowed = ("published", "none", "query-value", "layer-wise", "head-wise")
         require(sharing in allowed, "sharing", sharing, f"one of {', '.join(allowed)}")
+        official = variant == "official"
+        if official:
+            rule = "product with variant=official: the released code multiplies and has nothing else"
+            require(interaction == "product", "interaction", interaction, rule)
+            rule = "published, query-value or layer-wise with variant=official: "
+            rule += "its values are its queries, and each of its scores sees all heads"
+            require(sharing not in ("none", "head-wise"), "sharing", sharing, rule)
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        if sharing == "published":
+            sharing = "query-value" if official else "layer-wise"
+        self.variant = variant
         self.interaction = interaction
         self.sharing = sharing
         self.shares_layers = sharing == "layer-wise"
         d = self.d_head
         own = 1 if sharing == "head-wise" else heads
-        self.query = nn.Linear(d_model, d_model, bias=False)
-        self.key = nn.Linear(d_model, d_model, bias=False)
+        self.query = nn.Linear(d_model, d_model, bias=official)
+        self.key = nn.Linear(d_model, d_model, bias=official)
         self.value = nn.Linear(d_model, d_model, bias=False) if sharing == "none" else None
-        # scores of order 1 for queries of order 1
-        self.score_query = nn.Parameter(torch.randn(own, d))
-        self.score_key = nn.Parameter(torch.randn(own, d))
+        # scores of order 1 for queries of order 1; [heads, d], each head's, or [heads, D]
+        reach, scale = (d_model, heads**-0.5) if official else (d, 1.0)
+        self.score_query = nn.Parameter(torch.randn(own, reach) * scale)
+        self.score_key = nn.Parameter(torch.randn(own, reach) * scale)
         if interaction == "concat":
             self.join_query = nn.Parameter(torch.randn(own, 2 * d, d) * (2 * d) ** -0.5)
             self.join_key = nn.Parameter(torch.randn(own, 2 * d, d) * (2 * d) ** -0.5)
         self.transform = nn.Linear(d, d) if sharing == "head-wise" else nn.Linear(d_model, d_model)
+        if official:
+            self.output = nn.Linear(d_model, d_model)
+            self.norm = nn.LayerNorm(d_model, eps=1e-12)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         x = clear_padding(x, mask)
         if self.causal:
             return self._running(x, mask)
-        return self._by_maps(x, mask) if x.shape[1] >= self.d_model else self._by_tokens(x, mask)
+        if x.shape[1] < self.d_model:
+            return self._by_tokens(x, mask)
+        return self._official_by_maps(x, mask) if self.variant == "official" else self._by_maps(x, mask)
 
     def _by_maps(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """As maps of x, for sequences that are longer than x is wide."""
@@ -117,6 +155,24 @@ class Fastformer(Mechanism):
             return x @ map_bDD[0] + shift_bD[:, None]
         return torch.baddbmm(shift_bD[:, None], x, map_bDD)
 
+    def _official_by_maps(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The release's block as maps of x, up to its norm."""
+        query_bD = self._through(
+            self.query, _pool(x, (self.score_query @ self.query.weight)[None], mask, self.d_head)
+        )
+        scores_bhD = (self.score_key * query_bD[:, None]) @ self.key.weight
+        summed_bD = self._through(self.key, _pool(x, scores_bhD, mask, self.d_head))
+        key_bD = query_bD * summed_bD
+        both_DD = self.output.weight @ self.transform.weight
+        map_bDD = torch.addcmul(self.output.weight, both_DD, key_bD[:, None]) @ self.query.weight
+        shift_bD = self.output(self.transform(key_bD * self.query.bias) + self.query.bias)
+        return self.norm(x + torch.baddbmm(shift_bD[:, None], x, map_bDD.mT))  # type: ignore[no-any-return]
+
+    def _through(self, part: nn.Linear, pooled_bhD: Tensor) -> Tensor:
+        """Each head's features of its own sum of inputs: [B, heads, D] -> [B, D]."""
+        weight_hdD = part.weight.unflatten(0, (self.heads, self.d_head))
+        return torch.einsum("hdm,bhm->bhd", weight_hdD, pooled_bhD).flatten(1) + part.bias
+
     def _value_map(self, key_bhd: Tensor, value_Dhd: Tensor) -> tuple[Tensor, Tensor | None]:
         """u_i as an affine map of x_i: [B or 1, D, heads, d], and what it adds, if any: [B, heads, d]."""
         if self.interaction == "product":
@@ -136,8 +192,7 @@ class Fastformer(Mechanism):
         beta = self._weights(self._score_of_pairs(query_bhd), k_bnhd, mask)
         key_bhd = self._interact(query_bhd, self._sum(beta, k_bnhd), "query")
         u_bnhd = self._interact(key_bhd[:, None], v_bnhd, "key")
-        output: Tensor = self._transformed(u_bnhd) + q_bnhd.flatten(2)
-        return output
+        return self._finished(x, self._transformed(u_bnhd) + q_bnhd.flatten(2))
 
     def _running(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The causal form, with the queries, keys and values of all tokens."""
@@ -147,12 +202,17 @@ class Fastformer(Mechanism):
         query_bnhd = self._pooled_so_far(self.score_query, q_bnhd, mask)
         p_bnhd = self._interact(query_bnhd, k_bnhd, "query")
         u_bnhd = self._interact(self._pooled_so_far(self.score_key, p_bnhd, mask), v_bnhd, "key")
-        output: Tensor = self._transformed(u_bnhd) + q_bnhd.flatten(2)
-        return output
+        return self._finished(x, self._transformed(u_bnhd) + q_bnhd.flatten(2))
 
-    def _pooled_so_far(self, score_hd: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
+    def _finished(self, x: Tensor, mixed_bnD: Tensor) -> Tensor:
+        """What comes after r_i + q_i: nothing in the paper; a dense layer, residual and norm officially."""
+        if self.variant == "paper":
+            return mixed_bnD
+        return self.norm(x + self.output(mixed_bnD))  # type: ignore[no-any-return]
+
+    def _pooled_so_far(self, score: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
         """sum_{j<=i} softmax_j(score . t_j / sqrt(d)) t_j for each i: [B, N, heads, d]."""
-        scores_bhn = torch.einsum("hd,bnhd->bhn", score_hd.expand(self.heads, -1), t_bnhd) / self.d_head**0.5
+        scores_bhn = self._logits(score[None], t_bnhd)
         wide = torch.promote_types(t_bnhd.dtype, torch.float32)
         with no_autocast(t_bnhd):
             pooled = running_softmax(scores_bhn.to(wide), t_bnhd.to(wide).transpose(1, 2), mask)
@@ -166,10 +226,10 @@ class Fastformer(Mechanism):
         k_bnhd = self.key(x).unflatten(-1, (self.heads, self.d_head))
         v_bnhd = q_bnhd if self.value is None else self.value(x).unflatten(-1, (self.heads, self.d_head))
         real = None if mask is None else mask[..., None]
-        alpha_bnh = masked_softmax((self.score_query * q_bnhd).sum(-1) / self.d_head**0.5, real, 1)
+        alpha_bnh = masked_softmax(self._plain_logits(self.score_query, q_bnhd), real, 1)
         query_bhd = (alpha_bnh[..., None] * q_bnhd).sum(1)
         p_bnhd = self._pair(query_bhd, k_bnhd, "query")
-        beta_bnh = masked_softmax((self.score_key * p_bnhd).sum(-1) / self.d_head**0.5, real, 1)
+        beta_bnh = masked_softmax(self._plain_logits(self.score_key, p_bnhd), real, 1)
         key_bhd = (beta_bnh[..., None] * p_bnhd).sum(1)
         u_bnhd = self._pair(key_bhd, v_bnhd, "key")
         r = (
@@ -177,7 +237,14 @@ class Fastformer(Mechanism):
             if self.sharing == "head-wise"
             else self.transform(u_bnhd.flatten(2))
         )
-        return r + q_bnhd.flatten(2)  # type: ignore[no-any-return]
+        return self._finished(x, r + q_bnhd.flatten(2))
+
+    def _plain_logits(self, score: Tensor, t_bnhd: Tensor) -> Tensor:
+        """score . t_i / sqrt(d), [B, N, heads]: a head's own part of t_i, or in the release all of it."""
+        official = self.variant == "official"
+        logits_bnh = t_bnhd.flatten(2) @ score.mT if official else (score * t_bnhd).sum(-1)
+        scaled: Tensor = logits_bnh / self.d_head**0.5
+        return scaled
 
     def _causal_reference(self, x: Tensor, mask: Tensor | None) -> Tensor:
         n = x.shape[1]
@@ -187,8 +254,8 @@ class Fastformer(Mechanism):
         tokens = (self.query, self.key, self.query if self.value is None else self.value)
         q_bnhd, k_bnhd, v_bnhd = (part(x).unflatten(-1, (self.heads, self.d_head)) for part in tokens)
 
-        def pooled(score_hd: Tensor, t_bnhd: Tensor) -> Tensor:
-            logits_bhn = (score_hd * t_bnhd).sum(-1).transpose(1, 2) / self.d_head**0.5
+        def pooled(score: Tensor, t_bnhd: Tensor) -> Tensor:
+            logits_bhn = self._plain_logits(score, t_bnhd).transpose(1, 2)
             weights_bhij = masked_softmax(logits_bhn[:, :, None].expand(-1, -1, n, -1), seen, -1)
             summed: Tensor = torch.einsum("bhij,bjhd->bihd", weights_bhij, t_bnhd)
             return summed
@@ -200,16 +267,17 @@ class Fastformer(Mechanism):
 
         p_bnhd = pair(pooled(self.score_query, q_bnhd), k_bnhd, "query")
         u_bnhd = pair(pooled(self.score_key, p_bnhd), v_bnhd, "key")
-        out: Tensor = self._transformed(u_bnhd) + q_bnhd.flatten(2)
-        return out
+        return self._finished(x, self._transformed(u_bnhd) + q_bnhd.flatten(2))
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """By maps: the last product and four thin ones, and what makes the maps. By tokens: Q, K (V), W_r.
+        """By maps: the last product and four thin ones, and what makes the maps.
 
-        Causal: by tokens, with the weights of the pairs in a chunk.
+        By tokens: Q, K (V), W_r (W_o). Causal: by tokens, with the weights of the pairs in a chunk.
         """
         if self.causal:
             return self._causal_flops(batch_size, seq_len, rows_and_pairs(seq_len)[1])
+        if self.variant == "official":
+            return self._official_flops(batch_size, seq_len)
         b, n, d, h, width = batch_size, seq_len, self.d_head, self.heads, self.d_model
         square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
         if n < width:
@@ -229,6 +297,16 @@ class Fastformer(Mechanism):
             flops += 2 * width * d * (3 * b + width) + 2 * self.score_key.numel() * d
         return flops
 
+    def _official_flops(self, b: int, n: int) -> int:
+        h, width = self.heads, self.d_model
+        square = 2 * width * width
+        if n < width:  # four maps of tokens, two logits a head, two sums
+            return b * n * (4 * square + 2 * 2 * h * width + 2 * 2 * width)
+        # W_r W_o and the first scores' way into W_q; the last map, the second scores' way into W_k, and the
+        # global query, global key and shift, which are four vectors' way through a map
+        made = square * (width + h) + b * square * (width + h + 4)
+        return b * n * (square + 4 * 2 * h * width) + made
+
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
         """Causal: of the pairs in a chunk, those not in the future."""
         if not self.causal:
@@ -236,10 +314,12 @@ class Fastformer(Mechanism):
         return self._causal_flops(batch_size, seq_len, past_pairs(seq_len))
 
     def _causal_flops(self, batch_size: int, n: int, pairs: int) -> int:
-        """Q, K (V) and W_r, two logits a head, and two sums over so many pairs."""
+        """Q, K (V) and W_r (W_o), two logits a head, and two sums over so many pairs."""
         d, h, width = self.d_head, self.heads, self.d_model
         square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
-        flops = n * (square * (3 if self.sharing == "none" else 2) + last + 2 * 2 * width)
+        official = self.variant == "official"
+        maps = square * (3 if self.sharing == "none" or official else 2) + last
+        flops = n * (maps + 2 * 2 * width * (h if official else 1))
         flops += 2 * 2 * pairs * h * (d + 1)
         if self.interaction == "concat":
             flops += 4 * 2 * n * width * d
@@ -251,7 +331,9 @@ class Fastformer(Mechanism):
         if n < width or self.causal:
             return None
         square, pooled = width * width, 4 * h * width + 2 * n * h
-        if self.interaction == "product":
+        if self.variant == "official":  # and what the norm keeps
+            kept = batch_size * (pooled + (h + 5) * width + 2 * square + n * width + 2 * n) + square
+        elif self.interaction == "product":
             kept = batch_size * (pooled + 4 * width + 2 * square)
         elif self.interaction == "add":
             kept = batch_size * (pooled + width) + square
@@ -260,10 +342,19 @@ class Fastformer(Mechanism):
             kept += square if self.sharing == "head-wise" else 0
         return self.query.weight.element_size() * kept
 
-    def _weights(self, score_bhd: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
+    def _weights(self, score: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
         """softmax over tokens of score . t_i / sqrt(d): [B, heads, N]."""
-        scores_bhn = torch.einsum("bhd,bnhd->bhn", score_bhd.expand(t_bnhd.shape[0], self.heads, -1), t_bnhd)
-        return masked_softmax(scores_bhn / self.d_head**0.5, None if mask is None else mask[:, None], -1)
+        return masked_softmax(self._logits(score, t_bnhd), None if mask is None else mask[:, None], -1)
+
+    def _logits(self, score: Tensor, t_bnhd: Tensor) -> Tensor:
+        """score . t_i / sqrt(d): [B, heads, N], score [B or 1, heads or 1, d], officially [., ., D]."""
+        score = score.expand(t_bnhd.shape[0], self.heads, -1)
+        official = self.variant == "official"
+        scores_bhn = (
+            score @ t_bnhd.flatten(2).mT if official else torch.einsum("bhd,bnhd->bhn", score, t_bnhd)
+        )
+        scaled: Tensor = scores_bhn / self.d_head**0.5
+        return scaled
 
     def _sum(self, weights_bhn: Tensor, t_bnhd: Tensor) -> Tensor:
         """sum_i weight_i t_i: [B, heads, d]."""
@@ -271,6 +362,8 @@ class Fastformer(Mechanism):
 
     def _score_of_pairs(self, query_bhd: Tensor) -> Tensor:
         """The vector whose product with k_i is w_k . p_i, up to a constant that the softmax forgets."""
+        if self.variant == "official":
+            return self.score_key * query_bhd.flatten(1)[:, None]
         if self.interaction == "product":
             return self.score_key * query_bhd
         if self.interaction == "add":
