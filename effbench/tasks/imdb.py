@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, cast
 import numpy as np
 
 from effbench.spec import UsageError
-from effbench.tasks import Classification, Examples, Integers, Splits, prior, require
+from effbench.tasks import Classification, Examples, Integers, Splits, folder_of, prior, require
 from effbench.tasks.cache import Arrays, cached
 
 RATINGS = (1, 2, 3, 4, 7, 8, 9, 10)
@@ -191,13 +191,32 @@ class _Source:
     where: Callable[[str, int], str]
 
 
-def _corpus(data_dir: Path | None) -> _Corpus:
-    source = _hub() if data_dir is None else _json_lines(data_dir) or _folders(data_dir)
+def texts(data_dir: Path | None) -> tuple[dict[str, tuple[list[str], list[int]]], str]:
+    """({split: (texts, polarities)} of train and test in the order of the source, digest of all bytes).
+
+    For tasks that read the same reviews in other units than words. Raises UsageError as the task does.
+    """
+    source = _source(data_dir)
+    found: dict[str, tuple[list[str], list[int]]] = {}
+    for split in SPLITS:
+        reviews = list(source.read(split))
+        found[split] = [text for text, _, _ in reviews], [label for _, label, _ in reviews]
+    return found, source.digest
+
+
+def _source(data_dir: Path | None) -> _Source:
+    folder = folder_of(data_dir, "imdb")
+    source = _hub() if folder is None else _json_lines(folder) or _folders(folder)
     if source is None:
         raise UsageError(
-            f"{data_dir}: there is neither train.jsonl (or .jsonl.xz, .jsonl.gz) nor aclImdb/train/ with "
+            f"{folder}: there is neither train.jsonl (or .jsonl.xz, .jsonl.gz) nor aclImdb/train/ with "
             "pos/ and neg/"
         )
+    return source
+
+
+def _corpus(data_dir: Path | None) -> _Corpus:
+    source = _source(data_dir)
     arrays = cached("imdb", {"version": _VERSION, "digest": source.digest}, lambda: _tokenise(source))
     return _Corpus(arrays=arrays, fingerprint=source.digest, where=source.where)
 
