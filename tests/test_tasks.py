@@ -20,8 +20,9 @@ from effbench.machine import cache_dir
 from effbench.spec import UsageError
 from effbench.tasks import Examples, classification_scores, prior
 from effbench.tasks.cache import cached
-from effbench.tasks.imdb import IMDB, RATINGS, stratified_order
+from effbench.tasks.imdb import IMDB, RATINGS
 from effbench.tasks.listops import FILES, TOKENS, ListOps, Shape, evaluate, generate
+from effbench.tasks.text import stratified_order
 
 SAMPLES = Path(__file__).parents[1].parent / "shared" / "data" / "lra_samples" / "listops"
 SMALL = {"train": 60, "validation": 20, "test": 20}
@@ -405,7 +406,7 @@ def test_imdb_divides_by_class_and_seed(tmp_path):
         assert part.tokens.max() < splits.vocab_size
     assert same(splits.train, small_imdb(train=20, test=10).data(8, 0, folder).train)
     assert not same(splits.train, small_imdb(train=20, test=10).data(8, 1, folder).train)
-    assert splits.priors == {"majority": 0.5}
+    assert splits.priors["majority"] == 0.5
 
 
 def test_imdb_vocabulary_comes_from_training_reviews_alone(tmp_path):
@@ -503,7 +504,7 @@ def test_imdb_from_the_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", hub(load))
     assert small_imdb().check(None)
     assert len(small_imdb().data(16, 0, None).train) == 30
-    with pytest.raises(UsageError, match=r"stanfordnlp/imdb test row 0: .*rating"):
+    with pytest.raises(UsageError, match=r"stanfordnlp/imdb train row 0: .*rating"):
         small_imdb(classes="rating").check(None)
 
 
