@@ -144,7 +144,7 @@ class TextFile:
 def text_files(
     root: Path, files: dict[str, list[TextFile]], read: Callable[[Path], str] | None = None
 ) -> Source:
-    """A text a file, a list of files a part; ``read`` makes a text of a file, by default all of it in UTF-8."""
+    """A text a file, a list of files a part; ``read`` makes a text of one, by default all of it in UTF-8."""
     digest = hashlib.sha256()
     for listed in files.values():
         for file in listed:

@@ -212,6 +212,8 @@ class TextClassification(Classification):
                 f"{self.name}: validation={validation} and train={train} together exceed the {len(rest)} "
                 f"{self.unit} of the training part"
             )
+        if not len(tests):
+            raise UsageError(f"{self.name}: none of the {len(rest)} {self.unit} found is of the test part")
         if test > len(tests):
             raise UsageError(
                 f"{self.name}: test={test} exceeds the {len(tests)} {self.unit} of the test part"
