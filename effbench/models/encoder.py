@@ -12,9 +12,9 @@ class Encoder(nn.Module):
     """x [B, N, d_model], mask [B, N] -> [B, N, d_model], ``layers`` times mixing and feed-forward.
 
     Pre-norm: x + mechanism(norm(x)), then x + ffn(norm(x)), and a norm at the end. ``ffn_width`` is the
-    hidden width of the feed-forward layer, 2 d_model if None (LRA's ratio). A mechanism whose instances have
-    ``shares_layers`` serves all layers with one instance; norms and feed-forward layers are always a
-    layer's own.
+    hidden width of the feed-forward layer, 2 d_model if None (LRA's ratio); 0 leaves feed-forward layers out.
+    A mechanism whose instances have ``shares_layers`` serves all layers with one instance; norms and
+    feed-forward layers are always a layer's own.
     """
 
     def __init__(
@@ -69,8 +69,10 @@ class _Block(nn.Module):
         super().__init__()
         self.mechanism = mechanism
         self.mix_norm = nn.LayerNorm(d_model)
-        self.ffn_norm = nn.LayerNorm(d_model)
-        self.ffn = nn.Sequential(nn.Linear(d_model, ffn_width), nn.GELU(), nn.Linear(ffn_width, d_model))
+        self.feed_forward = ffn_width > 0
+        if self.feed_forward:
+            self.ffn_norm = nn.LayerNorm(d_model)
+            self.ffn = nn.Sequential(nn.Linear(d_model, ffn_width), nn.GELU(), nn.Linear(ffn_width, d_model))
         self.dropout = FeatureDropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -79,4 +81,6 @@ class _Block(nn.Module):
             # What a mechanism leaves at padding, even NaN, goes no further.
             mixed = mixed.masked_fill(~mask[..., None], 0.0)
         x = x + self.dropout(mixed)
+        if not self.feed_forward:
+            return x
         return x + self.dropout(self.ffn(self.ffn_norm(x)))  # type: ignore[no-any-return]

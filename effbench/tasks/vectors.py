@@ -149,8 +149,8 @@ class _TextFile(_Source):
         for number, line in self._lines():
             if number == 1:
                 width = line.count(b" ")
-            word, *numbers = line.rsplit(b" ", width)
-            here = places.pop(word) if word in places else []  # the first of two equal words counts
+            name, *numbers = line.rsplit(b" ", width)
+            here = places.pop(name) if name in places else []  # the first of two equal words counts
             for place in here:
                 rows.append(place)
                 vectors.append(self._numbers(numbers, number))
