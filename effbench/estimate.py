@@ -25,13 +25,19 @@ class Estimate:
         """Take a measured cell into account."""
         if record.status == "ok":
             actual, guessed = self._sums.get(record.cell.probe, (0.0, 0.0))
-            self._sums[record.cell.probe] = (actual + record.seconds, guessed + _guess(record.cell))
+            self._sums[record.cell.probe] = (actual + whole_seconds(record), guessed + _guess(record.cell))
 
     def seconds(self, cell: Cell) -> float:
         """Expected wall time of the cell in seconds."""
         actual, guessed = self._sums.get(cell.probe, (0.0, 0.0))
         scale = actual / guessed if guessed else 1.0
         return _guess(cell) * scale
+
+
+def whole_seconds(record: Record) -> float:
+    """What the cell took: of a training that was killed and went on, its earlier parts too."""
+    trained_s = record.values.get("train_seconds")
+    return max(record.seconds, trained_s) if isinstance(trained_s, float) else record.seconds
 
 
 def _guess(cell: Cell) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 import warnings
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from effbench import machine, registry
 from effbench.analyse.statistics import half_width, median_interval
 from effbench.ceiling import Ceilings
-from effbench.estimate import Estimate
+from effbench.estimate import Estimate, whole_seconds
 from effbench.execute.base import Executor
 from effbench.execute.local import LocalExecutor
 from effbench.fingerprint import code_of
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results")
 SWEEP_FILE = "sweep.toml"
+
+# After these a cell may be measured again, some once the limits are raised: its checkpoint is kept.
+_MAY_GO_ON: tuple[Status, ...] = ("interrupted", "timeout", "oom", "skipped")
 
 
 class Listener(Protocol):
@@ -117,6 +121,9 @@ def run(
         with store.lock():
             if found.jobs:
                 _write_sweep(sweep, store.folder)
+            if not resume:
+                for job in found.jobs:
+                    store.drop_checkpoint(job.cell)
             listener.planned(found.jobs, found.done, found.problems)
             try:
                 _measure(found, sweep, store, executor, listener)
@@ -259,7 +266,7 @@ class _Loop:
             else:
                 self._listener.began(job, eta_s)
                 try:
-                    record = self._executor.run(job, self._listener.progressed)
+                    record = self._train(job) if job.cell.probe == "accuracy" else self._run(job)
                     record = self._ceilings.beside(record) if self._ceilings else record
                 except KeyboardInterrupt:
                     self._executor.close()
@@ -267,14 +274,36 @@ class _Loop:
                     raise
             self._keep(record)
 
+    def _run(self, job: Job) -> Record:
+        return self._executor.run(job, self._listener.progressed)
+
+    def _train(self, job: Job) -> Record:
+        """Train with a checkpoint, until the end of the budget if that comes first."""
+        job = replace(job, checkpoint=str(self._store.checkpoint(job.cell)))
+        left_s = math.inf if self._budget_s is None else self._budget_s - self._spent_s()
+        if left_s >= job.limits.timeout_s:
+            return self._run(job)
+        record = self._run(replace(job, limits=replace(job.limits, timeout_s=left_s)))
+        if record.status == "timeout":
+            self.out_of_budget = True
+            reason = f"the budget of {self._budget_s:g} s ended while it trained"
+            record = replace(record, status="interrupted", reason=reason)
+        return replace(record, limits=job.limits)
+
+    def _spent_s(self) -> float:
+        return time.monotonic() - self._began
+
     def _is_over(self, cell: Cell) -> bool:
         if self._budget_s is not None and not self.out_of_budget:
-            expected_s = time.monotonic() - self._began + self._estimate.seconds(cell)
-            self.out_of_budget = expected_s > self._budget_s
+            # a training is stopped when the budget ends, and goes on from its checkpoint in the next run
+            expected_s = 0.0 if cell.probe == "accuracy" else self._estimate.seconds(cell)
+            self.out_of_budget = self._spent_s() + expected_s > self._budget_s
         return self.out_of_budget
 
     def _keep(self, record: Record) -> None:
         self._store.write(record)
+        if record.cell.probe == "accuracy" and record.status not in _MAY_GO_ON:
+            self._store.drop_checkpoint(record.cell)
         self.records.append(record)
         self._estimate.learn(record)
         self._listener.finished(record)
@@ -326,7 +355,7 @@ def _prediction(cell: Cell, failed: Record, same: Sequence[Record]) -> str:
         if quantity == "time_s" and record.samples.get("time_s"):
             measured[record.cell.seq_len] = min(record.samples["time_s"])
         if quantity == "time_s" and record.cell.probe == "accuracy" and record.status == "ok":
-            measured[record.cell.seq_len] = record.seconds
+            measured[record.cell.seq_len] = whole_seconds(record)
     lengths = sorted(n for n, value in measured.items() if value > 0)
     if len(lengths) >= 2:
         low, high = lengths[-2:]

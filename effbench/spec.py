@@ -88,6 +88,7 @@ class Job:
     """A cell on its way down: with its limits, the folder of its task's data, and what makes its number.
 
     ``code`` fingerprints the sources and ``data`` the input files; both are copied into the record.
+    ``checkpoint`` is the file in which a training may keep what it needs to go on after it was killed.
     """
 
     cell: Cell
@@ -95,6 +96,7 @@ class Job:
     data_dir: str | None = None
     code: str = ""
     data: str = ""
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RECORDS = "records"
 SUPERSEDED = "superseded"
+CHECKPOINTS = "checkpoints"
 
 
 class StoreFull(RuntimeError):
@@ -42,7 +43,8 @@ class Problem:
 class Store:
     """A results folder: ``records/`` with one file a record, named after its cell's key.
 
-    A newer record of the same cell moves the older one to ``superseded/``; nothing is ever deleted.
+    A newer record of the same cell moves the older one to ``superseded/``; no record is ever deleted.
+    ``checkpoints/`` holds what trainings under way need to go on, a file a cell.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -93,6 +95,18 @@ class Store:
             except (ValueError, OSError) as error:
                 problems.append(Problem(path=path, reason=str(error)))
         return records, problems
+
+    def checkpoint(self, cell: Cell) -> Path:
+        """Where a training of the cell may keep its state; absolute, for another process."""
+        return (self.folder / CHECKPOINTS / f"{cell.key}.pt").absolute()
+
+    def drop_checkpoint(self, cell: Cell) -> None:
+        """Remove the cell's checkpoint, half-written ones too, and the folder with the last of them."""
+        path = self.checkpoint(cell)
+        for file in (path, path.with_name(f"{path.name}.part")):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or others are in it
+            path.parent.rmdir()
 
     def _supersede(self, old: Path) -> None:
         """Move what is being replaced out of the way, under a name of its own, if it measured something."""

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from effbench import machine, registry
 from effbench.growth import Growth
 from effbench.mechanism import Unsupported
+from effbench.models.checkpoint import Checkpoint
 from effbench.models.encoder import Encoder
 from effbench.probes.ceiling import measure_ceiling
 from effbench.probes.correctness import Incorrect, check
 from effbench.probes.flops import count_work
 from effbench.probes.memory import parameter_bytes, peak_bytes, rss_growth_bytes, saved_bytes
 from effbench.probes.time import sample_seconds
-from effbench.spec import Cell, Job, Record, UsageError
+from effbench.spec import Cell, Job, Record, UsageError, to_json
 
 Progress = Callable[[float, str], None]
 Samples = dict[str, tuple[float, ...]]
@@ -80,7 +81,14 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
 
         task = registry.load(registry.find(cell.task or "", "task"))(**cell.task_options)
         data_dir = Path(job.data_dir) if job.data_dir else None
-        return measure_accuracy(task, make_mechanism=make, cell=cell, data_dir=data_dir, progress=progress)
+        return measure_accuracy(
+            task,
+            make_mechanism=make,
+            cell=cell,
+            data_dir=data_dir,
+            progress=progress,
+            checkpoint=_checkpoint(job),
+        )
     torch.manual_seed(cell.seed + cell.repeat)
     module = (
         make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers)
@@ -107,6 +115,15 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
     if cell.probe == "memory":
         return {}, {**values, **_memory(module, x, call, cell)}
     return {}, {**values, **_flops(module, call, cell)}
+
+
+def _checkpoint(job: Job) -> Checkpoint | None:
+    """The job's, which belongs to what a record is final for: cell, code, data and machine."""
+    if job.checkpoint is None:
+        return None
+    return Checkpoint(
+        Path(job.checkpoint), "\n".join((to_json(job.cell), job.code, job.data, machine.name()))
+    )
 
 
 def _memory(module: nn.Module, x: Tensor, call: Callable[[], object], cell: Cell) -> Values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import effbench
 from effbench import machine
@@ -310,6 +312,150 @@ def test_ctrl_c_records_the_cell_in_flight(tmp_path, plugin, number):
     assert "Run the same command again" in errors
     statuses = {r.cell.seq_len: r.status for r in Store(tmp_path / "out").read()[0]}
     assert statuses == {16: "ok", 64: "interrupted"}
+
+
+TRAINED = """
+name = "trained"
+seed = 3
+[[grid]]
+mechanism = ["fastformer"]
+probe = "accuracy"
+task = "listops:max_depth=3,max_args=3,train=1600,validation=100,test=200,epochs=4,dropout=0.2,patience=9"
+seq_len = 32
+batch_size = 16
+d_model = 16
+heads = 2
+layers = 1
+threads = 1
+repeats = 1
+"""
+TRAINING = Sweep.from_toml(TRAINED, "trained", "trained")
+
+
+@pytest.mark.slow
+def test_a_training_killed_and_run_again_has_the_curves_of_one_that_was_not(tmp_path):
+    """SIGKILL of the whole command while it trains; the next goes on from the checkpoint."""
+    (tmp_path / "s.toml").write_text(TRAINED)
+
+    def command(out):
+        return [sys.executable, "-m", "effbench", "run", "--config", "s.toml", "--out", out, "--quiet"]
+
+    process = subprocess.Popen(command("parts"), cwd=tmp_path)
+    (cell,) = TRAINING.cells()
+    checkpoint = Store(tmp_path / "parts").checkpoint(cell)
+    end = time.monotonic() + 60
+    while not checkpoint.exists():
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not _finished(tmp_path / "parts")
+    for out in ("parts", "whole"):
+        subprocess.run(command(out), cwd=tmp_path, check=True, timeout=120)
+    ((parts,), _), ((whole,), _) = (Store(tmp_path / out).read() for out in ("parts", "whole"))
+    assert (parts.status, whole.status) == ("ok", "ok"), (parts.reason, whole.reason)
+    assert (parts.values["resumed"], whole.values["resumed"]) == (1, 0)
+    for name in ("step_loss", "train_loss", "validation_accuracy", "validation_macro_f1", "learning_rate"):
+        assert parts.samples[name] == whole.samples[name], name
+    for name in ("accuracy", "test_macro_f1", "test_correct", "best_epoch", "epochs", "padding_share"):
+        assert parts.values[name] == whole.values[name], name
+    assert len(parts.samples["step_s"]) == len(whole.samples["step_s"]) == 400
+    assert parts.values["train_seconds"] > sum(parts.samples["step_s"])
+    assert not checkpoint.parent.exists()
+
+
+class Training(Fake):
+    """A fake that leaves a checkpoint, and one half-written, wherever it is told a place for one."""
+
+    def run(self, job, progress):
+        if job.checkpoint is not None:
+            path = Path(job.checkpoint)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("")
+            path.with_name(f"{path.name}.part").write_text("")
+        record = super().run(job, progress)
+        if job.cell.probe != "accuracy" or record.status != "ok":
+            return record
+        return replace(record, values={"accuracy": 0.5, "tokens_per_s": 9.0, "peak_bytes": 9})
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"),
+    [
+        *(("ok", False), ("crashed", False), ("unsupported", False), ("incorrect", False)),
+        *(("timeout", True), ("oom", True)),
+    ],
+)
+def test_a_checkpoint_is_kept_while_its_cell_may_go_on(tmp_path, status, kept):
+    run(TRAINING, tmp_path / "out", executor=Training({("fastformer", "train", 32): (status, "why")}))
+    (cell,) = TRAINING.cells()
+    assert Store(tmp_path / "out").checkpoint(cell).exists() == kept
+    assert (tmp_path / "out" / "checkpoints").exists() == kept
+
+
+def test_an_interrupted_training_keeps_its_checkpoint_unless_all_is_measured_anew(tmp_path):
+    (cell,) = TRAINING.cells()
+    checkpoint = Store(tmp_path / "out").checkpoint(cell)
+
+    class Looks(Training):
+        def run(self, job, progress):
+            self.found = checkpoint.exists()
+            return super().run(job, progress)
+
+    for resume in (True, False):
+        with pytest.raises(KeyboardInterrupt):
+            run(TRAINING, tmp_path / "out", executor=Training(interrupt_at=1))
+        assert checkpoint.exists()
+        assert [job.cell for job in plan(TRAINING, Store(tmp_path / "out")).jobs] == [cell]
+        looks = Looks()
+        run(TRAINING, tmp_path / "out", executor=looks, resume=resume)
+        assert looks.found == resume
+        assert not checkpoint.exists()
+        (tmp_path / "out" / "records").joinpath(*contents(tmp_path / "out")).unlink()
+
+
+def test_only_trainings_are_told_a_place_for_a_checkpoint(tmp_path):
+    fake = Training()
+    sweep = TRAINING.override({"probe": "time,accuracy"})
+    run(sweep, Path(os.path.relpath(tmp_path / "out")), executor=fake)
+    for job in fake.ran:
+        expected = str(tmp_path / "out" / "checkpoints" / f"{job.cell.key}.pt")
+        assert job.checkpoint == (expected if job.cell.probe == "accuracy" else None)
+
+
+def test_a_budget_ends_a_training_which_the_next_run_goes_on_with(tmp_path):
+    def within(limits: Limits) -> str:
+        return "timeout" if limits.timeout_s <= 100 else "ok"
+
+    fails = {("fastformer", "train", 32): (within, "still running")}
+    frame = run(replace(TRAINING, budget_s=100.0), tmp_path / "out", executor=Training(fails))
+    assert set(frame.status) == {"interrupted"}
+    assert set(frame.reason) == {"the budget of 100 s ended while it trained"}
+    (cell,) = TRAINING.cells()
+    assert Store(tmp_path / "out").checkpoint(cell).exists()
+    again = Training(fails)
+    assert set(run(TRAINING, tmp_path / "out", executor=again).status) == {"ok"}
+    (record,), _ = Store(tmp_path / "out").read()
+    assert record.limits == TRAINING.limits("accuracy")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_training_says_is_seen_in_a_narrow_terminal_and_in_plain_text(terminal, monkeypatch):
+    from effbench.show import progress as shown
+
+    monkeypatch.setattr(shown, "_PLAIN_EVERY_S", -1.0)
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=terminal, color_system=None)
+    (cell,) = TRAINING.cells()
+    said = "epoch 1.0 of 4, loss 0.5, validation 88.0%, 9,000 tokens/s, at most 3 min left"
+    with shown.TerminalProgress(console) as progress:
+        progress.planned([Job(cell=cell, limits=TRAINING.limits("accuracy"))], [], [])
+        progress.began(Job(cell=cell, limits=TRAINING.limits("accuracy")), 200.0)
+        progress.progressed(0.25, said)
+        progress._bar.refresh()
+    assert said[:70] in out.getvalue()
+    assert "25%" in out.getvalue() or terminal
 
 
 def _finished(folder: Path) -> dict[str, str]:

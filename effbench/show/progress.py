@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
+from rich.text import Text
 
 from effbench.spec import Cell, Job, Record
 from effbench.store import Problem
 
 _STYLES = {"ok": "", "interrupted": "yellow", "skipped": "yellow", "unsupported": "yellow"}
 _PLAIN_EVERY_S = 10.0
+
+
+class _Bar(Progress):
+    """The bar, and under it a line of its own for what the cell in flight says: a bar leaves no room."""
+
+    said = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The rows of the bar, then the line."""
+        yield self.make_tasks_table(self.tasks)
+        if self.said:
+            yield Text(f"  {self.said}", no_wrap=True, overflow="ellipsis", style="dim")
 
 
 class TerminalProgress:
@@ -30,7 +43,7 @@ class TerminalProgress:
         self._console = console
         self._quiet = quiet
         self._verbose = verbose
-        self._bar = Progress(
+        self._bar = _Bar(
             TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -67,12 +80,14 @@ class TerminalProgress:
     def began(self, job: Job, eta_s: float) -> None:
         """Name the cell in flight."""
         self._job, self._eta_s = job, eta_s
+        self._bar.said = ""
         self._show(describe(job.cell))
 
     def progressed(self, fraction: float, text: str) -> None:
         """Show how far the cell in flight is."""
         assert self._job is not None
-        self._show(f"{describe(self._job.cell)} {fraction:4.0%} {text}")
+        self._bar.said = text
+        self._show(f"{describe(self._job.cell)} {fraction:4.0%}")
         now = time.monotonic()
         if not self._console.is_terminal and not self._quiet and now - self._last_plain > _PLAIN_EVERY_S:
             self._last_plain = now

@@ -138,7 +138,8 @@ class Classification(Task):
 
     A subclass brings ``check`` and ``data``, and sets the part of the recipe that depends on the task:
     ``epochs``, ``lr``, ``dropout``, ``evaluations`` an epoch and ``patience``, the evaluations without a new
-    best after which training stops. ``ngrams`` and ``word_dropout`` are the classifier's.
+    best after which training stops; ``bucketed`` says whether rows of similar length share a batch.
+    ``ngrams`` and ``word_dropout`` are the classifier's.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class Classification(Task):
         dropout: float,
         patience: int,
         evaluations: int = 1,
+        bucketed: bool = True,
         ngrams: int = 1,
         word_dropout: float = 0.0,
     ) -> None:
@@ -160,13 +162,19 @@ class Classification(Task):
         require(0 <= word_dropout < 1, f"word_dropout must be at least 0 and below 1, got {word_dropout}")
         self.ngrams, self.word_dropout = ngrams, word_dropout
         self.epochs, self.lr, self.dropout = epochs, lr, dropout
-        self.patience, self.evaluations = patience, evaluations
+        self.patience, self.evaluations, self.bucketed = patience, evaluations, bucketed
 
     def recipe(self) -> Recipe:
         """AdamW with the subclass's options; the rest is the recipe's own."""
         from effbench.models.training import Recipe
 
-        return Recipe(epochs=self.epochs, lr=self.lr, patience=self.patience, evaluations=self.evaluations)
+        return Recipe(
+            epochs=self.epochs,
+            lr=self.lr,
+            patience=self.patience,
+            evaluations=self.evaluations,
+            bucketed=self.bucketed,
+        )
 
     def model(
         self, make_mechanism: MakeMechanism, *, splits: Splits, seq_len: int, d_model: int, layers: int
