@@ -337,10 +337,8 @@ def test_a_training_killed_and_run_again_has_the_curves_of_one_that_was_not(tmp_
     """SIGKILL of the whole command while it trains; the next goes on from the checkpoint."""
     (tmp_path / "s.toml").write_text(TRAINED)
 
-    def command(out):
-        return [sys.executable, "-m", "effbench", "run", "--config", "s.toml", "--out", out, "--quiet"]
-
-    process = subprocess.Popen(command("parts"), cwd=tmp_path)
+    command = [sys.executable, "-m", "effbench", "run", "--config", "s.toml", "--out", "parts", "--quiet"]
+    process = subprocess.Popen(command, cwd=tmp_path)
     (cell,) = TRAINING.cells()
     checkpoint = Store(tmp_path / "parts").checkpoint(cell)
     end = time.monotonic() + 60
@@ -351,8 +349,8 @@ def test_a_training_killed_and_run_again_has_the_curves_of_one_that_was_not(tmp_
     process.kill()
     process.wait()
     assert not _finished(tmp_path / "parts")
-    for out in ("parts", "whole"):
-        subprocess.run(command(out), cwd=tmp_path, check=True, timeout=120)
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    run(TRAINING, tmp_path / "whole")
     ((parts,), _), ((whole,), _) = (Store(tmp_path / out).read() for out in ("parts", "whole"))
     assert (parts.status, whole.status) == ("ok", "ok"), (parts.reason, whole.reason)
     assert (parts.values["resumed"], whole.values["resumed"]) == (1, 0)
@@ -377,7 +375,8 @@ class Training(Fake):
         record = super().run(job, progress)
         if job.cell.probe != "accuracy" or record.status != "ok":
             return record
-        return replace(record, values={"accuracy": 0.5, "tokens_per_s": 9.0, "peak_bytes": 9})
+        values = {"accuracy": 0.5, "tokens_per_s": 9.0, "train_seconds": 9.0, "peak_bytes": 9}
+        return replace(record, values=values)
 
 
 @pytest.mark.parametrize(
@@ -420,8 +419,13 @@ def test_only_trainings_are_told_a_place_for_a_checkpoint(tmp_path):
     sweep = TRAINING.override({"probe": "time,accuracy"})
     run(sweep, Path(os.path.relpath(tmp_path / "out")), executor=fake)
     for job in fake.ran:
-        expected = str(tmp_path / "out" / "checkpoints" / f"{job.cell.key}.pt")
-        assert job.checkpoint == (expected if job.cell.probe == "accuracy" else None)
+        if job.cell.probe != "accuracy":
+            assert job.checkpoint is None
+            continue
+        path = Path(job.checkpoint)
+        assert path.is_absolute(), "the process that trains may stand elsewhere"
+        assert path.resolve() == (tmp_path / "out" / "checkpoints" / f"{job.cell.key}.pt").resolve()
+    assert {job.cell.probe for job in fake.ran} == {"time", "accuracy"}
 
 
 def test_a_budget_ends_a_training_which_the_next_run_goes_on_with(tmp_path):

@@ -1,0 +1,104 @@
+"""What do batches of rows of similar length save? Trainings with and without, interleaved in one process.
+
+    python benchmarks/bucketing.py [mechanism] [pairs]
+
+The rows are random tokens whose lengths are log-normal, with the mean and deviation of IMDB's reviews in
+words (230 and 170), cut at 512. A pair is a training of one epoch with bucketed batches and one with any rows
+in a batch, from the same weights, in random order. Prints Markdown: the ratio of real tokens per second of
+training steps with its 95 % interval over pairs, and the padding with its range over shuffles.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+
+from effbench import registry
+from effbench.analyse.statistics import ratio_interval
+from effbench.models.training import History, Recipe, train
+from effbench.tasks import Classification, Examples, Splits
+
+ROWS, LONGEST, VOCABULARY = 640, 512, 4000
+MEAN, DEVIATION = 230.0, 170.0
+BATCH_SIZE, D_MODEL, HEADS = 16, 64, 4
+
+
+class Reviews(Classification):
+    """Rows of random tokens as long as IMDB's reviews, with random labels."""
+
+    def __init__(self) -> None:
+        super().__init__(epochs=1, lr=1e-3, dropout=0.0, patience=1)
+
+    def check(self, data_dir: object) -> str:
+        """Nothing is read."""
+        return ""
+
+    def data(self, seq_len: int, seed: int, data_dir: object) -> Splits:
+        """The rows, cut to their first ``seq_len`` tokens; a few of them are the other parts."""
+        rng = np.random.default_rng(seed)
+        variance = np.log1p((DEVIATION / MEAN) ** 2)
+        drawn = rng.lognormal(np.log(MEAN) - variance / 2, np.sqrt(variance), size=ROWS)
+        lengths = np.clip(drawn.round().astype(int), 10, seq_len)
+        starts = np.concatenate(([0], np.cumsum(lengths)))
+        tokens = rng.integers(1, VOCABULARY, size=starts[-1])
+        rows = Examples(tokens=tokens, starts=starts, labels=rng.integers(2, size=ROWS))
+        few = rows.take(np.arange(4))
+        return Splits(train=rows, validation=few, test=few, vocab_size=VOCABULARY, classes=2, priors={})
+
+
+def main() -> None:
+    """Measure and report."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "fastformer"
+    pairs = int(sys.argv[2]) if len(sys.argv) > 2 else 8
+    torch.set_num_threads(1)
+    task, rng = Reviews(), np.random.default_rng(0)
+    splits = task.data(LONGEST, 0, None)
+    training(name, task, splits, seed=0, bucketed=False)  # first calls
+    found: dict[bool, list[History]] = {True: [], False: []}
+    for number in range(pairs):
+        for bucketed in rng.permutation([True, False]).tolist():
+            found[bucketed].append(training(name, task, splits, seed=number, bucketed=bucketed))
+        print(f"{number + 1} of {pairs}", file=sys.stderr)
+    mean = splits.train.lengths.mean()
+    print(f"{name}: {ROWS} rows of {mean:.0f} tokens on average, batches of {BATCH_SIZE}, {pairs} pairs\n")
+    print("| batches | padding | tokens/s |\n| --- | --- | --- |")
+    for bucketed, words in ((True, "bucketed"), (False, "any rows")):
+        shares = [history.padding_share for history in found[bucketed]]
+        padding = f"{np.mean(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
+        print(f"| {words} | {padding} | {np.median([h.tokens_per_s for h in found[bucketed]]):,.0f} |")
+    speeds = {how: {i: [h.tokens_per_s] for i, h in enumerate(many)} for how, many in found.items()}
+    ratio, low, high = ratio_interval(speeds[True], speeds[False])
+    print(f"\nbucketed over any rows: {ratio:.2f} times the tokens/s (95 %: {low:.2f} to {high:.2f})")
+
+
+def training(name: str, task: Reviews, splits: Splits, *, seed: int, bucketed: bool) -> History:
+    """One epoch in effbench's own loop."""
+    mechanism, options = registry.parse(name, "mechanism")
+    kind = registry.load(registry.find(mechanism, "mechanism"))
+    torch.manual_seed(seed)
+    model = task.model(
+        lambda: kind(D_MODEL, HEADS, max_len=LONGEST, causal=False, **options),
+        splits=splits,
+        seq_len=LONGEST,
+        d_model=D_MODEL,
+        layers=1,
+    )
+    few = np.arange(len(splits.validation))
+    return train(
+        model,
+        loss=task.loss,
+        batch=lambda rows: task.batch(splits.train, rows),
+        lengths=splits.train.lengths,
+        score=lambda: task.score(model, [task.batch(splits.validation, few)]),
+        metric=task.metric,
+        recipe=Recipe(epochs=1, bucketed=bucketed),
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        progress=lambda fraction, text: None,
+    )
+
+
+if __name__ == "__main__":
+    main()
