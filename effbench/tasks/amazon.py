@@ -71,6 +71,8 @@ class AmazonElectronics(TextClassification):
         dropout: float = 0.2,
         patience: int = 2,
         vectors: str = "none",
+        ngrams: int = 1,
+        word_dropout: float = 0.0,
     ) -> None:
         require(train >= 1, f"train must be at least 1, got {train}")
         require(test >= 1, f"test must be at least 1, got {test}")
@@ -84,6 +86,8 @@ class AmazonElectronics(TextClassification):
             dropout=dropout,
             patience=patience,
             vectors=vectors,
+            ngrams=ngrams,
+            word_dropout=word_dropout,
         )
         self.count = train + validation + test
 

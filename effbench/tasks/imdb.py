@@ -54,6 +54,8 @@ class IMDB(TextClassification):
         dropout: float = 0.2,
         patience: int = 2,
         vectors: str = "none",
+        ngrams: int = 1,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__(
             train=train,
@@ -65,6 +67,8 @@ class IMDB(TextClassification):
             dropout=dropout,
             patience=patience,
             vectors=vectors,
+            ngrams=ngrams,
+            word_dropout=word_dropout,
         )
         require(classes in ("polarity", "rating"), f"classes is {classes!r}, not polarity or rating")
         self.classes = classes

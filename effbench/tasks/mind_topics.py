@@ -52,6 +52,8 @@ class MINDTopics(TextClassification):
         dropout: float = 0.2,
         patience: int = 2,
         vectors: str = "none",
+        ngrams: int = 1,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__(
             train=train,
@@ -63,6 +65,8 @@ class MINDTopics(TextClassification):
             dropout=dropout,
             patience=patience,
             vectors=vectors,
+            ngrams=ngrams,
+            word_dropout=word_dropout,
         )
         require(test is None or test >= 1, f"test must be at least 1, or none for a tenth, got {test}")
 

@@ -43,6 +43,8 @@ class Newsgroups(TextClassification):
         dropout: float = 0.2,
         patience: int = 4,
         vectors: str = "none",
+        ngrams: int = 1,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__(
             train=train,
@@ -54,6 +56,8 @@ class Newsgroups(TextClassification):
             dropout=dropout,
             patience=patience,
             vectors=vectors,
+            ngrams=ngrams,
+            word_dropout=word_dropout,
         )
 
     def source_of(self, data_dir: Path | None) -> Source:

@@ -55,6 +55,8 @@ class Polarity(TextClassification):
         dropout: float = 0.2,
         patience: int = 10,
         vectors: str = "none",
+        ngrams: int = 1,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__(
             train=train,
@@ -66,6 +68,8 @@ class Polarity(TextClassification):
             dropout=dropout,
             patience=patience,
             vectors=vectors,
+            ngrams=ngrams,
+            word_dropout=word_dropout,
         )
         require(fold is None or 0 <= fold <= 9, f"fold must be none or 0 to 9, got {fold}")
         self.fold = fold

@@ -70,7 +70,8 @@ class TextClassification(Classification):
 
     Words are lower-case runs of letters and digits (apostrophes may stand inside), ! and ?. ``vocabulary``
     counts the commonest words of the training texts used that they have at least twice; all others are one
-    unknown token. Texts are cut to their first seq_len words; reference scores read them uncut.
+    unknown token. Texts are cut to their first seq_len words; reference scores read them uncut. ``ngrams`` of
+    2 or more adds hashed n-grams to the word embedding, ``word_dropout`` leaves embeddings out in training.
     """
 
     name: ClassVar[str]
@@ -90,9 +91,19 @@ class TextClassification(Classification):
         dropout: float,
         patience: int,
         vectors: str,
+        ngrams: int,
+        word_dropout: float,
         evaluations: int = 2,
     ) -> None:
-        super().__init__(epochs=epochs, lr=lr, dropout=dropout, patience=patience, evaluations=evaluations)
+        super().__init__(
+            epochs=epochs,
+            lr=lr,
+            dropout=dropout,
+            patience=patience,
+            evaluations=evaluations,
+            ngrams=ngrams,
+            word_dropout=word_dropout,
+        )
         require(train >= 0, f"train must be at least 0 (all), got {train}")
         require(validation is None or validation >= 1, f"validation must be at least 1, got {validation}")
         require(test is None or test >= 0, f"test must be at least 0 (all), got {test}")
