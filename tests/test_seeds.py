@@ -1,0 +1,181 @@
+"""What seeds can tell: intervals cover, verdicts are seldom wrong, the advised number of seeds is enough."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from frames import ORIGIN, accuracy_records, raw
+from scipy import stats
+
+from effbench.analyse import seeds
+from effbench.spec import Cell, Record, UsageError
+
+
+def frame(scores: dict[str, list[float]], **setting: object) -> pd.DataFrame:
+    """A raw frame of trainings: scores by mechanism and repeat."""
+    return raw(
+        [
+            Record(
+                cell=Cell(
+                    mechanism=mechanism, probe="accuracy", scope="encoder", mode="train", repeat=repeat,
+                    **{"task": "listops", "seq_len": 64, **setting},
+                ),
+                status="ok", values={"accuracy": score, "test_macro_f1": score / 2}, **ORIGIN,
+            )
+            for mechanism, line in scores.items()
+            for repeat, score in enumerate(line)
+        ]
+    )  # fmt: skip
+
+
+BY_HAND = frame(
+    {
+        "vanilla": [0.50, 0.53, 0.51, 0.56],
+        "fastformer": [0.52, 0.54, 0.54, 0.57],
+        "linear": [0.3, 0.31, 0.33, 0.36],
+    }
+)
+
+
+def test_scores_and_differences_are_scipys():
+    scores = seeds.seed_scores(BY_HAND).set_index("mechanism")
+    line = np.array([0.50, 0.53, 0.51, 0.56])
+    low, high = stats.t.interval(0.95, 3, line.mean(), stats.sem(line))
+    assert scores.loc["vanilla", ["mean", "std", "low", "high"]].tolist() == pytest.approx(
+        [line.mean(), line.std(ddof=1), low, high]
+    )
+    assert scores.loc["vanilla", "seeds"] == 4
+    found = seeds.compare(BY_HAND).set_index("mechanism")
+    assert list(found.index) == ["vanilla", "linear"]
+    expected = stats.ttest_rel(line, [0.52, 0.54, 0.54, 0.57])
+    interval = expected.confidence_interval(0.95)
+    assert found.loc["vanilla", ["difference", "low", "high", "p"]].tolist() == pytest.approx(
+        [-0.0175, interval.low, interval.high, expected.pvalue]
+    )
+    # by hand: p = 0.0384 is the larger of two and keeps its level, the smaller is doubled
+    assert found.loc["vanilla", "p_holm"] == pytest.approx(found.loc["vanilla", "p"])
+    assert found.loc["linear", "p_holm"] == pytest.approx(2 * found.loc["linear", "p"])
+    assert list(found["verdict"]) == ["worse", "worse"]
+    halves = seeds.compare(BY_HAND, metric="test_macro_f1").set_index("mechanism")
+    assert halves.loc["vanilla", "difference"] == pytest.approx(-0.00875)
+    assert halves.loc["vanilla", "p"] == pytest.approx(expected.pvalue)
+
+
+def test_holm_by_hand():
+    corrected, levels = seeds.holm([0.04, 0.01, math.nan, 0.03], alpha=0.05)
+    np.testing.assert_allclose(corrected, [0.09, 0.04, np.nan, 0.09])  # 3 * 0.03 is carried over 2 * 0.04
+    np.testing.assert_allclose(levels, [0.05 / 2, 0.05 / 4, 0.05, 0.05 / 3])
+    assert seeds.holm([]) == ([], [])
+
+
+def test_comparing_the_other_way_round_turns_signs_and_verdicts():
+    there = seeds.compare(BY_HAND, against="vanilla").set_index("mechanism").loc["fastformer"]
+    back = seeds.compare(BY_HAND).set_index("mechanism").loc["vanilla"]
+    assert (there["difference"], there["low"], there["high"]) == (
+        -back["difference"],
+        -back["high"],
+        -back["low"],
+    )
+    assert (there["p"], there["seeds_to_tell"]) == (back["p"], back["seeds_to_tell"])
+    assert (there["verdict"], back["verdict"]) == ("better", "worse")
+    every = seeds.compare(BY_HAND, against=None)
+    assert list(zip(every["mechanism"], every["against"], strict=True)) == [
+        ("fastformer", "linear"), ("fastformer", "vanilla"), ("linear", "vanilla"),
+    ]  # fmt: skip
+    assert set(every["comparisons"]) == {3}
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    trials, hits = 1500, 0
+    for _ in range(trials):
+        found = seeds.paired(list(rng.normal(0.3, 2.0, 4)))
+        hits += found["low"] <= 0.3 <= found["high"]
+    assert abs(hits / trials - 0.95) < 3.5 * math.sqrt(0.95 * 0.05 / trials)
+
+
+@pytest.mark.slow
+def test_a_table_without_differences_is_seldom_said_to_have_one():
+    """1,000 tables of six mechanisms against a seventh: at most 5 % hold a wrong verdict."""
+    rng = np.random.default_rng(2)
+    wrong = uncorrected = 0
+    for _ in range(1000):
+        scores = rng.normal(0.5, 0.02, (7, 5)) + rng.normal(0, 0.03, 5)
+        family = [seeds.paired(list(line - scores[0])) for line in scores[1:]]
+        corrected, _ = seeds.holm([one["p"] for one in family])
+        wrong += min(corrected) <= 0.05
+        uncorrected += min(one["p"] for one in family) <= 0.05
+    assert wrong / 1000 <= 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / 1000)
+    assert uncorrected / 1000 > 0.1, "the simulation would show an error if there was no correction"
+
+
+@pytest.mark.parametrize(("effect", "alpha"), [(0.5, 0.05), (1.0, 0.05 / 6), (3.0, 0.05 / 6)])
+def test_the_advised_number_of_seeds_finds_the_difference_four_times_in_five(effect, alpha):
+    count = seeds.seeds_needed(effect, alpha=alpha)
+    rng = np.random.default_rng(3)
+    simulated = stats.ttest_1samp(rng.normal(effect, 1.0, (4000, count)), 0, axis=1).pvalue <= alpha
+    # a number of few seeds can be well above 80 %, since one fewer would be below
+    assert 0.78 <= simulated.mean() <= (0.86 if count > 10 else 1)
+    fewer = stats.ttest_1samp(rng.normal(effect, 1.0, (4000, count - 1)), 0, axis=1).pvalue <= alpha
+    assert fewer.mean() < 0.8 + 0.02
+    assert seeds.power(effect, count, alpha=alpha) == pytest.approx(simulated.mean(), abs=0.03)
+
+
+def test_the_advised_number_falls_with_the_effect_and_ends():
+    needed = [seeds.seeds_needed(effect, alpha=0.05 / 6) for effect in (0.5, 1, 2, 4, 30, 1e6)]
+    assert needed == sorted(needed, reverse=True)
+    assert all(2 <= count <= 100 for count in needed)
+    assert seeds.seeds_needed(0.1, alpha=0.05) is None
+    assert seeds.seeds_needed(0.0, alpha=0.05) is None
+
+
+def test_what_one_seed_can_tell_is_nothing():
+    one = seeds.compare(frame({"vanilla": [0.9], "fastformer": [0.1]})).iloc[0]
+    assert one["verdict"] == "one seed in common: nothing can be told about training noise"
+    assert one["difference"] == pytest.approx(0.8)
+    assert one[["low", "high", "p", "p_holm"]].isna().all()
+    assert one["seeds_to_tell"] == ""
+    score = seeds.seed_scores(frame({"vanilla": [0.9]})).iloc[0]
+    assert score["mean"] == 0.9
+    assert score[["std", "low", "high"]].isna().all()
+
+
+def test_differences_without_spread_are_no_proof():
+    same = seeds.compare(frame({"vanilla": [0.5, 0.6, 0.7], "fastformer": [0.4, 0.5, 0.6]})).iloc[0]
+    assert same["verdict"] == "the same difference at every seed: its noise is not known"
+    equal = seeds.compare(frame({"vanilla": [0.5, 0.6, 0.7], "fastformer": [0.5, 0.6, 0.7]})).iloc[0]
+    assert (equal["verdict"], equal["p"]) == ("no difference can be told at this many seeds", 1.0)
+    assert equal["seeds_to_tell"] == "more than 100"
+
+
+def test_pairs_share_the_seed_of_the_data_too():
+    ours, theirs = frame({"vanilla": [0.5, 0.6]}), frame({"fastformer": [0.4, 0.6]}, seed=100)
+    assert seeds.compare(pd.concat([ours, theirs])).iloc[0]["verdict"] == "no seed in common"
+
+
+def test_settings_are_not_mixed_and_every_length_is_a_table():
+    found = seeds.compare(raw(accuracy_records(lengths=(64, 128))))
+    assert found.groupby("seq_len").size().to_dict() == {64: 5, 128: 5}
+    assert set(found["comparisons"]) == {5}
+    other = [
+        dataclasses.replace(record, cell=dataclasses.replace(record.cell, d_model=256))
+        for record in accuracy_records(("vanilla",))
+    ]
+    apart = raw(accuracy_records(("fastformer",)), other)
+    assert seeds.compare(apart).empty
+
+
+def test_trainings_that_cannot_be_told_apart_are_refused():
+    with pytest.raises(UsageError, match="vanilla on listops at 64, repeat 0, was measured more than once"):
+        seeds.seed_scores(pd.concat([BY_HAND, BY_HAND]))
+    with pytest.raises(UsageError, match="'luna' is not among the trainings: fastformer, linear, vanilla"):
+        seeds.compare(BY_HAND, against="luna")
+
+
+def test_no_trainings_no_rows():
+    assert seeds.compare(raw([])).empty
+    assert seeds.seed_scores(BY_HAND, metric="bleu").empty
