@@ -200,6 +200,36 @@ def _print_complexity(folders: list[Path], format: str, other: bool) -> None:
 
 
 @app.command()
+def paper(
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="table4, figure2, figure3, figure4; table5, table6, table7.")
+    ],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Results folders [the paper's alone].")
+    ] = None,
+    format: Annotated[str, typer.Option(help="table, markdown, csv, json")] = "table",
+    lengths: Annotated[
+        str | None, typer.Option(help="paper (the Transformer at its shorter one) or equal [paper]")
+    ] = None,
+) -> None:
+    """Set results beside what the Fastformer paper reports, and say which differences are reproduced."""
+    from effbench import registry
+    from effbench.analyse.published import LENGTHS, SCORED, WHAT
+    from effbench.show.paper import FORMATS, report
+
+    if what not in WHAT:
+        raise UsageError(registry.unknown("table or figure", what, WHAT, "there are"))
+    if format not in FORMATS:
+        raise UsageError(f"format {format!r} is not one of {', '.join(FORMATS)}")
+    if lengths is not None and lengths not in LENGTHS:
+        raise UsageError(f"lengths {lengths!r} is not one of {', '.join(LENGTHS)}")
+    if lengths is not None and (what not in SCORED or not folders):
+        raise UsageError(f"--lengths goes with folders and one of {', '.join(SCORED)}")
+    raw = _load(folders, raw=True) if folders else None
+    sys.stdout.write(report(what, raw, format=format, lengths=lengths or "paper").rstrip("\n") + "\n")
+
+
+@app.command()
 def plot(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders.")],
     kind: Annotated[

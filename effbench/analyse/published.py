@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from effbench.analyse.statistics import LEVEL, ratio_interval
 from effbench.analyse.summary import IDENTITY, label
 from effbench.spec import UsageError
 
-Lengths = Literal["paper", "equal"]
+LENGTHS = ("paper", "equal")
 
 SCORED = ("table4", "figure3", "figure4")
 TIMED = ("figure2",)
@@ -131,11 +131,17 @@ def dataset_of(task: str) -> str | None:
 
 
 def is_stand_in(task: str) -> bool:
-    """Whether a task is other data than the paper's, in its place."""
+    """Whether a task stands in the place of the one that reads the paper's dataset."""
     return task.partition(":")[0] not in {entry["task"] for entry in published()["datasets"].values()}
 
 
-def compare_scores(what: str, raw: pd.DataFrame, lengths: Lengths = "paper") -> pd.DataFrame:
+def failures(what: str, raw: pd.DataFrame) -> pd.DataFrame:
+    """The records of what the paper has too that failed: why a row or a length is missing beside it."""
+    probe = "time" if what in TIMED else "accuracy"
+    return _counterparts(what, _labelled(raw[(raw["probe"] == probe) & (raw["status"] != "ok")]))
+
+
+def compare_scores(what: str, raw: pd.DataFrame, lengths: str = "paper") -> pd.DataFrame:
     """Ours beside the published scores of table4, figure3 or figure4, from the raw frame.
 
     One row a setting (``GROUP``), metric and row of the paper; ``ours`` is our mechanism's label, empty where
@@ -167,10 +173,16 @@ def compare_scores(what: str, raw: pd.DataFrame, lengths: Lengths = "paper") -> 
         for metric, column in METRICS.items():
             paper = there[(there["dataset"] == dataset) & (there["metric"] == metric)]
             if (merged := _merged(paper, renamed, ours, column, reference)) is not None:
-                found.append(merged.assign(**setting))
+                found.append(merged.assign(**setting, **_data_of(group)))
     frame = pd.concat(found, ignore_index=True)
     first = [*GROUP, "dataset", "metric", "name", "ours", "seq_len"]
     return frame[[*first, *(c for c in frame.columns if c not in (*first, "mechanism"))]]
+
+
+def _data_of(group: pd.DataFrame) -> dict[str, Any]:
+    """How much data the trainings had, and where they ran; NaN for what their task does not count."""
+    counts = {n: group[n].median() if n in group else math.nan for n in ("train_examples", "test_examples")}
+    return {**counts, "machine": "; ".join(sorted(set(group["machine"])))}
 
 
 def _merged(
@@ -270,7 +282,7 @@ def compare_times(raw: pd.DataFrame) -> pd.DataFrame:
     Raises UsageError where nothing can be compared, or a mechanism was timed twice at one point.
     """
     times = raw if raw.empty else raw[(raw["probe"] == "time") & (raw["status"] == "ok")]
-    rows = _counterparts("figure2", times.assign(label="") if times.empty else _labelled(times))
+    rows = _counterparts("figure2", _labelled(times))
     point = [name for name in [*IDENTITY, "machine"] if name not in ("mechanism", "options", "task")]
     there = published_times().set_index(["mode", "name", "seq_len"])
     reference = published()["figure2"]["reference"]
@@ -359,7 +371,7 @@ def _one_a_row(group: pd.DataFrame, what: str) -> pd.DataFrame:
     return group
 
 
-def _at_lengths(group: pd.DataFrame, dataset: str, reference: str, lengths: Lengths) -> pd.DataFrame:
+def _at_lengths(group: pd.DataFrame, dataset: str, reference: str, lengths: str) -> pd.DataFrame:
     """The rows of one length a name, as ``compare_scores`` says."""
     if lengths == "equal":
         trained = group.groupby("seq_len")["name"].agg([lambda names: reference in set(names), "nunique"])

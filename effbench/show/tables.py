@@ -77,7 +77,7 @@ def summary_tables(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> Rend
     """
     if frame.empty:
         return Text("no results")
-    careful = [*_mixtures(frame), *_contradictions(frame), *([] if raw is None else doubts(raw))]
+    careful = [*mixtures(frame), *_contradictions(frame), *([] if raw is None else doubts(raw))]
     parts: list[RenderableType] = [Text(f"Careful: {line}", "red") for line in careful]
     cost = frame[frame["task"] == ""]
     for shape, group in cost.groupby([*SHAPE, "machine"], sort=False):
@@ -275,7 +275,7 @@ def _reasons(frame: pd.DataFrame) -> list[RenderableType]:
     return [Text(""), *lines] if lines else []
 
 
-def _mixtures(frame: pd.DataFrame) -> list[str]:
+def mixtures(frame: pd.DataFrame) -> list[str]:
     """What makes rows not comparable: several machines, versions of effbench, or of one mechanism."""
     found = []
     machines = sorted(frame["machine"].unique())

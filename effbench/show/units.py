@@ -27,6 +27,21 @@ def share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def percent(value: float) -> str:
+    """``87.53``: two digits, as papers print scores."""
+    return f"{100 * value:.2f}"
+
+
+def points(value: float) -> str:
+    """``-0.54``: a difference of two scores in percentage points."""
+    return f"{100 * value:+.2f}"
+
+
+def ratio(value: float) -> str:
+    """``45.8``, ``1.15``, ``0.0675``: three significant digits."""
+    return f"{value:#.3g}".rstrip(".") if abs(value) < 999.5 else f"{value:.0f}"
+
+
 def length(value: float) -> str:
     """``512``, ``4k`` for whole multiples of 1024, as sequence lengths are spoken of."""
     whole = int(value)

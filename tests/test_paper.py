@@ -1,0 +1,429 @@
+"""The paper's numbers and ours beside them: the file is the paper's, no verdict goes beyond the records."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from frames import accuracy_records, cost_records, raw
+from scipy import stats
+
+from effbench import cli, registry
+from effbench.analyse import published as paper
+from effbench.analyse.seeds import compare
+from effbench.analyse.statistics import ratio_interval
+from effbench.show.paper import FORMATS, report
+from effbench.spec import Record, UsageError
+from effbench.store import Store, load
+
+FIGURE_2 = Path(__file__).parents[1].parent / "shared" / "data" / "paper" / "fig2.csv"
+SEVEN = ("vanilla", "longformer", "bigbird", "linformer", "linear", "poolingformer", "fastformer")
+
+
+def trained(
+    mechanisms=SEVEN, lengths=(128,), seeds: int = 5, task: str = "newsgroups", noise: float = 0.01, **options
+) -> list[Record]:
+    """Trainings with a macro-F and with noise of their own; options are the cells'."""
+    rng = np.random.default_rng(0)
+    found = []
+    for record in accuracy_records(mechanisms, lengths, seeds, task):
+        score = record.values["accuracy"] + noise * rng.normal()
+        values = {**record.values, "accuracy": score, "test_macro_f1": 0.9 * score, "train_examples": 2000}
+        cell = dataclasses.replace(record.cell, options=options) if options else record.cell
+        found.append(dataclasses.replace(record, cell=cell, values=values))
+    return found
+
+
+def fill(records: list[Record]) -> None:
+    """A results folder ``filled`` with these records."""
+    store = Store(Path("filled"))
+    store.create()
+    for record in records:
+        store.write(record)
+
+
+def one(frame: pd.DataFrame, name: str, metric: str = "accuracy") -> pd.Series:
+    (row,) = frame[(frame["name"] == name) & (frame["metric"] == metric)].to_dict(orient="records")
+    return pd.Series(row)
+
+
+# the data file
+
+
+def test_figure_2_is_the_digitized_one():
+    if not FIGURE_2.exists():
+        pytest.skip(f"the digitized figure is not at {FIGURE_2}")
+    lines = {row["name"]: row for row in paper.published()["figure2"]["row"]}
+    with FIGURE_2.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * len(lines)
+    for row in rows:
+        ours = dict(
+            zip(paper.published()["figure2"]["lengths"], lines[row["model"]][row["panel"]], strict=False)
+        )
+        assert ours == {int(n): float(t) for n, t in row.items() if n.isdigit() and t}
+
+
+def test_every_row_is_an_installed_mechanism_and_every_dataset_a_task():
+    for what in ("table4", "figure2", "figure3", "figure4"):
+        for row in paper.published()[what]["row"]:
+            name, _ = registry.parse(row["mechanism"], "mechanism")
+            assert name in registry.names("mechanism")
+    fastformer = {p.name: p.default for p in registry.find("fastformer", "mechanism").parameters}
+    assert paper.published()["defaults"].items() <= fastformer.items()
+    for entry in paper.published()["datasets"].values():
+        assert {entry["task"], *entry["stand_ins"]} <= set(registry.names("task"))
+
+
+def test_panels_of_the_ablations_carry_table_4s_scores():
+    """The reference rows of Figures 3 and 4 are Table 4's Fastformer, dataset by dataset."""
+    table = paper.published_scores("table4").set_index(["dataset", "metric", "name"])["published"]
+    for what in ("figure3", "figure4"):
+        reference = paper.published()[what]["reference"]
+        figure = paper.published_scores(what)
+        for row in figure[figure["name"] == reference].itertuples():
+            assert row.published == table[row.dataset, row.metric, "Fastformer"]
+        assert len(figure) == 3 * 2 * len(paper.published()[what]["row"])
+
+
+def test_published_differences_are_welchs():
+    row = one(paper.published_scores("table4").query("dataset == 'MIND'"), "Poolingformer")
+    expected = stats.ttest_ind_from_stats(0.8246, 0.0024, 5, 0.8234, 0.0019, 5, equal_var=False)
+    found = paper.welch(0.8246 - 0.8234, 0.0024, 0.0019, 5)
+    assert found["p"] == pytest.approx(expected.pvalue)
+    assert row["published_difference"] == pytest.approx(0.0012)
+    assert row[["published_low", "published_high"]].tolist() == pytest.approx([found["low"], found["high"]])
+    equal = paper.welch(0.01, 0.02, 0.02, 5)  # equal spreads and sizes: Student's with 8 degrees of freedom
+    assert equal["high"] - 0.01 == pytest.approx(stats.t.ppf(0.975, 8) * 0.02 * math.sqrt(2 / 5))
+
+
+# scores beside scores
+
+
+def test_ours_is_the_seeds_own_comparison():
+    found = paper.compare_scores("table4", raw(trained()))
+    assert set(found["dataset"]) == {"MIND"}
+    assert list(found[found["metric"] == "accuracy"]["ours"]) == list(SEVEN)
+    for metric, column in paper.METRICS.items():
+        ours = compare(raw(trained()), metric=column).set_index("mechanism")
+        for name in ("vanilla", "linear"):
+            row = found[(found["ours"] == name) & (found["metric"] == metric)].iloc[0]
+            for mine, theirs in (
+                ("difference", "difference"),
+                ("difference_low", "low"),
+                ("p_holm", "p_holm"),
+            ):
+                assert row[mine] == ours.loc[name, theirs]
+    assert one(found, "Fastformer")["outcome"] == ""
+
+
+def test_the_transformer_has_its_own_length_or_all_have_one():
+    rows = raw(trained(lengths=(128, 256)))
+    lengths = {row.name_: row.seq_len for row in _rows(paper.compare_scores("table4", rows))}
+    assert lengths.pop("Transformer") == 128
+    assert set(lengths.values()) == {256}
+    equal = paper.compare_scores("table4", rows, "equal")
+    assert set(equal["seq_len"]) == {256}
+    # in the paper all read 512 of Amazon's tokens
+    amazon = paper.compare_scores("table4", raw(trained(lengths=(128, 256), task="amazon")))
+    assert set(amazon["seq_len"]) == {256}
+    # most mechanisms first, then the longest
+    some = raw(trained(lengths=(128,)), trained(("fastformer", "linear"), lengths=(256,)))
+    assert set(paper.compare_scores("table4", some, "equal")["seq_len"].dropna()) == {128}
+    assert one(paper.compare_scores("table4", some), "Linear Transformer")["seq_len"] == 256
+
+
+def _rows(frame: pd.DataFrame) -> list:
+    return list(frame.rename(columns={"name": "name_"}).itertuples())
+
+
+@pytest.mark.parametrize(
+    ("published", "published_p", "ours", "p", "expected"),
+    [
+        (-0.01, 0.01, -0.02, 0.01, "reproduced"),
+        (-0.01, 0.01, 0.02, 0.01, "contrary"),
+        (-0.01, 0.01, -0.02, 0.2, "cannot be told"),
+        (-0.01, 0.01, -0.02, math.nan, "cannot be told"),
+        (-0.01, 0.2, -0.02, 0.01, "not told apart in the paper"),
+        (0.0, math.nan, -0.02, 0.01, "not told apart in the paper"),
+        (-0.01, math.nan, -0.02, 0.01, "reproduced"),
+        (-0.01, math.nan, 0.02, 0.01, "contrary"),
+    ],
+)
+def test_outcomes(published, published_p, ours, p, expected):
+    assert paper.outcome(published, published_p, ours, p) == expected
+
+
+def test_one_seed_reproduces_nothing():
+    found = paper.compare_scores("table4", raw(trained(seeds=1)))
+    assert set(found["outcome"]) <= {"", "cannot be told", "not told apart in the paper"}
+    text = report("table4", raw(trained(seeds=1)))
+    assert "One seed tells nothing about training noise" in text
+    assert "0 reproduced; 0 contrary" in text
+
+
+@pytest.mark.parametrize(("what", "axis"), [("figure3", "interaction"), ("figure4", "sharing")])
+def test_ablations_are_told_apart_by_their_option_alone(what, axis):
+    default = paper.published()["defaults"][axis]
+    values = [row["mechanism"].partition("=")[2] or default for row in paper.published()[what]["row"]]
+    records = [
+        trained(("fastformer",), noise=0.01 * (1 + place), **({axis: value} if value != default else {}))
+        for place, value in enumerate(values)
+    ]
+    found = paper.compare_scores(what, raw(*records))
+    accuracy = found[found["metric"] == "accuracy"]
+    assert [label.partition("=")[2] or default for label in accuracy["ours"]] == values
+    assert accuracy["difference"].notna().sum() == len(values) - 1
+    # the same, with the default written out
+    written = raw(*records[:-1], trained(("fastformer",), noise=0.01 * len(values), **{axis: default}))
+    assert list(paper.compare_scores(what, written)["difference"].dropna()) == list(
+        found["difference"].dropna()
+    )
+    table = paper.compare_scores("table4", raw(*records))
+    assert list(table[table["ours"] != ""]["name"].unique()) == ["Fastformer"]
+
+
+def test_options_are_the_settings_of_a_row_but_two_of_them_are_too_many():
+    wide = trained(("linformer",), k=64)
+    assert (
+        one(paper.compare_scores("table4", raw(trained(("fastformer",)), wide)), "Linformer")["ours"]
+        == "linformer:k=64"
+    )
+    with pytest.raises(
+        UsageError, match="2 mechanisms could be Linformer in table4: linformer, linformer:k=64"
+    ):
+        paper.compare_scores("table4", raw(trained(), wide))
+    causal = trained(("linformer",), causal=True)
+    assert (
+        one(paper.compare_scores("table4", raw(trained(("fastformer",)), causal)), "Linformer")["ours"] == ""
+    )
+
+
+def test_settings_stand_apart():
+    small, other = trained(), trained(task="polarity")
+    found = paper.compare_scores("table4", raw(small, other))
+    assert set(zip(found["task"], found["dataset"], strict=True)) == {
+        ("newsgroups", "MIND"),
+        ("polarity", "IMDB"),
+    }
+    wide = [
+        dataclasses.replace(r, cell=dataclasses.replace(r.cell, d_model=128)) for r in trained(("linear",))
+    ]
+    found = paper.compare_scores("table4", raw(trained(("fastformer",)), wide))
+    assert found["difference"].isna().all()
+    assert "not both trained in this setting" in report("table4", raw(trained(("fastformer",)), wide))
+
+
+# ranks
+
+
+def test_rank_agreement_is_exact():
+    order = [3.0, 1.0, 2.0, 4.0, 5.0, 7.0, 6.0]
+    found = paper.agreement(order, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    assert found["spearman"] == pytest.approx(stats.spearmanr(order, range(7)).statistic)
+    assert found["kendall"] == pytest.approx(stats.kendalltau(order, range(7)).statistic)
+    assert found["spearman_least"] == pytest.approx(0.7857, abs=1e-4), (
+        "the critical value in tables for n = 7"
+    )
+    perfect = paper.agreement([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0])
+    assert perfect["spearman_p"] == pytest.approx(2 / math.factorial(4))
+    assert math.isnan(perfect["spearman_least"]), "four mechanisms cannot show a correlation"
+    assert paper.agreement([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])["spearman"] == pytest.approx(-1)
+    for few in ([0.1, 0.2], [0.1, 0.1, 0.1]):
+        assert math.isnan(paper.agreement(list(map(float, range(len(few)))), few)["spearman"])
+
+
+# times
+
+
+def test_ratios_are_paired_and_held_against_the_figure():
+    records = cost_records(lengths=(128, 512, 700), repeats=4)
+    found = paper.compare_times(raw(records))
+    assert set(found["seq_len"]) == {128, 512}, "700 is not in the figure"
+    assert set(found["mode"]) == {"forward", "train"}
+    times = {
+        name: {
+            r.cell.repeat: r.samples["time_s"] for r in records
+            if (r.cell.mechanism, r.cell.mode, r.cell.seq_len, r.cell.probe) == (name, "forward", 512, "time")
+        }
+        for name in ("vanilla", "fastformer")
+    }  # fmt: skip
+    (row,) = found.query("mode == 'forward' and seq_len == 512 and name == 'Transformer'").to_dict("records")
+    assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == ratio_interval(
+        times["vanilla"], times["fastformer"]
+    )
+    assert row["published_ratio"] == 604 / 13.2
+    assert row["factor"] == row["ratio"] / row["published_ratio"]
+    assert row["factor_low"] < row["factor"] < row["factor_high"]
+
+
+def test_times_say_what_was_constant():
+    constant = [
+        record for n in (128, 512) for record in cost_records(lengths=(n,), repeats=2, batch_size=65536 // n)
+    ]
+    text = report("figure2", raw(constant))
+    assert "batch x length is 65,536 at every length (as in the paper)" in text
+    assert "batch x length is not constant, 65,536 in the paper" in report(
+        "figure2", raw(cost_records(lengths=(128, 512)))
+    )
+    assert "the unit is unknown" in text
+
+
+# what cannot be
+
+
+@pytest.mark.parametrize(
+    ("what", "frame", "complaint"),
+    [
+        ("table4", raw(trained(task="listops")), "no training to set beside table4"),
+        ("table4", raw(trained(task="listops")), "trained were bigbird, .* on listops"),
+        ("table4", raw(cost_records(lengths=(128,))), "no training to set beside table4"),
+        ("table4", raw([]), "no training to set beside table4"),
+        ("figure3", raw(trained(("linear",))), "no training to set beside figure3"),
+        ("figure2", raw(trained()), "no times to set beside figure2"),
+        ("figure2", raw([]), "no times to set beside figure2"),
+        ("figure2", raw(cost_records(lengths=(100,))), "no times to set beside figure2"),
+        ("figure2", raw(cost_records(("vanilla",))), "no times to set beside figure2"),
+        ("figure2", raw(*[cost_records(lengths=(128,))] * 2), "was timed more than once"),
+        ("table4", raw(trained(), trained()), "was measured more than once"),
+    ],
+)  # fmt: skip
+def test_records_without_a_counterpart_are_refused(what, frame, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        report(what, frame)
+
+
+def test_a_failure_is_named():
+    lost = dataclasses.replace(
+        trained(("linear",))[0], status="oom", reason="out of memory within 1 GiB", values={}
+    )
+    text = report("table4", raw(trained(("fastformer", "vanilla")), [lost]))
+    assert "oom: linear newsgroups N=128, repeat 0: out of memory within 1 GiB" in text
+
+
+# the report
+
+
+@pytest.mark.parametrize("what", paper.WHAT)
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_paper_alone_in_every_format(what, format):
+    text = report(what, None, format=format)
+    names = [row["name"] for row in paper.published()[what]["row"]]
+    if format == "json":
+        found = json.loads(text)
+        assert found["caveats"]
+        assert found["source"]["arxiv"] == "2108.09084"
+        assert found["rows"]
+    assert all(name in text for name in names)
+    if format in ("table", "markdown"):
+        assert "2108.09084 v5" in text
+        assert all(" ".join(caveat.split()[:3]) in text for caveat in paper.published()[what]["caveats"])
+
+
+def test_every_number_and_the_setting_are_in_the_report():
+    records = raw(trained(("vanilla", "linear", "fastformer")))
+    frame = paper.compare_scores("table4", records)
+    for format in ("table", "markdown"):
+        text = report("table4", records, format=format)
+        for part in ("newsgroups, a stand-in: 2,000 examples to train on, 2 layers, d_model 64", "5 seeds",
+                     "scores cannot", "Transformer read at most 512", "80.90 ± 0.20"):  # fmt: skip
+            assert part in " ".join(text.split())
+        assert f"{100 * frame['mean'].iloc[0]:.2f}" in text
+    rows = pd.read_csv(io.StringIO(report("table4", records, format="csv")))
+    np.testing.assert_allclose(rows["mean"], frame["mean"])
+    found = json.loads(report("table4", records, format="json"))
+    assert [row["difference"] for row in found["rows"]] == [
+        None if math.isnan(d) else d for d in frame["difference"]
+    ]
+    assert [order["n"] for order in found["ranks"]] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["tabel4"], "unknown table or figure 'tabel4'; did you mean 'table4'?"),
+        (["table4", "nowhere"], "nowhere"),
+        (["table5", "nowhere"], "nowhere"),
+        (["table4", "."], "not a results folder"),
+        (["table4", "filled"], "no training to set beside table4"),
+        (["figure2", "filled"], "no times to set beside figure2"),
+        (["table4", "--format", "latex"], "format 'latex' is not one of table, markdown, csv, json"),
+        (["table4", "filled", "--lengths", "long"], "lengths 'long' is not one of paper, equal"),
+        (["figure2", "filled", "--lengths", "equal"], "--lengths goes with folders and one of table4"),
+        (["table4", "--lengths", "equal"], "--lengths goes with folders"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, complaint, monkeypatch, capsys):
+    fill(accuracy_records(("vanilla",), seeds=1, task="listops"))
+    monkeypatch.setattr(sys, "argv", ["effbench", "paper", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+def test_the_command_prints_the_report(monkeypatch, capsys):
+    fill(trained(("linear", "fastformer"), seeds=2))
+    for format in ("table", "csv"):
+        monkeypatch.setattr(sys, "argv", ["effbench", "paper", "table4", "filled", "--format", format])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+        shown = capsys.readouterr().out
+        assert shown.rstrip("\n") == report("table4", load("filled", raw=True), format=format).rstrip("\n")
+
+
+@pytest.mark.slow
+def test_a_run_is_set_beside_the_paper(monkeypatch, capsys):
+    """Two mechanisms and two seeds on a few made-up reviews, through the command line."""
+    words = ("dull", "fine")
+    reviews = [{"label": i % 2, "text": f"a {words[i % 2]} film {i} " * 6} for i in range(60)]
+    Path("data").mkdir()
+    for part in ("train", "test"):
+        Path("data", f"{part}.jsonl").write_text("".join(json.dumps(review) + "\n" for review in reviews))
+
+    def effbench(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["effbench", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    grid = """
+[[grid]]
+mechanism = "{}"
+seq_len = {}
+probe = "accuracy"
+task = "imdb:validation=10,epochs=1"
+batch_size = 16
+d_model = 16
+heads = 2
+layers = 1
+repeats = 2
+"""
+    Path("small.toml").write_text(
+        'name = "small"' + grid.format("vanilla", 8) + grid.format("fastformer", 16)
+    )
+    effbench(
+        "run", "--config", "small.toml", "--data-dir", "data", "--out", "out", "--isolate", "inline", "-q"
+    )
+    found = json.loads(effbench("paper", "table4", "out", "--format", "json"))
+    rows = {row["name"]: row for row in found["rows"] if row["metric"] == "accuracy"}
+    assert (rows["Transformer"]["seq_len"], rows["Fastformer"]["seq_len"]) == (8, 16)
+    assert rows["Transformer"]["seeds_in_common"] == 2
+    ours = load("out", raw=True)
+    mean = ours[(ours["mechanism"] == "fastformer") & (ours["seq_len"] == 16)]["accuracy"].mean()
+    assert rows["Fastformer"]["mean"] == pytest.approx(mean)
+    text = report("table4", ours)
+    assert "IMDB in the paper; ours is imdb:epochs=1,validation=10: 50 examples to train on, 1 layers" in text
+    assert "imdb is other data than the paper's IMDB" in text
