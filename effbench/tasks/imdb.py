@@ -105,6 +105,11 @@ def texts(data_dir: Path | None) -> tuple[dict[str, tuple[list[str], list[int]]]
     return found, source.digest
 
 
+def digest(data_dir: Path | None) -> str:
+    """The digest that ``texts`` returns, without reading a review."""
+    return _source(data_dir).digest
+
+
 def _source(data_dir: Path | None) -> Source:
     folder = folder_of(data_dir, "imdb")
     if folder is None:

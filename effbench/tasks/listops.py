@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effbench.spec import UsageError
-from effbench.tasks import Classification, Examples, Integers, Splits, prior, require
+from effbench.tasks import Classification, Examples, Integers, Splits, folder_of, prior, require
 from effbench.tasks.cache import Arrays, cached
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
@@ -21,6 +21,8 @@ IDS = {token: i for i, token in enumerate(TOKENS)}
 CLOSE, ZERO = IDS["]"], IDS["0"]
 FILES = ("basic_train.tsv", "basic_val.tsv", "basic_test.tsv")
 PARTS = ("train", "validation", "test")
+# Where a data folder may hold the files, if not itself: LRA's release, unpacked, among them.
+FOLDERS = ("listops-1000", "lra_release/lra_release/listops-1000", "lra_samples/listops", "listops")
 
 _P_OPERATOR = 0.25  # an argument is an operator with this probability, else a digit
 _VERSION = 1  # of the generator and the reader: raise it when their output changes
@@ -39,8 +41,9 @@ class ListOps(Classification):
     ``min_length`` is a quarter of seq_len unless given). No tree occurs twice in ``train``, ``validation``
     and ``test`` examples together. The defaults are LRA's.
 
-    With a data folder its ``basic_{train,val,test}.tsv`` (header Source, Target) are read instead, and the
-    generator's options are not used; ``data=generated`` generates all the same.
+    With a data folder its ``basic_{train,val,test}.tsv`` (header Source, Target), or those in a folder
+    listops-1000, listops or LRA's unpacked release in it, are read instead, and the generator's options are
+    not used; ``data=generated`` generates all the same.
 
     Read scores against both priors: at LRA's settings always answering the commonest class scores 17.5 %,
     and knowing only the outermost operator 37.3 %.
@@ -100,7 +103,7 @@ class ListOps(Classification):
     def _folder(self, data_dir: Path | None) -> Path | None:
         if self.origin == "files" and data_dir is None:
             raise UsageError("listops:data=files needs --data-dir DIR, with " + ", ".join(FILES))
-        return None if self.origin == "generated" else data_dir
+        return None if self.origin == "generated" else folder_of(data_dir, *FOLDERS)
 
     def _from_files(self, folder: Path, seq_len: int) -> list[Examples]:
         arrays, _ = _files(folder)
