@@ -282,9 +282,9 @@ def test_attention_learns_to_recall_and_a_bag_of_words_does_not():
         return values["accuracy"], values["prior_slot"]
 
     recalled, prior = accuracy(vanilla(32, 12))
-    assert recalled > 0.95
+    assert recalled > prior + 0.15
     bag, _ = accuracy(lambda: BagOfWords(32))
-    assert bag < prior + 0.1
+    assert bag < prior + 0.05
 
 
 @pytest.mark.slow
