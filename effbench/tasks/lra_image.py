@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from effbench.spec import UsageError
 from effbench.tasks import Classification, Examples, Integers, Splits, folder_of, prior, require
 from effbench.tasks.cache import Arrays, cached
-from effbench.tasks.imdb import stratified_order
+from effbench.tasks.text import stratified_order
 
 SIDE = 32
 SIDES = (32, 16, 8)  # seq_len 1024, 256 and 64

@@ -10,6 +10,7 @@ import numpy as np
 from effbench.spec import UsageError
 from effbench.tasks import Classification, Examples, Integers, Splits, imdb, prior, require
 from effbench.tasks.cache import Arrays, cached
+from effbench.tasks.text import stratified_order
 
 BYTES = 256
 
@@ -109,9 +110,9 @@ class ByteText(Classification):
             )
         if test > len(test_labels):
             raise UsageError(f"lra-text: test={test} exceeds the {len(test_labels)} reviews of the test part")
-        order = imdb.stratified_order(labels, np.random.default_rng((seed, 0)))
+        order = stratified_order(labels, np.random.default_rng((seed, 0)))
         end = validation + train if train else len(order)
-        test_order = imdb.stratified_order(test_labels, np.random.default_rng((seed, 1)))
+        test_order = stratified_order(test_labels, np.random.default_rng((seed, 1)))
         return (
             np.sort(order[validation:end]),
             np.sort(order[:validation]),
