@@ -21,8 +21,8 @@ import numpy as np
 from effbench.spec import UsageError
 from effbench.tasks import PAD, Classification, Examples, Integers, Splits, folder_of, prior, require
 from effbench.tasks.cache import Arrays, cached
-from effbench.tasks.text import stratified_order
 from effbench.tasks.lra_text import BYTES, decoded
+from effbench.tasks.text import stratified_order
 
 if TYPE_CHECKING:
     from torch import nn
