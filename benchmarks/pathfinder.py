@@ -1,0 +1,39 @@
+"""How fast Pathfinder images are drawn: images a second of one core's time, by side and difficulty.
+
+    OMP_NUM_THREADS=1 python benchmarks/pathfinder.py [side ...]
+
+prints Markdown: the best of a few runs of one block, by processor time and by the clock.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+from effbench.tasks._pathfinder_images import BLOCK, CONTOUR_LENGTHS, draw, shape_of
+
+RUNS = 5
+
+
+def main(sides: list[int]) -> None:
+    """Measure and print."""
+    print("| side | contour | images a processor second | images a second | processor ms an image |")
+    print("| --- | --- | --- | --- | --- |")
+    for side in sides:
+        for contour in CONTOUR_LENGTHS:
+            shape = shape_of(side, contour)
+            draw(shape, np.random.default_rng(0), count=1)  # makes the tables
+            busy, passed = [], []
+            for run in range(RUNS):
+                clock, processor = time.perf_counter(), time.process_time()
+                draw(shape, np.random.default_rng(run))
+                busy.append(time.process_time() - processor)
+                passed.append(time.perf_counter() - clock)
+            cells = (BLOCK / min(busy), BLOCK / min(passed), 1000 * min(busy) / BLOCK)
+            print(f"| {side} | {contour} | {cells[0]:.0f} | {cells[1]:.0f} | {cells[2]:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main([int(text) for text in sys.argv[1:]] or [32])

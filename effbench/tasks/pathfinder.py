@@ -1,0 +1,236 @@
+"""Pathfinder: are two discs on one contour? Images as rows of grey levels, drawn or read from LRA's files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from effbench.spec import UsageError
+from effbench.tasks import Classification, Examples, Splits, folder_of, prior, require
+from effbench.tasks._pathfinder_images import BLOCK, SIDES, Bytes, Ints, images, shape_of
+from effbench.tasks.cache import Arrays, cached
+
+FOLDERS = {
+    "baseline": "curv_baseline",
+    "intermediate": "curv_contour_length_9",
+    "hard": "curv_contour_length_14",
+}
+LEVELS = 256
+
+_VERSION = 1  # of the generator and the reader: raise it when their output changes
+_LENGTHS = ", ".join(str(side * side) for side in SIDES)
+
+
+class Pathfinder(Classification):
+    """Tell whether two discs are on the same dashed contour (Long Range Arena's Pathfinder), 2 classes.
+
+    An image of side² grey levels is read row by row; its side is 32, 64 or 128 as seq_len is 1024, 4096 or
+    16384. ``contour`` is the difficulty: contours of 6, 9 or 14 dashes (LRA reports 14). Without a data
+    folder ``train``, ``validation`` and ``test`` images are drawn as the original generator draws them, with
+    LRA's settings; the defaults are LRA's sizes.
+
+    With a data folder LRA's release is read instead: ``pathfinder<side>/<difficulty>/metadata/<n>.npy``, which
+    is text, and the PNG files that it names, but for empty ones (``empty_images`` counts them). They are
+    divided 80/10/10 by the seed and then cut to the sizes; ``data=generated`` draws all the same.
+    """
+
+    source = "Linsley et al. 2018 (arXiv 1805.08315); Tay et al. 2021, Long Range Arena (arXiv 2011.04006)"
+
+    def __init__(
+        self,
+        *,
+        contour: Literal["baseline", "intermediate", "hard"] = "hard",
+        train: int = 160_000,
+        validation: int = 20_000,
+        test: int = 20_000,
+        data: Literal["auto", "generated", "files"] = "auto",
+        epochs: int = 10,
+        lr: float = 1e-3,
+        dropout: float = 0.1,
+        patience: int = 3,
+    ) -> None:
+        super().__init__(epochs=epochs, lr=lr, dropout=dropout, patience=patience)
+        require(contour in FOLDERS, f"contour is {contour!r}, not {', '.join(FOLDERS)}")
+        require(min(train, validation, test) >= 1, "train, validation and test must each be at least 1")
+        require(data in ("auto", "generated", "files"), f"data is {data!r}, not auto, generated or files")
+        self.contour: Literal["baseline", "intermediate", "hard"] = contour
+        self.sizes = (train, validation, test)
+        self.origin = data
+
+    def check(self, data_dir: Path | None) -> str:
+        """Read LRA's files of this difficulty, if those are to be used, at every side that is there."""
+        if not self._from_files(data_dir):
+            return ""
+        folders = {_difficulty(data_dir, side, self.contour) for side in SIDES}
+        there = sorted(folder for folder in folders if folder.is_dir())
+        if not there:
+            return _read(min(folders)).fingerprint  # says what is missing
+        return hashlib.sha256("".join(_read(folder).fingerprint for folder in there).encode()).hexdigest()[
+            :16
+        ]
+
+    def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
+        """Images of ``seq_len`` levels drawn with ``seed``, or the files' divided by it."""
+        side = isqrt(seq_len)
+        if side * side != seq_len or side not in SIDES:
+            raise UsageError(f"pathfinder: seq_len is {seq_len}, not {_LENGTHS}, a square image's levels")
+        facts: dict[str, int] = {}
+        if self._from_files(data_dir):
+            parts, facts["empty_images"] = self._divided(
+                _difficulty(data_dir, side, self.contour), side, seed
+            )
+        else:
+            parts = [self._drawn(part, side, seed) for part in range(3)]
+        train, validation, test = parts
+        return Splits(
+            train=train,
+            validation=validation,
+            test=test,
+            vocab_size=LEVELS + 1,
+            classes=2,
+            priors={"majority": prior(train, test)},
+            facts=facts,
+        )
+
+    def _from_files(self, data_dir: Path | None) -> bool:
+        if self.origin == "files" and data_dir is None:
+            raise UsageError(
+                "pathfinder:data=files needs --data-dir DIR, with pathfinder32/" + FOLDERS[self.contour]
+            )
+        return self.origin != "generated" and data_dir is not None
+
+    def _drawn(self, part: int, side: int, seed: int) -> Examples:
+        """A part has a seed sequence of its own, so that its images do not depend on the others' sizes."""
+        shape, count = shape_of(side, self.contour), self.sizes[part]
+        key = {
+            "version": _VERSION,
+            "block": BLOCK,
+            "seed": seed,
+            "part": part,
+            "count": count,
+            **asdict(shape),
+        }
+
+        def make() -> Arrays:
+            pixels, labels = images(count, shape, (seed, part))
+            return {"pixels": pixels, "labels": labels}
+
+        arrays = cached("pathfinder", key | asdict(shape), make)
+        return _examples(arrays["pixels"], arrays["labels"])
+
+    def _divided(self, folder: Path, side: int, seed: int) -> tuple[list[Examples], int]:
+        read = _read(folder)
+        key = {"version": _VERSION, "digest": read.fingerprint, "side": side}
+        arrays = cached("pathfinder-files", key, lambda: _pixels(folder, read, side))
+        pixels, labels = arrays["pixels"], arrays["labels"]
+        order = np.random.default_rng(seed).permutation(len(labels))
+        tenth = len(labels) // 10
+        if tenth == 0:
+            raise UsageError(f"{folder}: {len(labels)} images, and 80/10/10 needs at least 10")
+        ends = (len(labels) - 2 * tenth, len(labels) - tenth, len(labels))
+        parts = []
+        for first, end, size in zip((0, *ends), ends, self.sizes, strict=False):
+            rows = order[first:end][:size]
+            parts.append(_examples(pixels[rows], labels[rows]))
+        return parts, read.empty
+
+
+def _examples(pixels: Bytes, labels: Ints) -> Examples:
+    """Images [n, side, side] as rows of tokens: level v is token v + 1, since 0 is padding."""
+    size = pixels.shape[1] * pixels.shape[2]
+    tokens = pixels.reshape(-1).astype(np.uint16)
+    tokens += 1
+    return Examples(tokens=tokens, starts=np.arange(len(pixels) + 1) * size, labels=labels)
+
+
+# LRA's files.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Release:
+    """A difficulty's images that are not empty: where each is named, its file and label."""
+
+    rows: list[tuple[str, Path, int]]
+    empty: int
+    fingerprint: str
+
+
+def _difficulty(data_dir: Path | None, side: int, contour: str) -> Path:
+    name = f"pathfinder{side}"
+    folder = folder_of(data_dir, f"lra_release/lra_release/{name}", name, f"lra_samples/{name}")
+    assert folder is not None
+    return folder / FOLDERS[contour]
+
+
+def _read(folder: Path) -> _Release:
+    """Read all files of a difficulty, without looking into the images."""
+    lists = sorted(
+        (folder / "metadata").glob("*.npy"),
+        key=lambda path: (int(path.stem) if path.stem.isdecimal() else -1, path.name),
+    )
+    if not lists:
+        raise UsageError(
+            f"{folder / 'metadata'}: no <n>.npy file there; pathfinder reads those of LRA's release and the "
+            "images that they name (pathfinder:data=generated needs no files)"
+        )
+    digest = hashlib.sha256()
+    rows, empty = [], 0
+    for path in lists:
+        for where, name, label in _metadata(path):
+            image = folder / name
+            try:
+                content = image.read_bytes()
+            except OSError as error:
+                raise UsageError(f"{where}: {image}: {error.strerror}") from None
+            digest.update(f"{name} {label} {len(content)} ".encode())
+            digest.update(content)
+            if content:
+                rows.append((where, image, label))
+            else:
+                empty += 1
+    return _Release(rows=rows, empty=empty, fingerprint=digest.hexdigest()[:16])
+
+
+def _metadata(path: Path) -> Iterator[tuple[str, str, int]]:
+    """(file and line, image's path inside the difficulty's folder, label) of each row of a metadata file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"{path}: not text; expected lines 'imgs/0 sample_0.png 0 <label> ...', as in LRA's release"
+        ) from None
+    for number, line in enumerate(text.splitlines(), start=1):
+        where, fields = f"{path}:{number}", line.split()
+        if len(fields) < 4:
+            raise UsageError(f"{where}: {len(fields)} fields, not 'imgs/0 sample_0.png 0 <label> ...'")
+        if fields[3] not in ("0", "1"):
+            raise UsageError(f"{where}: field 4, the label, is {fields[3]!r}, not 0 or 1")
+        yield where, f"{fields[0]}/{fields[1]}", int(fields[3])
+
+
+def _pixels(folder: Path, read: _Release, side: int) -> Arrays:
+    from PIL import Image
+
+    pixels = np.empty((len(read.rows), side, side), dtype=np.uint8)
+    for i, (where, path, _) in enumerate(read.rows):
+        try:
+            with Image.open(io.BytesIO(path.read_bytes())) as image:
+                if image.mode != "L" or image.size != (side, side):
+                    width, height = image.size
+                    raise UsageError(
+                        f"{where}: {path} has {width} x {height} pixels of mode {image.mode}, not {side} x "
+                        f"{side} 8-bit grey levels, which seq_len {side * side} means"
+                    )
+                pixels[i] = np.asarray(image)
+        except (OSError, SyntaxError) as error:  # what Pillow raises for a broken PNG
+            raise UsageError(f"{where}: {path} is not a whole PNG image: {error}") from None
+    return {"pixels": pixels, "labels": np.array([label for _, _, label in read.rows], dtype=np.int64)}
