@@ -233,7 +233,11 @@ def paper(
 def plot(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders.")],
     kind: Annotated[
-        str | None, typer.Option(help="time,tokens,memory,flops,roofline,accuracy,tradeoff [all]")
+        str | None,
+        typer.Option(
+            help="time,tokens,memory,flops,roofline,accuracy,tradeoff,bubble,curves,recall,figure2,"
+            "ablation [all]"
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="A folder [DIR/plots], or one picture's file.")

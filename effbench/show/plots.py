@@ -1,9 +1,9 @@
-"""Complexity curves, accuracies, and the accuracy-speed-memory chart, for print: in colour and in grey."""
+"""Every picture that effbench draws, for print, in colour and in grey: the kinds, and those of costs."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,38 +20,29 @@ from matplotlib.transforms import ScaledTranslation
 from effbench.analyse.complexity import exponents
 from effbench.analyse.crossover import crossovers
 from effbench.analyse.summary import label
-from effbench.show import units
-from effbench.show.tables import SHAPE, each_row, of_shape, what_was_measured
+from effbench.show import figures, training, units
+from effbench.show.look import (
+    RC,
+    NothingToDraw,
+    crosses,
+    few,
+    label_spots,
+    looks,
+    numbered,
+    priors,
+    set_title,
+    ticks_apart,
+)
+from effbench.show.tables import SHAPE, each_row, of_shape
 from effbench.spec import UsageError
 
 _TRADEOFF = ["accuracy", "tokens_per_s", "peak_bytes"]
-KINDS = ("time", "tokens", "memory", "flops", "roofline", "accuracy", "tradeoff")
+_COST = ("time", "tokens", "memory", "flops", "roofline")
+_SCORES = ("accuracy", "tradeoff")
+KINDS = (*_COST, *_SCORES, *training.KINDS, *paper.KINDS)
 SUFFIXES = (".png", ".svg", ".pdf")
 
-# Okabe and Ito's colours without the yellow, which is too light for a line; markers and dashes carry the
-# same information in grey.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#7F7F7F")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
-_DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1.5, 1.2)),
-    (0, (6, 1.5, 1.5, 1.5)),
-    (0, (3, 1, 1, 1, 1, 1)),
-)
-_TITLE_CHARACTERS_PER_INCH = 13
 MOST_CROSSOVERS = 3  # in a panel: more would hide the curves
-_RC: dict[Any, Any] = {
-    "svg.hashsalt": "effbench",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
 
 
 @dataclass(frozen=True)
@@ -73,22 +64,32 @@ _CURVES = {
 
 
 def draw_all(frame: pd.DataFrame, raw: pd.DataFrame) -> list[tuple[str, Figure]]:
-    """Every kind that the frame has data for: (name, figure)."""
-    return [pair for kind in KINDS for pair in _draw(frame, raw, kind)]
+    """Every kind that the frames have data for: (name, figure)."""
+    found = []
+    for kind in KINDS:
+        with contextlib.suppress(NothingToDraw):
+            found += draw(frame, raw, kind)
+    return found
 
 
 def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, Figure]]:
-    """One figure a shape of the summary frame; ``raw`` gives the slopes their intervals.
+    """The pictures of a kind, one a shape: (name, figure), from a summary frame and its raw frame.
 
-    Raises UsageError for an unknown kind, and for one without data.
+    Raises UsageError for an unknown kind, and NothingToDraw for one whose data is missing.
     """
     if kind not in KINDS:
         raise UsageError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-    found = _draw(frame, raw, kind)
+    with mpl.rc_context(RC):
+        if kind in training.KINDS:
+            found = training.KINDS[kind](raw)
+        elif kind in paper.KINDS:
+            found = paper.KINDS[kind](raw)
+        else:
+            found = _draw(frame, raw, kind)
     if not found:
         needed = {"accuracy": "accuracy", "tradeoff": ", ".join(_TRADEOFF), "roofline": "roof_share"}
         missing = needed[kind] if kind in needed else _CURVES[kind].column
-        raise UsageError(f"there is nothing to draw for {kind}: no row has a value of {missing}")
+        raise NothingToDraw(f"there is nothing to draw for {kind}: no row has a value of {missing}")
     return found
 
 
@@ -104,7 +105,7 @@ def save(figure: Figure, path: Path) -> Path:
     ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_RC):
+        with mpl.rc_context(RC):
             figure.savefig(path, dpi=160, metadata=metadata)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
@@ -112,44 +113,27 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, Figure]]:
-    trained = kind in ("accuracy", "tradeoff")
+    trained = kind in _SCORES
     rows = frame[(frame["task"] != "") == trained]
     columns = {"accuracy": ["accuracy"], "tradeoff": _TRADEOFF, "roofline": ["roof_share"]}
     needed = columns[kind] if kind in columns else [_CURVES[kind].column]
     keys = [*SHAPE, "task", "machine"] if trained else [*SHAPE, "machine"]
-    groups = [
-        (key, group)
-        for key, group in rows.groupby(keys, sort=False)
-        if group[needed].notna().all(axis=1).any()
-    ]
-    styles = _styles(frame)
+    styles = looks(frame)
     figures = []
-    with mpl.rc_context(_RC):
-        for number, (key, group) in enumerate(groups, start=1):
-            shape = dict(zip(keys, key, strict=True))
-            if kind == "accuracy":
-                figure = _accuracy(group, shape, styles)
-            elif kind == "tradeoff":
-                figure = _tradeoff(group, shape, styles)
-            elif kind == "roofline":
-                figure = _roofline(group, of_shape(raw, shape), shape, styles)
-            else:
-                figure = _curves(group, of_shape(raw, shape), shape, _CURVES[kind], styles)
-            figures.append((kind if len(groups) == 1 else f"{kind}-{number}", figure))
-    return figures
-
-
-def _styles(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The same look for a mechanism in all pictures of a frame, by the order of its name."""
-    names = sorted({label(row.mechanism, row.options) for row in each_row(frame)})
-    return {
-        name: {
-            "color": _COLOURS[i % len(_COLOURS)],
-            "marker": _MARKERS[i % len(_MARKERS)],
-            "linestyle": _DASHES[i % len(_DASHES)],
-        }
-        for i, name in enumerate(names)
-    }
+    for key, group in rows.groupby(keys, sort=False):
+        if not group[needed].notna().all(axis=1).any():
+            continue
+        shape = dict(zip(keys, key, strict=True))
+        mine = of_shape(raw, shape)
+        if kind == "accuracy":
+            figures.append(_accuracy(group, mine, shape, styles))
+        elif kind == "tradeoff":
+            figures.append(_tradeoff(group, shape, styles))
+        elif kind == "roofline":
+            figures.append(_roofline(group, mine, shape, styles))
+        else:
+            figures.append(_curves(group, mine, shape, _CURVES[kind], styles))
+    return numbered(kind, figures)
 
 
 def _curves(
@@ -176,7 +160,7 @@ def _curves(
         _set_log_axes(axes, rows, curve)
         axes.set_title(mode)
         handles = [_line(axes, inside, name, curve, styles[name], slopes.get((name, mode))) for name in names]
-        failed |= _crosses(axes, inside, curve.column, styles)
+        failed |= crosses(axes, inside, curve.column, styles)
         _mark_crossovers(axes, crossings[crossings["mode"] == mode], styles)
         axes.legend(
             handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, fontsize=8,
@@ -190,7 +174,7 @@ def _curves(
         notes.append("bars: 95 % interval" + (", hollow: known less well than asked" if wide else ""))
     if curve.slopes:
         notes.append("N^a: growth over the longest lengths measured")
-    _set_title(figure, shape, "; ".join(notes))
+    set_title(figure, shape, "; ".join(notes))
     return figure
 
 
@@ -222,21 +206,6 @@ def _line(
         axes.scatter(noisy["seq_len"], noisy[curve.column], s=15, facecolors="white", zorder=3,
                      edgecolors=style["color"], linewidths=0.8, marker=style["marker"])  # fmt: skip
     return line
-
-
-def _crosses(axes: Axes, inside: pd.DataFrame, column: str, styles: dict[str, dict[str, Any]]) -> set[str]:
-    """An x at the frame's upper edge for every cell that failed and has no value of the column."""
-    statuses: set[str] = set()
-    failed = inside[~inside["status"].isin(["ok", "interrupted"]) & inside[column].isna()]
-    for n, cells in failed.groupby("seq_len"):
-        for place, row in enumerate(each_row(cells)):
-            statuses.add(str(row.status))
-            axes.plot(
-                float(n) * 1.09 ** (place - (len(cells) - 1) / 2), 0.985, marker="x", markersize=6,
-                markeredgewidth=1.6, linestyle="none", transform=axes.get_xaxis_transform(), clip_on=False,
-                color=styles[label(row.mechanism, row.options)]["color"], gid=f"failed-{row.status}",
-            )  # fmt: skip
-    return statuses
 
 
 def _slopes(raw: pd.DataFrame, curve: _Curve) -> dict[tuple[str, str], str]:
@@ -288,7 +257,7 @@ def _set_log_axes(axes: Axes, rows: pd.DataFrame, curve: _Curve) -> None:
     lengths = sorted(rows["seq_len"].unique())
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2 if curve.column == "peak_bytes" else 10)
-    axes.xaxis.set_major_locator(FixedLocator(_spread(lengths)))
+    axes.xaxis.set_major_locator(FixedLocator(ticks_apart(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.length(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: curve.tick(value)))
@@ -300,23 +269,12 @@ def _set_log_axes(axes: Axes, rows: pd.DataFrame, curve: _Curve) -> None:
         axes.set_ylim(values.min() / 1.6, values.max() * 2.6)  # room for the crosses above
 
 
-def _spread(lengths: Sequence[int]) -> list[int]:
-    """Ticks at measured lengths, leaving out those that would touch their neighbour."""
-    kept = [lengths[0]]
-    for n in lengths[1:]:
-        if n / kept[-1] >= (lengths[-1] / lengths[0]) ** 0.08:
-            kept.append(n)
-    return kept
-
-
-def _accuracy(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[str, Any]]) -> Figure:
+def _accuracy(
+    rows: pd.DataFrame, raw: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[str, Any]]
+) -> Figure:
     lengths = sorted(rows["seq_len"].unique())
     names = sorted({label(row.mechanism, row.options) for row in each_row(rows)})
-    priors = {
-        column.removeprefix("prior_").replace("_", " "): float(rows[column].dropna().iloc[0])
-        for column in rows.columns
-        if column.startswith("prior_") and rows[column].notna().any()
-    }
+    levels = priors(raw)
     kinds = sorted(set(rows["accuracy_interval"].dropna()))
     if len(lengths) == 1:
         figure = Figure(figsize=(5.6, 1.6 + 0.34 * len(names)), layout="constrained")
@@ -335,7 +293,7 @@ def _accuracy(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
         axes.set_ylim(-0.6, len(ordered) - 0.4)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.set_xlabel(f"test accuracy at {units.length(lengths[0])} tokens")
-        for name, value in priors.items():
+        for name, value in levels.items():
             axes.axvline(value, color="#666666", linestyle="--", linewidth=1)
             axes.annotate(name, (value, 1.0), xycoords=("data", "axes fraction"), xytext=(2, 2),
                           textcoords="offset points", fontsize=8, color="#444444")  # fmt: skip
@@ -351,14 +309,14 @@ def _accuracy(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
             axes.errorbar(mine["seq_len"] * 1.02**offset, mine["accuracy"], yerr=errors, label=name,
                           linewidth=1.4, markersize=5, capsize=2, **styles[name])  # fmt: skip
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(FixedLocator(_spread(lengths)))
+        axes.xaxis.set_major_locator(FixedLocator(ticks_apart(lengths)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.length(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.set_xlabel("sequence length N (tokens)")
         axes.set_ylabel("test accuracy")
-        _crosses(axes, rows, "accuracy", styles)
-        for name, value in priors.items():
+        crosses(axes, rows, "accuracy", styles)
+        for name, value in levels.items():
             axes.axhline(value, color="#666666", linestyle="--", linewidth=1)
             axes.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 2),
                           textcoords="offset points", fontsize=8, color="#444444")  # fmt: skip
@@ -366,7 +324,7 @@ def _accuracy(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
             loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, fontsize=8, handlelength=3
         )
     bars = f"bars: 95 % interval, {', '.join(kinds)}"
-    _set_title(figure, shape, bars)
+    set_title(figure, shape, bars)
     return figure
 
 
@@ -411,7 +369,7 @@ def _roofline(
         axes.set_xlabel("arithmetic intensity (FLOP per byte moved)")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.count(value)))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: _few(value)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: few(value)))
     panels[0].set_ylabel("achieved FLOP/s")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, handlelength=3)
@@ -419,7 +377,7 @@ def _roofline(
     note = (
         f"grey: {units.count(peak, 'FLOP')}/s and bandwidth, as measured here; {longest}: the longest length"
     )
-    _set_title(figure, shape, note)
+    set_title(figure, shape, note)
     return figure
 
 
@@ -448,7 +406,7 @@ def _tradeoff(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
     margin = max(0.01, 0.15 * (top - bottom))
     axes.set_ylim(bottom - margin, top + margin)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.count(value)))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: _few(value)))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: few(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     axes.set_xlabel("training throughput (tokens per second)")
     axes.set_ylabel("test accuracy")
@@ -460,67 +418,6 @@ def _tradeoff(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
     ]  # fmt: skip
     axes.legend(handles=handles, title="peak memory of\na training step", loc="center left", labelspacing=2.0,
                 bbox_to_anchor=(1.0, 0.5), borderpad=1.2, handletextpad=1.4)  # fmt: skip
-    _set_title(figure, shape, "bars: 95 % interval of accuracy")
-    figure.canvas.draw()
-    _label_spots(axes, spots)
+    set_title(figure, shape, "bars: 95 % interval of accuracy")
+    label_spots(axes, spots)
     return figure
-
-
-def _few(value: float) -> str:
-    """Labels for the minor ticks 2 and 5 of a decade, so that a narrow logarithmic axis has some."""
-    digit = round(value / 10 ** np.floor(np.log10(value)))
-    return units.count(value) if digit in (2, 5) else ""
-
-
-def _label_spots(axes: Axes, spots: list[tuple[float, float, float, str]]) -> None:
-    """Name each bubble beside it, moving a name up or down until it meets no other name and no bubble."""
-    points_to_pixels = axes.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
-    centers = axes.transData.transform([(x, y) for x, y, _, _ in spots]) / points_to_pixels
-    taken: list[tuple[float, float, float, float]] = [
-        (cx - r, cy - r, cx + r, cy + r) for (cx, cy), (_, _, r, _) in zip(centers, spots, strict=True)
-    ]
-    left, right = (
-        axes.get_window_extent().x0 / points_to_pixels,
-        axes.get_window_extent().x1 / points_to_pixels,
-    )
-    for (cx, cy), (x, y, r, text) in zip(centers, spots, strict=True):
-        width, height = 4.9 * len(text), 9.0
-        choices = []
-        for step in range(14):
-            dy = (step + 1) // 2 * 7.0 * (1 if step % 2 else -1)
-            for side in (1, -1):
-                x0 = cx + r + 3 if side > 0 else cx - r - 3 - width
-                choices.append((x0, cy + dy - height / 2, side, dy))
-        free = [
-            c
-            for c in choices
-            if c[0] >= left and c[0] + width <= right and not _meets(c, width, height, taken)
-        ]
-        x0, y0, side, dy = (free or choices)[0]
-        taken.append((x0, y0, x0 + width, y0 + height))
-        arrow = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6} if abs(dy) > r else None
-        axes.annotate(text, (x, y), xytext=(side * (r + 3), dy), textcoords="offset points", va="center",
-                      ha="left" if side > 0 else "right", fontsize=8.5, arrowprops=arrow)  # fmt: skip
-
-
-def _meets(
-    choice: tuple[float, float, int, float],
-    width: float,
-    height: float,
-    taken: list[tuple[float, float, float, float]],
-) -> bool:
-    x0, y0 = choice[:2]
-    return any(x0 < b[2] and b[0] < x0 + width and y0 < b[3] and b[1] < y0 + height for b in taken)
-
-
-def _set_title(figure: Figure, shape: dict[str, Any], note: str) -> None:
-    """What was measured, on which machine, in which shape; wrapped to the figure's width."""
-    what = str(shape["task"]).replace(",", ", ") if "task" in shape else what_was_measured(shape)
-    model = f"{shape['layers']} blocks, " if "task" in shape else ""
-    second = (
-        f"{model}batch {shape['batch_size']}, d_model {shape['d_model']}, {shape['heads']} heads, "
-        f"{shape['dtype']}, {shape['device']}, {shape['threads']} threads, {shape['allocator']} allocator"
-    )
-    lines = filter(None, [f"{what} on {shape['machine']}", second, note])
-    width = int(figure.get_figwidth() * _TITLE_CHARACTERS_PER_INCH)
-    figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines), fontsize=9)

@@ -135,7 +135,7 @@ class MQAR(Task):
             vocab_size=self.vocab,
             classes=self.vocab,
             priors=priors(train, test),
-            facts={"test_rows": len(test)},
+            facts={"test_rows": len(test), **({"pairs": shapes[0][1]} if self.mix == "single" else {})},
         )
 
     def _shapes(self, seq_len: int) -> list[tuple[int, int, int]]:
