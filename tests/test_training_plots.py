@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from effbench.analyse.statistics import mean_interval, ratio_interval
 from effbench.analyse.summary import label, summarise
-from effbench.show import look, paper, plots
+from effbench.show import figures, look, plots
 from effbench.spec import Cell, Record, UsageError
 
 SIX = ("vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear")
@@ -317,11 +317,11 @@ def test_figure2_is_the_ratio_to_fastformer_paired_by_repeat_beside_the_papers()
 
 
 def test_figure2_needs_no_published_times():
-    ((_, figure),) = paper.figure2(FRAMES["times"])
+    ((_, figure),) = figures.figure2(FRAMES["times"])
     assert not figure.legends
     assert not [line for line in figure.axes[0].lines if "(paper)" in str(line.get_label())]
     alone = {"inference": {"fastformer": {128: 2.0, 256: 2.0}, "other": {128: 8.0, 256: 4.0, 512: 1.0}}}
-    ((_, figure),) = paper.figure2(FRAMES["times"], alone)
+    ((_, figure),) = figures.figure2(FRAMES["times"], alone)
     (line,) = [line for line in figure.axes[0].lines if line.get_label() == "other (paper)"]
     assert list(line.get_ydata()) == [4.0, 2.0], "a length without fastformer has no ratio"
     assert "other (paper)" in {text.get_text() for text in figure.axes[0].texts}
@@ -335,16 +335,16 @@ def test_ablation_bars_end_at_the_means_on_an_axis_whose_cut_is_seen_and_said():
         FigureCanvasAgg(figure).draw()
         option = name.split("-")[1]
         for axes, (metric, task) in zip(
-            figure.axes, itertools.product(paper.METRICS, ("amazon", "mind-topics")), strict=True
+            figure.axes, itertools.product(figures.METRICS, ("amazon", "mind-topics")), strict=True
         ):
             bars = {bar.get_gid(): bar for bar in axes.patches}
-            assert list(bars) == [f"bar-{value}" for value in paper.ABLATIONS[option]]
+            assert list(bars) == [f"bar-{value}" for value in figures.ABLATIONS[option]]
             base = axes.get_ylim()[0]
             breaks = [line for line in axes.lines if line.get_gid() == "break"]
             assert base > 0
             assert len(breaks) == len(bars)
             assert f"axis from {look.percent(base)}" in axes.get_ylabel()
-            for value in paper.ABLATIONS[option]:
+            for value in figures.ABLATIONS[option]:
                 used = value in ("product", "layer-wise")
                 mine = of("variants", "fastformer" if used else f"fastformer:{option}={value}", task=task)
                 bar = bars[f"bar-{value}"]
@@ -371,15 +371,15 @@ def test_published_differences_are_hollow_and_set_on_our_score_of_the_used_varia
     assert marks["published-product"].get_ydata()[0] == pytest.approx(ours)
     assert marks["published-add"].get_markerfacecolor() == "white"
     assert [t.get_text().split("\n")[-1] for t in axes.get_xticklabels()] == ["(64.5)", "(65.2)", "(66.1)"]
-    ((_, figure), _) = paper.ablation(FRAMES["variants"])
+    ((_, figure), _) = figures.ablation(FRAMES["variants"])
     assert not figure.legends
 
 
 def test_other_options_of_fastformer_are_no_variant():
-    assert paper._variant("") == {"interaction": "product", "sharing": "layer-wise"}
-    assert paper._variant("interaction=add,sharing=layer-wise") == {"interaction": "add"}
-    assert paper._variant("interaction=add,sharing=none") == {}
-    assert paper._variant("causal=true") == {}
+    assert figures._variant("") == {"interaction": "product", "sharing": "layer-wise"}
+    assert figures._variant("interaction=add,sharing=layer-wise") == {"interaction": "add"}
+    assert figures._variant("interaction=add,sharing=none") == {}
+    assert figures._variant("causal=true") == {}
 
 
 @pytest.mark.parametrize(

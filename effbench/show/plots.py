@@ -20,7 +20,8 @@ from matplotlib.transforms import ScaledTranslation
 from effbench.analyse.complexity import exponents
 from effbench.analyse.crossover import crossovers
 from effbench.analyse.summary import label
-from effbench.show import figures, training, units
+from effbench.show import figures as paper_figures
+from effbench.show import training, units
 from effbench.show.look import (
     RC,
     NothingToDraw,
@@ -39,7 +40,7 @@ from effbench.spec import UsageError
 _TRADEOFF = ["accuracy", "tokens_per_s", "peak_bytes"]
 _COST = ("time", "tokens", "memory", "flops", "roofline")
 _SCORES = ("accuracy", "tradeoff")
-KINDS = (*_COST, *_SCORES, *training.KINDS, *paper.KINDS)
+KINDS = (*_COST, *_SCORES, *training.KINDS, *paper_figures.KINDS)
 SUFFIXES = (".png", ".svg", ".pdf")
 
 MOST_CROSSOVERS = 3  # in a panel: more would hide the curves
@@ -82,8 +83,8 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, F
     with mpl.rc_context(RC):
         if kind in training.KINDS:
             found = training.KINDS[kind](raw)
-        elif kind in paper.KINDS:
-            found = paper.KINDS[kind](raw)
+        elif kind in paper_figures.KINDS:
+            found = paper_figures.KINDS[kind](raw)
         else:
             found = _draw(frame, raw, kind)
     if not found:
