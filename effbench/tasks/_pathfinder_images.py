@@ -356,11 +356,13 @@ class _Drawing:
             ],
             dtype=np.uint8,
         ).reshape(count, side, side)
+        # Single precision, in which halves are rounded down more often than up, as in the original.
         level = np.maximum(
-            shape.contour_contrast * self._cut(lines), shape.distractor_contrast * self._cut(others)
-        )
+            (self._cut(lines) / 255 * shape.contour_contrast).astype(np.float32),
+            (self._cut(others) / 255 * shape.distractor_contrast).astype(np.float32),
+        ).astype(float)
         return Drawn(
-            images=_scaled(np.maximum(level, marks)),
+            images=_scaled(np.maximum(level, marks / 255)),
             labels=labels,
             discs=discs,
             starts=starts,
@@ -498,7 +500,7 @@ class _Drawing:
     # Distractors.
 
     def _distractors(self, masks: Bytes) -> tuple[Bytes, Bytes]:
-        """Pictures and masks [n, width²] of distractors, those that find room in the masks, which they join."""
+        """Pictures and masks [n, width²] of distractors that find room in the masks, which they join."""
         lines, own = np.zeros_like(masks), np.zeros_like(masks)
         tables, length = self.tables, self.shape.distractor_length
         for _ in range(self.shape.distractors):

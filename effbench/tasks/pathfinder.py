@@ -36,9 +36,9 @@ class Pathfinder(Classification):
     folder ``train``, ``validation`` and ``test`` images are drawn as the original generator draws them, with
     LRA's settings; the defaults are LRA's sizes.
 
-    With a data folder LRA's release is read instead: ``pathfinder<side>/<difficulty>/metadata/<n>.npy``, which
-    is text, and the PNG files that it names, but for empty ones (``empty_images`` counts them). They are
-    divided 80/10/10 by the seed and then cut to the sizes; ``data=generated`` draws all the same.
+    With a data folder LRA's release is read instead: ``pathfinder<side>/<difficulty>/metadata/<n>.npy``,
+    which is text, and the PNG files that it names, but for empty ones (``empty_images`` counts them). They
+    are divided 80/10/10 by the seed and then cut to the sizes; ``data=generated`` draws all the same.
     """
 
     source = "Linsley et al. 2018 (arXiv 1805.08315); Tay et al. 2021, Long Range Arena (arXiv 2011.04006)"
