@@ -117,7 +117,7 @@ def test_text_says_what_is_wrong(tmp_path):
     with pytest.raises(UsageError, match=r"train.jsonl:2: column 'label' is 7"):
         ByteText(validation=1).check(folder)
     (folder / "train.jsonl").write_text("")
-    with pytest.raises(UsageError, match=r"the train part of IMDB in .* is empty"):
+    with pytest.raises(UsageError, match=r"train.jsonl:1: the train part is empty"):
         ByteText(validation=1).check(folder)
 
 
