@@ -169,6 +169,10 @@ def show(
         bool,
         typer.Option("--complexity", help="Growth with N against what is declared, and crossover lengths."),
     ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="MECHANISM", help="Trainings against this one, paired by seed; all: every pair."),
+    ] = None,
 ) -> None:
     """Print results: one row a cell, repeats summarised."""
     from effbench.show import tables
@@ -177,6 +181,9 @@ def show(
         raise UsageError(f"format {format!r} is not one of {', '.join(tables.FORMATS)}")
     if summary and (raw or format != "table"):
         raise UsageError("--summary is a table of its own: it goes with neither --raw nor --format")
+    if compare is not None:
+        _print_comparison(folders, compare, format, raw or summary or complexity)
+        return
     if complexity:
         _print_complexity(folders, format, raw or summary)
         return
@@ -185,6 +192,18 @@ def show(
         _console().print(tables.summary_tables(frame, _load(folders, raw=True)))
         return
     sys.stdout.write(tables.render(frame, format).rstrip("\n") + "\n")
+
+
+def _print_comparison(folders: list[Path], against: str, format: str, other: bool) -> None:
+    from effbench.show import seeds, tables
+
+    if other:
+        raise UsageError("--compare is a table of its own: it goes with --format alone")
+    raw = _load(folders, raw=True)
+    if format == "table":
+        _console().print(seeds.comparison_tables(raw, against))
+    else:
+        print(tables.render(seeds.comparison(raw, against), format).rstrip("\n"))
 
 
 def _print_complexity(folders: list[Path], format: str, other: bool) -> None:

@@ -33,6 +33,16 @@ IDENTITY = [
     "allocator",
 ]
 ORIGIN = ["machine", "code", "data"]
+# What an accuracy is to be read against: scores of predictors that do without a mechanism.
+PRIORS = [
+    "prior_majority",
+    "prior_root_operator",
+    "prior_tfidf_logreg",
+    "prior_logreg_pixels",
+    "prior_tfidf_cosine",
+    "prior_a_value_of_the_row",
+    "prior_slot",
+]
 MEASURED = [
     "status",
     "reason",
@@ -65,8 +75,10 @@ MEASURED = [
     "accuracy_low",
     "accuracy_high",
     "accuracy_interval",
-    "prior_majority",
-    "prior_root_operator",
+    "macro_f1",
+    "macro_f1_low",
+    "macro_f1_high",
+    *PRIORS,
     "train_seconds",
     "repeats",
 ]
@@ -85,8 +97,7 @@ _EXACT = (
     "uncounted_share",
     "bytes_moved",
     "parameters",
-    "prior_majority",
-    "prior_root_operator",
+    *PRIORS,
 )
 # A time that changes by more than this from the first to the last third of the samples has not settled.
 TREND = 0.05
@@ -155,6 +166,8 @@ def _values(group: pd.DataFrame) -> dict[str, Any]:
         found["train_seconds"] = trained["train_seconds"].median()
         if "accuracy" in trained and trained["accuracy"].notna().any():
             found |= _accuracy(trained[trained["accuracy"].notna()])
+        if "test_macro_f1" in trained and (scores := trained["test_macro_f1"].dropna()).size:
+            found |= _macro_f1([float(score) for score in scores])
     return found
 
 
@@ -228,6 +241,14 @@ def _accuracy(trained: pd.DataFrame) -> dict[str, Any]:
         "accuracy_high": min(1.0, high),
         "accuracy_interval": kind,
     }
+
+
+def _macro_f1(scores: list[float]) -> dict[str, Any]:
+    """Its mean over seeds, with an interval where there are two: it is no share of the test examples."""
+    if len(scores) == 1:
+        return {"macro_f1": scores[0]}
+    mean, low, high = mean_interval(scores)
+    return {"macro_f1": mean, "macro_f1_low": max(0.0, low), "macro_f1_high": min(1.0, high)}
 
 
 def _first(ok: pd.DataFrame, name: str) -> Any:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from effbench.analyse.drift import doubts
-from effbench.analyse.summary import label
+from effbench.analyse.summary import PRIORS, label
 from effbench.show import units
 from effbench.spec import UsageError
 
@@ -31,7 +31,7 @@ _PRETTY: dict[str, Callable[[float], str]] = {
     **dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"), units.share),
     **dict.fromkeys(("roof_share", "uncounted_share"), units.share),
     **dict.fromkeys(("flops_per_s", "roof_flops_per_s"), lambda value: units.count(value, "FLOP/s")),
-    **dict.fromkeys(("prior_majority", "prior_root_operator"), units.share),
+    **dict.fromkeys(("macro_f1", "macro_f1_low", "macro_f1_high", *PRIORS), units.share),
     **dict.fromkeys(
         ("flops", "flops_analytic", "flops_useful", "flops_other"), lambda value: units.count(value, "FLOP")
     ),
@@ -215,7 +215,7 @@ def _cell(found: pd.DataFrame, column: str, pretty: Callable[[float], str], winn
 def _accuracy_table(group: pd.DataFrame, key: dict[str, object]) -> Table:
     priors = [
         f"{name.removeprefix('prior_').replace('_', ' ')} {units.share(float(group[name].dropna().iloc[0]))}"
-        for name in ("prior_majority", "prior_root_operator")
+        for name in PRIORS
         if group[name].notna().any()
     ]
     title = (
@@ -232,6 +232,7 @@ def _accuracy_table(group: pd.DataFrame, key: dict[str, object]) -> Table:
         "length",
         "accuracy",
         "95 % interval",
+        "macro F1",
         "seeds",
         "trained in",
         "tokens/s",
@@ -255,6 +256,7 @@ def _accuracy_table(group: pd.DataFrame, key: dict[str, object]) -> Table:
             units.length(row.seq_len),
             units.share(row.accuracy),
             f"{100 * row.accuracy_low:.1f} to {100 * row.accuracy_high:.1f}",
+            "" if pd.isna(row.macro_f1) else units.share(row.macro_f1),
             str(row.repeats),
             units.seconds(row.train_seconds),
             units.count(row.tokens_per_s),
