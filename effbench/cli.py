@@ -171,7 +171,9 @@ def show(
     ] = False,
     compare: Annotated[
         str | None,
-        typer.Option(metavar="MECHANISM", help="Trainings against this one, paired by seed; all: every pair."),
+        typer.Option(
+            metavar="MECHANISM", help="Trainings against this one, paired by seed; all: every pair."
+        ),
     ] = None,
 ) -> None:
     """Print results: one row a cell, repeats summarised."""

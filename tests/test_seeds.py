@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 from frames import ORIGIN, accuracy_records, raw
+from rich.console import Console
 from scipy import stats
 
 from effbench.analyse import seeds
+from effbench.show import seeds as show_seeds
 from effbench.spec import Cell, Record, UsageError
 
 
@@ -179,3 +182,43 @@ def test_trainings_that_cannot_be_told_apart_are_refused():
 def test_no_trainings_no_rows():
     assert seeds.compare(raw([])).empty
     assert seeds.seed_scores(BY_HAND, metric="bleu").empty
+
+
+def test_a_comparison_is_of_accuracy_and_macro_f1_alike():
+    found = show_seeds.comparison(BY_HAND, "fastformer")
+    assert found.groupby("metric")["mechanism"].agg(set).to_dict() == {
+        "accuracy": {"vanilla", "linear"},
+        "test_macro_f1": {"vanilla", "linear"},
+    }
+    every = show_seeds.comparison(BY_HAND, "all")
+    pairs = {("fastformer", "linear"), ("fastformer", "vanilla"), ("linear", "vanilla")}
+    assert set(zip(every["mechanism"], every["against"], strict=True)) == pairs
+
+
+def test_its_table_prints_the_means_the_verdicts_and_the_seeds_that_would_tell():
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(show_seeds.comparison_tables(BY_HAND, "fastformer"))
+    text = console.export_text()
+    rows = {line.split()[0]: line for line in text.splitlines() if line.startswith(("linear ", "vanilla "))}
+    accuracy = seeds.compare(BY_HAND).set_index("mechanism")
+    # each mechanism has a row of either metric, and macro F1 was half of accuracy: the last ones are left
+    assert f"{100 * accuracy.loc['linear', 'difference'] / 2:+.2f}" in rows["linear"]
+    assert rows["linear"].rstrip().endswith("worse")
+    assert (accuracy.loc["vanilla", "verdict"] == seeds.UNTOLD) == rows["vanilla"].rstrip().endswith(
+        "be told"
+    )
+    assert "accuracy in points" in text
+    assert "macro F1 in points" in text
+    assert "differences told apart" in text
+
+
+@pytest.mark.parametrize(
+    ("records", "against", "complaint"),
+    [
+        (BY_HAND, "bigbrid", "'bigbrid' is not among the trainings"),
+        (raw([]), "all", "no trainings to compare"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(records, against, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        show_seeds.comparison(records, against)

@@ -28,7 +28,9 @@ def comparison(raw: pd.DataFrame, against: str) -> pd.DataFrame:
         raise UsageError("there are no trainings to compare: nothing was measured with --probe accuracy")
     chosen = None if against == EVERY else against
     tables = [
-        compare(raw, metric=metric, against=chosen) for metric in METRICS if metric in raw and raw[metric].any()
+        compare(raw, metric=metric, against=chosen)
+        for metric in METRICS
+        if metric in raw and raw[metric].any()
     ]
     return pd.concat([table for table in tables if not table.empty] or tables[:1], ignore_index=True)
 
@@ -52,11 +54,16 @@ def comparison_tables(raw: pd.DataFrame, against: str) -> RenderableType:
 
 def _table(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any]) -> Table:
     title = (
-        f"\n{setting['task']}: {METRICS[setting['metric']]} in points, N = {setting['seq_len']}, {setting['layers']} "
-        f"blocks, d_model {setting['d_model']}, {setting['heads']} heads, batch {setting['batch_size']}"
+        f"\n{setting['task']}: {METRICS[setting['metric']]} in points, N = {setting['seq_len']}, "
+        f"{setting['layers']} blocks, d_model {setting['d_model']}, {setting['heads']} heads, batch {setting['batch_size']}"
     )
     table = Table(
-        title=escape(title), title_justify="left", pad_edge=False, box=None, padding=(0, 1), title_style="bold"
+        title=escape(title),
+        title_justify="left",
+        pad_edge=False,
+        box=None,
+        padding=(0, 1),
+        title_style="bold",
     )
     table.add_column("mechanism", overflow="fold")
     table.add_column("against", overflow="fold")
