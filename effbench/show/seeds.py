@@ -55,7 +55,8 @@ def comparison_tables(raw: pd.DataFrame, against: str) -> RenderableType:
 def _table(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any]) -> Table:
     title = (
         f"\n{setting['task']}: {METRICS[setting['metric']]} in points, N = {setting['seq_len']}, "
-        f"{setting['layers']} blocks, d_model {setting['d_model']}, {setting['heads']} heads, batch {setting['batch_size']}"
+        f"{setting['layers']} blocks, d_model {setting['d_model']}, {setting['heads']} heads, "
+        f"batch {setting['batch_size']}"
     )
     table = Table(
         title=escape(title),
