@@ -422,3 +422,10 @@ def test_keep_apart_moves_no_more_than_it_must():
     assert np.diff(sorted(found)).min() >= 10 - 1e-9
     assert np.argsort(found).tolist() == np.argsort(wanted).tolist()
     assert 5 <= min(found) <= max(found) <= 95
+
+
+def test_a_sweep_at_constant_tokens_is_drawn_as_figure_2_and_not_as_pictures_of_one_length():
+    constant = FRAMES["times"]
+    assert [name for name, _ in plots.draw_all(summarise(constant), constant)] == ["figure2"]
+    one_batch = raw(cost_records(SIX, (128, 512, 2048)))
+    assert {"time", "memory"} <= {name for name, _ in plots.draw_all(summarise(one_batch), one_batch)}

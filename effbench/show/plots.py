@@ -65,12 +65,23 @@ _CURVES = {
 
 
 def draw_all(frame: pd.DataFrame, raw: pd.DataFrame) -> list[tuple[str, Figure]]:
-    """Every kind that the frames have data for: (name, figure)."""
+    """Every kind that the frames have data for: (name, figure).
+
+    At constant batch x length each length is a shape of its own, and its cost a picture with one point:
+    ``figure2`` has the curves then.
+    """
     found = []
     for kind in KINDS:
+        if kind in _COST and _constant_tokens(frame):
+            continue
         with contextlib.suppress(NothingToDraw):
             found += draw(frame, raw, kind)
     return found
+
+
+def _constant_tokens(frame: pd.DataFrame) -> bool:
+    cost = frame[frame["task"] == ""]
+    return cost["batch_size"].nunique() > 1 and (cost["batch_size"] * cost["seq_len"]).nunique() == 1
 
 
 def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, Figure]]:
