@@ -159,6 +159,7 @@ _AXES: dict[str, Callable[[Any], Axis]] = {
     "repeats": lambda value: (parse_whole("repeats", value),),
     "max_repeats": lambda value: (parse_whole("max_repeats", value),),
 }
+_NAMED: tuple[registry.Kind, ...] = ("mechanism", "task")
 _DEFAULTS: dict[str, Axis] = {
     "probe": ("time", "memory", "flops"),
     "scope": ("attention",),
@@ -284,6 +285,8 @@ class Sweep:
                 raise UsageError(f"a grid of {self.name!r} has no {missing}")
             full = _full(grid)
             repeats, at_most = full.pop("repeats")[0], full.pop("max_repeats")[0]
+            for kind in _NAMED:  # once for each name, not for each cell
+                full[kind] = tuple(registry.parse(item, kind) for item in full[kind])
             for values in itertools.product(*full.values()):
                 for cell in _cells(
                     dict(zip(full, values, strict=True)), self.seed, repeats, at_most if most else 0
@@ -352,8 +355,7 @@ def _full(grid: Mapping[str, Axis]) -> dict[str, Axis]:
 
 
 def _cells(values: dict[str, Any], seed: int, repeats: int, at_most: int) -> list[Cell]:
-    mechanism, options = registry.parse(values.pop("mechanism"), "mechanism")
-    task, task_options = registry.parse(values.pop("task"), "task")
+    (mechanism, options), (task, task_options) = values.pop("mechanism"), values.pop("task")
     if "batch_tokens" in values:
         tokens, seq_len = values.pop("batch_tokens"), values["seq_len"]
         if tokens % seq_len:
@@ -364,7 +366,7 @@ def _cells(values: dict[str, Any], seed: int, repeats: int, at_most: int) -> lis
     if values["probe"] == "accuracy":
         values.update(scope="encoder", mode="train", seconds=0.0, precision=0.0)
     else:
-        task, task_options = None, {}  # type: ignore[assignment]
+        task, task_options = None, {}
         if values["scope"] == "attention":
             values["layers"] = 1
         if values["probe"] != "time":

@@ -77,8 +77,9 @@ def test_every_row_is_an_installed_mechanism_and_every_dataset_a_task():
         for row in paper.published()[what]["row"]:
             name, _ = registry.parse(row["mechanism"], "mechanism")
             assert name in registry.names("mechanism")
-    fastformer = {p.name: p.default for p in registry.find("fastformer", "mechanism").parameters}
-    assert paper.published()["defaults"].items() <= fastformer.items()
+    defaults = paper.published()["defaults"]
+    fastformer = registry.load(registry.find("fastformer", "mechanism"))(16, 2, max_len=8)
+    assert defaults == {name: getattr(fastformer, name) for name in defaults}
     for entry in paper.published()["datasets"].values():
         assert {entry["task"], *entry["stand_ins"]} <= set(registry.names("task"))
 
@@ -205,6 +206,13 @@ def test_options_are_the_settings_of_a_row_but_two_of_them_are_too_many():
     assert (
         one(paper.compare_scores("table4", raw(trained(("fastformer",)), causal)), "Linformer")["ours"] == ""
     )
+
+
+def test_the_authors_block_is_another_model_than_the_papers_row():
+    theirs = trained(("fastformer",), variant="official")
+    named = trained(("fastformer",), sharing="published")
+    for ours, expected in ((trained(("fastformer",)), "fastformer"), (named, "fastformer:sharing=published")):
+        assert one(paper.compare_scores("table4", raw(ours, theirs)), "Fastformer")["ours"] == expected
 
 
 def test_settings_stand_apart():

@@ -345,8 +345,10 @@ def _counterparts(what: str, rows: pd.DataFrame) -> pd.DataFrame:
 def _name_of(what: str, mechanism: str, options: str) -> str | None:
     """The paper's name of our mechanism; options that the paper's rows do not differ in are its setting."""
     given = _options(options)
-    if given.get("causal") == "true":
-        return None
+    if given.get("causal") == "true" or given.get("variant", "paper") != "paper":
+        return None  # the paper reports neither
+    if given.get("sharing") == "published":
+        del given["sharing"]
     for row in published()[what]["row"]:
         name, _, fixed = row["mechanism"].partition(":")
         expected = published()["defaults"] | _options(fixed)

@@ -81,7 +81,8 @@ def draw_all(frame: pd.DataFrame, raw: pd.DataFrame) -> list[tuple[str, Figure]]
 
 def _constant_tokens(frame: pd.DataFrame) -> bool:
     cost = frame[frame["task"] == ""]
-    return cost["batch_size"].nunique() > 1 and (cost["batch_size"] * cost["seq_len"]).nunique() == 1
+    tokens = cost["batch_size"] * cost["seq_len"]
+    return bool(cost["batch_size"].nunique() > 1 and tokens.nunique() == 1)
 
 
 def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, Figure]]:
