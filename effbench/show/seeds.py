@@ -58,6 +58,8 @@ def _table(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any]) ->
         f"{setting['layers']} blocks, d_model {setting['d_model']}, {setting['heads']} heads, "
         f"batch {setting['batch_size']}"
     )
+    rivals = group["against"].unique()
+    title += f", against {rivals[0]}" if len(rivals) == 1 else ""
     table = Table(
         title=escape(title),
         title_justify="left",
@@ -67,15 +69,16 @@ def _table(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any]) ->
         title_style="bold",
     )
     table.add_column("mechanism", overflow="fold")
-    table.add_column("against", overflow="fold")
+    if len(rivals) > 1:
+        table.add_column("against", overflow="fold")
     for name in ("score", "difference", "95 % interval", "p, Holm", "seeds", "would tell"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+    table.add_column("verdict", no_wrap=True)
     for row in each_row(group.sort_values("difference", ascending=False)):
         known = pd.notna(row.low)
         table.add_row(
             escape(row.mechanism),
-            escape(row.against),
+            *([escape(row.against)] if len(rivals) > 1 else []),
             units.percent(means.loc[row.mechanism, "mean"]),
             "" if pd.isna(row.difference) else units.points(row.difference),
             f"{units.points(row.low)} to {units.points(row.high)}" if known else "",

@@ -227,17 +227,9 @@ def _accuracy_table(group: pd.DataFrame, key: dict[str, object]) -> Table:
         title=escape(title), caption=caption, title_justify="left", caption_justify="left", pad_edge=False,
         box=None, padding=(0, 1), title_style="bold",
     )  # fmt: skip
-    for name in (
-        "mechanism",
-        "length",
-        "accuracy",
-        "95 % interval",
-        "macro F1",
-        "seeds",
-        "trained in",
-        "tokens/s",
-        "memory",
-    ):
+    f1 = bool(group["macro_f1"].notna().any())
+    columns = ["mechanism", "length", "accuracy", "95 % interval", *(["macro F1"] if f1 else [])]
+    for name in (*columns, "seeds", "trained in", "tokens/s", "memory"):
         first = name == "mechanism"
         table.add_column(
             name,
@@ -256,7 +248,7 @@ def _accuracy_table(group: pd.DataFrame, key: dict[str, object]) -> Table:
             units.length(row.seq_len),
             units.share(row.accuracy),
             f"{100 * row.accuracy_low:.1f} to {100 * row.accuracy_high:.1f}",
-            "" if pd.isna(row.macro_f1) else units.share(row.macro_f1),
+            *(["" if pd.isna(row.macro_f1) else units.share(row.macro_f1)] if f1 else []),
             str(row.repeats),
             units.seconds(row.train_seconds),
             units.count(row.tokens_per_s),

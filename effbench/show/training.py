@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -198,6 +198,17 @@ def _curve(axes: Axes, x: np.ndarray, series: np.ndarray, name: str, style: Styl
     return float(mean[-1])
 
 
+def _joined(levels: Mapping[str, float]) -> list[tuple[str, float]]:
+    """(names, height): priors too near each other for two labels share one, at the highest."""
+    found: list[tuple[str, float]] = []
+    for name, value in sorted(levels.items(), key=lambda level: level[1]):
+        if found and value - found[-1][1] < 0.03:
+            found[-1] = (f"{found[-1][0]}, {name}", value)
+        else:
+            found.append((name, value))
+    return found
+
+
 def recall(raw: pd.DataFrame) -> list[tuple[str, Figure]]:
     """The accuracy of associative recall (task ``mqar``) against the model's width, or the number of pairs.
 
@@ -264,7 +275,8 @@ def _recall(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
         failed |= crosses(axes, cells.assign(accuracy=cells.get("accuracy", np.nan)), "accuracy", styles, x=x)
         for name, value in priors(group).items():
             axes.axhline(value, color=GREY, linestyle="--", linewidth=0.9, gid=f"prior-{name}")
-            axes.annotate(name, (0.99, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 2),
+        for text, value in _joined(priors(group)):
+            axes.annotate(text, (0.99, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 2),
                           textcoords="offset points", fontsize=7, color=GREY)  # fmt: skip
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_minor_locator(NullLocator())
