@@ -429,3 +429,8 @@ def test_a_sweep_at_constant_tokens_is_drawn_as_figure_2_and_not_as_pictures_of_
     assert [name for name, _ in plots.draw_all(summarise(constant), constant)] == ["figure2"]
     one_batch = raw(cost_records(SIX, (128, 512, 2048)))
     assert {"time", "memory"} <= {name for name, _ in plots.draw_all(summarise(one_batch), one_batch)}
+
+
+def test_a_macro_f1_is_no_line_among_accuracies():
+    trained = FRAMES["trainings"].assign(prior_tfidf_logreg_macro_f1=0.86)
+    assert look.priors(trained) == look.priors(FRAMES["trainings"])

@@ -122,7 +122,7 @@ def priors(trained: pd.DataFrame) -> dict[str, float]:
     return {
         column.removeprefix("prior_").replace("_", " "): float(trained[column].median())
         for column in trained.columns
-        if column.startswith("prior_") and trained[column].notna().any()
+        if column.startswith("prior_") and not column.endswith("_macro_f1") and trained[column].notna().any()
     }
 
 
