@@ -133,3 +133,16 @@ def test_batch_tokens_that_cannot_be_are_refused():
         sweep(ONE + "batch_tokens = 100\n").cells()
     with pytest.raises(UsageError, match="batch_size or batch_tokens, not both"):
         sweep(ONE + "batch_tokens = 64\nbatch_size = 2\n").cells()
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name.endswith("-mini")])
+def test_a_small_form_keeps_the_mechanisms_and_the_kinds_of_measurement(name):
+    small, full = (Sweep.preset(each).cells() for each in (name, name.removesuffix("-mini")))
+    assert {cell.mechanism for cell in small} <= {cell.mechanism for cell in full}
+    assert {cell.probe for cell in small} == {cell.probe for cell in full}
+    assert {cell.mode for cell in small} == {cell.mode for cell in full}
+    assert len(small) < len(full)
+    if name.startswith("paper"):  # Table 8's settings: options of mechanisms, numbers a head, seeds
+        assert {cell.label for cell in small} <= {cell.label for cell in full}
+        assert {cell.d_model // cell.heads for cell in (*small, *full)} == {16}
+        assert {cell.repeat for cell in small} == {cell.repeat for cell in full if cell.repeat < 5}
