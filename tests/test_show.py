@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import cache
 
 import frames
 import numpy as np
@@ -45,6 +46,16 @@ RAWS = {
 every_frame = pytest.mark.parametrize("name", RAWS)
 
 
+@cache
+def summary(name: str) -> pd.DataFrame:
+    return summarise(RAWS[name])
+
+
+@cache
+def pictures(name: str) -> list:
+    return plots.draw_all(summary(name), RAWS[name])
+
+
 def text_of(renderable, width=100) -> str:
     out = io.StringIO()
     Console(file=out, width=width, color_system=None).print(renderable)
@@ -53,7 +64,7 @@ def text_of(renderable, width=100) -> str:
 
 @every_frame
 def test_csv_and_json_hold_the_frame(name):
-    frame = summarise(RAWS[name])
+    frame = summary(name)
     csv = pd.read_csv(io.StringIO(tables.render(frame, "csv")), keep_default_na=False, na_values=[""])
     assert list(csv.columns) == list(frame.columns)
     rows = json.loads(tables.render(frame, "json"))
@@ -69,7 +80,7 @@ def test_csv_and_json_hold_the_frame(name):
 @pytest.mark.parametrize("format", tables.FORMATS)
 @pytest.mark.parametrize("raw_rows", [False, True])
 def test_every_format_shows_every_row(name, format, raw_rows):
-    frame = RAWS[name] if raw_rows else summarise(RAWS[name])
+    frame = RAWS[name] if raw_rows else summary(name)
     text = tables.render(frame, format)
     for mechanism in set(frame["mechanism"]):
         assert mechanism.replace("_", r"\_") in text if format == "latex" else mechanism in text
@@ -88,7 +99,7 @@ def test_markdown_and_latex_have_a_line_a_row_and_escape():
 
 @every_frame
 def test_the_summary_fits_100_columns_and_names_every_failure(name):
-    frame = summarise(RAWS[name])
+    frame = summary(name)
     text = text_of(tables.summary_tables(frame))
     assert max(len(line) for line in text.splitlines()) <= 100
     for row in frame[frame.status != "ok"].itertuples():
@@ -97,7 +108,7 @@ def test_the_summary_fits_100_columns_and_names_every_failure(name):
 
 
 def test_a_winner_is_claimed_only_where_intervals_part():
-    frame = summarise(RAWS["six"])
+    frame = summary("six")
     rows = frame[(frame["mode"] == "forward") & (frame["seq_len"] == 512) & (frame.task == "")].copy()
     rows["time_s"] = [1.0, 1.02, 2.0, 2.0, 2.0, 2.0]
     rows["time_ratio"] = rows["time_s"]
@@ -156,8 +167,8 @@ def test_units(text, expected):
 
 @every_frame
 def test_every_kind_draws_what_there_is(name):
-    frame = summarise(RAWS[name])
-    drawn = plots.draw_all(frame, RAWS[name])
+    frame = summary(name)
+    drawn = pictures(name)
     assert len({each for each, _ in drawn}) == len(drawn)
     for kind in plots.KINDS:
         mine = [figure for each, figure in drawn if each.split("-")[0] == kind]
@@ -172,7 +183,7 @@ def test_every_kind_draws_what_there_is(name):
 
 @every_frame
 def test_legends_and_labels_cover_no_data(name):
-    for _, figure in plots.draw_all(summarise(RAWS[name]), RAWS[name]):
+    for _, figure in pictures(name):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         width, height = canvas.get_width_height()
@@ -190,7 +201,7 @@ def test_legends_and_labels_cover_no_data(name):
 
 
 def test_each_failure_is_a_cross_at_the_upper_edge():
-    frame = summarise(RAWS["failures"])
+    frame = summary("failures")
     ((_, figure),) = plots.draw(frame, RAWS["failures"], "time")
     crosses = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "x"]
     assert sorted(line.get_gid() for line in crosses) == ["failed-crashed", "failed-oom", "failed-timeout"]
@@ -199,7 +210,7 @@ def test_each_failure_is_a_cross_at_the_upper_edge():
 
 
 def test_a_mechanism_looks_the_same_in_every_picture_and_differs_from_the_others():
-    frame = summarise(RAWS["twelve"])
+    frame = summary("twelve")
     looks: dict[str, set] = {}
     for kind in ("time", "memory"):
         ((_, figure),) = plots.draw(frame, RAWS["twelve"], kind)
@@ -213,7 +224,7 @@ def test_a_mechanism_looks_the_same_in_every_picture_and_differs_from_the_others
 
 
 def test_slopes_are_in_the_legend():
-    frame = summarise(RAWS["six"])
+    frame = summary("six")
     ((_, figure),) = plots.draw(frame, RAWS["six"], "flops")
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert "vanilla  $N^{2.00}$" in labels
@@ -241,7 +252,7 @@ def test_crossovers_are_marked_only_where_they_are_few(rivals, marks, monkeypatc
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
 def test_saving_is_by_suffix_and_repeatable(tmp_path, suffix, magic):
-    frame = summarise(RAWS["six"])
+    frame = summary("six")
     written = []
     for attempt in ("a", "b"):
         ((_, figure),) = plots.draw(frame, RAWS["six"], "memory")
@@ -283,7 +294,7 @@ def test_each_machine_has_tables_of_its_own():
 
 
 def test_long_labels_are_shown_whole():
-    text = text_of(tables.summary_tables(summarise(RAWS["twelve"])), 80)
+    text = text_of(tables.summary_tables(summary("twelve")), 80)
     assert "…" not in text
 
 
@@ -304,7 +315,7 @@ def test_a_measured_value_has_no_cross_and_a_failed_panel_stays():
 
 
 def test_memory_is_read_in_bytes_and_zeros_do_not_break_a_plot():
-    ((_, figure),) = plots.draw(summarise(RAWS["six"]), RAWS["six"], "memory")
+    ((_, figure),) = plots.draw(summary("six"), RAWS["six"], "memory")
     FigureCanvasAgg(figure).draw()
     assert any("iB" in tick.get_text() for tick in figure.axes[0].get_yticklabels())
     frame = RAWS["six"].copy()
@@ -366,7 +377,7 @@ def test_the_roofline_shows_every_point_under_its_roof():
             assert (low < points).all()
             assert (points < high).all()
     with pytest.raises(UsageError, match="nothing to draw for roofline: no row has a value of roof_share"):
-        plots.draw(summarise(RAWS["six"]), RAWS["six"], "roofline")
+        plots.draw(summary("six"), RAWS["six"], "roofline")
 
 
 def test_contradictions_and_a_changing_machine_are_said():
