@@ -30,6 +30,8 @@ WHAT = ("table4", "figure2", "figure3", "figure4", *ALONE)
 METRICS = {"accuracy": "accuracy", "macro_f1": "test_macro_f1"}
 MODES = {"forward": "inference", "train": "training"}
 
+_AS_PUBLISHED = ("sharing", "published")
+
 REPRODUCED = "reproduced"
 CONTRARY = "contrary"
 UNTOLD_HERE = "cannot be told"
@@ -344,11 +346,9 @@ def _counterparts(what: str, rows: pd.DataFrame) -> pd.DataFrame:
 @cache
 def _name_of(what: str, mechanism: str, options: str) -> str | None:
     """The paper's name of our mechanism; options that the paper's rows do not differ in are its setting."""
-    given = _options(options)
+    given = settled(options)
     if given.get("causal") == "true" or given.get("variant", "paper") != "paper":
         return None  # the paper reports neither
-    if given.get("sharing") == "published":
-        del given["sharing"]
     for row in published()[what]["row"]:
         name, _, fixed = row["mechanism"].partition(":")
         expected = published()["defaults"] | _options(fixed)
@@ -356,6 +356,11 @@ def _name_of(what: str, mechanism: str, options: str) -> str | None:
         if name == mechanism and (name != "fastformer" or same):
             return str(row["name"])
     return None
+
+
+def settled(options: str) -> dict[str, str]:
+    """Options as given, without a sharing that only asks for the published one, which is the default."""
+    return {name: value for name, value in _options(options).items() if (name, value) != _AS_PUBLISHED}
 
 
 def _options(text: str) -> dict[str, str]:

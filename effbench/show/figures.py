@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from effbench.analyse.published import published, published_scores, published_times
+from effbench.analyse.published import MODES, published, published_scores, published_times, settled
 from effbench.analyse.statistics import ratio_interval
 from effbench.analyse.summary import label
 from effbench.show import units
@@ -43,7 +43,6 @@ PublishedScores = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 D_MODEL = 256  # the paper's width
 REFERENCE = "fastformer"
-_MODES = {"forward": "inference", "train": "training"}
 
 # An option's values in the paper's order, the last the one that Fastformer uses, and the paper's names.
 ABLATIONS = {
@@ -55,7 +54,6 @@ ABLATIONS = {
         "layer-wise": "+ layer-\nwise",
     },
 }
-_DEFAULTS = {"interaction": "product", "sharing": "layer-wise"}
 METRICS = {"accuracy": "test accuracy", "test_macro_f1": "test macro-F"}
 
 
@@ -118,8 +116,8 @@ def _samples(cells: pd.DataFrame) -> dict[int, list[float]]:
 
 
 def _figure2(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) -> Figure:
-    modes = [mode for mode in _MODES if mode in set(ratios["mode"])]
-    theirs = {mode: _published_ratios(paper.get(_MODES[mode], {})) for mode in modes}
+    modes = [mode for mode in MODES if mode in set(ratios["mode"])]
+    theirs = {mode: _published_ratios(paper.get(MODES[mode], {})) for mode in modes}
     printed = sorted({name for each in theirs.values() for name in each})
     ours = sorted({label(row.mechanism, row.options) for row in each_row(ratios)})
     styles = _same_colour(looks(timed, printed), printed, ours)
@@ -134,7 +132,7 @@ def _figure2(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) -
     for axes, mode in zip(panels, modes, strict=True):
         inside = ratios[ratios["mode"] == mode]
         _log_axes(axes, [int(n) for n in lengths])
-        axes.set_title(_MODES[mode])
+        axes.set_title(MODES[mode])
         axes.axhline(1.0, color="black", linewidth=0.9, zorder=1, gid=f"reference-{REFERENCE}")
         here = [(axes.get_xlim()[1], 1.0, REFERENCE, "black")]
         drawn = {}
@@ -274,15 +272,20 @@ def ablation(raw: pd.DataFrame, paper: PublishedScores | None = None) -> list[tu
 
 def _variant(options: str) -> dict[str, str]:
     """Which value of which ablation these options are: of both for the default, of none for any others."""
-    given = dict(part.split("=", 1) for part in options.split(",") if part)
-    chosen = {**_DEFAULTS, **given}
-    if set(chosen) != set(_DEFAULTS):
+    defaults: dict[str, str] = published()["defaults"]
+    chosen = {**defaults, **settled(options)}
+    if set(chosen) != set(defaults):
         return {}
     return {
         name: chosen[name]
         for name in ABLATIONS
-        if all(chosen[other] == default for other, default in _DEFAULTS.items() if other != name)
+        if all(chosen[other] == default for other, default in defaults.items() if other != name)
     }
+
+
+def _used(name: str) -> str:
+    """The value of an ablation's option that the paper's Fastformer has."""
+    return str(published()["defaults"][name])
 
 
 def _compares(task: pd.DataFrame, name: str) -> bool:
@@ -311,7 +314,7 @@ def _ablation(tasks: Sequence[pd.DataFrame], name: str, paper: PublishedScores) 
         words = str(task["task"].iloc[0]).replace(",", ", ")
         panels[0, j].set_title(f"{words}, {task['seq_len'].iloc[0]} tokens", fontsize=9, wrap=True)
     if printed:
-        words = f"published difference to {_DEFAULTS[name]}, set on ours; in brackets: published score"
+        words = f"published difference to {_used(name)}, set on ours; in brackets: published score"
         handle = Line2D([], [], marker="D", linestyle="none", markerfacecolor="white",
                         markeredgecolor="black", markersize=5, label=words)  # fmt: skip
         figure.legend(handles=[handle], loc="outside lower center", fontsize=8)
@@ -326,7 +329,7 @@ def _ablation(tasks: Sequence[pd.DataFrame], name: str, paper: PublishedScores) 
 
 def _label_of(task: pd.DataFrame, name: str) -> str:
     """The label of the variant that Fastformer uses, or of any where that was not measured."""
-    used = task[task[name] == _DEFAULTS[name]]
+    used = task[task[name] == _used(name)]
     row = (used if len(used) else task).iloc[0]
     return label(str(row["mechanism"]), str(row["options"]))
 
@@ -336,7 +339,7 @@ def _bar(
 ) -> _Bar:
     rows = task[task[name] == value].sort_values("options").drop_duplicates("repeat")
     known = rows[(rows["status"] == "ok") & rows[metric].notna()] if metric in rows else rows.iloc[:0]
-    key = REFERENCE if value == _DEFAULTS[name] else f"{REFERENCE}:{name}={value}"
+    key = REFERENCE if value == _used(name) else f"{REFERENCE}:{name}={value}"
     return _Bar(
         value=value,
         ours=score_over_seeds(known[metric]) if len(known) else None,
@@ -354,7 +357,7 @@ def _bars(axes: Axes, bars: Sequence[_Bar], name: str, words: str, colour: str) 
         return
     base, top = _cut(values)
     for x, bar in enumerate(bars):
-        used = bar.value == _DEFAULTS[name]
+        used = bar.value == _used(name)
         if bar.ours is not None:
             mean, low, high = bar.ours
             axes.bar(
@@ -395,7 +398,7 @@ def _bars(axes: Axes, bars: Sequence[_Bar], name: str, words: str, colour: str) 
 
 def _marks(bars: Sequence[_Bar], name: str) -> dict[str, float]:
     """Where the published differences to the used variant stand, on our score of that variant."""
-    used = next((bar for bar in bars if bar.value == _DEFAULTS[name]), None)
+    used = next((bar for bar in bars if bar.value == _used(name)), None)
     if used is None or used.ours is None or used.paper is None:
         return {}
     return {bar.value: used.ours[0] + bar.paper - used.paper for bar in bars if bar.paper is not None}
@@ -421,7 +424,7 @@ def _break(axes: Axes, x: float, base: float, top: float) -> None:
 def _paper_times() -> PublishedTimes:
     found: dict[str, dict[str, dict[int, float]]] = {}
     for row in each_row(published_times()):
-        panel = found.setdefault(_MODES[row.mode], {})
+        panel = found.setdefault(MODES[row.mode], {})
         panel.setdefault(row.mechanism, {})[int(row.seq_len)] = float(row.published_time)
     return found
 

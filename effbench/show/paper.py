@@ -19,7 +19,7 @@ from rich.text import Text
 from effbench.analyse import published as paper
 from effbench.analyse.seeds import ONE_SEED
 from effbench.show import units
-from effbench.show.tables import mixtures, plain
+from effbench.show.tables import each_row, mixtures, plain
 
 FORMATS = ("table", "markdown", "csv", "json")
 _METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F"}
@@ -72,7 +72,7 @@ def _careful(what: str, raw: pd.DataFrame) -> list[str]:
     """What is missing because it failed, and which records come from several machines or versions."""
     failed = [
         f"{row.status}: {row.label} {row.task or row.mode} N={row.seq_len}, repeat {row.repeat}: {row.reason}"
-        for row in _each(paper.failures(what, raw))
+        for row in each_row(paper.failures(what, raw))
     ]
     used = raw[(raw["status"] == "ok") & (raw["probe"] == ("time" if what in paper.TIMED else "accuracy"))]
     return [*failed, *mixtures(used)]
@@ -110,7 +110,7 @@ def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
     for metric, scores in frame.groupby("metric", sort=False):
         datasets = list(dict.fromkeys(scores["dataset"]))
         lines = [
-            [name, *(_score(row.published, row.published_std) for row in _each(line))]
+            [name, *(_score(row.published, row.published_std) for row in each_row(line))]
             for name, line in scores.groupby("name", sort=False)
         ]
         blocks.append(Block(title=_METRICS[str(metric)], head=["mechanism", *datasets], rows=lines))
@@ -194,7 +194,7 @@ def _data(setting: dict[str, Any], rows: pd.DataFrame) -> list[str]:
 def _differences(rows: pd.DataFrame, metric: str, reference: str, ranks: dict[str, Any]) -> Block:
     others = rows[rows["name"] != reference]
     lines = []
-    for row in _each(rows.rename(columns={"name": "name_"})):
+    for row in each_row(rows.rename(columns={"name": "name_"})):
         lines.append(
             [
                 row.name_,
@@ -258,7 +258,7 @@ def _times(frame: pd.DataFrame) -> list[Block]:
         layer = "one attention layer" if found["scope"] == "attention" else f"{found['layers']} blocks"
         rows = []
         for name, line in group.groupby("name", sort=False):
-            by_length = {row.seq_len: row for row in _each(line)}
+            by_length = {row.seq_len: row for row in each_row(line)}
             lengths = sorted(set(group["seq_len"]))
             cells = [by_length.get(n) for n in lengths]
             rows += [
@@ -311,10 +311,6 @@ def _others(group: pd.DataFrame) -> list[str]:
     if few < 2:
         said.append("One repeat: intervals cover the noise inside one process only.")
     return said
-
-
-def _each(frame: pd.DataFrame) -> list[Any]:
-    return list(frame.itertuples(index=False))
 
 
 def _score(mean: float, std: float) -> str:

@@ -44,7 +44,7 @@ def comparison_tables(raw: pd.DataFrame, against: str) -> RenderableType:
     scores = pd.concat([seed_scores(raw, metric=metric) for metric in METRICS if metric in raw])
     for key, group in found.groupby([*SETTING, "metric"], sort=False, dropna=False):
         setting = dict(zip([*SETTING, "metric"], key, strict=True))
-        same = (scores["metric"] == setting["metric"]) & (scores["seq_len"] == setting["seq_len"])
+        same = scores["metric"] == setting["metric"]
         for name in SETTING:
             same &= (scores[name] == setting[name]) | (scores[name].isna() & pd.isna(setting[name]))
         means = scores[same].set_index("mechanism")
