@@ -22,6 +22,7 @@ ROOMS = [
     ["effbench.store", "effbench.execute"],
     ["effbench.doctor"],
     ["effbench.loop", "effbench.ceiling"],
+    ["effbench.gate"],
     ["effbench.show"],
     ["effbench.cli", "effbench.__main__"],
 ]
@@ -29,6 +30,7 @@ BELOW_THE_WIRE = 5
 MEASURED_SIDE = {
     "effbench.execute.server",
     "effbench.execute.inline",
+    "effbench.gate.side",
 }  # they call the worker: it is their job
 
 

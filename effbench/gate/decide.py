@@ -1,0 +1,169 @@
+"""From rounds of paired times to a verdict on one cell. Pure functions of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+TimeVerdict = Literal["slower", "faster", "same", "inconclusive", "unfit"]
+RESAMPLES = 400
+POWER = 0.8  # with which the smallest detectable slowdown would have been found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """Times of one cell in one set of fresh workers, call by call, in seconds.
+
+    ``base_s``, ``head_s`` and ``again_s`` are equally long; call i of all three was made within one turn, in
+    random order. ``again_s`` comes from a second worker of the base: the control that should show nothing.
+    """
+
+    base_s: Sequence[float]
+    head_s: Sequence[float]
+    again_s: Sequence[float]
+
+    def log_ratios(self) -> np.ndarray:
+        """log(head / base) of each turn, the base being the geometric mean of its two workers."""
+        base, head, again = (
+            np.log(np.asarray(s, dtype=float)) for s in (self.base_s, self.head_s, self.again_s)
+        )
+        return np.asarray(head - (base + again) / 2)
+
+    def log_controls(self) -> np.ndarray:
+        """log(base again / base) of each turn."""
+        return np.asarray(
+            np.log(np.asarray(self.again_s, dtype=float)) - np.log(np.asarray(self.base_s, dtype=float))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """When the rounds are looked at, and how much error each look may spend.
+
+    ``error`` is the chance, over all cells and looks together, that some interval misses its truth. It is
+    split evenly over ``cells`` (Bonferroni) and over the looks in proportion to the rounds that each adds, so
+    that the sum over looks bounds it whatever the looks have in common.
+    """
+
+    cells: int
+    error: float = 0.01
+    looks: tuple[int, ...] = (5, 8, 12, 16, 20)
+
+    def alpha(self, rounds: int) -> float:
+        """The two-sided error that one cell may spend at the look after ``rounds`` rounds."""
+        before = max((look for look in self.looks if look < rounds), default=0)
+        return self.error / self.cells * (rounds - before) / self.looks[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A ratio of two times with its interval; ``error`` is the chance that the interval misses."""
+
+    ratio: float
+    low: float
+    high: float
+    error: float
+    se: float  # standard error of the ratio's logarithm
+    degrees: int
+
+    @property
+    def half(self) -> float:
+        """Half the interval's width, in logarithms."""
+        return math.log(self.high / self.low) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the rounds of one cell say.
+
+    ``threshold`` is the share that was applied, never less than the floor's share of the base's time.
+    ``detectable`` is the smallest slowdown, as a share, that this many rounds of this spread find with a
+    chance of 80 %.
+    """
+
+    verdict: TimeVerdict
+    head: Interval
+    control: Interval
+    threshold: float
+    detectable: float
+    base_s: float
+    head_s: float
+    reason: str = ""
+
+
+def estimate(series: Sequence[np.ndarray], error: float, *, seed: int = 0) -> Interval:
+    """The mean over rounds of each round's median log ratio, with a two-sided interval of that error.
+
+    Turns in one set of workers share its memory layout, so they are not independent: the hierarchical
+    bootstrap draws rounds first and then turns inside each drawn round (Kalibera and Jones 2013). Its spread,
+    times sqrt(k / (k - 1)) since a bootstrap of k rounds underestimates it so much, is the standard error;
+    the interval is Student's t with k - 1 degrees. It is the mean over rounds, not the median, since at five
+    rounds only the mean's interval has the coverage that it claims out in the tails that are used here.
+
+    Raises ValueError with fewer than two rounds.
+    """
+    from scipy import stats
+
+    k = len(series)
+    if k < 2:
+        raise ValueError("an interval needs at least two rounds")
+    rng = np.random.default_rng(seed)
+    center = float(np.mean([np.median(turns) for turns in series]))
+    # medians[i, r]: the median of the r-th resample of round i
+    medians = np.stack(
+        [np.median(turns[rng.integers(len(turns), size=(RESAMPLES, len(turns)))], axis=1) for turns in series]
+    )
+    drawn = rng.integers(k, size=(RESAMPLES, k))
+    means = medians[drawn, np.arange(RESAMPLES)[:, None]].mean(axis=1)
+    own = float(np.std([np.median(turns) for turns in series], ddof=1)) / math.sqrt(k)
+    se = max(own, float(means.std()) * math.sqrt(k / (k - 1)))
+    half = float(stats.t.ppf(1 - error / 2, k - 1)) * se
+    return Interval(
+        ratio=math.exp(center), low=math.exp(center - half), high=math.exp(center + half), error=error, se=se,
+        degrees=k - 1,
+    )  # fmt: skip
+
+
+def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: float) -> Decision:
+    """The verdict on one cell at one look.
+
+    Slower if the whole interval lies beyond the threshold, faster likewise on the other side, the same if it
+    lies inside, else inconclusive. The threshold is at least ``floor_s`` as a share of the base's time. Where
+    the base against itself is off by more than that, the verdict is unfit: these rounds cannot judge.
+    """
+    base_s = float(np.median([np.median([*r.base_s, *r.again_s]) for r in rounds]))
+    head_s = float(np.median([np.median(r.head_s) for r in rounds]))
+    applied = max(threshold, floor_s / base_s)
+    head = estimate([r.log_ratios() for r in rounds], error)
+    control = estimate([r.log_controls() for r in rounds], error, seed=1)
+    verdict, reason = _verdict(head, control, applied)
+    return Decision(
+        verdict=verdict, reason=reason, head=head, control=control, threshold=applied,
+        detectable=detectable(head, applied), base_s=base_s, head_s=head_s,
+    )  # fmt: skip
+
+
+def detectable(head: Interval, threshold: float) -> float:
+    """The slowdown, as a share, that an interval as wide as this one puts beyond the threshold 4 times of 5."""
+    from scipy import stats
+
+    chance = float(stats.t.ppf(POWER, head.degrees)) * head.se
+    return math.expm1(math.log1p(threshold) + head.half + chance)
+
+
+def _verdict(head: Interval, control: Interval, threshold: float) -> tuple[TimeVerdict, str]:
+    most = 1 + threshold
+    if not 1 / most <= control.ratio <= most:
+        off = abs(math.expm1(abs(math.log(control.ratio))))
+        return "unfit", f"the base against itself is off by {off:.1%}, more than the threshold"
+    if head.low > most:
+        return "slower", ""
+    if head.high < 1 / most:
+        return "faster", ""
+    if head.low >= 1 / most and head.high <= most:
+        return "same", ""
+    return "inconclusive", f"the interval reaches over the threshold of {threshold:.1%}"
