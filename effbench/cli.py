@@ -19,6 +19,7 @@ from effbench.spec import PROBES, UsageError
 
 if TYPE_CHECKING:
     from effbench.execute.base import Executor
+    from effbench.gate.report import Report
     from effbench.spec import Job
     from effbench.sweep import Sweep
 
@@ -381,6 +382,165 @@ def doctor(
         raise typer.Exit(4)
 
 
+@app.command()
+def gate(
+    base: Annotated[
+        str,
+        typer.Option(
+            metavar="REF|DIR", help="What to compare the working tree with: a revision or a folder."
+        ),
+    ],
+    mechanism: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mechanism",
+            "-m",
+            metavar="NAME[:option=value,...]",
+            help="A mechanism of this repository; repeat for more. Also path/to/file.py:Class.",
+        ),
+    ] = None,
+    seq_len: Annotated[str | None, typer.Option(help="128,512 or 512:16384:x2 [512,2048]")] = None,
+    mode: Annotated[str | None, typer.Option(help="forward,train [both]")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Sequences a call [1].")] = None,
+    batch_tokens: Annotated[
+        str | None, typer.Option(help="Tokens a call at every length, instead of --batch-size.")
+    ] = None,
+    d_model: Annotated[str | None, typer.Option(help="Model width [256].")] = None,
+    heads: Annotated[str | None, typer.Option(help="Attention heads; must divide d_model [16].")] = None,
+    layers: Annotated[str | None, typer.Option(help="Blocks of an encoder.")] = None,
+    scope: Annotated[str | None, typer.Option(help="attention (one layer), encoder")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
+    threads: Annotated[str | None, typer.Option(help="Threads of an operation [1].")] = None,
+    allocator: Annotated[str | None, typer.Option(help="kept, system")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="A slowdown is what is surely more than this [5%].")
+    ] = None,
+    floor: Annotated[
+        str | None, typer.Option(help="Less than this a call is no slowdown, whatever its share [10us].")
+    ] = None,
+    error: Annotated[
+        str | None, typer.Option(help="Chance that any interval of the whole gate misses its truth [1%].")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Limit of the whole gate: 90s, 3m [2m].")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Settings [pyproject.toml's tool.effbench.gate].")
+    ] = None,
+    exact_only: Annotated[
+        bool, typer.Option("--exact-only", help="FLOPs, memory, parameters and operations alone; no times.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE|-", help="All that was found; - prints it instead.")
+    ] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="A forest plot: png, svg, pdf.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="A table in Markdown.")] = None,
+    pytest_benchmark: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The head's times as pytest-benchmark writes them.")
+    ] = None,
+    action_benchmark: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For github-action-benchmark: customSmallerIsBetter.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 4 where a cell cannot be judged, 6 where one fails.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Is the working tree slower than a revision? Exit code 3 if so, confirmed; never on a point estimate."""
+    from effbench.gate.checkout import checked_out, working_tree
+    from effbench.gate.judge import judge
+    from effbench.gate.settings import read
+
+    outputs = {
+        "json": json_file,
+        "plot": plot_file,
+        "junit": junit,
+        "markdown": markdown,
+        "pytest-benchmark": pytest_benchmark,
+        "action-benchmark": action_benchmark,
+    }
+    _check_outputs(outputs)
+    flags = {
+        "mechanism": mechanism or None,
+        "seq_len": seq_len,
+        "mode": mode,
+        "batch_size": batch_size,
+        "batch_tokens": batch_tokens,
+        "d_model": d_model,
+        "heads": heads,
+        "layers": layers,
+        "scope": scope,
+        "dtype": dtype,
+        "device": device,
+        "threads": threads,
+        "allocator": allocator,
+        "threshold": threshold,
+        "floor": floor,
+        "error": error,
+        "budget": budget,
+    }
+    head = working_tree(Path.cwd())
+    settings = read(
+        head.root,
+        config,
+        {key: value for key, value in flags.items() if value is not None},
+        time=not exact_only,
+    )
+    listener = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    try:
+        with checked_out(head, base) as tree:
+            report = judge(settings, head, tree, listener=listener)
+    except KeyboardInterrupt:
+        print("interrupted; the base's worktree is gone, nothing was judged", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _deliver(report, outputs)
+    raise typer.Exit(report.exit_code(strict=strict))
+
+
+def _check_outputs(outputs: dict[str, Path | None]) -> None:
+    """Refuse what could not be written before anything is measured."""
+    for name, path in outputs.items():
+        if path is None or str(path) == "-":
+            continue
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise UsageError(
+                f"--{name} {str(path)!r}: {'is a folder' if path.is_dir() else 'its folder is not there'}"
+            )
+
+
+def _deliver(report: Report, outputs: dict[str, Path | None]) -> None:
+    """Print a report, and write it in every form that was asked for."""
+    from effbench.gate import exports
+    from effbench.show import plots
+    from effbench.show.gate import forest, gate_tables
+
+    plain = outputs.get("json")
+    if plain is not None and str(plain) == "-":
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        _console().print(gate_tables(report))
+    texts = {
+        "json": lambda: json.dumps(report.to_json(), indent=2),
+        "junit": lambda: exports.junit(report),
+        "markdown": lambda: exports.markdown(report),
+        "pytest-benchmark": lambda: json.dumps(exports.pytest_benchmark(report), indent=2),
+        "action-benchmark": lambda: json.dumps(exports.github_action_benchmark(report), indent=2),
+    }
+    for name, text in texts.items():
+        path = outputs.get(name)
+        if path is not None and str(path) != "-":
+            path.write_text(text() + "\n", encoding="utf-8")
+    picture = outputs.get("plot")
+    if picture is not None:
+        plots.save(forest(report), picture)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with open(summary, "a", encoding="utf-8") as file:
+            file.write(exports.markdown(report) + "\n")
+
+
 @app.command("list")
 def list_(
     what: Annotated[ListWhat, typer.Argument(help="mechanisms, tasks, presets or probes")],
@@ -404,6 +564,7 @@ def list_(
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
     from effbench.execute.local import ServerDied
+    from effbench.gate.workers import WorkerDied
     from effbench.store import StoreFull
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # also where SIGINT is ignored
@@ -411,7 +572,7 @@ def main() -> None:
         app()
     except UsageError as error:
         _fail(str(error), 2)
-    except (StoreFull, ServerDied) as error:
+    except (StoreFull, ServerDied, WorkerDied) as error:
         _fail(str(error), 1)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 TimeVerdict = Literal["slower", "faster", "same", "inconclusive", "unfit"]
-RESAMPLES = 400
+RESAMPLES = 200
 POWER = 0.8  # with which the smallest detectable slowdown would have been found
 
 
@@ -98,11 +98,13 @@ class Decision:
 def estimate(series: Sequence[np.ndarray], error: float, *, seed: int = 0) -> Interval:
     """The mean over rounds of each round's median log ratio, with a two-sided interval of that error.
 
-    Turns in one set of workers share its memory layout, so they are not independent: the hierarchical
-    bootstrap draws rounds first and then turns inside each drawn round (Kalibera and Jones 2013). Its spread,
-    times sqrt(k / (k - 1)) since a bootstrap of k rounds underestimates it so much, is the standard error;
-    the interval is Student's t with k - 1 degrees. It is the mean over rounds, not the median, since at five
-    rounds only the mean's interval has the coverage that it claims out in the tails that are used here.
+    Turns in one set of workers share its memory layout, so the sample is that of the rounds: Student's t with
+    k - 1 degrees and the standard error of k medians (Kalibera and Jones 2013: the highest level that was
+    drawn anew holds the spread of those below). A bootstrap of the turns inside every round bounds that error
+    from below, for a few rounds may agree by luck better than their calls allow. It is the mean over rounds,
+    not the median, since at five rounds only the mean's interval has the coverage that it claims out in the
+    tails that are used here; and head and base are exchangeable where nothing changed, so that the logarithm
+    of their ratio is symmetric, which is what Student's t needs.
 
     Raises ValueError with fewer than two rounds.
     """
@@ -112,16 +114,14 @@ def estimate(series: Sequence[np.ndarray], error: float, *, seed: int = 0) -> In
     if k < 2:
         raise ValueError("an interval needs at least two rounds")
     rng = np.random.default_rng(seed)
-    center = float(np.mean([np.median(turns) for turns in series]))
-    # medians[i, r]: the median of the r-th resample of round i
-    medians = np.stack(
-        [np.median(turns[rng.integers(len(turns), size=(RESAMPLES, len(turns)))], axis=1) for turns in series]
-    )
-    drawn = rng.integers(k, size=(RESAMPLES, k))
-    means = medians[drawn, np.arange(RESAMPLES)[:, None]].mean(axis=1)
-    own = float(np.std([np.median(turns) for turns in series], ddof=1)) / math.sqrt(k)
-    se = max(own, float(means.std()) * math.sqrt(k / (k - 1)))
+    medians = np.array([np.median(turns) for turns in series])
+    within = [
+        np.var(np.median(turns[rng.integers(len(turns), size=(RESAMPLES, len(turns)))], axis=1))
+        for turns in series
+    ]
+    se = max(float(np.std(medians, ddof=1)) / math.sqrt(k), math.sqrt(float(np.mean(within)) / k))
     half = float(stats.t.ppf(1 - error / 2, k - 1)) * se
+    center = float(np.mean(medians))
     return Interval(
         ratio=math.exp(center), low=math.exp(center - half), high=math.exp(center + half), error=error, se=se,
         degrees=k - 1,

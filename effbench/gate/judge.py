@@ -1,0 +1,398 @@
+"""The gate itself: rounds of fresh workers until every cell is judged, or the budget ends."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from effbench.gate import exact
+from effbench.gate.checkout import Tree
+from effbench.gate.decide import Decision, Plan, Round, decide
+from effbench.gate.lockstep import CellFailed, play
+from effbench.gate.report import Figure, Line, Report, Verdict
+from effbench.gate.settings import GateSettings, unused
+from effbench.gate.workers import Worker, WorkerDied
+from effbench.spec import Cell, UsageError
+
+Listener = Callable[[str], None]
+# A slowdown is asked again with an error of its own: it must pass both, so that the first bounds the gate's.
+CONFIRMATION = Plan(cells=1, error=0.05, looks=(5, 8, 12))
+_CELL_ROUND_S = 1.5  # what a cell is given in one round at most
+_WANTED_ROUNDS = 8  # that the budget should hold, by giving each less time if need be
+_ROUND_MARGIN = 1.15
+
+
+@dataclass
+class _Track:
+    """One cell on its way to a verdict: first its rounds, then, if it was slower in them, its confirmation's."""
+
+    cell: Cell
+    threshold: float
+    floor_s: float
+    plan: Plan
+    rounds: list[Round] = field(default_factory=list)
+    again: list[Round] = field(default_factory=list)
+    decision: Decision | None = None
+    confirmation: Decision | None = None
+    confirming: bool = False
+    done: bool = False
+
+    def add(self, found: Round) -> None:
+        """Take a round in, and judge if this is when to look."""
+        (self.again if self.confirming else self.rounds).append(found)
+        plan, rounds = self._now()
+        if len(rounds) in plan.looks:
+            self._look(plan.alpha(len(rounds)), last=len(rounds) == plan.looks[-1])
+
+    def end(self) -> None:
+        """The budget is over: look once more, with what the look that is now not to come might have spent."""
+        plan, rounds = self._now()
+        if self.done or len(rounds) in plan.looks:
+            return
+        if len(rounds) > plan.looks[0]:
+            self._look(plan.alpha(min(look for look in plan.looks if look > len(rounds))), last=True)
+        elif not self.confirming and len(rounds) >= 2:
+            self.decision = self._decide(rounds, plan.alpha(plan.looks[0]))
+
+    def _now(self) -> tuple[Plan, list[Round]]:
+        return (CONFIRMATION, self.again) if self.confirming else (self.plan, self.rounds)
+
+    def _decide(self, rounds: Sequence[Round], error: float) -> Decision:
+        return decide(rounds, error=error, threshold=self.threshold, floor_s=self.floor_s)
+
+    def _look(self, error: float, *, last: bool) -> None:
+        if self.confirming:
+            self.confirmation = self._decide(self.again, error)
+            self.done = last or self.confirmation.verdict in ("slower", "faster", "same")
+            return
+        self.decision = self._decide(self.rounds, error)
+        if self.decision.verdict == "slower":
+            self.confirming = True
+        else:
+            self.done = last or self.decision.verdict in ("faster", "same")
+
+    def line(self, planned: str) -> Line:
+        """The verdict. Of a slowdown that was found again, the numbers are those of the second time, which
+        nothing picked out."""
+        first, second = self.decision, self.confirmation
+        shown = first
+        calls = sum(3 * len(each.base_s) for each in (*self.rounds, *self.again))
+        verdict: Verdict
+        if first is None or len(self.rounds) < self.plan.looks[0]:
+            least = self.plan.looks[0]
+            verdict = "inconclusive"
+            reason = f"{len(self.rounds)} rounds within {planned}; a verdict needs {least}"
+        elif not self.confirming:
+            verdict, reason = first.verdict, first.reason
+        elif second is not None and second.verdict == "slower":
+            verdict, reason, shown = "slower", "", second
+        elif second is not None and self.done:
+            verdict = "suspected"
+            reason = f"slower at first, but fresh workers did not confirm it: {second.verdict}"
+        else:
+            verdict, reason = (
+                "suspected",
+                f"slower, but {planned} ended before fresh workers could confirm it",
+            )
+        return Line(
+            cell=self.cell, verdict=verdict, reason=reason, rounds=len(self.rounds), calls=calls,
+            confirmed_in=len(self.again) if verdict == "slower" else 0, **_numbers(shown),
+            head_samples_s=tuple(s for each in (*self.rounds, *self.again) for s in each.head_s),
+        )  # fmt: skip
+
+
+def _numbers(decision: Decision | None) -> dict[str, Any]:
+    if decision is None:
+        return {}
+    head, control = decision.head, decision.control
+    return {
+        "ratio": head.ratio, "low": head.low, "high": head.high, "error": head.error,
+        "control_ratio": control.ratio, "control_low": control.low, "control_high": control.high,
+        "threshold": decision.threshold, "detectable": decision.detectable,
+        "base_s": decision.base_s, "head_s": decision.head_s,
+    }  # fmt: skip
+
+
+def judge(
+    settings: GateSettings,
+    head: Tree,
+    base: Tree,
+    *,
+    listener: Listener = lambda text: None,
+    seed: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Report:
+    """Compare the mechanisms of two trees, cell by cell.
+
+    First the exact figures of both sides, each in a fresh worker; then rounds of time measurements, with looks
+    at the rounds of ``decide.Plan``, until every cell is judged or the budget is over. ``seed`` fixes the
+    orders that are drawn. Raises UsageError for a mechanism that the head lacks or that does not belong to its
+    folder, and WorkerDied where a worker cannot even start.
+    """
+    began = clock()
+    deadline = began + settings.budget_s
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    rng = random.Random(seed)
+    notes: list[str] = []
+    with _Pair(head, base, clock) as pair:
+        cells, lines = _cells(settings, pair)
+        for override in unused(settings, [*cells, *(line.cell for line in lines)]):
+            notes.append(f"a setting of its own matches no cell: {override}")
+        listener(f"{len(cells)} cells; exact figures")
+        figures, failed, facts = _exact(settings, pair, cells, deadline, clock, notes)
+        start_s = pair.start_s
+    lines += failed
+    left = {line.cell.key for line in lines}
+    cells = [cell for cell in cells if cell.key not in left]
+    if settings.time:
+        timed, more = _time(settings, head, base, cells, deadline, start_s, rng, listener, clock)
+        lines += timed
+        notes += more
+    order = {cell.key: i for i, cell in enumerate([*cells, *(line.cell for line in lines)])}
+    return Report(
+        kind="gate",
+        base=base.to_dict(),
+        head=head.to_dict(),
+        lines=tuple(sorted(lines, key=lambda line: order[line.cell.key])),
+        figures=tuple(figures),
+        notes=tuple(notes),
+        machine=facts,
+        settings=settings.to_dict(),
+        started=started,
+        seconds=clock() - began,
+    )
+
+
+class _Pair:
+    """A worker of each side for everything but time, started anew where one died."""
+
+    def __init__(self, head: Tree, base: Tree, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.trees = {"base": base, "head": head}
+        self._workers: dict[str, Worker] = {}
+        self.start_s = 0.0
+
+    def __enter__(self) -> _Pair:
+        began = self._clock()
+        for side in self.trees:
+            self._workers[side] = Worker(side, self.trees[side].root)
+        try:
+            for worker in self._workers.values():
+                worker.greet()
+        except BaseException:
+            self.__exit__()
+            raise
+        self.start_s = self._clock() - began
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+    def ask(self, side: str, what: str, *arguments: Any, timeout_s: float = 300.0) -> Any:
+        """As Worker.ask; a worker that dies is replaced before WorkerDied goes on."""
+        try:
+            return self._workers[side].ask(what, *arguments, timeout_s=timeout_s)
+        except WorkerDied:
+            self._workers[side].close()
+            self._workers[side] = Worker(side, self.trees[side].root)
+            self._workers[side].greet()
+            raise
+
+
+def _cells(settings: GateSettings, pair: _Pair) -> tuple[list[Cell], list[Line]]:
+    """(cells that both sides have, lines of those that only one has)."""
+    texts = list(settings.axes["mechanism"])
+    found = {side: pair.ask(side, "parse", texts) for side in pair.trees}
+    both: list[Cell] = []
+    lines: list[Line] = []
+    for text, head, base in zip(texts, found["head"], found["base"], strict=True):
+        head_has = _belongs(head, pair.trees["head"].root)
+        base_has = _belongs(base, pair.trees["base"].root)
+        if "error" not in head and not head_has:
+            raise UsageError(
+                f"{text!r} comes from {head['path']}, outside of {str(pair.trees['head'].root)!r}: "
+                "there is nothing to compare"
+            )
+        if not head_has and not base_has:
+            raise UsageError(head["error"])
+        for cell in settings.cells(
+            (head if head_has else base)["name"], (head if head_has else base)["options"]
+        ):
+            if head_has and base_has:
+                both.append(cell)
+            elif head_has:
+                why = base.get("error", "the base has no file of it")
+                lines.append(Line(cell=cell, verdict="new", reason=f"the base lacks it: {why}"))
+            else:
+                lines.append(Line(cell=cell, verdict="gone", reason=f"the head lacks it: {head['error']}"))
+    return list({cell.key: cell for cell in both}.values()), lines
+
+
+def _belongs(answer: Mapping[str, Any], root: Path) -> bool:
+    return "error" not in answer and Path(answer["path"]).is_relative_to(root.resolve())
+
+
+def _exact(
+    settings: GateSettings,
+    pair: _Pair,
+    cells: Sequence[Cell],
+    deadline: float,
+    clock: Callable[[], float],
+    notes: list[str],
+) -> tuple[list[Figure], list[Line], dict[str, Any]]:
+    """(figures of both sides, lines of cells that cannot run on one, facts of the machine)."""
+    import json
+
+    from effbench.spec import to_json
+
+    figures: list[Figure] = []
+    failed: list[Line] = []
+    for done, cell in enumerate(cells):
+        left = deadline - clock()
+        if left <= 0:
+            notes.append(f"the budget ended before the exact figures of {len(cells) - done} cells were taken")
+            failed += [
+                Line(cell=each, verdict="inconclusive", reason="the budget ended before it was measured")
+                for each in cells[done:]
+            ]
+            break
+        answers: dict[str, dict[str, Any]] = {}
+        for side in ("head", "base"):
+            try:
+                answers[side] = pair.ask(
+                    side, "figures", json.loads(to_json(cell)), timeout_s=max(left, 10.0)
+                )
+            except WorkerDied as error:
+                answers[side] = {"error": str(error)}
+        if "error" in answers["head"]:
+            failed.append(Line(cell=cell, verdict="failed", reason=answers["head"]["error"]))
+        elif "error" in answers["base"]:
+            why = f"the base cannot run it: {answers['base']['error']}"
+            failed.append(Line(cell=cell, verdict="new", reason=why))
+        else:
+            figures += exact.compare(cell, answers["base"], answers["head"], settings.exact)
+    strays = pair.ask("base", "foreign", str(pair.trees["head"].root.resolve()))
+    if strays:
+        notes.append(
+            "the base imports modules of the working tree, so that a change in them is not seen: "
+            + ", ".join(strays)
+        )
+    return figures, failed, pair.ask("head", "facts")
+
+
+def _time(
+    settings: GateSettings,
+    head: Tree,
+    base: Tree,
+    cells: Sequence[Cell],
+    deadline: float,
+    start_s: float,
+    rng: random.Random,
+    listener: Listener,
+    clock: Callable[[], float],
+) -> tuple[list[Line], list[str]]:
+    plan = Plan(cells=max(1, len(cells)), error=settings.error)
+    tracks = [
+        _Track(
+            cell=cell,
+            threshold=settings.threshold_of(cell),
+            floor_s=settings.floor_of(cell),
+            plan=plan,
+        )
+        for cell in cells
+    ]
+    failed: list[Line] = []
+    roots = {"base": base.root, "head": head.root}
+    overhead_s, longest_s, played = 1.5 * start_s, 0.0, 0
+    out_of_time = False
+    while open_tracks := [track for track in tracks if not track.done]:
+        left = deadline - clock()
+        seconds = _round_seconds(left, overhead_s, len(open_tracks), played)
+        if left < max(longest_s * _ROUND_MARGIN, overhead_s):
+            out_of_time = True
+            break
+        began = clock()
+        try:
+            found = play(
+                roots,
+                [track.cell for track in open_tracks],
+                seconds=seconds,
+                rng=rng,
+                check=played == 0,
+                clock=clock,
+            )
+        except CellFailed as error:
+            track = open_tracks[error.index]
+            verdict: Verdict = "failed" if error.side == "head" else "new"
+            failed.append(Line(cell=track.cell, verdict=verdict, reason=f"{error.side}: {error}"))
+            tracks.remove(track)
+            continue
+        played += 1
+        took = clock() - began
+        overhead_s = max(overhead_s if played > 1 else 0.0, took - seconds)
+        longest_s = max(longest_s if played > 1 else 0.0, took)
+        for track, one in zip(open_tracks, found, strict=True):
+            track.add(one)
+        listener(_progress(played, tracks, deadline - clock()))
+    for track in tracks:
+        track.end()
+    budget = f"the budget of {settings.budget_s:g} s"
+    lines = [track.line(budget) for track in tracks]
+    notes = [_cost(budget, lines, plan, played, longest_s)] if out_of_time else []
+    return [*lines, *failed], notes
+
+
+def _round_seconds(left: float, overhead_s: float, cells: int, played: int) -> float:
+    """Seconds that the turns of the next round may take, so that the budget holds the rounds that are wanted."""
+    wanted = max(1, _WANTED_ROUNDS - played)
+    return max(0.05 * cells, min(_CELL_ROUND_S * cells, left / wanted - overhead_s))
+
+
+def _progress(played: int, tracks: Sequence[_Track], left_s: float) -> str:
+    judged = Counter(t.line("").verdict for t in tracks if t.done)
+    confirming = sum(t.confirming and not t.done for t in tracks)
+    parts = [f"{count} {verdict}" for verdict, count in sorted(judged.items())]
+    if confirming:
+        parts.append(f"{confirming} being confirmed")
+    parts.append(f"{sum(not t.done for t in tracks) - confirming} open")
+    return f"round {played}: {', '.join(parts)}; {max(0.0, left_s):.0f} s left"
+
+
+def _cost(budget: str, lines: Sequence[Line], plan: Plan, played: int, round_s: float) -> str:
+    """What the budget cost in power, in one sentence."""
+    open_lines = [line for line in lines if line.verdict in ("inconclusive", "suspected", "unfit")]
+    told = [line.detectable for line in open_lines if line.detectable is not None]
+    text = f"{budget} ended after {played} rounds of up to {plan.looks[-1]}; {len(open_lines)} cells are open"
+    if told:
+        text += f"; there slowdowns under {max(told):.0%} are found less than 4 times in 5"
+    needed = [_rounds_needed(line, plan) for line in open_lines]
+    known = [each for each in needed if each is not None]
+    if known:
+        most = max(known)
+        text += f"; to settle a cell that has not changed, about {most} rounds ({most * round_s:.0f} s) are needed"
+    return text
+
+
+def _rounds_needed(line: Line, plan: Plan) -> int | None:
+    """Rounds after which an unchanged cell of this spread would be the same; None if it is not known."""
+    from scipy import stats
+
+    if line.low is None or line.high is None or line.error is None or line.rounds < 2 or not line.threshold:
+        return None
+    half = math.log(line.high / line.low) / 2
+    spread = half / float(stats.t.ppf(1 - line.error / 2, line.rounds - 1)) * math.sqrt(line.rounds)
+    error = plan.error / plan.cells / len(plan.looks)
+    for rounds in range(plan.looks[0], 1000):
+        if float(stats.t.ppf(1 - error / 2, rounds - 1)) * spread / math.sqrt(rounds) <= math.log1p(
+            line.threshold
+        ):
+            return rounds
+    return None

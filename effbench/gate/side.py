@@ -1,0 +1,267 @@
+"""A worker of the gate: one side's mechanisms, built once, called when the other end says so.
+
+It is run as a script, ``python side.py ROOT COMMANDS ANSWERS``: the folder of the code that it stands for,
+and two file descriptors. effbench itself is always the one that this file belongs to, so that both sides are
+measured by the same code; everything else is imported from ROOT first. Commands and answers are JSON, a line
+each; the end of commands ends the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_WARM_UP_S, _WARM_UP_CALLS = 0.05, 3
+
+
+def main() -> None:
+    """Serve until the commands end."""
+    root, commands, answers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.dup2(2, 1)  # what a plug-in prints
+    _import_tool()
+    for place in (root / "src", root):
+        if place.is_dir():
+            sys.path.insert(0, str(place))
+    os.chdir(root)
+    side = Side(root)
+    import torch
+
+    _say(answers, {"hello": torch.__version__})
+    pending = b""
+    while chunk := os.read(commands, 65536):
+        pending += chunk
+        while b"\n" in pending:
+            line, pending = pending.split(b"\n", 1)
+            name, arguments = json.loads(line)
+            _say(answers, getattr(side, name)(*arguments))
+
+
+def _import_tool() -> None:
+    """Import all of effbench that measures, and leave its folder off the path: ROOT may hold another one."""
+    home = str(Path(__file__).resolve().parents[2])
+    sys.path.insert(0, home)
+    import effbench.worker  # noqa: F401
+
+    sys.path.remove(home)
+
+
+class Side:
+    """What the other end can ask; every public method takes and returns plain data."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._calls: list[Callable[[], object]] = []
+        self._threads: list[int] = []
+
+    def parse(self, texts: list[str]) -> list[dict[str, Any]]:
+        """For each mechanism its name, options and file, or the ``error`` with which it is refused."""
+        from effbench import registry
+        from effbench.spec import UsageError
+
+        found: list[dict[str, Any]] = []
+        for text in texts:
+            try:
+                name, options = registry.parse(text, "mechanism")
+                path = registry.find(name, "mechanism").path.resolve()
+                found.append({"name": name, "options": options, "path": str(path)})
+            except UsageError as error:
+                found.append({"error": str(error)})
+        return found
+
+    def build(self, cells: list[dict[str, Any]], allocator: str, check: bool) -> list[str]:
+        """Make what is timed in every cell; for each "" or why it cannot be. Their order numbers them."""
+        from effbench import machine
+
+        machine.set_allocator(allocator)  # type: ignore[arg-type]
+        self._calls, self._threads = [], []
+        return [self._build(cell, check) for cell in cells]
+
+    def warm_up(self, index: int) -> dict[str, Any]:
+        """Call it until it has run for a while; ``time_s`` of the last call, or the ``error``."""
+        try:
+            self._set_threads(index)
+            spent, calls, last = 0.0, 0, 0.0
+            while spent < _WARM_UP_S or calls < _WARM_UP_CALLS:
+                last = self._block(index, 1)
+                spent, calls = spent + last, calls + 1
+        except Exception as error:
+            return {"error": _reason(error)}
+        return {"time_s": last}
+
+    def call(self, index: int, calls: int) -> dict[str, Any]:
+        """One untimed call, then ``calls`` timed as one block: ``time_s`` a call, or the ``error``."""
+        try:
+            self._set_threads(index)
+            self._block(index, 1)
+            return {"time_s": self._block(index, calls)}
+        except Exception as error:
+            return {"error": _reason(error)}
+
+    def figures(self, cell: dict[str, Any]) -> dict[str, Any]:
+        """The exact figures of one cell, numbers and ``ops`` by name; or its ``error``."""
+        from dataclasses import replace
+
+        from effbench.spec import Job, Limits, cell_from
+        from effbench.worker import measure
+
+        whole = cell_from(cell)
+        limits = Limits(timeout_s=0.0, memory_bytes=0)  # the other end watches
+        found: dict[str, Any] = {}
+        for probe, wanted in (
+            ("memory", ("peak_bytes", "saved_bytes", "parameters", "memory_method")),
+            ("flops", ("flops",)),
+        ):
+            job = Job(cell=replace(whole, probe=probe, seconds=0.0, precision=0.0), limits=limits)  # type: ignore[arg-type]
+            record = measure(job, lambda fraction, text: None)
+            if record.status != "ok":
+                return {"error": f"{record.status}: {record.reason}"}
+            found |= {name: record.values[name] for name in wanted if record.values.get(name) is not None}
+        try:
+            found["ops"] = dict(_operations(_callable(whole, False)))
+        except Exception as error:
+            return {"error": _reason(error)}
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """The machine as it is now."""
+        from effbench import machine
+
+        return machine.facts()
+
+    def foreign(self, other: str) -> list[str]:
+        """Modules, beside effbench's own, that were imported from the ``other`` side's folder."""
+        tool = Path(__file__).resolve().parents[1]
+        found = []
+        for name, module in sorted(sys.modules.items()):
+            path = getattr(module, "__file__", None)
+            if path is None or name == "__main__":
+                continue
+            place = Path(path).resolve()
+            if (
+                place.is_relative_to(other)
+                and not place.is_relative_to(tool)
+                and not _within(place, self._root)
+            ):
+                found.append(name)
+        return [
+            name for name in found if "site-packages" not in str(getattr(sys.modules[name], "__file__", ""))
+        ]
+
+    def _build(self, cell: dict[str, Any], check: bool) -> str:
+        from effbench.spec import cell_from
+
+        try:
+            whole = cell_from(cell)
+            self._calls.append(_callable(whole, check))
+            self._threads.append(whole.threads)
+        except Exception as error:
+            self._calls.append(lambda: None)
+            self._threads.append(1)
+            return _reason(error)
+        return ""
+
+    def _set_threads(self, index: int) -> None:
+        import torch
+
+        if torch.get_num_threads() != self._threads[index]:
+            torch.set_num_threads(self._threads[index])
+
+    def _block(self, index: int, calls: int) -> float:
+        """Seconds a call of one block, garbage collection off as it is in a time probe."""
+        call = self._calls[index]
+        start = time.perf_counter_ns()
+        for _ in range(calls):
+            call()
+        return (time.perf_counter_ns() - start) / calls / 1e9
+
+
+def _callable(cell: Any, check: bool) -> Callable[[], object]:
+    """What a time cell times, made as the worker makes it: same seed, same input, same checks."""
+    import gc
+
+    import torch
+
+    from effbench import worker
+    from effbench.mechanism import Unsupported
+    from effbench.models.encoder import Encoder
+    from effbench.probes.correctness import check as right
+
+    if cell.device.startswith("cuda") and not torch.cuda.is_available():
+        raise Unsupported("this torch finds no CUDA device")
+    make = worker._maker(cell)
+    torch.manual_seed(cell.seed)
+    module = make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers)
+    dtype = getattr(torch, cell.dtype)
+    module = module.to(device=cell.device, dtype=dtype)
+    x = torch.randn(cell.batch_size, cell.seq_len, cell.d_model, device=cell.device, dtype=dtype)
+    train = cell.mode == "train"
+    if check:
+        right(module, x, backward=train)
+    call = worker._train(module, x) if train else worker._forward(module, x)
+    gc.disable()
+    if not cell.device.startswith("cuda"):
+        return call
+
+    def synchronous() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return synchronous
+
+
+def _operations(call: Callable[[], object]) -> Counter[str]:
+    """How often one call, made after another, runs each of torch's operations."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: Counter[str] = Counter()
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            seen[str(func)] += 1
+            return func(*args, **(kwargs or {}))
+
+    call()  # what a first call makes and keeps is not a call's own
+    with Count():  # type: ignore[no-untyped-call]
+        call()
+    return seen
+
+
+def _within(place: Path, root: Path) -> bool:
+    return place.is_relative_to(root.resolve())
+
+
+def _reason(error: BaseException) -> str:
+    from effbench.worker import _line, is_out_of_memory
+
+    kind = "oom: " if is_out_of_memory(error) else f"{type(error).__name__}: "
+    return kind + _line(error)
+
+
+def _die_with_parent() -> None:
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _say(target: int, message: Any) -> None:
+    data = json.dumps(message).encode() + b"\n"
+    while data:
+        data = data[os.write(target, data) :]
+
+
+if __name__ == "__main__":
+    main()

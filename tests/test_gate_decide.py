@@ -1,0 +1,127 @@
+"""The gate's statistics: intervals cover what they claim, verdicts follow from them, looks spend what there is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from effbench.gate.decide import Interval, Plan, Round, decide, detectable, estimate
+
+TURNS = 20
+
+
+def rounds(rng, k, *, ratio=1.0, between=0.01, within=0.02, base_s=0.002, again=1.0):
+    """k rounds of workers whose times differ by ``between`` from worker to worker, by ``within`` from call to call."""
+    found = []
+    for _ in range(k):
+        series = [
+            base_s * factor * np.exp(between * rng.standard_normal() + within * rng.standard_normal(TURNS))
+            for factor in (1.0, ratio, again)
+        ]
+        found.append(Round(base_s=series[0], head_s=series[1], again_s=series[2]))
+    return found
+
+
+def judged(ratio, *, k=12, threshold=0.05, floor_s=0.0, error=0.001, seed=0, **noise):
+    made = rounds(np.random.default_rng(seed), k, ratio=ratio, **noise)
+    return decide(made, error=error, threshold=threshold, floor_s=floor_s)
+
+
+def test_the_ratio_is_head_over_base_and_the_control_is_of_the_base_alone():
+    found = judged(1.3, between=0.0, within=0.0)
+    assert found.head.ratio == pytest.approx(1.3)
+    assert found.control.ratio == pytest.approx(1.0)
+    assert found.head.low == pytest.approx(1.3)
+    assert (found.base_s, found.head_s) == pytest.approx((0.002, 0.0026))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(1.2, "slower"), (0.8, "faster"), (1.0, "same"), (1.05, "inconclusive")]
+)
+def test_the_verdict_is_what_was_planted(ratio, verdict):
+    assert judged(ratio).verdict == verdict
+
+
+def test_noise_makes_a_verdict_inconclusive_never_wrong():
+    verdicts = {judged(1.0, between=0.2, k=5, seed=seed).verdict for seed in range(20)}
+    assert verdicts <= {"inconclusive", "unfit"}
+    assert "inconclusive" in verdicts
+
+
+def test_a_base_that_differs_from_itself_judges_nothing_whatever_the_head_does():
+    found = judged(1.5, again=1.2, between=0.001)
+    assert found.verdict == "unfit"
+    assert "itself" in found.reason
+
+
+def test_a_difference_below_the_floor_is_no_slowdown():
+    assert judged(1.2, base_s=20e-6).verdict == "slower"
+    found = judged(1.2, base_s=20e-6, floor_s=10e-6)
+    assert found.verdict == "same"
+    assert found.threshold == pytest.approx(0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("k", [5, 12])
+def test_the_interval_misses_as_often_as_it_says(k):
+    """Of 600 repetitions at an error of 10 %; the band is three standard deviations wide."""
+    rng = np.random.default_rng(k)
+    missed = 0
+    for seed in range(600):
+        center = 0.01 * rng.standard_normal(k)
+        series = [mean + 0.002 * rng.standard_normal(9) for mean in center]
+        found = estimate(series, 0.1, seed=seed)
+        missed += not found.low <= 1.0 <= found.high
+    assert 0.06 < missed / 600 < 0.14
+
+
+def test_rounds_not_calls_are_the_sample():
+    """A worker that is slow as a whole is one observation, however many calls it made."""
+    rng = np.random.default_rng(1)
+    few = estimate([0.02 * rng.standard_normal() + 0.001 * rng.standard_normal(10) for _ in range(5)], 0.01)
+    rng = np.random.default_rng(1)
+    many = estimate(
+        [0.02 * rng.standard_normal() + 0.001 * rng.standard_normal(1000) for _ in range(5)], 0.01
+    )
+    assert many.half > 0.5 * few.half
+
+
+def test_one_round_has_no_interval():
+    with pytest.raises(ValueError, match="at least two rounds"):
+        estimate([np.zeros(5)], 0.01)
+
+
+@given(
+    cells=st.integers(1, 100),
+    error=st.floats(1e-4, 0.2),
+    looks=st.lists(st.integers(2, 60), min_size=1, max_size=8, unique=True).map(lambda x: tuple(sorted(x))),
+)
+def test_all_looks_of_all_cells_together_spend_the_error(cells, error, looks):
+    plan = Plan(cells=cells, error=error, looks=looks)
+    assert sum(plan.alpha(look) for look in looks) * cells == pytest.approx(error)
+    assert all(plan.alpha(look) > 0 for look in looks)
+
+
+def test_a_slowdown_of_the_detectable_size_is_found_four_times_of_five():
+    """It is planted in simulated calls: the share that is found lies where 200 tries can put 80 %."""
+    spread = math.sqrt(1.5 * (0.01**2 + math.pi / 2 * 0.02**2 / TURNS) / 12)  # of what rounds() makes
+    half = float(stats.t.ppf(1 - 0.001 / 2, 11)) * spread
+    known = Interval(ratio=1.0, low=math.exp(-half), high=math.exp(half), error=0.001, se=spread, degrees=11)
+    planted = 1 + detectable(known, 0.05)
+    found = sum(judged(planted, seed=seed).verdict == "slower" for seed in range(200))
+    assert 0.70 < found / 200 < 0.92
+
+
+def test_head_and_base_exchanged_invert_the_ratio():
+    made = rounds(np.random.default_rng(3), 6, ratio=1.1)
+    turned = [
+        Round(base_s=np.asarray(r.head_s), head_s=np.asarray(r.base_s), again_s=np.asarray(r.head_s))
+        for r in made
+    ]
+    there = estimate([np.log(np.asarray(r.head_s) / np.asarray(r.base_s)) for r in made], 0.01)
+    back = estimate([r.log_ratios() for r in turned], 0.01)
+    assert back.ratio == pytest.approx(1 / there.ratio)
