@@ -20,7 +20,8 @@ class Line:
     ``low`` and ``high`` bound ``ratio`` and miss it with chance ``error`` (already split over cells and looks).
     ``control_*`` is the base against itself. ``threshold`` and ``detectable`` are shares: what was held to, and
     the smallest slowdown that this run finds with a chance of 80 %. ``base_s`` and ``head_s`` are medians in
-    seconds. Where nothing was timed the numbers are None and ``reason`` says why.
+    seconds, ``head_samples_s`` all timed calls of the head, in seconds and in the order they were made.
+    Where nothing was timed the numbers are None and ``reason`` says why.
     """
 
     cell: Cell
@@ -40,6 +41,7 @@ class Line:
     rounds: int = 0
     calls: int = 0
     confirmed_in: int = 0  # rounds of fresh workers in which a slowdown was found again
+    head_samples_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,14 +191,14 @@ def label_room(names: Iterable[str]) -> float:
     return 0.2 + widest * LABEL_POINTS * 0.56 / 72
 
 
-def wrapped(name: str) -> str:
-    """A long name in several lines, broken after its colons and commas where it can be."""
-    if len(name) <= LABEL_WIDTH:
+def wrapped(name: str, width: int = LABEL_WIDTH) -> str:
+    """A name longer than ``width`` in several lines, broken after its colons and commas where it can be."""
+    if len(name) <= width:
         return name
     pieces = name.replace(":", ":\0").replace(",", ",\0").replace(" ", " \0").split("\0")
     lines = [""]
     for piece in pieces:
-        if lines[-1] and len(lines[-1] + piece) > LABEL_WIDTH:
+        if lines[-1] and len(lines[-1] + piece) > width:
             lines.append("")
         lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)
