@@ -40,8 +40,8 @@ _LOOKS: dict[Verdict, tuple[str, str, bool]] = {
 }
 _BAND, _CONTROL = "#E8EEF4", "#C4C4C4"
 _TICKS = (
-    0.01, 0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 0.95, 0.98, 1.0,
-    1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0,
+    0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 0.95, 0.98, 1.0,
+    1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0,
 )  # fmt: skip
 _NAME_WIDTH = 44  # characters of a cell's name in a picture, before it goes on in another line
 _ROW_INCHES, _LINE_INCHES = 0.27, 0.14
