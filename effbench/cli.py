@@ -222,6 +222,50 @@ def _print_complexity(folders: list[Path], format: str, other: bool) -> None:
 
 
 @app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="A results folder: what is compared against.")],
+    head: Annotated[Path, typer.Argument(metavar="HEAD", help="Another, of the same machine.")],
+    threshold: Annotated[str, typer.Option(help="How much slower is a slowdown: 5%.")] = "5%",
+    floor: Annotated[
+        str, typer.Option(help="The threshold is at least so much time a call: 10us, 1.5ms.")
+    ] = "10us",
+    format: Annotated[str, typer.Option(help="table, json, markdown")] = "table",
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw ratios and intervals: .png, .svg, .pdf.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 6 if a cell failed, 4 if one could not be judged.")
+    ] = False,
+) -> None:
+    """Compare two results folders of one machine cell by cell; 3 if one is slower or a figure grew."""
+    from effbench.gate import stored
+    from effbench.sweep import parse_share, parse_time_s
+
+    if format not in ("table", "json", "markdown"):
+        raise UsageError(f"format {format!r} is not one of table, json, markdown")
+    found = stored.compare(
+        base, head, threshold=parse_share("threshold", threshold), floor_s=parse_time_s(floor)
+    )
+    if plot is not None:
+        from effbench.show.gate import forest
+        from effbench.show.plots import save
+
+        save(forest(found), plot)
+    if format == "json":
+        print(json.dumps(found.to_json(), indent=2))
+    elif format == "markdown":
+        from effbench.gate.exports import markdown
+
+        print(markdown(found).rstrip("\n"))
+    else:
+        from effbench.show.gate import gate_tables
+
+        _console().print(gate_tables(found))
+    if code := found.exit_code(strict=strict):
+        raise typer.Exit(code)
+
+
+@app.command()
 def paper(
     what: Annotated[
         str, typer.Argument(metavar="WHAT", help="table4, figure2, figure3, figure4; table5, table6, table7.")

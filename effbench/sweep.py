@@ -67,6 +67,20 @@ def parse_seconds(text: str | int | float) -> float:
     return seconds
 
 
+def parse_time_s(text: str | int | float) -> float:
+    """``10us``, ``1.5ms``, or what ``parse_seconds`` reads; in seconds, for the short times of a call."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|µs|μs|ms)\s*", str(text))
+    if found is None:
+        try:
+            return parse_seconds(text)
+        except UsageError:
+            raise UsageError(f"{text!r} is not a time; write 10us, 1.5ms or 2s") from None
+    seconds = float(found[1]) / (1e3 if found[2] == "ms" else 1e6)
+    if seconds <= 0:
+        raise UsageError(f"{text!r} is not a time above 0; write 10us, 1.5ms or 2s")
+    return seconds
+
+
 def parse_share(name: str, value: object) -> float:
     """``2%`` or ``0.02``: a share between 0 and 1, or UsageError naming what it was for."""
     text = str(value).strip()

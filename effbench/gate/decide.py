@@ -68,7 +68,7 @@ class Interval:
     high: float
     error: float
     se: float  # standard error of the ratio's logarithm
-    degrees: int
+    degrees: float
 
     @property
     def half(self) -> float:
@@ -111,6 +111,20 @@ def estimate(series: Sequence[np.ndarray], error: float, *, seed: int = 0) -> In
     from scipy import stats
 
     k = len(series)
+    center, se = mean_and_error(series, seed=seed)
+    half = float(stats.t.ppf(1 - error / 2, k - 1)) * se
+    return Interval(
+        ratio=math.exp(center), low=math.exp(center - half), high=math.exp(center + half), error=error, se=se,
+        degrees=k - 1,
+    )  # fmt: skip
+
+
+def mean_and_error(series: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, float]:
+    """The mean over rounds of each round's median, and its standard error as ``estimate`` says.
+
+    Raises ValueError with fewer than two rounds.
+    """
+    k = len(series)
     if k < 2:
         raise ValueError("an interval needs at least two rounds")
     rng = np.random.default_rng(seed)
@@ -120,12 +134,7 @@ def estimate(series: Sequence[np.ndarray], error: float, *, seed: int = 0) -> In
         for turns in series
     ]
     se = max(float(np.std(medians, ddof=1)) / math.sqrt(k), math.sqrt(float(np.mean(within)) / k))
-    half = float(stats.t.ppf(1 - error / 2, k - 1)) * se
-    center = float(np.mean(medians))
-    return Interval(
-        ratio=math.exp(center), low=math.exp(center - half), high=math.exp(center + half), error=error, se=se,
-        degrees=k - 1,
-    )  # fmt: skip
+    return float(np.mean(medians)), se
 
 
 def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: float) -> Decision:
@@ -160,6 +169,12 @@ def _verdict(head: Interval, control: Interval, threshold: float) -> tuple[TimeV
     if not 1 / most <= control.ratio <= most:
         off = abs(math.expm1(abs(math.log(control.ratio))))
         return "unfit", f"the base against itself is off by {off:.1%}, more than the threshold"
+    return judge(head, threshold)
+
+
+def judge(head: Interval, threshold: float) -> tuple[TimeVerdict, str]:
+    """The verdict of an interval alone, and why where it is none: where it lies against the threshold."""
+    most = 1 + threshold
     if head.low > most:
         return "slower", ""
     if head.high < 1 / most:
