@@ -1,0 +1,479 @@
+"""Two stored results folders compared: what the verdicts promise, what is refused, what is only said."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import frames
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from effbench import cli
+from effbench.gate.decide import judge
+from effbench.gate.stored import BUSY_CORES, compare
+from effbench.gate.unpaired import difference
+from effbench.spec import Cell, Record, UsageError
+from effbench.store import Store
+from effbench.sweep import parse_time_s
+
+FACTS = {"name": "Test CPU, 2 cores, 8 GiB", "torch": "2.13.0", "python": "3.11.7", "cpu_capability": "AVX2"}
+CODE = "0.1.0-aaaaaaaa-bbbbbbbb"
+OPPOSITE = {"slower": "faster", "faster": "slower"}
+
+
+def timed(
+    mechanism: str = "vanilla", scale: float = 1.0, repeats: int = 6, spread: float = 0.005, **shape: object
+) -> list[Record]:
+    """Times of one cell around ``scale`` milliseconds; processes differ by ``spread``, and calls by 1 %."""
+    rng = np.random.default_rng(len(mechanism) + repeats)
+    made = []
+    for repeat in range(repeats):
+        times = 1e-3 * scale * math.exp(rng.normal(0, spread)) * np.exp(rng.normal(0, 0.01, 25))
+        made.append(
+            Record(
+                cell=Cell(mechanism=mechanism, probe="time", repeat=repeat, **{"seq_len": 128, **shape}),
+                status="ok",
+                samples={"time_s": tuple(map(float, times))},
+                values={"allocator_in_force": "kept"},
+                machine={**FACTS, "others_cores": 0.02, "load_1min": 1.0},
+                code=CODE,
+                started=f"2026-01-02T03:04:{repeat:02}+00:00",
+                seconds=1.0,
+            )
+        )
+    return made
+
+
+def counted(probe: str = "memory", **values: float) -> Record:
+    """What a memory or flops cell found."""
+    cell = Cell(mechanism="vanilla", probe=probe, mode="train", seq_len=128)
+    return Record(cell=cell, status="ok", values=values, machine=FACTS, code=CODE)
+
+
+def failed(record: Record, status: str = "crashed", reason: str = "signal 11") -> Record:
+    return replace(record, status=status, reason=reason, samples={}, values={})
+
+
+def on(records: Iterable[Record], **facts: object) -> list[Record]:
+    return [replace(record, machine={**record.machine, **facts}) for record in records]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """``folder("a", records)`` is a results folder that holds them."""
+
+    def make(name: str, records: Iterable[Record]) -> Path:
+        store = Store(tmp_path / name)
+        store.create()
+        for record in records:
+            store.write(record)
+        return store.folder
+
+    return make
+
+
+def verdicts(report):
+    return {line.cell.label: line.verdict for line in report.lines}
+
+
+# The statistics.
+
+
+def drawn(
+    rng: np.random.Generator, repeats: int, spread: float = 0.01, shift: float = 0.0
+) -> list[np.ndarray]:
+    """Times of a cell: each process has a speed of its own, and its calls spread around it."""
+    return [np.exp(shift + rng.normal(0, spread) + rng.normal(0, 0.02, 9)) for _ in range(repeats)]
+
+
+@pytest.mark.parametrize(
+    ("here", "there"), [(2, 8), (3, 3), *(pytest.param(k, 10, marks=pytest.mark.slow) for k in (3, 10))]
+)
+def test_equal_code_is_called_different_no_more_often_than_promised(here, there):
+    rng = np.random.default_rng(here * there)
+    folders, cells, error = 200, 3, 0.01
+    missed = 0
+    for _ in range(folders):
+        intervals = [difference(drawn(rng, here), drawn(rng, there), error / cells) for _ in range(cells)]
+        missed += any(not interval.low <= 1 <= interval.high for interval in intervals)
+    assert missed <= stats.binom.ppf(0.999, folders, error)
+
+
+def test_intervals_are_not_wide_for_nothing():
+    rng = np.random.default_rng(3)
+    found = [difference(drawn(rng, 10), drawn(rng, 10, shift=math.log(1.2)), 0.01 / 6) for _ in range(20)]
+    assert sum(judge(interval, 0.05)[0] == "slower" for interval in found) == 20
+    assert sum(interval.low <= 1.2 <= interval.high for interval in found) >= 19
+
+
+sides = st.lists(
+    st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=6), min_size=2, max_size=6
+)  # of very different times, since no law here needs a likely one
+
+
+@settings(max_examples=50)
+@given(base=sides, head=sides, factor=st.floats(0.01, 100.0), error=st.floats(1e-5, 0.2))
+def test_laws_of_the_interval(base, head, factor, error):
+    ratio = difference(base, head, error)
+    back = difference(head, base, error)
+    assert math.isfinite(ratio.low)
+    assert math.isfinite(ratio.high)
+    assert ratio.low <= ratio.ratio <= ratio.high
+    for one, other in ((ratio.ratio, back.ratio), (ratio.low, back.high), (ratio.high, back.low)):
+        assert one * other == pytest.approx(1)
+    fewest = min(len(base), len(head)) - 1
+    assert fewest * (1 - 1e-9) <= ratio.degrees <= 2 * fewest * (1 + 1e-9)
+    # in another unit nothing changes, and a slower head moves the ratio by as much
+    unit = difference(*([[factor * t for t in series] for series in side] for side in (base, head)), error)
+    assert unit.ratio == pytest.approx(ratio.ratio, rel=1e-6)
+    moved = difference(base, [[factor * t for t in series] for series in head], error)
+    assert moved.ratio == pytest.approx(factor * ratio.ratio, rel=1e-6)
+    assert difference(base, base, error).ratio == 1
+    assert difference(base, head, error / 2).high >= ratio.high
+
+
+def test_one_process_has_no_interval():
+    with pytest.raises(ValueError, match="at least two"):
+        difference([[1.0, 1.1]], [[1.0], [1.1]], 0.01)
+
+
+# Folders.
+
+
+def test_a_folder_against_itself_is_the_same_in_all(folder):
+    quiet = folder("a", frames.cost_records(["vanilla", "linear"], [128, 512], noise=0.001, repeats=8))
+    report = compare(quiet, quiet)
+    assert {line.verdict for line in report.lines} == {"same"}
+    assert {line.ratio for line in report.lines} == {1.0}
+    assert len(report.lines) == len({(x.cell.label, x.cell.mode, x.cell.seq_len) for x in report.lines}) == 8
+    assert report.exit_code(strict=True) == 0
+    assert all(figure.base == figure.head and not figure.fails for figure in report.figures)
+    # error is split over the cells
+    assert sum(line.error for line in report.lines) == pytest.approx(0.01)
+
+
+def test_with_too_much_spread_a_folder_against_itself_is_not_slower(folder):
+    loud = folder("a", frames.cost_records(["vanilla", "linear"], [128, 512], noise=0.5, repeats=3))
+    report = compare(loud, loud)
+    assert {line.verdict for line in report.lines} == {"inconclusive"}
+    assert report.exit_code() == 0
+    assert report.exit_code(strict=True) == 4
+    assert any("8 of 8 cells are inconclusive with 3 repeats" in note for note in report.notes)
+
+
+def test_swapping_the_folders_inverts_ratios_and_verdicts(folder):
+    names = {"one": 1.2, "three": 1.0, "seventeen": 1 / 1.2, "some": 1.06}
+    a = folder("a", [r for name in names for r in timed(name, 1.0, 7)])
+    b = folder("b", [r for name, scale in names.items() for r in timed(name, scale, 5)])
+    forth, back = compare(a, b), compare(b, a)
+    assert verdicts(forth) == {
+        "one": "slower", "three": "same", "seventeen": "faster", "some": "inconclusive"
+    }  # fmt: skip
+    for there, here in zip(forth.lines, back.lines, strict=True):
+        assert there.ratio * here.ratio == pytest.approx(1)
+        assert there.low * here.high == pytest.approx(1)
+        assert here.verdict == OPPOSITE.get(there.verdict, there.verdict)
+        assert (there.base_s, there.head_s) == (here.head_s, here.base_s)
+    assert forth.exit_code() == back.exit_code() == 3
+
+
+def test_a_short_time_is_held_to_the_floor(folder):
+    a, b = folder("a", timed()), folder("b", timed(scale=1.2))
+    (line,) = compare(a, b, floor_s=500e-6).lines
+    assert line.verdict == "same"
+    assert line.threshold == pytest.approx(500e-6 / line.base_s)
+    (line,) = compare(a, b).lines
+    assert line.verdict == "slower"
+    assert line.threshold == 0.05
+    assert 1.15 < line.low < line.ratio < line.high < 1.25
+    assert (line.rounds, line.calls) == (6, 300)
+
+
+def test_a_folder_that_is_none_is_refused(folder, tmp_path):
+    with pytest.raises(UsageError, match="is not a results folder"):
+        compare(folder("a", timed()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "said"),
+    [
+        ("name", "Other CPU, 8 cores", "machine Test CPU, 2 cores, 8 GiB in .*a, Other CPU, 8 cores in .*b"),
+        ("cpu_capability", "AVX512", "instruction set AVX2 in .*a, AVX512 in .*b"),
+    ],
+)
+def test_other_machines_are_refused(folder, fact, value, said):
+    a, other = folder("a", timed()), on(timed(), **{fact: value})
+    with pytest.raises(UsageError, match=said):
+        compare(a, folder("b", other))
+    mixed = folder("mixed", [*timed("linear"), *other])
+    for pair in ((a, mixed), (mixed, a)):
+        with pytest.raises(UsageError, match=r"mixed holds records of several machines \(.* and "):
+            compare(*pair)
+
+
+def test_another_gpu_is_another_machine_and_none_is_no_fact(folder):
+    card = {"device": "cuda", "mechanism": "linear"}
+    a = folder("a", [*timed(), *on(timed(**card), gpu="One")])
+    b = folder("b", [*timed(), *on(timed(**card), gpu="Two")])
+    assert set(verdicts(compare(a, folder("c", timed()))).values()) == {"same", "gone"}
+    with pytest.raises(UsageError, match="GPU One in .*a, Two in .*b"):
+        compare(a, b)
+
+
+def test_trainings_are_not_compared_and_refuse_nothing(folder):
+    trained = on(frames.accuracy_records(["vanilla"]), name="Other CPU, 8 cores")
+    assert len(compare(folder("a", timed()), folder("b", [*timed(), *trained])).lines) == 1
+
+
+def test_what_only_one_run_has_is_new_or_gone(folder):
+    both, ours, theirs = timed(), timed("fastformer"), timed("linear")
+    a, b = folder("a", [*both, *theirs]), folder("b", [*both, *ours])
+    assert verdicts(compare(a, b)) == {"vanilla": "same", "fastformer": "new", "linear": "gone"}
+    apart = compare(folder("c", theirs), folder("d", ours))
+    assert verdicts(apart) == {"fastformer": "new", "linear": "gone"}
+    assert apart.exit_code() == 5
+    assert compare(folder("e", []), folder("f", [])).exit_code() == 5
+
+
+@pytest.mark.parametrize(
+    "change", [{"threads": 2}, {"device": "cuda"}, {"batch_size": 2}, {"dtype": "float64"}, {"layers": 2}]
+)
+def test_other_shapes_are_other_cells(folder, change):
+    report = compare(folder("a", timed()), folder("b", timed(**change)))
+    assert sorted(line.verdict for line in report.lines) == ["gone", "new"]
+
+
+def test_other_seeds_and_sampling_times_are_the_same_cell(folder):
+    report = compare(folder("a", timed()), folder("b", timed(seed=7, seconds=3.0, precision=0.1)))
+    assert verdicts(report) == {"vanilla": "same"}
+
+
+def test_failures_are_said_on_the_side_where_they_happened(folder):
+    whole, broken = timed(), [failed(record) for record in timed()]
+    some = [*timed()[:-1], failed(timed()[-1], "timeout", "60 s")]
+    a, b, c = folder("a", whole), folder("b", broken), folder("c", some)
+    seen = {
+        pair: (line.verdict, line.reason)
+        for pair in ((a, b), (b, a), (b, b), (a, c), (c, a))
+        for line in compare(*pair).lines
+    }
+    assert seen[a, b] == ("failed", "crashed: signal 11")
+    assert seen[b, a] == ("new", "the base failed: crashed: signal 11")
+    assert seen[b, b] == ("failed", "crashed: signal 11; so did the base")
+    assert seen[a, c] == ("failed", "1 of 6 repeats: timeout: 60 s")
+    assert seen[c, a] == ("same", ""), "five repeats of the base are enough to judge the head by"
+    assert compare(a, b).exit_code() == 5
+    assert compare(folder("d", [*whole, *timed("linear")]), b).exit_code(strict=True) == 6
+
+
+def test_what_was_interrupted_is_as_if_it_was_not_asked_for(folder):
+    stopped = [failed(record, "interrupted", "budget") for record in timed()]
+    a, b = folder("a", timed()), folder("b", stopped)
+    gone, new = compare(a, b).lines[0], compare(b, a).lines[0]
+    assert (gone.verdict, new.verdict) == ("gone", "new")
+    assert gone.reason == new.reason == "the other run was interrupted before it"
+    assert compare(b, b).lines == ()
+    assert compare(a, folder("c", [*timed()[:-1], stopped[-1]])).lines[0].verdict == "same"
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "lacking"), [(1, 6, "base"), (6, 1, "head"), (1, 1, "base and head")]
+)
+def test_one_repeat_is_inconclusive_and_says_what_to_run(folder, here, there, lacking):
+    report = compare(folder("a", timed(repeats=here)), folder("b", timed(scale=3.0, repeats=there)))
+    (line,) = report.lines
+    assert line.verdict == "inconclusive"
+    assert line.reason == f"one repeat in {lacking}: run it again with --repeats 3 or more"
+    assert line.ratio is None
+    assert line.head_s > 2 * line.base_s
+    assert report.exit_code() == 0
+
+
+def test_cells_that_cannot_be_judged_spend_no_error(folder):
+    a = folder("a", [*timed(), *timed("linear", repeats=1), *timed("gone")])
+    b = folder("b", [*timed(), *timed("linear", repeats=1)])
+    assert [line.error for line in compare(a, b, error=0.02).lines if line.error] == [0.02]
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_a_busy_machine_is_unfit(folder, side):
+    few = on(timed(), others_cores=BUSY_CORES)
+    busy = on(timed(scale=2.0), others_cores=BUSY_CORES + 0.1)
+    once = [*on(timed(scale=2.0)[:2], others_cores=2.0), *timed(scale=2.0)[2:]]  # the median is quiet
+    pair = (busy, few) if side == "base" else (few, busy)
+    (line,) = compare(folder("a", pair[0]), folder("b", pair[1])).lines
+    assert line.verdict == "unfit"
+    assert line.reason == f"others kept 0.6 cores busy while the {side} was measured"
+    assert line.low < line.ratio < line.high, "what was seen is shown all the same"
+    assert verdicts(compare(folder("c", few), folder("d", once))) == {"vanilla": "slower"}
+
+
+def test_another_allocator_in_force_or_mixed_code_is_unfit(folder):
+    a = folder("a", timed())
+    plain = [replace(r, values={"allocator_in_force": "system (no mallopt)"}) for r in timed(scale=2.0)]
+    (line,) = compare(a, folder("b", plain)).lines
+    assert (line.verdict, "kept in the base, system (no mallopt) in the head" in line.reason) == (
+        "unfit",
+        True,
+    )
+    mixed = [replace(timed()[0], code="0.1.0-aaaaaaaa-cccccccc"), *timed()[1:]]
+    (line,) = compare(folder("c", mixed), a).lines
+    assert (line.verdict, "repeats of the base are of different code" in line.reason) == ("unfit", True)
+
+
+# What is only said.
+
+
+def noted(report, text):
+    return sum(text in note for note in report.notes) == 1
+
+
+def test_the_same_code_is_taken_for_the_control_that_it_is(folder):
+    other = [replace(r, code="0.1.0-aaaaaaaa-cccccccc") for r in timed("linear")]
+    a = folder("a", [*timed(), *timed("linear")])
+    report = compare(a, folder("b", [*timed(scale=1.3), *other]))
+    assert noted(report, "1 of 2 cells ran the same code in both: 1 of them moved all the same")
+    assert noted(report, "ratio of 1.300 is the machine's doing")
+    assert not noted(report, "what measures differs")
+    older = [replace(r, code="0.1.0-dddddddd-bbbbbbbb") for r in timed()]
+    report = compare(a, folder("c", older))
+    assert noted(report, "what measures differs between the runs")
+    assert not noted(report, "ran the same code")
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"torch": "2.12.1"}, "torch: 2.13.0 in the base, 2.12.1 in the head"),
+        ({"python": "3.12.1"}, "Python: 3.11.7 in the base, 3.12.1 in the head"),
+        ({"load_1min": 2.5}, "the load average was 1.0 in the base, 2.5 in the head"),
+        ({"frequency_hz": 2.2e9}, "the clock was 2e+09 Hz in the base, 2.2e+09 Hz in the head"),
+        ({"steal_s": 0.05}, "stolen time was 0.0% of a core in the base, 5.0% of a core in the head"),
+    ],
+)
+def test_what_else_differs_is_said(folder, facts, said):
+    base = on(timed(), frequency_hz=2e9, steal_s=0.0)
+    a = folder("a", base)
+    report = compare(a, folder("b", on(base, **facts)))
+    assert noted(report, said)
+    assert verdicts(report) == {"vanilla": "same"}
+    assert set(facts) & {"torch", "python"} <= {"torch", "python"} - set(report.machine)
+    assert not any(noted(compare(a, a), words) for words in ("the load", "the clock", "stolen", "torch:"))
+
+
+def test_damaged_files_are_named(folder):
+    a, b = folder("a", timed()), folder("b", timed())
+    (b / "records" / "half.json").write_text('{"checksum"')
+    report = compare(a, b)
+    assert noted(report, "half.json: damaged")
+    assert noted(report, "drifts")
+    assert verdicts(report) == {"vanilla": "same"}
+
+
+# Exact figures.
+
+
+def test_one_byte_more_fails_and_one_less_does_not(folder):
+    def report(**head):
+        base = {"peak_bytes": 1000, "saved_bytes": 500, "parameters": 64}
+        return compare(
+            folder("a", [*timed(), counted(**base)]), folder("b", [*timed(), counted(**base | head)])
+        )
+
+    assert report().exit_code() == 0
+    more = report(peak_bytes=1001, saved_bytes=499)
+    assert {f.name: f.fails for f in more.figures} == {
+        "peak_bytes": True, "saved_bytes": False, "parameters": False
+    }  # fmt: skip
+    assert more.exit_code() == 3
+    assert report(peak_bytes=1, saved_bytes=1, parameters=1).exit_code() == 0
+
+
+def test_another_torch_may_count_otherwise(folder):
+    a = folder("a", [*timed(), counted("flops", flops=100, parameters=3), counted(parameters=3)])
+    b = folder("b", [*timed(), *on([counted("flops", flops=101, parameters=3)], torch="2.12.1")])
+    for pair in ((a, b), (b, a)):
+        report = compare(*pair)
+        assert [figure.name for figure in report.figures] == ["flops", "parameters"]
+        assert not any(figure.fails for figure in report.figures)
+        assert {"torch 2." in figure.detail for figure in report.figures} == {True}
+        assert report.exit_code() == 0
+
+
+def test_a_figure_that_could_not_be_had_says_why(folder):
+    cell = counted(peak_bytes=10)
+    a, b = folder("a", [cell]), folder("b", [failed(cell, "oom", "8 GiB")])
+    (lost,) = compare(a, b).figures
+    assert (lost.base, lost.head, lost.fails, lost.detail) == (10, None, False, "the head failed: oom: 8 GiB")
+    (found,) = compare(b, a).figures
+    assert (found.base, found.head, found.fails) == (None, 10, False)
+    assert compare(a, folder("c", timed())).figures == ()
+
+
+# The command.
+
+
+def command(capsys, monkeypatch, *arguments: object):
+    monkeypatch.setattr(sys, "argv", ["effbench", "compare", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    return ended.value.code, out, err
+
+
+def test_the_command_prints_the_report_and_ends_with_its_code(folder, capsys, monkeypatch):
+    a, b = folder("a", timed()), folder("b", timed(scale=1.2))
+    code, out, err = command(capsys, monkeypatch, a, b, "--format", "json")
+    data = json.loads(out)
+    assert (code, err) == (3, "")
+    assert (data["schema"], data["kind"], data["lines"][0]["verdict"]) == (
+        "effbench-gate-1", "compare", "slower"
+    )  # fmt: skip
+    assert (data["base"]["label"], data["head"]["label"], data["base"]["records"]) == (str(a), str(b), 6)
+    assert command(capsys, monkeypatch, b, a, "--format", "json")[0] == 0
+    options = ("--threshold", "30%", "--floor", "1.5us", "--format", "json", "--strict")
+    code, out, _ = command(capsys, monkeypatch, a, b, *options)
+    assert (code, json.loads(out)["settings"]) == (0, {"threshold": 0.3, "floor_s": 1.5e-6, "error": 0.01})
+    once = folder("once", timed(repeats=1))
+    assert command(capsys, monkeypatch, a, once, "--format", "json", "--strict")[0] == 4
+    assert command(capsys, monkeypatch, a, folder("d", []), "--format", "json")[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["a", "nowhere"], "'nowhere' is not a results folder"),
+        (["a", "a", "--threshold", "5"], "threshold '5' is not a share"),
+        (["a", "a", "--floor", "little"], "'little' is not a time; write 10us"),
+        (["a", "a", "--format", "csv"], "format 'csv' is not one of table, json, markdown"),
+    ],
+)
+def test_wrong_usage_is_one_line(folder, capsys, monkeypatch, arguments, complaint):
+    a = folder("a", timed())
+    where = [str(a) if word == "a" else word for word in arguments]
+    code, out, err = command(capsys, monkeypatch, *where)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10us", 1e-5), ("10 µs", 1e-5), ("1.5ms", 1.5e-3), ("90s", 90), ("10m", 600), ("1h", 3600), ("2", 2)],
+)
+def test_short_times_are_read(text, seconds):
+    assert parse_time_s(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["0us", "0", "-1ms", "10 us s", "ms", "1e-5", "10ns", ""])
+def test_what_is_no_short_time_is_refused(text):
+    with pytest.raises(UsageError, match="is not a time"):
+        parse_time_s(text)
