@@ -408,6 +408,16 @@ def test_another_torch_may_count_otherwise(folder):
         assert report.exit_code() == 0
 
 
+def test_of_several_records_of_a_figure_the_newest_counts(folder):
+    old, new = counted(peak_bytes=10), counted(peak_bytes=20)
+    new = replace(new, cell=replace(new.cell, seed=1))
+    for order in (("2026-01-01", "2026-01-02"), ("2026-01-02", "2026-01-01")):
+        both = [replace(r, started=day) for r, day in zip((old, new), order, strict=True)]
+        name = "".join(order)
+        (figure,) = compare(folder(f"a{name}", [old]), folder(f"b{name}", both)).figures
+        assert figure.head == (20 if order[1] > order[0] else 10)
+
+
 def test_a_figure_that_could_not_be_had_says_why(folder):
     cell = counted(peak_bytes=10)
     a, b = folder("a", [cell]), folder("b", [failed(cell, "oom", "8 GiB")])
