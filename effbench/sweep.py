@@ -19,6 +19,8 @@ Axis = tuple[Any, ...]
 _CELL_SECONDS = {"accuracy": 3600.0}
 _DEFAULT_TIMEOUT_S = 300.0
 _MEMORY_SHARE = 0.8
+# A keyboard has either of the two letters: the micro sign and the Greek mu.
+_SECONDS_IN = {"us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 def parse_lengths(text: str | int) -> list[int]:
@@ -61,23 +63,22 @@ def parse_bytes(text: str | int | float) -> int:
 def parse_seconds(text: str | int | float) -> float:
     """``90s``, ``10m``, ``1.5h`` or plain seconds."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)?\s*", str(text))
-    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[(found[2] or "s")[0]] if found else 0.0
+    seconds = float(found[1]) * _SECONDS_IN[found[2] or "s"] if found else 0.0
     if seconds <= 0:
         raise UsageError(f"{text!r} is not a time; write 90s, 10m or 1h")
     return seconds
 
 
-def parse_time_s(text: str | int | float) -> float:
-    """``10us``, ``1.5ms``, or what ``parse_seconds`` reads; in seconds, for the short times of a call."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(us|µs|μs|ms)\s*", str(text))
-    if found is None:
-        try:
-            return parse_seconds(text)
-        except UsageError:
-            raise UsageError(f"{text!r} is not a time; write 10us, 1.5ms or 2s") from None
-    seconds = float(found[1]) / (1e3 if found[2] == "ms" else 1e6)
-    if seconds <= 0:
-        raise UsageError(f"{text!r} is not a time above 0; write 10us, 1.5ms or 2s")
+def parse_time_s(text: str | int | float, *, zero: bool = False) -> float:
+    """``10us``, ``10µs``, ``1.5ms``, ``90s``, ``10m``, ``1h`` or plain seconds; 0 only if asked."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([a-zµμ]+)?\s*", str(text))
+    scale = _SECONDS_IN.get(found[2] or "s") if found else None
+    seconds = -1.0
+    if found and scale:
+        # divided, not multiplied by a rounded 1e-6, so that 10us is 10e-6 to the last bit
+        seconds = float(found[1]) * scale if scale >= 1 else float(found[1]) / round(1 / scale)
+    if not 0 <= seconds < math.inf or (seconds == 0 and not zero):
+        raise UsageError(f"{text!r} is not a time; write 10us, 1.5ms, 90s, 10m or 1h")
     return seconds
 
 
@@ -222,24 +223,12 @@ class Sweep:
     def load(cls, path: str | Path) -> Sweep:
         """Read a TOML file. Raises UsageError with the file and what is wrong."""
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}"
-            ) from None
-        return cls.from_toml(text, str(path), path.stem)
+        return cls.from_toml(_read_text(path), str(path), path.stem)
 
     @classmethod
     def from_toml(cls, text: str, where: str, name: str) -> Sweep:
         """Read a sweep from TOML text; ``where`` names it in errors."""
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            lines = text.split("\n")
-            end = f"at line {len(lines)}, column {len(lines[-1]) + 1}, the end of the file"
-            reason = str(error).replace("at end of document", end)
-            raise UsageError(f"{where}: not valid TOML: {reason}") from None
+        data = _parse_toml(text, where)
         grids = data.pop("grid", [])
         if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) for grid in grids):
             raise UsageError(f"{where}: needs at least one [[grid]] table")
@@ -340,6 +329,41 @@ def presets() -> list[str]:
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
+def read_axis(name: str, value: Any) -> Axis:
+    """The values of one axis of a grid from a flag's text or a TOML value, such as ``"512:4096:x2"``.
+
+    Raises UsageError naming the axis, the value and what is allowed.
+    """
+    if name not in _AXES:
+        raise UsageError(registry.unknown("grid key", name, list(_AXES), "allowed"))
+    values = _AXES[name](value)
+    if not values:
+        raise UsageError(f"{name} is empty")
+    return values
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises UsageError with the file and what is wrong."""
+    return _parse_toml(_read_text(path), str(path))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _parse_toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        lines = text.split("\n")
+        end = f"at line {len(lines)}, column {len(lines[-1]) + 1}, the end of the file"
+        reason = str(error).replace("at end of document", end)
+        raise UsageError(f"{where}: not valid TOML: {reason}") from None
+
+
 def _text(data: Mapping[str, Any], key: str, default: str) -> str:
     value = data.get(key, default)
     if not isinstance(value, str) or (key == "name" and not re.fullmatch(r"[\w.-]+", value)):
@@ -348,14 +372,7 @@ def _text(data: Mapping[str, Any], key: str, default: str) -> str:
 
 
 def _grid(data: Mapping[str, Any]) -> dict[str, Axis]:
-    grid: dict[str, Axis] = {}
-    for key, value in data.items():
-        if key not in _AXES:
-            raise UsageError(registry.unknown("grid key", key, list(_AXES), "allowed"))
-        grid[key] = _AXES[key](value)
-        if not grid[key]:
-            raise UsageError(f"{key} is empty")
-    return grid
+    return {key: read_axis(key, value) for key, value in data.items()}
 
 
 def _full(grid: Mapping[str, Axis]) -> dict[str, Axis]:

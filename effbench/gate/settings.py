@@ -1,0 +1,300 @@
+"""What a gate is asked for: from flags, a TOML file, or [tool.effbench.gate] of the root's pyproject.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from effbench import registry, sweep
+from effbench.spec import MODES, Cell, UsageError, spec_label
+
+EXACT = ("flops", "peak_bytes", "saved_bytes", "parameters", "ops")
+TABLE = "tool.effbench.gate"
+# One thread, since on a shared machine the others wait for whoever has the other cores.
+_AXES: dict[str, tuple[Any, ...]] = {
+    "mechanism": (),
+    "seq_len": (512, 2048),
+    "mode": ("forward", "train"),
+    "batch_size": (1,),
+    "batch_tokens": (),
+    "d_model": (256,),
+    "heads": (16,),
+    "layers": (2,),
+    "scope": ("attention",),
+    "dtype": ("float32",),
+    "device": ("cpu",),
+    "threads": (1,),
+    "allocator": ("kept",),
+}
+_INSTEAD = {"batch_size": "batch_tokens", "batch_tokens": "batch_size"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """A threshold or floor of its own for the cells that it matches; a field that is None matches all.
+
+    ``mechanism`` as a name matches every option of it, as a full label (``fastformer:interaction=add``) only
+    that, its options in any order; ``fastformer:`` is the label without options. ``threshold`` is a share,
+    ``floor_s`` in seconds; None leaves what holds without this override.
+    """
+
+    mechanism: str | None = None
+    seq_len: int | None = None
+    mode: str | None = None
+    threshold: float | None = None
+    floor_s: float | None = None
+
+    def matches(self, cell: Cell) -> bool:
+        """Whether this override speaks of that cell."""
+        return (
+            (self.mechanism is None or _names(self.mechanism, cell))
+            and self.seq_len in (None, cell.seq_len)
+            and self.mode in (None, cell.mode)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """Which cells a gate compares, and what it holds them to.
+
+    ``axes`` maps the axes of a grid to their values, as in a sweep; the texts of ``mechanism`` are as given,
+    since a class may live in one of two revisions only. It holds one of batch_size and batch_tokens.
+    ``threshold`` is the slowdown, as a share, that is too much; ``floor_s`` the difference in seconds below
+    which nothing is; ``error`` the chance of any wrong verdict in the whole gate; ``budget_s`` the wall time.
+    ``exact`` maps each exact figure that is compared to the share that it may grow by. Without ``time`` only
+    those are compared. Of ``overrides`` the last that matches a cell and sets a value wins.
+    """
+
+    axes: Mapping[str, tuple[Any, ...]]
+    threshold: float = 0.05
+    floor_s: float = 10e-6
+    error: float = 0.01
+    budget_s: float = 120.0
+    time: bool = True
+    exact: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(EXACT, 0.0))
+    overrides: tuple[Override, ...] = ()
+
+    def threshold_of(self, cell: Cell) -> float:
+        """The slowdown, as a share, that is too much for this cell."""
+        own = [o.threshold for o in self.overrides if o.threshold is not None and o.matches(cell)]
+        return own[-1] if own else self.threshold
+
+    def floor_of(self, cell: Cell) -> float:
+        """The difference in seconds below which nothing counts for this cell."""
+        own = [o.floor_s for o in self.overrides if o.floor_s is not None and o.matches(cell)]
+        return own[-1] if own else self.floor_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a report, in the names and units of the fields."""
+        data = asdict(self)
+        data["axes"] = {name: list(values) for name, values in self.axes.items()}
+        data["overrides"] = list(data["overrides"])
+        return data
+
+
+def read(root: Path, config: Path | None, flags: Mapping[str, Any]) -> GateSettings:
+    """The settings of a gate on the repository at ``root``.
+
+    Flags win over the file, the file over defaults. ``flags`` has the keys and values of the TOML form; one
+    that is None or an empty list was not given. The file is ``config``, else the root's pyproject.toml if
+    it has a table ``[tool.effbench.gate]``; a ``config`` named pyproject.toml is read by its table too.
+
+    Raises UsageError naming the file, the key, the value and what is allowed.
+    """
+    given = {key: value for key, value in flags.items() if value is not None and value not in ([], ())}
+    table, where = _file(root, config)
+    try:
+        from_file = _partial(table)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    axes = dict(_AXES)
+    exact: dict[str, float | None] = dict.fromkeys(EXACT, 0.0)
+    values: dict[str, Any] = {}
+    overrides: list[Override] = []
+    for part in (from_file, _partial(given)):
+        for name in set(_INSTEAD) & set(part.axes):
+            axes[_INSTEAD[name]] = ()  # of batch_size and batch_tokens the later source's wins
+        axes |= part.axes
+        exact |= part.exact
+        values |= part.values
+        overrides += part.overrides
+    settings = GateSettings(
+        axes={name: axis for name, axis in axes.items() if axis},
+        exact={name: share for name, share in exact.items() if share is not None},
+        overrides=tuple(overrides),
+        **values,
+    )
+    if "mechanism" not in settings.axes:
+        raise UsageError(
+            "no mechanism to compare; name one with -m NAME or -m path/to/file.py:MyAttention, or with "
+            f'mechanism = ["NAME"] in {where if config else f"[{TABLE}] of pyproject.toml"}'
+        )
+    if not settings.time and not settings.exact:
+        raise UsageError("nothing to compare: no time, and every exact figure is false")
+    return settings
+
+
+def unused(settings: GateSettings, cells: Iterable[Cell]) -> list[Override]:
+    """The overrides that match none of the cells: a warning's worth, since they are likely misspelt."""
+    cells = list(cells)
+    return [override for override in settings.overrides if not any(map(override.matches, cells))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What one source says: the axes, exact figures (None: off), other fields and overrides that it sets."""
+
+    axes: dict[str, tuple[Any, ...]]
+    exact: dict[str, float | None]
+    values: dict[str, Any]
+    overrides: list[Override]
+
+
+def _file(root: Path, config: Path | None) -> tuple[dict[str, Any], str]:
+    """The table of settings, empty if there is none, and how to name its place in a complaint."""
+    path = config or root / "pyproject.toml"
+    if config is None and not path.is_file():
+        return {}, str(path)
+    data = sweep.read_toml(path)
+    if path.name != "pyproject.toml":
+        return data, str(path)
+    for name in ("tool", "effbench"):
+        data = _table(f"{path}: {name}", data.get(name, {}))
+    for key in data:
+        if key != "gate":  # a misspelt table would else be settings that nobody reads
+            raise UsageError(
+                f"{path}: {registry.unknown('table in tool.effbench', key, ['gate'], 'allowed')}"
+            )
+    if config is not None and "gate" not in data:
+        raise UsageError(f"{path}: there is no table [{TABLE}]")
+    return _table(f"{path}: {TABLE}", data.get("gate", {})), f"{path}: {TABLE}"
+
+
+def _table(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{name} {value!r} is not a table")
+    return value
+
+
+def _partial(data: Mapping[str, Any]) -> _Part:
+    for key in data:
+        if key not in KEYS:
+            raise UsageError(registry.unknown("key", key, KEYS, "allowed"))
+    if "batch_size" in data and "batch_tokens" in data:
+        raise UsageError("give batch_size or batch_tokens, not both")
+    return _Part(
+        axes={name: _axis(name, data[name]) for name in _AXES if name in data},
+        exact=_exact(data.get("exact", {})),
+        values={field: read(key, data[key]) for key, (field, read) in _VALUES.items() if key in data},
+        overrides=_overrides(data.get("cell", [])),
+    )
+
+
+def _axis(name: str, value: Any) -> tuple[Any, ...]:
+    if name != "mechanism":
+        return tuple(dict.fromkeys(sweep.read_axis(name, value)))
+    items = value if isinstance(value, list | tuple) else [value]
+    if not items:
+        raise UsageError("mechanism is empty")
+    return tuple(dict.fromkeys(_mechanism(name, item) for item in items))
+
+
+def _mechanism(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"{name} {value!r} is not text such as fastformer or path/to/file.py:MyAttention")
+    return value
+
+
+def _time_s(name: str, value: Any, *, zero: bool = False) -> float:
+    try:
+        return sweep.parse_time_s(value, zero=zero)
+    except UsageError as error:
+        raise UsageError(f"{name} {error}") from None
+
+
+def _floor_s(name: str, value: Any) -> float:
+    return _time_s(name, value, zero=True)  # 0: no floor
+
+
+def _bool(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} {value!r} is not true or false")
+    return value
+
+
+def _exact(value: Any) -> dict[str, float | None]:
+    for name in _table("exact", value):
+        if name not in EXACT:
+            raise UsageError(registry.unknown("exact figure", name, EXACT, "there are"))
+    return {name: _tolerance(f"exact.{name}", share) for name, share in value.items()}
+
+
+def _tolerance(name: str, value: Any) -> float | None:
+    if isinstance(value, bool):
+        return 0.0 if value else None
+    if str(value).strip() in ("0", "0%", "0.0"):
+        return 0.0
+    try:
+        return sweep.parse_share(name, value)
+    except UsageError as error:
+        raise UsageError(f"{error}, 0 for no growth at all, or false to leave it out") from None
+
+
+def _overrides(value: Any) -> list[Override]:
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"cell {value!r} is not a list of tables; write [[cell]], or [[{TABLE}.cell]]")
+    found = []
+    for number, table in enumerate(value, start=1):
+        try:
+            found.append(_override(_table("this", table)))
+        except UsageError as error:
+            raise UsageError(f"cell {number}: {error}") from None
+    return found
+
+
+def _override(table: Mapping[str, Any]) -> Override:
+    for key in table:
+        if key not in _CELL_VALUES:
+            raise UsageError(registry.unknown("key", key, list(_CELL_VALUES), "allowed"))
+    if not {"threshold", "floor"} & set(table):
+        raise UsageError("sets nothing; give a threshold, a floor or both")
+    return Override(
+        **{_CELL_VALUES[key][0]: _CELL_VALUES[key][1](key, value) for key, value in table.items()}
+    )
+
+
+def _mode(name: str, value: Any) -> str:
+    if value not in MODES:
+        raise UsageError(registry.unknown(name, str(value), MODES, "choose from"))
+    return str(value)
+
+
+def _names(text: str, cell: Cell) -> bool:
+    """Whether a text as given to -m means this cell's mechanism, by its name or by its full label."""
+    if text == cell.mechanism:
+        return True
+    if not text.startswith(f"{cell.mechanism}:"):
+        return False
+    pairs = [part.partition("=") for part in text[len(cell.mechanism) + 1 :].split(",") if part]
+    return spec_label(cell.mechanism, {key.strip(): value.strip() for key, _, value in pairs}) == cell.label
+
+
+_Reader = Callable[[str, Any], Any]
+# What else a file may set beside axes, exact figures and overrides: the field, and what reads its value.
+_VALUES: dict[str, tuple[str, _Reader]] = {
+    "threshold": ("threshold", sweep.parse_share),
+    "floor": ("floor_s", _floor_s),
+    "error": ("error", sweep.parse_share),
+    "budget": ("budget_s", _time_s),
+    "time": ("time", _bool),
+}
+_CELL_VALUES: dict[str, tuple[str, _Reader]] = {
+    "mechanism": ("mechanism", _mechanism),
+    "seq_len": ("seq_len", sweep.parse_whole),
+    "mode": ("mode", _mode),
+    "threshold": _VALUES["threshold"],
+    "floor": _VALUES["floor"],
+}
+KEYS = (*_AXES, *_VALUES, "exact", "cell")
