@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -524,14 +524,10 @@ def gate(
         "floor": floor,
         "error": error,
         "budget": budget,
+        "time": False if exact_only else None,
     }
     head = working_tree(Path.cwd())
-    settings = read(
-        head.root,
-        config,
-        {key: value for key, value in flags.items() if value is not None},
-        time=not exact_only,
-    )
+    settings = read(head.root, config, flags)
     listener = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     try:
         with checked_out(head, base) as tree:
@@ -565,7 +561,7 @@ def _deliver(report: Report, outputs: dict[str, Path | None]) -> None:
         print(json.dumps(report.to_json(), indent=2))
     else:
         _console().print(gate_tables(report))
-    texts = {
+    texts: dict[str, Callable[[], str]] = {
         "json": lambda: json.dumps(report.to_json(), indent=2),
         "junit": lambda: exports.junit(report),
         "markdown": lambda: exports.markdown(report),
@@ -577,7 +573,7 @@ def _deliver(report: Report, outputs: dict[str, Path | None]) -> None:
         if path is not None and str(path) != "-":
             path.write_text(text() + "\n", encoding="utf-8")
     picture = outputs.get("plot")
-    if picture is not None:
+    if picture is not None and report.lines:
         plots.save(forest(report), picture)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:

@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from effbench import machine, registry
-from effbench.spec import ALLOCATORS, DTYPES, MODES, PROBES, SCOPES, Cell, Limits, UsageError, spec_label
+from effbench.spec import (
+    ALLOCATORS,
+    DTYPES,
+    MODES,
+    PROBES,
+    SCOPES,
+    Cell,
+    Limits,
+    Option,
+    UsageError,
+    spec_label,
+)
 
 Axis = tuple[Any, ...]
 _CELL_SECONDS = {"accuracy": 3600.0}
@@ -321,6 +332,18 @@ class Sweep:
             for grid in full
         ]
         return tomli_w.dumps(data)
+
+
+def cells_of(axes: Mapping[str, Axis], mechanism: str, options: Mapping[str, Option]) -> list[Cell]:
+    """The time cells of one mechanism over ``axes``, without repeats; the mechanism is not looked up.
+
+    Raises UsageError for a combination that cannot be a cell.
+    """
+    grid = {name: axis for name, axis in axes.items() if name != "mechanism"}
+    full = {**_full(grid), "probe": ("time",), "mechanism": ((mechanism, options),), "task": (("", {}),)}
+    del full["repeats"], full["max_repeats"]
+    made = (dict(zip(full, values, strict=True)) for values in itertools.product(*full.values()))
+    return list({cell.key: cell for values in made for cell in _cells(values, 0, 1, 0)}.values())
 
 
 def presets() -> list[str]:

@@ -1,4 +1,4 @@
-"""The gate's statistics: intervals cover what they claim, verdicts follow from them, looks spend what there is."""
+"""The gate's statistics: intervals cover what they claim, verdicts follow from them, looks spend what is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TURNS = 20
 
 
 def rounds(rng, k, *, ratio=1.0, between=0.01, within=0.02, base_s=0.002, again=1.0):
-    """k rounds of workers whose times differ by ``between`` from worker to worker, by ``within`` from call to call."""
+    """k rounds whose times differ by ``between`` from worker to worker, by ``within`` from call to call."""
     found = []
     for _ in range(k):
         series = [

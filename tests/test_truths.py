@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import effbench
@@ -57,17 +58,19 @@ def test_memory_and_flops_are_reported_exactly(tmp_path):
     assert (frame["uncounted_share"] == 0).all()
 
 
+def least(raw):
+    """The least sample of every row: a wait by the wall clock is only ever lengthened by an interruption."""
+    return raw["samples_time_s"].map(min)
+
+
 @pytest.mark.slow
 def test_a_busy_wait_is_timed_within_a_hundredth(tmp_path):
-    """The clock is the probe's own, so that only what interrupts us can add: some of three tries is clean."""
-    for attempt in range(3):
-        frame = measured([name for name, _ in TIMED], tmp_path / str(attempt), probe="time", mode="forward")
-        found = frame.set_index("name")["time_s"]
-        errors = [found[name] / truth - 1 for name, truth in TIMED]
-        assert min(errors) >= 0
-        if max(errors) < 0.01:
-            return
-    pytest.fail(f"off by {errors}")
+    """Of many calls some are not interrupted, on a busy machine too; the headline is the median of all."""
+    raw = measured([name for name, _ in TIMED], tmp_path / "out", raw=True, probe="time", mode="forward")
+    rows = raw.assign(least_s=least(raw)).set_index("name")
+    for name, truth in TIMED:
+        assert truth <= rows.loc[name, "least_s"] < 1.01 * truth, name
+        assert rows.loc[name, "time_s"] == np.median(rows.loc[name, "samples_time_s"])
 
 
 @pytest.mark.slow
@@ -98,7 +101,7 @@ def test_growth_is_found_as_planted(tmp_path):
         names, tmp_path / "out", raw=True, probe="time", mode="forward", seq_len="64:512:x2", repeats="2",
         max_repeats="2",
     )  # fmt: skip
-    found = exponents(raw, "time_s").set_index("options")["exponent"]
+    found = exponents(raw.assign(time_s=least(raw)), "time_s").set_index("options")["exponent"]
     for power, logs, declared in GROWN:
         truth = Growth.parse(declared).exponent(LENGTHS)
         assert found[f"logs={logs},power={power},us=300"] == pytest.approx(truth, abs=0.03)

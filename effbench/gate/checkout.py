@@ -46,8 +46,8 @@ def working_tree(start: Path) -> Tree:
 def checked_out(head: Tree, base: str) -> Iterator[Tree]:
     """The base's tree while the context lasts: the folder ``base``, or a worktree of the revision ``base``.
 
-    A revision wins over a folder of the same name, unless it is written as a path (``./main``). The worktree is
-    removed when the context ends, and by a process of its own when this one is killed. Raises UsageError
+    A revision wins over a folder of the same name, unless it is written as a path (``./main``). The worktree
+    is removed when the context ends, and by a process of its own when this one is killed. Raises UsageError
     where ``base`` is neither.
     """
     commit = None if base.startswith(("./", "../", "/")) else _commit(head.root, base)

@@ -51,7 +51,7 @@ class Plan:
 
     cells: int
     error: float = 0.01
-    looks: tuple[int, ...] = (5, 8, 12, 16, 20)
+    looks: tuple[int, ...] = (6, 10, 15, 20)
 
     def alpha(self, rounds: int) -> float:
         """The two-sided error that one cell may spend at the look after ``rounds`` rounds."""
@@ -157,7 +157,7 @@ def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: 
 
 
 def detectable(head: Interval, threshold: float) -> float:
-    """The slowdown, as a share, that an interval as wide as this one puts beyond the threshold 4 times of 5."""
+    """The slowdown, as a share, that an interval as wide as this puts beyond the threshold 4 times of 5."""
     from scipy import stats
 
     chance = float(stats.t.ppf(POWER, head.degrees)) * head.se

@@ -24,14 +24,14 @@ from effbench.spec import Cell, UsageError
 Listener = Callable[[str], None]
 # A slowdown is asked again with an error of its own: it must pass both, so that the first bounds the gate's.
 CONFIRMATION = Plan(cells=1, error=0.05, looks=(5, 8, 12))
-_CELL_ROUND_S = 1.5  # what a cell is given in one round at most
-_WANTED_ROUNDS = 8  # that the budget should hold, by giving each less time if need be
+_CELL_ROUND_S = 1.2  # what a cell is given in one round at most
+_WANTED_ROUNDS = 11  # that the budget should hold, by giving each less time if need be
 _ROUND_MARGIN = 1.15
 
 
 @dataclass
 class _Track:
-    """One cell on its way to a verdict: first its rounds, then, if it was slower in them, its confirmation's."""
+    """One cell on its way to a verdict: its rounds, then, if it was slower in them, its confirmation's."""
 
     cell: Cell
     threshold: float
@@ -131,9 +131,9 @@ def judge(
 ) -> Report:
     """Compare the mechanisms of two trees, cell by cell.
 
-    First the exact figures of both sides, each in a fresh worker; then rounds of time measurements, with looks
-    at the rounds of ``decide.Plan``, until every cell is judged or the budget is over. ``seed`` fixes the
-    orders that are drawn. Raises UsageError for a mechanism that the head lacks or that does not belong to its
+    First the exact figures of both sides, each in a fresh worker; then rounds of time measurements, with
+    looks at the rounds of ``decide.Plan``, until every cell is judged or the budget is over. ``seed`` fixes
+    the orders that are drawn. Raises UsageError for a mechanism that the head lacks or that is not in its
     folder, and WorkerDied where a worker cannot even start.
     """
     began = clock()
@@ -351,7 +351,7 @@ def _time(
 
 
 def _round_seconds(left: float, overhead_s: float, cells: int, played: int) -> float:
-    """Seconds that the turns of the next round may take, so that the budget holds the rounds that are wanted."""
+    """Seconds that the next round's turns may take, so that the budget holds the rounds that are wanted."""
     wanted = max(1, _WANTED_ROUNDS - played)
     return max(0.05 * cells, min(_CELL_ROUND_S * cells, left / wanted - overhead_s))
 
@@ -377,7 +377,7 @@ def _cost(budget: str, lines: Sequence[Line], plan: Plan, played: int, round_s: 
     known = [each for each in needed if each is not None]
     if known:
         most = max(known)
-        text += f"; to settle a cell that has not changed, about {most} rounds ({most * round_s:.0f} s) are needed"
+        text += f"; to settle an unchanged cell, about {most} rounds ({most * round_s:.0f} s) are needed"
     return text
 
 

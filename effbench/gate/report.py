@@ -1,4 +1,4 @@
-"""What a gate or a comparison found: lines a cell, exact figures, and the exit code. Its JSON is its schema."""
+"""What a gate or a comparison found: a line a cell, exact figures, and the exit code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from effbench.spec import Cell
 
-# slower: confirmed. suspected: slower, and the fresh workers that were to confirm it did not (or had no time).
+# slower: confirmed. suspected: slower, but fresh workers did not confirm it, or had no time to.
 Verdict = Literal["slower", "faster", "same", "inconclusive", "unfit", "suspected", "new", "gone", "failed"]
 SCHEMA = "effbench-gate-1"
 
@@ -17,9 +17,9 @@ SCHEMA = "effbench-gate-1"
 class Line:
     """The verdict on the time of one cell; ratios are head over base, so that more than 1 is slower.
 
-    ``low`` and ``high`` bound ``ratio`` and miss it with chance ``error`` (already split over cells and looks).
-    ``control_*`` is the base against itself. ``threshold`` and ``detectable`` are shares: what was held to, and
-    the smallest slowdown that this run finds with a chance of 80 %. ``base_s`` and ``head_s`` are medians in
+    ``low`` and ``high`` bound ``ratio`` and miss it with chance ``error``, already split over cells and looks.
+    ``control_*`` is the base against itself. ``threshold`` and ``detectable`` are shares: what was held to
+    and the smallest slowdown that this run finds with a chance of 80 %. ``base_s`` and ``head_s`` are medians in
     seconds, ``head_samples_s`` all timed calls of the head, in seconds and in the order they were made.
     Where nothing was timed the numbers are None and ``reason`` says why.
     """
@@ -92,7 +92,7 @@ class Report:
             return 3
         if strict and "failed" in verdicts:
             return 6
-        if not verdicts - {"new", "gone", "failed"}:
+        if not verdicts - {"new", "gone", "failed"} and not self.figures:
             return 5
         if strict and verdicts & {"inconclusive", "unfit", "suspected"}:
             return 4

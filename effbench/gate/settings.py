@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from effbench import registry, sweep
-from effbench.spec import MODES, Cell, UsageError, spec_label
+from effbench.gate.exact import FIGURES as EXACT
+from effbench.spec import MODES, Cell, Option, UsageError, spec_label
 
-EXACT = ("flops", "peak_bytes", "saved_bytes", "parameters", "ops")
 TABLE = "tool.effbench.gate"
 # One thread, since on a shared machine the others wait for whoever has the other cores.
 _AXES: dict[str, tuple[Any, ...]] = {
@@ -75,6 +75,10 @@ class GateSettings:
     time: bool = True
     exact: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(EXACT, 0.0))
     overrides: tuple[Override, ...] = ()
+
+    def cells(self, mechanism: str, options: Mapping[str, Option]) -> list[Cell]:
+        """The cells of one mechanism. Raises UsageError for what cannot be a cell."""
+        return sweep.cells_of(self.axes, mechanism, options)
 
     def threshold_of(self, cell: Cell) -> float:
         """The slowdown, as a share, that is too much for this cell."""

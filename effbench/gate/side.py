@@ -87,6 +87,14 @@ class Side:
         self._calls, self._threads = [], []
         return [self._build(cell, check) for cell in cells]
 
+    def pin(self, core: int) -> bool:
+        """Stay on one core from now on; False where the system has no such thing."""
+        if not hasattr(os, "sched_setaffinity"):
+            return False
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), {core})
+        return True
+
     def warm_up(self, index: int) -> dict[str, Any]:
         """Call it until it has run for a while; ``time_s`` of the last call, or the ``error``."""
         try:

@@ -36,7 +36,7 @@ class Worker:
 
     def __init__(self, side: str, root: Path) -> None:
         self.side = side
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
         self._pending = b""
