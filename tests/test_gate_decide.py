@@ -1,4 +1,4 @@
-"""The gate's statistics: intervals cover what they claim, verdicts follow from them, looks spend what is left."""
+"""The gate's statistics: intervals cover what they claim, verdicts follow, looks spend what there is."""
 
 from __future__ import annotations
 

@@ -30,8 +30,11 @@ _ROUND_MARGIN = 1.15
 
 
 @dataclass
-class _Track:
-    """One cell on its way to a verdict: its rounds, then, if it was slower in them, its confirmation's."""
+class Track:
+    """One cell on its way to a verdict: its rounds, then, if it was slower, those that confirm it.
+
+    ``done`` says that it has one. Until then ``add`` takes rounds in, and ``end`` says that there are no more.
+    """
 
     cell: Cell
     threshold: float
@@ -301,7 +304,7 @@ def _time(
 ) -> tuple[list[Line], list[str]]:
     plan = Plan(cells=max(1, len(cells)), error=settings.error)
     tracks = [
-        _Track(
+        Track(
             cell=cell,
             threshold=settings.threshold_of(cell),
             floor_s=settings.floor_of(cell),
@@ -356,7 +359,7 @@ def _round_seconds(left: float, overhead_s: float, cells: int, played: int) -> f
     return max(0.05 * cells, min(_CELL_ROUND_S * cells, left / wanted - overhead_s))
 
 
-def _progress(played: int, tracks: Sequence[_Track], left_s: float) -> str:
+def _progress(played: int, tracks: Sequence[Track], left_s: float) -> str:
     judged = Counter(t.line("").verdict for t in tracks if t.done)
     confirming = sum(t.confirming and not t.done for t in tracks)
     parts = [f"{count} {verdict}" for verdict, count in sorted(judged.items())]

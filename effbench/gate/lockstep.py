@@ -40,8 +40,9 @@ def play(
     """Time every cell in fresh workers for about ``seconds`` in all; one Round a cell.
 
     ``roots`` holds the folders of ``base`` and ``head``. All workers are started in random order and are
-    ready before the first call. A turn visits the cells in random order and, in each, the three workers in random
-    order: one untimed call, then a timed block of as many calls as last 200 µs. A cell has at least 7 turns.
+    ready before the first call. A turn visits the cells in random order and, in each, the three workers in
+    random order: one untimed call, then a timed block of as many calls as last 200 µs. A cell has at least 7
+    turns.
     Raises CellFailed for the first cell that cannot be built or called.
     """
     folders = {"base": roots["base"], "head": roots["head"], "again": roots["base"]}

@@ -17,10 +17,10 @@ SCHEMA = "effbench-gate-1"
 class Line:
     """The verdict on the time of one cell; ratios are head over base, so that more than 1 is slower.
 
-    ``low`` and ``high`` bound ``ratio`` and miss it with chance ``error``, already split over cells and looks.
+    ``low`` and ``high`` bound ``ratio`` and miss it with chance ``error``, already split over all looks.
     ``control_*`` is the base against itself. ``threshold`` and ``detectable`` are shares: what was held to
-    and the smallest slowdown that this run finds with a chance of 80 %. ``base_s`` and ``head_s`` are medians in
-    seconds, ``head_samples_s`` all timed calls of the head, in seconds and in the order they were made.
+    and the smallest slowdown that this run finds with a chance of 80 %. ``base_s`` and ``head_s`` are medians
+    in seconds, ``head_samples_s`` all timed calls of the head, in seconds and in the order they were made.
     Where nothing was timed the numbers are None and ``reason`` says why.
     """
 
