@@ -368,6 +368,8 @@ def test_every_cell_is_matched_by_its_name_and_by_its_label(one):
             for mode in (None, one.mode):
                 assert Override(mechanism=name, seq_len=seq_len, mode=mode, floor_s=0.0).matches(one)
         assert not Override(mechanism=name, seq_len=one.seq_len + 1).matches(one)
+        other = {"forward": "train", "train": "forward"}[one.mode]
+        assert not Override(mechanism=name, mode=other).matches(one)
     assert not Override(mechanism=f"{one.label},more=1").matches(one)
 
 
