@@ -162,7 +162,7 @@ time_call.params = {benches}
 time_call.param_names = ["bench"]
 """
 )
-# asv's runner drops PYTHONPATH: the environment is told by a file where torch and effbench are
+# asv's runner takes what PYTHONPATH names off the path again: this says where torch and effbench are
 ASV_INSTALL = '''\
 """Put a commit's file into this Python's environment."""
 
@@ -467,8 +467,8 @@ def decide_by_asv(pair: Pair) -> Rules:
     settings = {
         "version": 1, "project": "attn", "repo": str(pair.repo), "branches": ["main"], "dvcs": "git",
         "environment_type": "virtualenv", "pythons": [version], "benchmark_dir": "benches",
-        "build_command": [], "install_command": ["python {conf_dir}/install.py {build_dir}"], "uninstall_command": [],
-        "env_dir": "env", "results_dir": "results", "html_dir": "html",
+        "build_command": [], "install_command": ["python {conf_dir}/install.py {build_dir}"],
+        "uninstall_command": [], "env_dir": "env", "results_dir": "results", "html_dir": "html",
     }  # fmt: skip
     (folder / "asv.conf.json").write_text(json.dumps(settings), encoding="utf-8")
     known = _peer(pair.python, folder, "-m", "asv", "machine", "--yes")
@@ -521,11 +521,10 @@ def _peer(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedPr
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
-    path = os.pathsep.join(_paths())
     env = {
         **os.environ,
-        "PYTHONPATH": path,
-        "ASV_PYTHONPATH": os.pathsep.join([path, own]),
+        "PYTHONPATH": os.pathsep.join(_paths()),
+        "ASV_PYTHONPATH": own,
         "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)]),
         "HOME": str(folder),
         "OMP_NUM_THREADS": "1",
