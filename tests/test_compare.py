@@ -483,7 +483,7 @@ def test_short_times_are_read(text, seconds):
     assert parse_time_s(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["0us", "0", "-1ms", "10 us s", "ms", "1e-5", "10ns", ""])
+@pytest.mark.parametrize("text", ["0us", "0", "-1ms", "10 us s", "ms", "10ns", ""])
 def test_what_is_no_short_time_is_refused(text):
     with pytest.raises(UsageError, match="is not a time"):
         parse_time_s(text)

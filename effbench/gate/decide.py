@@ -5,12 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 TimeVerdict = Literal["slower", "faster", "same", "inconclusive", "unfit"]
 RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Middle:
+    """The median of one round's turns, and the variance that it has by the turns' own spread."""
+
+    median: float
+    variance: float
+
+
+def middle(turns: np.ndarray, *, seed: int = 0) -> Middle:
+    """The median of [T] numbers with its variance, from a bootstrap of the turns."""
+    drawn = np.random.default_rng(seed).integers(len(turns), size=(RESAMPLES, len(turns)))
+    return Middle(float(np.median(turns)), float(np.var(np.median(turns[drawn], axis=1))))
+
+
 POWER = 0.8  # with which the smallest detectable slowdown would have been found
 
 
@@ -26,18 +43,21 @@ class Round:
     head_s: Sequence[float]
     again_s: Sequence[float]
 
-    def log_ratios(self) -> np.ndarray:
-        """log(head / base) of each turn, the base being the geometric mean of its two workers."""
-        base, head, again = (
-            np.log(np.asarray(s, dtype=float)) for s in (self.base_s, self.head_s, self.again_s)
-        )
-        return np.asarray(head - (base + again) / 2)
+    @cached_property
+    def ratio(self) -> Middle:
+        """Of log(head / base) over the turns, the base being the geometric mean of its two workers."""
+        base, head, again = (np.log(np.asarray(s, dtype=float)) for s in self._series)
+        return middle(head - (base + again) / 2)
 
-    def log_controls(self) -> np.ndarray:
-        """log(base again / base) of each turn."""
-        return np.asarray(
-            np.log(np.asarray(self.again_s, dtype=float)) - np.log(np.asarray(self.base_s, dtype=float))
-        )
+    @cached_property
+    def control(self) -> Middle:
+        """Of log(base again / base) over the turns."""
+        base, _, again = (np.log(np.asarray(s, dtype=float)) for s in self._series)
+        return middle(again - base, seed=1)
+
+    @property
+    def _series(self) -> tuple[Sequence[float], ...]:
+        return self.base_s, self.head_s, self.again_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +115,7 @@ class Decision:
     reason: str = ""
 
 
-def estimate(series: Sequence[np.ndarray], error: float, *, seed: int = 0) -> Interval:
+def estimate(rounds: Sequence[Middle], error: float) -> Interval:
     """The mean over rounds of each round's median log ratio, with a two-sided interval of that error.
 
     Turns in one set of workers share its memory layout, so the sample is that of the rounds: Student's t with
@@ -110,8 +130,8 @@ def estimate(series: Sequence[np.ndarray], error: float, *, seed: int = 0) -> In
     """
     from scipy import stats
 
-    k = len(series)
-    center, se = mean_and_error(series, seed=seed)
+    k = len(rounds)
+    center, se = mean_and_error(rounds)
     half = float(stats.t.ppf(1 - error / 2, k - 1)) * se
     return Interval(
         ratio=math.exp(center), low=math.exp(center - half), high=math.exp(center + half), error=error, se=se,
@@ -119,22 +139,17 @@ def estimate(series: Sequence[np.ndarray], error: float, *, seed: int = 0) -> In
     )  # fmt: skip
 
 
-def mean_and_error(series: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, float]:
-    """The mean over rounds of each round's median, and its standard error as ``estimate`` says.
+def mean_and_error(rounds: Sequence[Middle]) -> tuple[float, float]:
+    """The mean of the rounds' medians, and its standard error as ``estimate`` says.
 
     Raises ValueError with fewer than two rounds.
     """
-    k = len(series)
+    k = len(rounds)
     if k < 2:
         raise ValueError("an interval needs at least two rounds")
-    rng = np.random.default_rng(seed)
-    medians = np.array([np.median(turns) for turns in series])
-    within = [
-        np.var(np.median(turns[rng.integers(len(turns), size=(RESAMPLES, len(turns)))], axis=1))
-        for turns in series
-    ]
-    se = max(float(np.std(medians, ddof=1)) / math.sqrt(k), math.sqrt(float(np.mean(within)) / k))
-    return float(np.mean(medians)), se
+    medians = np.array([each.median for each in rounds])
+    within = float(np.mean([each.variance for each in rounds]))
+    return float(np.mean(medians)), max(float(np.std(medians, ddof=1)), math.sqrt(within)) / math.sqrt(k)
 
 
 def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: float) -> Decision:
@@ -147,8 +162,8 @@ def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: 
     base_s = float(np.median([np.median([*r.base_s, *r.again_s]) for r in rounds]))
     head_s = float(np.median([np.median(r.head_s) for r in rounds]))
     applied = max(threshold, floor_s / base_s)
-    head = estimate([r.log_ratios() for r in rounds], error)
-    control = estimate([r.log_controls() for r in rounds], error, seed=1)
+    head = estimate([r.ratio for r in rounds], error)
+    control = estimate([r.control for r in rounds], error)
     verdict, reason = _verdict(head, control, applied)
     return Decision(
         verdict=verdict, reason=reason, head=head, control=control, threshold=applied,

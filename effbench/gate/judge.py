@@ -33,7 +33,7 @@ _ROUND_MARGIN = 1.15
 class Track:
     """One cell on its way to a verdict: its rounds, then, if it was slower, those that confirm it.
 
-    ``done`` says that it has one. Until then ``add`` takes rounds in, and ``end`` says that there are no more.
+    ``done`` says that it has one. Until then ``add`` takes rounds in; ``end`` says that no more will come.
     """
 
     cell: Cell

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from effbench.gate.decide import Interval, mean_and_error
+from effbench.gate.decide import Interval, mean_and_error, middle
 
 # Half an interval's width in logarithms is cut here: e^50 bounds nothing, and is still a finite number.
 _WIDEST = 50.0
@@ -31,7 +31,8 @@ def difference(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]],
     from scipy import stats
 
     (base_mean, base_se), (head_mean, head_se) = (
-        mean_and_error([np.log(np.asarray(series, dtype=float)) for series in side]) for side in (base, head)
+        mean_and_error([middle(np.log(np.asarray(series, dtype=float))) for series in side])
+        for side in (base, head)
     )
     fewest = min(len(base), len(head)) - 1
     variance = base_se**2 + head_se**2
