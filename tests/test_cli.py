@@ -22,6 +22,21 @@ def effbench(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
     )
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """``here(*arguments)``: the command in this process, as ``effbench`` has it in one of its own."""
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["effbench", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code or 0, said.out, said.err)
+
+    return command
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -107,14 +122,14 @@ def test_help_takes_a_fraction_of_importing_torch():
     assert statistics.median(help_s) < 0.5 * statistics.median(torch_s)
 
 
-def test_list_prints_options_defaults_order_and_source():
+def test_list_prints_options_defaults_order_and_source(here):
     text = effbench("list", "mechanisms", "fastformer").stdout
     for part in ("interaction=product, add, concat  (default product)", "order in N: N\n", "Wu", "sharing="):
         assert part in text
     for what in ("mechanisms", "tasks", "presets", "probes"):
-        entries = json.loads(effbench("list", what, "--format", "json").stdout)
+        entries = json.loads(here("list", what, "--format", "json").stdout)
         assert all(entry["name"] and entry["summary"] for entry in entries)
-    assert json.loads(effbench("list", "tasks", "listops", "--format", "json").stdout)["name"] == "listops"
+    assert json.loads(here("list", "tasks", "listops", "--format", "json").stdout)["name"] == "listops"
 
 
 def test_dry_run_prints_every_cell_and_an_estimate_and_writes_nothing():
@@ -127,7 +142,8 @@ def test_dry_run_prints_every_cell_and_an_estimate_and_writes_nothing():
 
 
 @pytest.mark.slow
-def test_run_show_and_plot_end_to_end(plugin):
+def test_run_show_and_plot_end_to_end(plugin, here):
+    """The first run and one reading of it are processes of their own; what else reads it is called here."""
     Path("mine.py").write_text(
         "from torch import nn\n"
         "class Mine(nn.Module):\n"
@@ -157,18 +173,18 @@ def test_run_show_and_plot_end_to_end(plugin):
     broken = [row for row in rows if "Segfault" in row["mechanism"] and row["seq_len"] == 64]
     assert {row["status"] for row in broken} == {"crashed"}
     for form in ("table", "csv", "markdown", "latex"):
-        shown = effbench("show", "out", "--format", form)
+        shown = here("show", "out", "--format", form)
         assert shown.returncode == 0, shown.stderr
         assert "vanilla" in shown.stdout
-    raw = effbench("show", "out", "--raw", "--format", "csv").stdout
+    raw = here("show", "out", "--raw", "--format", "csv").stdout
     assert "probe" in raw.splitlines()[0].split(",")
-    assert effbench("plot", "out", "--kind", "time", "--out", "one.svg").stdout.strip() == "one.svg"
-    refused = effbench("plot", "out", "--kind", "accuracy")
+    assert here("plot", "out", "--kind", "time", "--out", "one.svg").stdout.strip() == "one.svg"
+    refused = here("plot", "out", "--kind", "accuracy")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    again = effbench("run", "--config", "out/sweep.toml", "--out", "out")
+    again = here("run", "--config", "out/sweep.toml", "--out", "out")
     assert "0 cells to measure" in again.stderr
-    assert effbench("show", "out", "--summary").stdout
+    assert here("show", "out", "--summary").stdout
 
 
 def test_a_reader_that_stops_early_is_no_error():
