@@ -49,11 +49,21 @@ def test_a_wrong_backward_is_found_without_a_reference(name):
     assert failed(getattr(planted_bugs, name), lines=["finite differences"])
 
 
+# Performer's reference forms N^2 numbers for each feature, and has no window or block to outgrow: at 777
+# tokens it takes a minute and finds what it finds at 260.
+REFERENCE_LEN = {"performer": 260}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in registry.names("mechanism") if ":" not in name])
 def test_every_mechanism_of_ours_passes(name):
     kind = registry.load(registry.find(name, "mechanism"))
-    assert failed(kind, d_model=64, heads=4, seq_len=2048) == {}
+    compared = [line for line in LINES if line.startswith("reference")]
+    others = [line for line in LINES if line not in compared]
+    assert len(compared) == 2
+    assert failed(kind, d_model=64, heads=4, seq_len=2048, lines=others) == {}
+    n = REFERENCE_LEN.get(name, 2048)
+    assert failed(kind, d_model=64, heads=4, seq_len=n, lines=compared) == {}
 
 
 class Bare(nn.Module):
