@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -19,18 +20,25 @@ from effbench.show.complexity import as_json, complexity_tables
 LENGTHS = (128, 256, 512, 1024, 2048)
 
 
+@cache
+def timed(names, lengths, repeats):
+    """The raw frame that ``planted`` writes its times into."""
+    frame = raw(cost_records(names, lengths, repeats=repeats, modes=("forward",)))
+    return frame[frame["probe"] == "time"].reset_index(drop=True)
+
+
 def planted(costs, lengths=LENGTHS, repeats=5, noise=0.01, seed=0, drift=0.0):
     """A raw frame whose times follow ``costs[name](n)``, noise by process and drift by repeat."""
     rng = np.random.default_rng(seed)
-    frame = raw(cost_records(tuple(costs), lengths, repeats=repeats, modes=("forward",)))
-    frame = frame[frame["probe"] == "time"].reset_index(drop=True)
+    frame = timed(tuple(costs), tuple(lengths), repeats).copy()
     shared = rng.normal(0, drift, (len(lengths), repeats))
-    for i, row in enumerate(frame.itertuples()):
+    samples, medians = [], []
+    for row in frame.itertuples():
         offset = rng.normal(0, noise) + shared[lengths.index(row.seq_len), row.repeat]
-        samples = list(costs[row.mechanism](row.seq_len) * np.exp(offset + rng.normal(0, noise / 3, 9)))
-        frame.at[i, "samples_time_s"] = samples
-        frame.at[i, "time_s"] = float(np.median(samples))
-    return frame
+        found = list(costs[row.mechanism](row.seq_len) * np.exp(offset + rng.normal(0, noise / 3, 9)))
+        samples.append(found)
+        medians.append(float(np.median(found)))
+    return frame.assign(samples_time_s=samples, time_s=medians)
 
 
 def declaring(frame, **orders):
