@@ -253,13 +253,14 @@ def test_python_needs_no_main_guard(tmp_path):
 @pytest.mark.slow
 def test_killed_at_any_moment_and_run_again(tmp_path):
     """SIGKILL of the whole command, several times: each record survives and is not measured again."""
+    toml = TOML.replace("16, 32, 64", "16, 32").replace('"vanilla", "linear", ', '"vanilla", ')
     command = [sys.executable, "-m", "effbench", "run", "--config", "s.toml", "--out", "out", "--quiet"]
-    (tmp_path / "s.toml").write_text(TOML)
+    (tmp_path / "s.toml").write_text(toml)
     kept: dict[str, str] = {}
     for _ in range(3):
         process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "MPLCONFIGDIR": str(tmp_path)})
         end = time.monotonic() + 60
-        while len(_finished(tmp_path / "out")) < len(kept) + 6:
+        while len(_finished(tmp_path / "out")) < len(kept) + 5:
             assert time.monotonic() < end
             assert process.poll() is None
             time.sleep(0.01)
@@ -271,7 +272,7 @@ def test_killed_at_any_moment_and_run_again(tmp_path):
     subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
     now = _finished(tmp_path / "out")
     assert kept.items() <= now.items()
-    assert len(now) == len(SWEEP.cells())
+    assert len(now) == len(Sweep.from_toml(toml, "s", "s").cells())
     assert set(effbench.load(tmp_path / "out").status) == {"ok"}
 
 
@@ -320,7 +321,7 @@ seed = 3
 [[grid]]
 mechanism = ["fastformer"]
 probe = "accuracy"
-task = "listops:max_depth=3,max_args=3,train=1600,validation=100,test=200,epochs=4,dropout=0.2,patience=9"
+task = "listops:max_depth=3,max_args=3,train=800,validation=50,test=100,epochs=4,dropout=0.2,patience=9"
 seq_len = 32
 batch_size = 16
 d_model = 16
@@ -358,7 +359,7 @@ def test_a_training_killed_and_run_again_has_the_curves_of_one_that_was_not(tmp_
         assert parts.samples[name] == whole.samples[name], name
     for name in ("accuracy", "test_macro_f1", "test_correct", "best_epoch", "epochs", "padding_share"):
         assert parts.values[name] == whole.values[name], name
-    assert len(parts.samples["step_s"]) == len(whole.samples["step_s"]) == 400
+    assert len(parts.samples["step_s"]) == len(whole.samples["step_s"]) == 200
     assert parts.values["train_seconds"] > sum(parts.samples["step_s"])
     assert not checkpoint.parent.exists()
 
