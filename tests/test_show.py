@@ -25,21 +25,26 @@ FAILS = {
     ("linear", "train", 128): ("crashed", "SIGSEGV"),
 }
 LONG = [f"my_package.mechanisms:Attention{i}" for i in range(12)]
+# As few lengths and mechanisms as show what a frame is there for; "six" is there for what is usual.
+FEW = (128, 512, 2048)
 RAWS = {
     "six": raw(cost_records(), accuracy_records()),
     "failures": raw(cost_records(fail=FAILS)),
     "one length": raw(cost_records(lengths=(512,)), accuracy_records(lengths=(128, 256, 512))),
     "one mechanism": raw(cost_records(("vanilla",)), accuracy_records(("vanilla",), seeds=1)),
-    "twelve": raw(cost_records(LONG, options={"window": 128, "global_tokens": 3}), accuracy_records(LONG)),
+    "twelve": raw(
+        cost_records(LONG, FEW, options={"window": 128, "global_tokens": 3}), accuracy_records(LONG)
+    ),
     "two shapes": raw(
-        cost_records(), cost_records(batch_size=4), accuracy_records(), accuracy_records(task="imdb")
+        cost_records(SIX[:3], FEW), cost_records(SIX[:3], FEW, batch_size=4),
+        accuracy_records(SIX[:3]), accuracy_records(SIX[:3], task="imdb"),
     ),
     "long task": raw(
         accuracy_records(task="listops"),
         accuracy_records(task="listops:dropout=0.0,epochs=3,lr=0.003,max_args=3,max_depth=3,min_length=8,test=2000"),
         accuracy_records(lengths=(64, 128), task="listops:" + ",".join(f"option{i}={i}" for i in range(20))),
     ),
-    "forward only": raw(cost_records(modes=("forward",))),
+    "forward only": raw(cost_records(SIX[:3], modes=("forward",))),
     "all failed": raw(cost_records(("vanilla",), (128, 256), fail={
         ("vanilla", mode, n): ("crashed", "no") for mode in ("forward", "train") for n in (128, 256)})),
 }  # fmt: skip
@@ -132,7 +137,7 @@ def test_words_join_lengths_with_the_same_answer():
 
 def test_mixed_code_and_machines_are_said_and_plugins_of_their_own_are_not():
     def summary(**changes) -> str:
-        mixed = raw(cost_records(("vanilla",)), cost_records(("linear",)))
+        mixed = raw(cost_records(("vanilla",), FEW), cost_records(("linear",), FEW))
         for column, value in changes.items():
             mixed.loc[mixed.mechanism == "linear", column] = value
         return text_of(tables.summary_tables(summarise(mixed)))
@@ -140,7 +145,7 @@ def test_mixed_code_and_machines_are_said_and_plugins_of_their_own_are_not():
     assert "Careful: measured by 2 versions of effbench" in summary(code="0.1.0-cccc-bbbb")
     assert "Careful: measured on 2 machines" in summary(machine="Other CPU")
     assert "Careful" not in summary(code="0.1.0-aaaa-dddd"), "a mechanism has sources of its own"
-    changed = raw(cost_records(("vanilla",)))
+    changed = raw(cost_records(("vanilla",), FEW))
     changed.loc[changed.seq_len > 512, "code"] = "0.1.0-aaaa-dddd"
     assert "Careful: vanilla was measured in 2 versions of its own" in text_of(
         tables.summary_tables(summarise(changed))
@@ -315,7 +320,7 @@ def test_memory_is_read_in_bytes_and_zeros_do_not_break_a_plot():
     ((_, figure),) = plots.draw(summary("six"), RAWS["six"], "memory")
     FigureCanvasAgg(figure).draw()
     assert any("iB" in tick.get_text() for tick in figure.axes[0].get_yticklabels())
-    frame = RAWS["six"].copy()
+    frame = raw(cost_records(SIX[:2], FEW), accuracy_records(SIX[:2]))
     frame.loc[frame["probe"] == "flops", "flops"] = 0.0
     assert plots.draw_all(summarise(frame), frame)
     frame["peak_bytes"] = np.nan
@@ -324,7 +329,7 @@ def test_memory_is_read_in_bytes_and_zeros_do_not_break_a_plot():
 
 
 def test_noisy_times_are_marked_in_tables_and_hollow_in_plots():
-    frame = raw(cost_records(("vanilla", "linear"), noise=0.0))
+    frame = raw(cost_records(("vanilla", "linear"), (128, 256, 512, 1024), noise=0.0))
     frame.loc[(frame["mechanism"] == "linear") & (frame["seq_len"] == 512), "trend"] = 0.3
     rows = summarise(frame)
     text = text_of(tables.summary_tables(rows, frame))
