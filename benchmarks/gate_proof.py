@@ -260,8 +260,8 @@ def _report(path: Path) -> Iterator[str]:
     rng = random.Random(0)
     yield f"\n## {path.name.split('.')[0]}: {head['burners']} burners, {head['machine']}\n"
     yield (
-        f"{len(seconds)} rounds of {len(cells)} cells, {np.median(seconds):.1f} s each; {head['cell_s']} s of "
-        f"turns a cell and round; threshold {THRESHOLD:.0%}, floor {FLOOR_S * 1e6:.0f} µs, error {ERROR:.0%} "
+        f"{len(seconds)} rounds of {len(cells)} cells, {np.median(seconds):.1f} s each; "
+        f"{head['cell_s']} s of turns a cell and round; threshold {THRESHOLD:.0%}, floor {FLOOR_S * 1e6:.0f} µs, error {ERROR:.0%} "
         "a gate\n"
     )
     yield "| planted | measured | verdicts, each round used once | slower | rounds | slower, drawn |"
@@ -288,7 +288,7 @@ def _report(path: Path) -> Iterator[str]:
 
 
 def _gates(same: Sequence[Sequence[Round]], rng: random.Random) -> Iterator[str]:
-    """Gates of 24 cells of unchanged code, their rounds drawn together so that cells share what they shared."""
+    """Gates of 24 unchanged cells, their rounds drawn together so that they share what they shared."""
     plan = Plan(cells=24, error=ERROR)
     picked = [same[i % len(same)] for i in range(24)]
     rounds = min(len(each) for each in same)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -19,7 +20,7 @@ from effbench.gate.lockstep import CellFailed, play
 from effbench.gate.report import Figure, Line, Report, Verdict
 from effbench.gate.settings import GateSettings, unused
 from effbench.gate.workers import Worker, WorkerDied
-from effbench.spec import Cell, UsageError
+from effbench.spec import Cell, UsageError, to_json
 
 Listener = Callable[[str], None]
 # A slowdown is asked again with an error of its own: it must pass both, so that the first bounds the gate's.
@@ -27,6 +28,9 @@ CONFIRMATION = Plan(cells=1, error=0.05, looks=(5, 8, 12))
 _CELL_ROUND_S = 1.2  # what a cell is given in one round at most
 _WANTED_ROUNDS = 11  # that the budget should hold, by giving each less time if need be
 _ROUND_MARGIN = 1.15
+# Now and then the profiler reports two events of one call in the wrong order, and a peak comes out too low.
+# A figure that would fail the gate is taken so many times more, and counts as what it mostly was.
+_TAKEN_AGAIN = 4
 
 
 @dataclass
@@ -252,10 +256,6 @@ def _exact(
     notes: list[str],
 ) -> tuple[list[Figure], list[Line], dict[str, Any]]:
     """(figures of both sides, lines of cells that cannot run on one, facts of the machine)."""
-    import json
-
-    from effbench.spec import to_json
-
     figures: list[Figure] = []
     failed: list[Line] = []
     for done, cell in enumerate(cells):
@@ -269,19 +269,20 @@ def _exact(
             break
         answers: dict[str, dict[str, Any]] = {}
         for side in ("head", "base"):
-            try:
-                answers[side] = pair.ask(
-                    side, "figures", json.loads(to_json(cell)), timeout_s=max(left, 10.0)
-                )
-            except WorkerDied as error:
-                answers[side] = {"error": str(error)}
+            answers[side] = _figures(pair, side, cell, max(left, 10.0))
         if "error" in answers["head"]:
             failed.append(Line(cell=cell, verdict="failed", reason=answers["head"]["error"]))
         elif "error" in answers["base"]:
             why = f"the base cannot run it: {answers['base']['error']}"
             failed.append(Line(cell=cell, verdict="new", reason=why))
         else:
-            figures += exact.compare(cell, answers["base"], answers["head"], settings.exact)
+            found = exact.compare(cell, answers["base"], answers["head"], settings.exact)
+            if any(figure.fails for figure in found):
+                for side in ("head", "base"):
+                    more = [_figures(pair, side, cell, max(left, 10.0)) for _ in range(_TAKEN_AGAIN)]
+                    answers[side] = exact.usual([answers[side], *more])
+                found = exact.compare(cell, answers["base"], answers["head"], settings.exact)
+            figures += found
     strays = pair.ask("base", "foreign", str(pair.trees["head"].root.resolve()))
     if strays:
         notes.append(
@@ -289,6 +290,13 @@ def _exact(
             + ", ".join(strays)
         )
     return figures, failed, pair.ask("head", "facts")
+
+
+def _figures(pair: _Pair, side: str, cell: Cell, timeout_s: float) -> dict[str, Any]:
+    try:
+        return dict(pair.ask(side, "figures", json.loads(to_json(cell)), timeout_s=timeout_s))
+    except WorkerDied as error:
+        return {"error": str(error)}
 
 
 def _time(
