@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint gate clean
 
 run: $(VENV)/.installed
 	$(BIN)/effbench run
@@ -15,6 +15,19 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Against what landed last: the remote's main branch, or the commit before. Exact figures of every baseline, the
+# times of a few within a minute. 5: nothing was comparable.
+BASE ?= $(shell for ref in origin/HEAD origin/main HEAD^; do \
+	git rev-parse --verify --quiet $$ref^{commit} | grep -v "^$$(git rev-parse HEAD)$$" && break; done)
+gate: $(VENV)/.installed-dev
+ifeq ($(BASE),)
+	@echo "gate: there is no earlier commit to compare with"
+else
+	$(BIN)/effbench gate --quiet --base $(BASE) --exact-only || [ $$? -eq 5 ]
+	$(BIN)/effbench gate --quiet --base $(BASE) -m fastformer -m linear -m vanilla \
+		--mode train --budget 60s || [ $$? -eq 5 ]
+endif
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -261,8 +261,8 @@ def _report(path: Path) -> Iterator[str]:
     yield f"\n## {path.name.split('.')[0]}: {head['burners']} burners, {head['machine']}\n"
     yield (
         f"{len(seconds)} rounds of {len(cells)} cells, {np.median(seconds):.1f} s each; "
-        f"{head['cell_s']} s of turns a cell and round; threshold {THRESHOLD:.0%}, floor {FLOOR_S * 1e6:.0f} µs, error {ERROR:.0%} "
-        "a gate\n"
+        f"{head['cell_s']} s of turns a cell and round; threshold {THRESHOLD:.0%}, "
+        f"floor {FLOOR_S * 1e6:.0f} µs, error {ERROR:.0%} a gate\n"
     )
     yield "| planted | measured | verdicts, each round used once | slower | rounds | slower, drawn |"
     yield "| --- | --- | --- | --- | --- | --- |"

@@ -268,7 +268,8 @@ def test_a_worker_that_hangs_or_ends_is_told(repository):
 
 @pytest.mark.slow
 def test_turns_find_what_the_head_does_longer_and_blame_the_side_that_fails(repository, tmp_path):
-    wait = "end = time.perf_counter() + {}\n        while time.perf_counter() < end: pass\n        return x.clone()"
+    spin = "while time.perf_counter() < end: pass"
+    wait = "end = time.perf_counter() + {}\n        " + spin + "\n        return x.clone()"
     cells = [Cell(mechanism="mine.py:Mine", probe="time", seq_len=16, d_model=8, heads=2)]
     base = tmp_path / "base"
     base.mkdir()
