@@ -18,7 +18,6 @@ import pytest
 from effbench.gate import judge as judging
 from effbench.gate.checkout import Tree, checked_out, working_tree
 from effbench.gate.decide import Plan, Round
-from effbench.gate.exact import usual
 from effbench.gate.judge import CONFIRMATION, Track
 from effbench.gate.lockstep import CellFailed, play
 from effbench.gate.settings import read
@@ -283,12 +282,6 @@ def test_turns_find_what_the_head_does_longer_and_blame_the_side_that_fails(repo
     with pytest.raises(CellFailed, match="old") as caught:
         play({"base": base, "head": repository}, cells, seconds=0.5, rng=random.Random(0))
     assert (caught.value.index, caught.value.side) == (0, "base")
-
-
-def test_a_figure_that_was_wrong_once_counts_as_what_it_mostly_was():
-    taken = [{"peak_bytes": peak, "ops": {"a": 1}} for peak in (3, 5, 5)]
-    assert usual([*taken, {"error": "crashed"}]) == {"peak_bytes": 5, "ops": {"a": 1}}
-    assert usual([{"error": "crashed"}]) == {"error": "crashed"}
 
 
 # The loop, with rounds that are made up: no worker, and a clock that only the rounds move.

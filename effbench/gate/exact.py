@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from effbench.gate.report import Figure
@@ -33,19 +33,6 @@ def compare(
                 fails=after > before * (1 + tolerances[name]), detail=detail,
             )
         )  # fmt: skip
-    return found
-
-
-def usual(taken: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of figures that were taken several times the one that is seen most often; those without an error."""
-    good = [each for each in taken if "error" not in each]
-    if not good:
-        return dict(taken[0])
-    names = {name for each in good for name in each}
-    found: dict[str, Any] = {}
-    for name in names:
-        seen = [each[name] for each in good if name in each]
-        found[name] = max(seen, key=seen.count)
     return found
 
 

@@ -28,9 +28,6 @@ CONFIRMATION = Plan(cells=1, error=0.05, looks=(5, 8, 12))
 _CELL_ROUND_S = 1.2  # what a cell is given in one round at most
 _WANTED_ROUNDS = 11  # that the budget should hold, by giving each less time if need be
 _ROUND_MARGIN = 1.15
-# Now and then the profiler reports two events of one call in the wrong order, and a peak comes out too low.
-# A figure that would fail the gate is taken so many times more, and counts as what it mostly was.
-_TAKEN_AGAIN = 4
 
 
 @dataclass
@@ -276,13 +273,7 @@ def _exact(
             why = f"the base cannot run it: {answers['base']['error']}"
             failed.append(Line(cell=cell, verdict="new", reason=why))
         else:
-            found = exact.compare(cell, answers["base"], answers["head"], settings.exact)
-            if any(figure.fails for figure in found):
-                for side in ("head", "base"):
-                    more = [_figures(pair, side, cell, max(left, 10.0)) for _ in range(_TAKEN_AGAIN)]
-                    answers[side] = exact.usual([answers[side], *more])
-                found = exact.compare(cell, answers["base"], answers["head"], settings.exact)
-            figures += found
+            figures += exact.compare(cell, answers["base"], answers["head"], settings.exact)
     strays = pair.ask("base", "foreign", str(pair.trees["head"].root.resolve()))
     if strays:
         notes.append(

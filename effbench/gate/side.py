@@ -63,6 +63,7 @@ class Side:
         self._root = root
         self._calls: list[Callable[[], object]] = []
         self._threads: list[int] = []
+        self._primed = False
 
     def parse(self, texts: list[str]) -> list[dict[str, Any]]:
         """For each mechanism its name, options and file, or the ``error`` with which it is refused."""
@@ -117,29 +118,37 @@ class Side:
             return {"error": _reason(error)}
 
     def figures(self, cell: dict[str, Any]) -> dict[str, Any]:
-        """The exact figures of one cell, numbers and ``ops`` by name; or its ``error``."""
-        from dataclasses import replace
+        """The exact figures of one cell, numbers and ``ops`` by name; or its ``error``.
 
-        from effbench.spec import Job, Limits, cell_from
-        from effbench.worker import measure
+        Taken in a child forked for it: the profiler remembers blocks of earlier calls and reports their sizes
+        when others at the same places are freed, so that a process that has measured one cell cannot be
+        trusted with the next one's peak. This process itself runs no operation before.
+        """
+        from effbench import worker
 
-        whole = cell_from(cell)
-        limits = Limits(timeout_s=0.0, memory_bytes=0)  # the other end watches
-        found: dict[str, Any] = {}
-        for probe, wanted in (
-            ("memory", ("peak_bytes", "saved_bytes", "parameters", "memory_method")),
-            ("flops", ("flops",)),
-        ):
-            job = Job(cell=replace(whole, probe=probe, seconds=0.0, precision=0.0), limits=limits)  # type: ignore[arg-type]
-            record = measure(job, lambda fraction, text: None)
-            if record.status != "ok":
-                return {"error": f"{record.status}: {record.reason}"}
-            found |= {name: record.values[name] for name in wanted if record.values.get(name) is not None}
-        try:
-            found["ops"] = dict(_operations(_callable(whole, False)))
-        except Exception as error:
-            return {"error": _reason(error)}
-        return found
+        if not self._primed:
+            worker.prepare()
+            self._primed = True
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.close(reading)
+                _die_with_parent()
+                _say(writing, _figures(cell))
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as answer:
+            said = answer.read()
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            return {"error": signal.Signals(os.WTERMSIG(status)).name}
+        if not said:
+            return {"error": f"its process left with exit code {os.WEXITSTATUS(status)}"}
+        return dict(json.loads(said))
 
     def facts(self) -> dict[str, Any]:
         """The machine as it is now."""
@@ -192,6 +201,28 @@ class Side:
         for _ in range(calls):
             call()
         return (time.perf_counter_ns() - start) / calls / 1e9
+
+
+def _figures(cell: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from effbench.spec import Job, Limits, cell_from
+    from effbench.worker import measure
+
+    whole = cell_from(cell)
+    limits = Limits(timeout_s=0.0, memory_bytes=0)  # the other end watches
+    found: dict[str, Any] = {}
+    for probe, wanted in (("memory", ("peak_bytes", "saved_bytes", "parameters")), ("flops", ("flops",))):
+        job = Job(cell=replace(whole, probe=probe, seconds=0.0, precision=0.0), limits=limits)  # type: ignore[arg-type]
+        record = measure(job, lambda fraction, text: None)
+        if record.status != "ok":
+            return {"error": f"{record.status}: {record.reason}"}
+        found |= {name: record.values[name] for name in wanted if record.values.get(name) is not None}
+    try:
+        found["ops"] = dict(_operations(_callable(whole, False)))
+    except Exception as error:
+        return {"error": _reason(error)}
+    return found
 
 
 def _callable(cell: Any, check: bool) -> Callable[[], object]:
