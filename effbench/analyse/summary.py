@@ -99,6 +99,14 @@ _EXACT = (
     "parameters",
     *PRIORS,
 )
+# What the roofline of a cell is made of, from its record of FLOPs.
+_OF_THE_ROOF = (
+    "flops",
+    "bytes_moved",
+    "peak_flops_per_s",
+    "samples_bandwidth_at_bytes",
+    "samples_bandwidth_bytes_per_s",
+)
 # A time that changes by more than this from the first to the last third of the samples has not settled.
 TREND = 0.05
 
@@ -135,9 +143,10 @@ def summarise(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _status(group: pd.DataFrame) -> dict[str, str]:
-    failed = group[group["status"] != "ok"]
-    if failed.empty:
+    wrong = group["status"] != "ok"
+    if not wrong.any():
         return {"status": "ok", "reason": ""}
+    failed = group[wrong]
     rank = failed["status"].map(SEVERITY.index)
     worst = failed.assign(rank=rank).sort_values(["rank", "probe", "repeat"]).iloc[0]
     some = set(group["probe"]) != set(failed["probe"]) or len(failed) < len(group)
@@ -146,10 +155,14 @@ def _status(group: pd.DataFrame) -> dict[str, str]:
 
 
 def _values(group: pd.DataFrame) -> dict[str, Any]:
-    ok = group[group["status"] == "ok"].sort_values("repeat")
+    # a mask copies every column, and there are many: it is applied to those that are looked at
+    good = group["status"] == "ok"
+    ok = (group if good.all() else group[good]).sort_values("repeat")
     found: dict[str, Any] = {name: _first(ok, name) for name in _EXACT}
-    measured = ok[ok["probe"].isin(["memory", "accuracy"])]
-    found["peak_rss_bytes"] = _first(measured, "peak_rss_bytes")
+    found["peak_rss_bytes"] = None
+    if "peak_rss_bytes" in ok.columns:
+        measured = ok["probe"].isin(["memory", "accuracy"])
+        found["peak_rss_bytes"] = _first(ok[["peak_rss_bytes"]][measured], "peak_rss_bytes")
     if "memory_method" in ok and len(methods := ok["memory_method"].dropna()):
         found["memory_method"] = methods.iloc[0]
     times = ok[ok["probe"] == "time"]
@@ -189,9 +202,9 @@ def _noisy(times: pd.DataFrame, half: float) -> str:
 
 def _roofline(ok: pd.DataFrame, found: dict[str, Any]) -> dict[str, Any]:
     """The roofline's columns, where FLOPs and the machine's ceiling are known."""
-    if "peak_flops_per_s" not in ok or not (known := ok[ok["peak_flops_per_s"].notna()]).size:
+    if "peak_flops_per_s" not in ok or not (known := ok["peak_flops_per_s"].notna()).any():
         return {}
-    row = known.iloc[0]
+    row = ok.loc[known, [*_OF_THE_ROOF]].iloc[0]
     return roofline(
         flops=float(row["flops"]),
         bytes_moved=float(row["bytes_moved"]),
