@@ -96,12 +96,12 @@ def test_a_busy_wait_is_timed_within_a_hundredth(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_slow_first_call_is_no_sample_and_a_change_over_its_life_is_said(tmp_path):
-    # so long that they change by a third, and what a busy machine adds to single calls hides neither
-    names = ["SlowFirst", "Changes:step=0.01", "Changes:step=-0.01"]
+    # for so long that they change by a third, also after the longest warm-up, which a busy machine may bring
+    names = ["SlowFirst", "Changes:step=0.01", "Changes:step=-0.04"]
     frame = measured(names, tmp_path / "out", probe="time", mode="forward", seconds="0.8").set_index("name")
     assert frame.loc["SlowFirst", "time_s"] < 0.1
     assert "slows down" in frame.loc["Changes:step=0.01", "noisy"]
-    assert "speeds up" in frame.loc["Changes:step=-0.01", "noisy"]
+    assert "speeds up" in frame.loc["Changes:step=-0.04", "noisy"]
     assert "while it runs" not in frame.loc["SlowFirst", "noisy"]
 
 
@@ -143,7 +143,7 @@ def report(folder: Path) -> str:
     timed = measured([name for name, _ in TIMED], folder / "timed", probe="time", mode="forward")
     found = timed.set_index("name")["time_s"]
     lines += [f"{name:<30} {'time_s':<16} {truth:>12g} {found[name]:>14.6f}" for name, truth in TIMED]
-    names = ["SlowFirst", "Changes:step=0.01", "Changes:step=-0.01"]
+    names = ["SlowFirst", "Changes:step=0.01", "Changes:step=-0.04"]
     rows = measured(names, folder / "lives", probe="time", mode="forward", seconds="0.2").itertuples()
     lines += [f"{row.name:<30} {'time_s':<16} {'':>12} {row.time_s:>14.6f}  {row.noisy}" for row in rows]
     rows = measured(["Outside:mib=64"], folder / "outside", probe="memory", mode="forward").itertuples()
