@@ -41,7 +41,7 @@ EXTRAS = (0.03, 0.05, 0.10, 0.20)
 CELL_S = 0.4  # of turns, a cell and round
 ROUNDS = 11  # that two minutes hold for a gate of four cells
 THRESHOLD, FLOOR_S, ERROR = 0.05, 10e-6, 0.01
-GATES, DECISIONS = 2000, 4000  # drawn with replacement
+GATES, DECISIONS = 1000, 2000  # drawn with replacement
 
 CODE = '''\
 """Fastformer, and as many rows of its own first product once more as ``rows`` says."""

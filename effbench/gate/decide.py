@@ -55,6 +55,16 @@ class Round:
         base, _, again = (np.log(np.asarray(s, dtype=float)) for s in self._series)
         return middle(again - base, seed=1)
 
+    @cached_property
+    def base_median_s(self) -> float:
+        """Of the calls of both of the base's workers, in seconds."""
+        return float(np.median([*self.base_s, *self.again_s]))
+
+    @cached_property
+    def head_median_s(self) -> float:
+        """Of the head's calls, in seconds."""
+        return float(np.median(self.head_s))
+
     @property
     def _series(self) -> tuple[Sequence[float], ...]:
         return self.base_s, self.head_s, self.again_s
@@ -159,8 +169,8 @@ def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: 
     lies inside, else inconclusive. The threshold is at least ``floor_s`` as a share of the base's time. Where
     the base against itself is off by more than that, the verdict is unfit: these rounds cannot judge.
     """
-    base_s = float(np.median([np.median([*r.base_s, *r.again_s]) for r in rounds]))
-    head_s = float(np.median([np.median(r.head_s) for r in rounds]))
+    base_s = float(np.median([r.base_median_s for r in rounds]))
+    head_s = float(np.median([r.head_median_s for r in rounds]))
     applied = max(threshold, floor_s / base_s)
     head = estimate([r.ratio for r in rounds], error)
     control = estimate([r.control for r in rounds], error)
