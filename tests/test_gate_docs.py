@@ -11,6 +11,7 @@ import pytest
 from effbench.gate.settings import EXACT, KEYS, GateSettings, read
 
 TEXT = (Path(__file__).parent.parent / "docs" / "gate.md").read_text(encoding="utf-8")
+SETTINGS = TEXT[TEXT.index("## Settings") :]
 
 
 def block(language: str) -> str:
@@ -40,7 +41,7 @@ def step(text: str) -> dict:
 
 def rows() -> dict[str, str]:
     """The table of settings: each key and the default that it is said to have."""
-    return dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", TEXT, re.MULTILINE))
+    return dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", SETTINGS, re.MULTILINE))
 
 
 def options_named() -> set[str]:
@@ -80,7 +81,7 @@ def test_the_settings_shown_are_read(tmp_path):
 def test_the_table_has_every_key_once_and_its_default(tmp_path):
     said = rows()
     assert list(said) == list(KEYS)
-    assert len(re.findall(r"^\| `\w+` \|", TEXT, re.MULTILINE)) == len(KEYS)
+    assert len(re.findall(r"^\| `\w+` \|", SETTINGS, re.MULTILINE)) == len(KEYS)
     usual = read(tmp_path, None, {"mechanism": "vanilla"})
     for key in set(usual.axes) - {"mechanism"}:
         assert said[key] == ", ".join(map(str, usual.axes[key])), key

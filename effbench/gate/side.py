@@ -121,14 +121,23 @@ class Side:
         """The exact figures of one cell, numbers and ``ops`` by name; or its ``error``.
 
         Taken in a child forked for it: the profiler remembers blocks of earlier calls and reports their sizes
-        when others at the same places are freed, so that a process that has measured one cell cannot be
-        trusted with the next one's peak. This process itself runs no operation before.
+        when others at the same places are freed, so that a process that has profiled one call cannot be
+        trusted with the next one's peak. So this process runs no operation, and profiles nothing but nothing;
+        the memory probe's test of itself, which is such a call, has a child of its own.
         """
-        from effbench import worker
+        from effbench.probes import memory
 
         if not self._primed:
-            worker.prepare()
+            with memory._profiler():  # a second of set-up that the children inherit
+                pass
             self._primed = True
+            tested = self._in_child(_self_test)
+            if "error" in tested:
+                return tested
+        return self._in_child(lambda: _figures(cell))
+
+    def _in_child(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What ``work`` returns in a forked process, or the ``error`` that ended it."""
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -136,7 +145,7 @@ class Side:
             try:
                 os.close(reading)
                 _die_with_parent()
-                _say(writing, _figures(cell))
+                _say(writing, work())
                 code = 0
             finally:
                 os._exit(code)
@@ -203,12 +212,24 @@ class Side:
         return (time.perf_counter_ns() - start) / calls / 1e9
 
 
+def _self_test() -> dict[str, Any]:
+    from effbench.probes import memory
+
+    try:
+        memory.prime()
+    except RuntimeError as error:
+        return {"error": str(error)}
+    return {}
+
+
 def _figures(cell: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import replace
 
+    from effbench.probes import memory
     from effbench.spec import Job, Limits, cell_from
     from effbench.worker import measure
 
+    memory._self_test = lambda: None  # type: ignore[assignment]  # done in another process: see Side.figures
     whole = cell_from(cell)
     limits = Limits(timeout_s=0.0, memory_bytes=0)  # the other end watches
     found: dict[str, Any] = {}
