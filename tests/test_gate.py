@@ -154,11 +154,14 @@ def test_a_head_that_fails_is_a_line_and_under_strict_an_exit_code(repository, b
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_whatever_ends_it_the_worktree_and_the_workers_go(repository, number):
+def test_whatever_ends_it_the_worktree_and_the_workers_go(repository, tmp_path, number):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     write(repository, "time.sleep(0.05); " + ONCE)
     running = subprocess.Popen(
         [sys.executable, "-m", "effbench", "gate", "--base", "HEAD", "-m", "mine.py:Mine", *FAST],
         cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert running.stderr is not None
@@ -177,10 +180,11 @@ def test_whatever_ends_it_the_worktree_and_the_workers_go(repository, number):
     while time.monotonic() < deadline:
         alive = [pid for pid in workers if Path(f"/proc/{pid}/cmdline").is_file() and cmdline(pid)]
         known = list((repository / ".git").glob("worktrees/*"))
-        if not alive and not known:
+        if not alive and not known and not list(temporary.glob("effbench-*")):
             break
         time.sleep(0.1)
     assert not alive
+    assert not list(temporary.glob("effbench-*"))
     nothing_left(repository)
 
 

@@ -41,7 +41,7 @@ def forever(value):
 @given(st.floats(5e-5, 0.05))
 @example(1e-6)
 @example(7e-6)
-@settings(max_examples=40)
+@settings(max_examples=15)
 def test_a_steady_call_is_timed_exactly(cost_s):
     clock = Clock(forever(cost_s))
     samples, how = sample_seconds(clock.call, seconds=0.1, clock_ns=clock.read)

@@ -58,28 +58,27 @@ def checked_out(head: Tree, base: str) -> Iterator[Tree]:
         found = _git(place, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") or ""
         yield Tree(root=place.resolve(), label=base, commit=found)
         return
-    with tempfile.TemporaryDirectory(prefix="effbench-gate-", ignore_cleanup_errors=True) as folder:
-        place = Path(folder).resolve() / "base"
-        keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_KEEPER), str(head.root), str(place)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            # without the repository's hooks, which are made for people
-            done = subprocess.run(
-                ["git", "-C", str(head.root), "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach",
-                 "--quiet", str(place), commit],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                raise UsageError(f"git cannot check out {base!r}: {_last_line(done.stderr)}")
-            yield Tree(root=place, label=base, commit=commit)
-        finally:
-            assert keeper.stdin is not None
-            keeper.stdin.close()
-            keeper.wait()
+    place = Path(tempfile.mkdtemp(prefix="effbench-gate-")).resolve()
+    keeper = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_KEEPER), str(head.root), str(place)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        # without the repository's hooks, which are made for people
+        done = subprocess.run(
+            ["git", "-C", str(head.root), "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach",
+             "--quiet", str(place), commit],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise UsageError(f"git cannot check out {base!r}: {_last_line(done.stderr)}")
+        yield Tree(root=place, label=base, commit=commit)
+    finally:
+        assert keeper.stdin is not None
+        keeper.stdin.close()
+        keeper.wait()
 
 
 def _commit(root: Path, revision: str) -> str | None:
