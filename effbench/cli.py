@@ -246,11 +246,7 @@ def compare(
     found = stored.compare(
         base, head, threshold=parse_share("threshold", threshold), floor_s=parse_time_s(floor)
     )
-    if plot is not None:
-        from effbench.show.gate import forest
-        from effbench.show.plots import save
-
-        save(forest(found), plot)
+    _save_forest(found, plot)
     if format == "json":
         print(json.dumps(found.to_json(), indent=2))
     elif format == "markdown":
@@ -550,11 +546,19 @@ def _check_outputs(outputs: dict[str, Path | None]) -> None:
             )
 
 
+def _save_forest(report: Report, path: Path | None) -> None:
+    """Draw the forest plot where it is asked for; without times there is none."""
+    if path is not None and report.lines:
+        from effbench.show import plots
+        from effbench.show.gate import forest
+
+        plots.save(forest(report), path)
+
+
 def _deliver(report: Report, outputs: dict[str, Path | None]) -> None:
     """Print a report, and write it in every form that was asked for."""
     from effbench.gate import exports
-    from effbench.show import plots
-    from effbench.show.gate import forest, gate_tables
+    from effbench.show.gate import gate_tables
 
     plain = outputs.get("json")
     if plain is not None and str(plain) == "-":
@@ -572,9 +576,7 @@ def _deliver(report: Report, outputs: dict[str, Path | None]) -> None:
         path = outputs.get(name)
         if path is not None and str(path) != "-":
             path.write_text(text() + "\n", encoding="utf-8")
-    picture = outputs.get("plot")
-    if picture is not None and report.lines:
-        plots.save(forest(report), picture)
+    _save_forest(report, outputs.get("plot"))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with open(summary, "a", encoding="utf-8") as file:

@@ -32,7 +32,7 @@ def serve(commands: int, answers: int) -> None:
     offers = worker.prepare()
     gc.collect()
     gc.freeze()  # a child's collection then need not look through, and so copy, all that torch imported
-    _say(answers, {"hello": offers})
+    say(answers, {"hello": offers})
     pending = b""
     while chunk := os.read(commands, 65536):
         pending += chunk
@@ -74,7 +74,7 @@ def _measure(job: Job, commands: int, answers: int, pending: bytes) -> bytes:
         os.close(reading)
         _, status, usage = os.wait4(child, 0)
         _kill(child)  # what the child itself left running in its group
-        _say(answers, {"exit": _ending(status, usage.ru_maxrss * 1024, log)})
+        say(answers, {"exit": _ending(status, usage.ru_maxrss * 1024, log)})
     return pending
 
 
@@ -83,7 +83,7 @@ def _child(job: Job, writing: int, log: IO[bytes]) -> None:
     code = 1
     try:
         os.setsid()
-        _die_with_parent()
+        die_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -95,10 +95,10 @@ def _child(job: Job, writing: int, log: IO[bytes]) -> None:
             _limit_memory(job.limits)
 
         def progress(fraction: float, text: str) -> None:
-            _say(writing, {"progress": [fraction, text]})
+            say(writing, {"progress": [fraction, text]})
 
         record = worker.measure(job, progress)
-        _say(writing, {"record": json.loads(to_json(record))})
+        say(writing, {"record": json.loads(to_json(record))})
         code = 0
     except BaseException as error:  # the process ends here: nothing may climb into the server's loop
         with contextlib.suppress(Exception):
@@ -125,7 +125,8 @@ def _limit_memory(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Be killed when the process that started this one ends, where the system can do that."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -153,7 +154,8 @@ def _ending(status: int, max_rss_bytes: int, log: IO[bytes]) -> dict[str, Any]:
     }
 
 
-def _say(target: int, message: dict[str, Any]) -> None:
+def say(target: int, message: Any) -> None:
+    """Write the message as one line of JSON to a file descriptor."""
     _write(target, json.dumps(message).encode() + b"\n")
 
 
@@ -165,7 +167,7 @@ def _write(target: int, data: bytes) -> None:
 def main() -> None:
     """Serve on the process's own standard input and output, kept apart from what libraries print."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    die_with_parent()
     answers = os.dup(1)
     os.dup2(2, 1)
     serve(0, answers)

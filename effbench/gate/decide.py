@@ -12,6 +12,7 @@ import numpy as np
 
 TimeVerdict = Literal["slower", "faster", "same", "inconclusive", "unfit"]
 RESAMPLES = 200
+POWER = 0.8  # with which the smallest detectable slowdown would have been found
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,6 @@ def middle(turns: np.ndarray, *, seed: int = 0) -> Middle:
     """The median of [T] numbers with its variance, from a bootstrap of the turns."""
     drawn = np.random.default_rng(seed).integers(len(turns), size=(RESAMPLES, len(turns)))
     return Middle(float(np.median(turns)), float(np.var(np.median(turns[drawn], axis=1))))
-
-
-POWER = 0.8  # with which the smallest detectable slowdown would have been found
 
 
 @dataclass(frozen=True, kw_only=True)

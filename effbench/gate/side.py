@@ -18,18 +18,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
 _WARM_UP_S, _WARM_UP_CALLS = 0.05, 3
 
 
 def main() -> None:
     """Serve until the commands end."""
     root, commands, answers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(2, 1)  # what a plug-in prints
     _import_tool()
+    from effbench.execute.server import die_with_parent, say
+
+    die_with_parent()
     for place in (root / "src", root):
         if place.is_dir():
             sys.path.insert(0, str(place))
@@ -37,14 +38,14 @@ def main() -> None:
     side = Side(root)
     import torch
 
-    _say(answers, {"hello": torch.__version__})
+    say(answers, {"hello": torch.__version__})
     pending = b""
     while chunk := os.read(commands, 65536):
         pending += chunk
         while b"\n" in pending:
             line, pending = pending.split(b"\n", 1)
             name, arguments = json.loads(line)
-            _say(answers, getattr(side, name)(*arguments))
+            say(answers, getattr(side, name)(*arguments))
 
 
 def _import_tool() -> None:
@@ -138,14 +139,16 @@ class Side:
 
     def _in_child(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What ``work`` returns in a forked process, or the ``error`` that ended it."""
+        from effbench.execute.server import die_with_parent, say
+
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             code = 1
             try:
                 os.close(reading)
-                _die_with_parent()
-                _say(writing, work())
+                die_with_parent()
+                say(writing, work())
                 code = 0
             finally:
                 os._exit(code)
@@ -308,19 +311,6 @@ def _reason(error: BaseException) -> str:
 
     kind = "oom: " if is_out_of_memory(error) else f"{type(error).__name__}: "
     return kind + _line(error)
-
-
-def _die_with_parent() -> None:
-    if sys.platform.startswith("linux"):
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _say(target: int, message: Any) -> None:
-    data = json.dumps(message).encode() + b"\n"
-    while data:
-        data = data[os.write(target, data) :]
 
 
 if __name__ == "__main__":
