@@ -439,3 +439,8 @@ def test_a_file_and_flags_of_the_same_values_ask_for_the_same_and_a_report_holds
     axes = {name: tuple(values) for name, values in plain.pop("axes").items()}
     overrides = tuple(Override(**each) for each in plain.pop("overrides"))
     assert GateSettings(axes=axes, overrides=overrides, **plain) == found
+
+
+def test_a_gate_has_one_allocator(tmp_path):
+    with pytest.raises(UsageError, match="allocator kept, system: a gate has one"):
+        read(tmp_path, None, {"mechanism": "vanilla", "allocator": "kept,system"})

@@ -135,6 +135,10 @@ def read(root: Path, config: Path | None, flags: Mapping[str, Any]) -> GateSetti
             "no mechanism to compare; name one with -m NAME or -m path/to/file.py:MyAttention, or with "
             f'mechanism = ["NAME"] in {where if config else f"[{TABLE}] of pyproject.toml"}'
         )
+    if len(settings.axes["allocator"]) > 1:  # it belongs to a process, and all cells share their workers
+        raise UsageError(
+            f"allocator {', '.join(settings.axes['allocator'])}: a gate has one; name one of them"
+        )
     if not settings.time and not settings.exact:
         raise UsageError("nothing to compare: no time, and every exact figure is false")
     return settings
