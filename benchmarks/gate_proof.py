@@ -5,6 +5,8 @@
 
 ``measure`` plays rounds as the gate does, with fresh workers each, on two folders of code: Fastformer, and
 Fastformer with a share of its own work done twice. Cells whose share is 0 are the same code on both sides.
+All shares of one length and mode are called within the same turns, against the same two calls of the base, so
+that an hour holds two to three times as many decisions; those of different shares are then not independent.
 It appends a round a line, and can be stopped and gone on with. ``report`` feeds the rounds of every file to
 the gate's own rules, in two ways: one after the other, each round used once (what really happened), and drawn
 with replacement, many times over (what rounds like these do, for rates too small to be counted).
@@ -32,16 +34,19 @@ from effbench import machine
 from effbench.analyse.statistics import mean_interval, proportion_interval
 from effbench.gate.decide import Plan, Round
 from effbench.gate.judge import Track
-from effbench.gate.lockstep import play
+from effbench.gate.lockstep import SIDES, ask_s, build, one_core, turn_for
+from effbench.gate.workers import Nursery, Worker
 from effbench.spec import Cell
 
 LENGTHS, MODES = (512, 2048), ("forward", "train")
 D_MODEL, HEADS = 128, 8
 EXTRAS = (0.03, 0.05, 0.10, 0.20)
-CELL_S = 0.4  # of turns, a cell and round
+TURNS = 55  # of a cell in a round; a gate of four cells within two minutes has some 80
 ROUNDS = 11  # that two minutes hold for a gate of four cells
 THRESHOLD, FLOOR_S, ERROR = 0.05, 10e-6, 0.01
 GATES, DECISIONS = 1000, 2000  # drawn with replacement
+
+Asked = tuple[float, int, int, Any]  # share, copy, length, mode
 
 CODE = '''\
 """Fastformer, and as many rows of its own first product once more as ``rows`` says."""
@@ -101,24 +106,30 @@ def plant(folder: Path) -> dict[str, Path]:
     return roots
 
 
-def rows_for(folder: Path) -> dict[tuple[int, str, float], int]:
-    """How many rows make about each extra share; found from two sizes, so that it is only about right.
+def rows_for(roots: dict[str, Path], rng: random.Random) -> dict[tuple[int, Any, float], int]:
+    """How many rows make about each extra share: on a line through two sizes, the second time about those.
 
-    What a share really costs is seen in all rounds together; ``report`` judges by that.
+    It is only about right. What a share really costs is seen in all rounds together; ``report`` tells that.
     """
-    found = {}
-    for mode in MODES:
-        for length in LENGTHS:
-            sizes = (64, 8 * length)
-            cells = [cell(length, mode, rows) for rows in sizes]
-            shares = []
-            for one in play(plant_once(folder), cells, seconds=6.0, rng=random.Random(0)):
-                shares.append(float(np.expm1(one.ratio.median)))
-            slope = (shares[1] - shares[0]) / (sizes[1] - sizes[0])
-            fixed = shares[0] - slope * sizes[0]
+    kinds = [(n, mode) for n in LENGTHS for mode in MODES]
+    sizes = {(n, mode): (64, 8 * n) for n, mode in kinds}
+    found: dict[tuple[int, Any, float], int] = {}
+    for count in (2, 8):
+        asked: list[Asked] = [(0.0, i, n, mode) for i in range(2) for n, mode in kinds]
+        cells = [cell(n, mode, sizes[n, mode][i], i) for _, i, n, mode in asked]
+        with Nursery() as nursery:
+            rounds = [play_together(nursery, roots, asked, cells, rng) for _ in range(count)]
+        shares = {
+            (n, mode, i): float(np.expm1(np.mean([played[place].ratio.median for played in rounds])))
+            for place, (_, i, n, mode) in enumerate(asked)
+        }
+        for n, mode in kinds:
+            (few, many), (less, more) = sizes[n, mode], (shares[n, mode, 0], shares[n, mode, 1])
+            slope = (more - less) / (many - few)
             for extra in EXTRAS:
-                found[length, mode, extra] = max(1, round((extra - fixed) / slope))
-            print(f"{mode} at {length}: {shares[0]:.1%} for {sizes[0]} rows, {shares[1]:.1%} for {sizes[1]}")
+                found[n, mode, extra] = max(1, round(few + (extra - less) / slope))
+            print(f"{mode} at {n}: {less:.1%} for {few} rows, {more:.1%} for {many}", flush=True)
+            sizes[n, mode] = (found[n, mode, 0.05], found[n, mode, 0.20])
     return found
 
 
@@ -142,6 +153,57 @@ def cell(length: int, mode: Any, rows: int, copy: int = 0) -> Cell:
     )
 
 
+def play_together(
+    nursery: Nursery,
+    roots: dict[str, Path],
+    asked: Sequence[Asked],
+    cells: Sequence[Cell],
+    rng: random.Random,
+) -> list[Round]:
+    """One round as ``lockstep.play`` has it, but cells of one length and mode share the calls of the base.
+
+    Their options do not matter to the base, so that its two workers build each length and mode once; the
+    head's has all the cells. What is in one turn then lies further apart in time than in the gate.
+    """
+    kinds = list(dict.fromkeys((n, mode) for _, _, n, mode in asked))
+    own = {kind: [i for i, each in enumerate(asked) if each[2:] == kind] for kind in kinds}
+    built = {"head": list(cells), "base": [cells[own[kind][0]] for kind in kinds]}
+    built["again"] = built["base"]
+    with ExitStack() as stack:
+        order = rng.sample(SIDES, len(SIDES))
+        workers = {
+            side: stack.enter_context(Worker(nursery, side, roots["head" if side == "head" else "base"]))
+            for side in order
+        }
+        for side in order:
+            workers[side].greet()
+            build(workers[side], built[side], False)
+        stack.enter_context(one_core(workers, rng))
+        calls = {
+            kind: [("base", j), ("again", j), *(("head", i) for i in own[kind])]
+            for j, kind in enumerate(kinds)
+        }
+        turns = {}
+        for kind, places in calls.items():
+            call_s = [ask_s(workers[side], i, "warm_up", i) for side, i in places]
+            turns[kind] = turn_for(min(call_s))
+        times: dict[tuple[Any, ...], list[float]] = {}
+        for _ in range(TURNS):
+            for kind in rng.sample(kinds, len(kinds)):
+                turn = turns[kind]
+                for side, i in rng.sample(calls[kind], len(calls[kind])):
+                    time_s = ask_s(workers[side], i, "call", i, turn.untimed, turn.timed)
+                    times.setdefault((side, i), []).append(time_s)
+    return [
+        Round(
+            base_s=times["base", kinds.index(each[2:])],
+            head_s=times["head", i],
+            again_s=times["again", kinds.index(each[2:])],
+        )
+        for i, each in enumerate(asked)
+    ]
+
+
 def measure(minutes: float, burning: int, out: Path, same: int) -> None:
     """Append rounds for so many minutes."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -150,11 +212,11 @@ def measure(minutes: float, burning: int, out: Path, same: int) -> None:
         roots = plant_once(folder)
         known = next(lines(out), None) if out.exists() else None
         if known is None:
-            rows = rows_for(folder)
+            rows = rows_for(roots, random.Random(0))
             head = {
                 "machine": machine.name(),
                 "burners": burning,
-                "cell_s": CELL_S,
+                "turns": TURNS,
                 "rows": [[*key, value] for key, value in rows.items()],
             }
             append(out, head)
@@ -165,23 +227,34 @@ def measure(minutes: float, burning: int, out: Path, same: int) -> None:
         cells = [cell(n, mode, rows.get((n, mode, extra), 0), copy) for extra, copy, n, mode in asked]
         rng = random.Random()
         end = time.monotonic() + 60 * minutes
-        with ExitStack() as stack:
+        with ExitStack() as stack, ExitStack() as nurseries:
             if burning:
                 stack.enter_context(burners(burning))
+            played = 0
             while time.monotonic() < end:
                 began = time.monotonic()
-                found = play(roots, cells, seconds=CELL_S * len(cells), rng=rng)
-                entry = {
-                    "seconds": round(time.monotonic() - began, 2),
-                    "load_1min": machine.load_1min(),
-                    "cells": [
-                        {"cell": key, "ns": [[round(s * 1e9) for s in series] for series in
-                                             (one.base_s, one.head_s, one.again_s)]}
-                        for key, one in zip(asked, found, strict=True)
-                    ],
-                }  # fmt: skip
-                append(out, entry)
-                print(f"{entry['seconds']} s, {max(0, end - time.monotonic()):.0f} s left", flush=True)
+                if played % 3 == 0:  # as the gate does
+                    nurseries.close()
+                    nursery = nurseries.enter_context(Nursery())
+                played += 1
+                found = play_together(nursery, roots, asked, cells, rng)
+                append(out, entry_of(asked, found, time.monotonic() - began))
+                print(f"round {played}, {max(0, end - time.monotonic()):.0f} s left", flush=True)
+
+
+def entry_of(asked: Sequence[Asked], found: Sequence[Round], seconds: float) -> dict[str, Any]:
+    """A round as a line of the file: times in tenths of microseconds, the base's once a length and mode."""
+    bases = {each[2:]: one for each, one in zip(asked, found, strict=True)}
+    return {
+        "seconds": round(seconds, 2),
+        "load_1min": machine.load_1min(),
+        "bases": [[n, mode, _short(one.base_s), _short(one.again_s)] for (n, mode), one in bases.items()],
+        "heads": [[*each, _short(one.head_s)] for each, one in zip(asked, found, strict=True)],
+    }
+
+
+def _short(times_s: Sequence[float]) -> list[int]:
+    return [round(s * 1e7) for s in times_s]
 
 
 def append(out: Path, entry: dict[str, Any]) -> None:
@@ -205,11 +278,16 @@ def rounds_of(path: Path) -> tuple[dict[str, Any], dict[Key, list[Round]], list[
     head, *rest = lines(path)
     found: dict[Key, list[Round]] = {}
     for entry in rest:
-        for each in entry["cells"]:
-            base, again_head, again = ([ns * 1e-9 for ns in series] for series in each["ns"])
-            key = tuple(each["cell"])
-            found.setdefault(key, []).append(Round(base_s=base, head_s=again_head, again_s=again))
+        bases = {(n, mode): (_seconds(base), _seconds(again)) for n, mode, base, again in entry["bases"]}
+        for extra, copy, n, mode, series in entry["heads"]:
+            base, again = bases[n, mode]
+            one = Round(base_s=base, head_s=_seconds(series), again_s=again)
+            found.setdefault((extra, copy, n, mode), []).append(one)
     return head, found, [entry["seconds"] for entry in rest]
+
+
+def _seconds(series: Sequence[int]) -> list[float]:
+    return [each * 1e-7 for each in series]
 
 
 def verdict(rounds: Iterator[Round], plan: Plan) -> tuple[str, int]:
@@ -261,7 +339,7 @@ def _report(path: Path) -> Iterator[str]:
     yield f"\n## {path.name.split('.')[0]}: {head['burners']} burners, {head['machine']}\n"
     yield (
         f"{len(seconds)} rounds of {len(cells)} cells, {np.median(seconds):.1f} s each; "
-        f"{head['cell_s']} s of turns a cell and round; threshold {THRESHOLD:.0%}, "
+        f"{head['turns']} turns a cell and round; threshold {THRESHOLD:.0%}, "
         f"floor {FLOOR_S * 1e6:.0f} µs, error {ERROR:.0%} a gate\n"
     )
     yield "| planted | measured | verdicts, each round used once | slower | rounds | slower, drawn |"

@@ -21,7 +21,7 @@ from effbench.gate.decide import Plan, Round
 from effbench.gate.judge import CONFIRMATION, Track
 from effbench.gate.lockstep import CellFailed, play
 from effbench.gate.settings import read
-from effbench.gate.workers import Worker, WorkerDied
+from effbench.gate.workers import Nursery, Worker, WorkerDied
 from effbench.spec import Cell, UsageError
 
 MINE = '''
@@ -167,12 +167,10 @@ def test_whatever_ends_it_the_worktree_and_the_workers_go(repository, tmp_path, 
     assert running.stderr is not None
     assert "exact figures" in running.stderr.readline()
     assert "round 1" in running.stderr.readline()
-    workers = [
-        int(path.name)
-        for path in Path("/proc").iterdir()
-        if path.name.isdigit() and f"{running.pid} " in parent_of(path)
-    ]
-    assert workers
+    deadline = time.monotonic() + 30
+    while len(workers := descendants(running.pid)) < 5:  # a keeper, a nursery and its three workers
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     running.send_signal(number)
     running.communicate(timeout=60)
     assert running.returncode == (130 if number == signal.SIGINT else -9)
@@ -188,12 +186,22 @@ def test_whatever_ends_it_the_worktree_and_the_workers_go(repository, tmp_path, 
     nothing_left(repository)
 
 
-def parent_of(process):
-    try:
-        status = (process / "stat").read_text()
-    except OSError:
-        return ""
-    return status.rpartition(")")[2].split()[1] + " "
+def descendants(pid):
+    """Of a process, its children's included."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                status = (path / "stat").read_text()
+            except OSError:  # it has ended
+                continue
+            children.setdefault(int(status.rpartition(")")[2].split()[1]), []).append(int(path.name))
+    found, left = [], [pid]
+    while left:
+        new = children.get(left.pop(), [])
+        found += new
+        left += new
+    return found
 
 
 def cmdline(pid):
@@ -262,11 +270,11 @@ def test_a_base_may_be_a_folder_and_a_revision_is_a_worktree(repository, tmp_pat
 def test_a_worker_that_hangs_or_ends_is_told(repository):
     cell = Cell(mechanism="mine.py:Mine", probe="time", seq_len=16, d_model=8, heads=2)
     write(repository, "time.sleep(600)")
-    with Worker("head", repository) as worker:
+    with Nursery() as nursery, Worker(nursery, "head", repository) as worker:
         worker.greet()
         assert worker.build([cell], check=False, timeout_s=60) == [""]
         with pytest.raises(WorkerDied, match="no answer within 1 s"):
-            worker.ask("call", 0, 1, timeout_s=1.0)
+            worker.ask("call", 0, 0, 1, timeout_s=1.0)
 
 
 @pytest.mark.slow
@@ -278,17 +286,25 @@ def test_turns_find_what_the_head_does_longer_and_blame_the_side_that_fails(repo
     base.mkdir()
     write(repository, wait.format("0.004"))
     write(base, wait.format("0.002"))
-    (found,) = play({"base": base, "head": repository}, cells, seconds=0.5, rng=random.Random(0))
+    with Nursery() as nursery:
+        roots = {"base": base, "head": repository}
+        (found,) = play(nursery, roots, cells, seconds=0.5, rng=random.Random(0))
+        write(base, "raise RuntimeError('old')")
+        with pytest.raises(CellFailed, match="old") as caught:
+            play(nursery, roots, cells, seconds=0.5, rng=random.Random(0))
     assert min(found.head_s) / min(found.base_s) == pytest.approx(2, rel=0.1)
     assert min(found.again_s) / min(found.base_s) == pytest.approx(1, rel=0.1)
     assert len(found.base_s) == len(found.head_s) == len(found.again_s) >= 7
-    write(base, "raise RuntimeError('old')")
-    with pytest.raises(CellFailed, match="old") as caught:
-        play({"base": base, "head": repository}, cells, seconds=0.5, rng=random.Random(0))
     assert (caught.value.index, caught.value.side) == (0, "base")
 
 
 # The loop, with rounds that are made up: no worker, and a clock that only the rounds move.
+
+
+class NURSERIES:
+    """None is needed."""
+
+    next = staticmethod(lambda: None)
 
 
 def made(rng, ratio, spread=0.004, again=1.0):
@@ -342,7 +358,7 @@ def test_the_budget_is_kept_and_its_cost_told(monkeypatch, tmp_path):
     now = [0.0]
     rng = np.random.default_rng(1)
 
-    def played(roots, cells, *, seconds, rng=rng, check, clock):
+    def played(nursery, roots, cells, *, seconds, rng=rng, check, clock):
         now[0] += 5.0 + seconds
         return [made(np.random.default_rng(int(now[0])), 1.0, spread=0.2) for _ in cells]
 
@@ -351,7 +367,16 @@ def test_the_budget_is_kept_and_its_cost_told(monkeypatch, tmp_path):
     cells = settings.cells("mine.py:Mine", {})
     tree = Tree(root=tmp_path, label="x")
     lines, notes = judging._time(
-        settings, tree, tree, cells, 100.0, 3.0, random.Random(0), lambda text: None, lambda: now[0]
+        settings,
+        tree,
+        tree,
+        cells,
+        NURSERIES,
+        100.0,
+        3.0,
+        random.Random(0),
+        lambda text: None,
+        lambda: now[0],
     )
     assert now[0] <= 100.0
     assert {line.verdict for line in lines} <= {"inconclusive", "unfit"}
@@ -364,7 +389,7 @@ def test_the_budget_is_kept_and_its_cost_told(monkeypatch, tmp_path):
 def test_a_cell_that_fails_while_it_is_timed_leaves_the_others(monkeypatch, tmp_path):
     now = [0.0]
 
-    def played(roots, cells, *, seconds, rng, check, clock):
+    def played(nursery, roots, cells, *, seconds, rng, check, clock):
         now[0] += 1.0
         if len(cells) == 4:
             raise CellFailed(1, "again", "it broke")
@@ -375,7 +400,16 @@ def test_a_cell_that_fails_while_it_is_timed_leaves_the_others(monkeypatch, tmp_
     cells = settings.cells("mine.py:Mine", {})
     tree = Tree(root=tmp_path, label="x")
     lines, _ = judging._time(
-        settings, tree, tree, cells, 120.0, 1.0, random.Random(0), lambda text: None, lambda: now[0]
+        settings,
+        tree,
+        tree,
+        cells,
+        NURSERIES,
+        120.0,
+        1.0,
+        random.Random(0),
+        lambda text: None,
+        lambda: now[0],
     )
     assert [line.verdict for line in lines] == ["same", "same", "same", "new"]
     assert lines[-1].cell == cells[1]

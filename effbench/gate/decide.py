@@ -123,41 +123,58 @@ class Decision:
     reason: str = ""
 
 
-def estimate(rounds: Sequence[Middle], error: float) -> Interval:
-    """The mean over rounds of each round's median log ratio, with a two-sided interval of that error.
+def estimate(rounds: Sequence[Round], error: float) -> tuple[Interval, Interval]:
+    """The log ratio of head over base, and of the base over itself, each with a two-sided interval.
 
-    Turns in one set of workers share its memory layout, so the sample is that of the rounds: Student's t with
-    k - 1 degrees and the standard error of k medians (Kalibera and Jones 2013: the highest level that was
-    drawn anew holds the spread of those below). A bootstrap of the turns inside every round bounds that error
-    from below, for a few rounds may agree by luck better than their calls allow. It is the mean over rounds,
-    not the median, since at five rounds only the mean's interval has the coverage that it claims out in the
-    tails that are used here; and head and base are exchangeable where nothing changed, so that the logarithm
-    of their ratio is symmetric, which is what Student's t needs.
+    A round is a block in which three processes have been measured, and turns in one process share its memory
+    layout, so the sample is that of the rounds' medians (Kalibera and Jones 2013: the highest level that was
+    drawn anew holds the spread of those below). Head against the mean of both bases, and the bases against
+    each other, are orthogonal contrasts: where the three processes spread alike, both tell of one and the
+    same variance, times 3/2 and times 2. It is pooled over them, as the analysis of variance of a randomised
+    block design does, which gives Student's t 2 (k - 1) degrees. A bootstrap of the turns inside every round
+    bounds each error from below, for a few rounds may agree by luck better than their calls allow, and a head
+    whose calls spread more than the base's is not to hide behind it. It is the mean over rounds, not the
+    median, since of a few rounds only the mean's interval has the coverage that it claims out in the tails
+    that are used here; and head and base are exchangeable where nothing changed, so that the logarithm of
+    their ratio is symmetric, which is what Student's t needs.
 
     Raises ValueError with fewer than two rounds.
     """
     from scipy import stats
 
     k = len(rounds)
-    center, se = mean_and_error(rounds)
-    half = float(stats.t.ppf(1 - error / 2, k - 1)) * se
-    return Interval(
-        ratio=math.exp(center), low=math.exp(center - half), high=math.exp(center + half), error=error, se=se,
-        degrees=k - 1,
-    )  # fmt: skip
+    contrasts = [r.ratio for r in rounds], [r.control for r in rounds]
+    centers, own, within = zip(*(_moments(each) for each in contrasts), strict=True)
+    process = (own[0] / 1.5 + own[1] / 2) / 2
+    t = float(stats.t.ppf(1 - error / 2, 2 * (k - 1)))
+    found = []
+    for center, factor, least in zip(centers, (1.5, 2.0), within, strict=True):
+        se = math.sqrt(max(factor * process, least) / k)
+        found.append(
+            Interval(
+                ratio=math.exp(center), low=math.exp(center - t * se), high=math.exp(center + t * se),
+                error=error, se=se, degrees=2 * (k - 1),
+            )
+        )  # fmt: skip
+    return found[0], found[1]
 
 
-def mean_and_error(rounds: Sequence[Middle]) -> tuple[float, float]:
-    """The mean of the rounds' medians, and its standard error as ``estimate`` says.
-
-    Raises ValueError with fewer than two rounds.
-    """
-    k = len(rounds)
-    if k < 2:
+def _moments(rounds: Sequence[Middle]) -> tuple[float, float, float]:
+    """(mean of the medians, their variance over the rounds, the variance that they have by their turns)."""
+    if len(rounds) < 2:
         raise ValueError("an interval needs at least two rounds")
     medians = np.array([each.median for each in rounds])
     within = float(np.mean([each.variance for each in rounds]))
-    return float(np.mean(medians)), max(float(np.std(medians, ddof=1)), math.sqrt(within)) / math.sqrt(k)
+    return float(np.mean(medians)), float(np.var(medians, ddof=1)), within
+
+
+def mean_and_error(rounds: Sequence[Middle]) -> tuple[float, float]:
+    """The mean of the rounds' medians and its standard error, by their spread and at least by their turns'.
+
+    Raises ValueError with fewer than two rounds.
+    """
+    mean, own, within = _moments(rounds)
+    return mean, math.sqrt(max(own, within) / len(rounds))
 
 
 def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: float) -> Decision:
@@ -170,8 +187,7 @@ def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: 
     base_s = float(np.median([r.base_median_s for r in rounds]))
     head_s = float(np.median([r.head_median_s for r in rounds]))
     applied = max(threshold, floor_s / base_s)
-    head = estimate([r.ratio for r in rounds], error)
-    control = estimate([r.control for r in rounds], error)
+    head, control = estimate(rounds, error)
     verdict, reason = _verdict(head, control, applied)
     return Decision(
         verdict=verdict, reason=reason, head=head, control=control, threshold=applied,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +20,16 @@ from effbench.gate.decide import Decision, Plan, Round, decide
 from effbench.gate.lockstep import CellFailed, play
 from effbench.gate.report import Figure, Line, Report, Verdict
 from effbench.gate.settings import GateSettings, unused
-from effbench.gate.workers import Worker, WorkerDied
+from effbench.gate.workers import Nursery, Worker, WorkerDied
 from effbench.spec import Cell, UsageError, to_json
 
 Listener = Callable[[str], None]
 # A slowdown is asked again with an error of its own: it must pass both, so that the first bounds the gate's.
-CONFIRMATION = Plan(cells=1, error=0.05, looks=(5, 8, 12))
-_CELL_ROUND_S = 1.2  # what a cell is given in one round at most
+CONFIRMATION = Plan(cells=1, error=0.05, looks=(3, 5, 8, 12))
+_CELL_ROUND_S = 2.5  # what a cell is given in one round at most
 _WANTED_ROUNDS = 11  # that the budget should hold, by giving each less time if need be
 _ROUND_MARGIN = 1.15
+_ROUNDS_A_NURSERY = 3  # then another imports torch, to other addresses
 
 
 @dataclass
@@ -156,7 +158,10 @@ def judge(
     left = {line.cell.key for line in lines}
     cells = [cell for cell in cells if cell.key not in left]
     if settings.time:
-        timed, more = _time(settings, head, base, cells, deadline, start_s, rng, listener, clock)
+        with _Nurseries() as nurseries:
+            timed, more = _time(
+                settings, head, base, cells, nurseries, deadline, start_s, rng, listener, clock
+            )
         lines += timed
         notes += more
     order = {cell.key: i for i, cell in enumerate([*cells, *(line.cell for line in lines)])}
@@ -180,14 +185,15 @@ class _Pair:
     def __init__(self, head: Tree, base: Tree, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.trees = {"base": base, "head": head}
+        self._nursery = Nursery()
         self._workers: dict[str, Worker] = {}
         self.start_s = 0.0
 
     def __enter__(self) -> _Pair:
         began = self._clock()
-        for side in self.trees:
-            self._workers[side] = Worker(side, self.trees[side].root)
         try:
+            for side in self.trees:
+                self._workers[side] = Worker(self._nursery, side, self.trees[side].root)
             for worker in self._workers.values():
                 worker.greet()
         except BaseException:
@@ -199,6 +205,7 @@ class _Pair:
     def __exit__(self, *_: object) -> None:
         for worker in self._workers.values():
             worker.close()
+        self._nursery.close()
 
     def ask(self, side: str, what: str, *arguments: Any, timeout_s: float = 300.0) -> Any:
         """As Worker.ask; a worker that dies is replaced before WorkerDied goes on."""
@@ -206,9 +213,33 @@ class _Pair:
             return self._workers[side].ask(what, *arguments, timeout_s=timeout_s)
         except WorkerDied:
             self._workers[side].close()
-            self._workers[side] = Worker(side, self.trees[side].root)
+            self._workers[side] = Worker(self._nursery, side, self.trees[side].root)
             self._workers[side].greet()
             raise
+
+
+class _Nurseries:
+    """A nursery a round, another one every few of them."""
+
+    def __init__(self) -> None:
+        self._nursery: Nursery | None = None
+        self._rounds = 0
+
+    def __enter__(self) -> _Nurseries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._nursery is not None:
+            self._nursery.close()
+
+    def next(self) -> Nursery:
+        """The one that the next round's workers are to be forked from."""
+        if self._nursery is None or self._rounds % _ROUNDS_A_NURSERY == 0:
+            if self._nursery is not None:
+                self._nursery.close()
+            self._nursery = Nursery()
+        self._rounds += 1
+        return self._nursery
 
 
 def _cells(settings: GateSettings, pair: _Pair) -> tuple[list[Cell], list[Line]]:
@@ -295,6 +326,7 @@ def _time(
     head: Tree,
     base: Tree,
     cells: Sequence[Cell],
+    nurseries: _Nurseries,
     deadline: float,
     start_s: float,
     rng: random.Random,
@@ -313,7 +345,8 @@ def _time(
     ]
     failed: list[Line] = []
     roots = {"base": base.root, "head": head.root}
-    overhead_s, longest_s, played = 1.5 * start_s, 0.0, 0
+    overheads_s: list[float] = []
+    overhead_s, longest_s, played = start_s, 0.0, 0
     out_of_time = False
     while open_tracks := [track for track in tracks if not track.done]:
         left = deadline - clock()
@@ -324,6 +357,7 @@ def _time(
         began = clock()
         try:
             found = play(
+                nurseries.next(),
                 roots,
                 [track.cell for track in open_tracks],
                 seconds=seconds,
@@ -339,7 +373,8 @@ def _time(
             continue
         played += 1
         took = clock() - began
-        overhead_s = max(overhead_s if played > 1 else 0.0, took - seconds)
+        overheads_s.append(took - seconds)
+        overhead_s = statistics.fmean(overheads_s)
         longest_s = max(longest_s if played > 1 else 0.0, took)
         for track, one in zip(open_tracks, found, strict=True):
             track.add(one)
@@ -390,10 +425,10 @@ def _rounds_needed(line: Line, plan: Plan) -> int | None:
     if line.low is None or line.high is None or line.error is None or line.rounds < 2 or not line.threshold:
         return None
     half = math.log(line.high / line.low) / 2
-    spread = half / float(stats.t.ppf(1 - line.error / 2, line.rounds - 1)) * math.sqrt(line.rounds)
+    spread = half / float(stats.t.ppf(1 - line.error / 2, 2 * (line.rounds - 1))) * math.sqrt(line.rounds)
     error = plan.error / plan.cells / len(plan.looks)
     for rounds in range(plan.looks[0], 1000):
-        if float(stats.t.ppf(1 - error / 2, rounds - 1)) * spread / math.sqrt(rounds) <= math.log1p(
+        if float(stats.t.ppf(1 - error / 2, 2 * (rounds - 1))) * spread / math.sqrt(rounds) <= math.log1p(
             line.threshold
         ):
             return rounds

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from effbench.gate.decide import Round
-from effbench.gate.workers import Worker, WorkerDied
+from effbench.gate.workers import Nursery, Worker, WorkerDied
 from effbench.spec import Cell
 
 SIDES = ("base", "head", "again")
-MIN_BLOCK_S = 200e-6  # a timed block lasts at least this long, as a sample of the time probe does
-LEAST_TURNS, MOST_TURNS = 7, 150
+MIN_BLOCK_S = 1.5e-3  # a timed block lasts at least this long: asking for it costs a tenth of that
+# What other processes left in the caches costs a call about 0.5 ms here; a call this long shows it as little.
+WARM_BELOW_S = 5e-3
+LEAST_TURNS, MOST_TURNS = 7, 1000
 _CALL_TIMEOUT_S = 300.0
 
 
@@ -29,6 +33,7 @@ class CellFailed(RuntimeError):
 
 
 def play(
+    nursery: Nursery,
     roots: dict[str, Path],
     cells: Sequence[Cell],
     *,
@@ -39,28 +44,29 @@ def play(
 ) -> list[Round]:
     """Time every cell in fresh workers for about ``seconds`` in all; one Round a cell.
 
-    ``roots`` holds the folders of ``base`` and ``head``. All workers are started in random order and are
+    ``roots`` holds the folders of ``base`` and ``head``. All workers are forked in random order and are
     ready before the first call. A turn visits the cells in random order and, in each, the three workers in
-    random order: one untimed call, then a timed block of as many calls as last 200 µs. A cell has at least 7
-    turns.
+    random order: a timed block of as many calls as last 1.5 ms, after an untimed call if one lasts less than
+    5 ms. A cell has at least 7 turns, and a share of ``seconds`` that grows as the square root of what its
+    turns take: where turns are equally noisy that makes the sum of the cells' variances least (Neyman 1934).
     Raises CellFailed for the first cell that cannot be built or called.
     """
     folders = {"base": roots["base"], "head": roots["head"], "again": roots["base"]}
     with contextlib.ExitStack() as stack:
         order = rng.sample(SIDES, len(SIDES))
-        workers = {side: stack.enter_context(Worker(side, folders[side])) for side in order}
+        workers = {side: stack.enter_context(Worker(nursery, side, folders[side])) for side in order}
         for side in order:
             workers[side].greet()
         for side in order:
-            _build(workers[side], cells, check)
+            build(workers[side], cells, check)
         if all(cell.threads == 1 and cell.device == "cpu" for cell in cells):
-            stack.enter_context(_one_core(workers, rng))
-        calls = [_calls(workers, index, rng) for index in range(len(cells))]
-        return _turns(workers, calls, seconds=seconds, rng=rng, clock=clock)
+            stack.enter_context(one_core(workers, rng))
+        turns = [turn_for(_warm_up(workers, index, rng)) for index in range(len(cells))]
+        return _play(workers, turns, seconds=seconds, rng=rng, clock=clock)
 
 
 @contextlib.contextmanager
-def _one_core(workers: dict[str, Worker], rng: random.Random) -> Iterator[None]:
+def one_core(workers: dict[str, Worker], rng: random.Random) -> Iterator[None]:
     """Workers and this process on one core, drawn anew each round.
 
     What another core's neighbours do then hits all sides alike, and the core never idles between them: on a
@@ -80,7 +86,8 @@ def _one_core(workers: dict[str, Worker], rng: random.Random) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _build(worker: Worker, cells: Sequence[Cell], check: bool) -> None:
+def build(worker: Worker, cells: Sequence[Cell], check: bool) -> None:
+    """Have the worker make its cells' calls. Raises CellFailed for the first that cannot be."""
     try:
         reasons = worker.build(cells, check=check, timeout_s=_CALL_TIMEOUT_S)
     except WorkerDied as error:
@@ -92,36 +99,54 @@ def _build(worker: Worker, cells: Sequence[Cell], check: bool) -> None:
             raise CellFailed(index, worker.side, reason)
 
 
-def _calls(workers: dict[str, Worker], index: int, rng: random.Random) -> int:
-    """Calls that make one block of a cell, after its workers are warm: the same number for all of them."""
-    times = [_ask(workers[side], index, "warm_up", index) for side in rng.sample(SIDES, len(SIDES))]
-    return max(1, -int(-MIN_BLOCK_S // min(times)))
+@dataclass(frozen=True)
+class Turn:
+    """What one worker does in one turn of a cell: calls before the block, calls in it, and what both take."""
+
+    untimed: int
+    timed: int
+    seconds: float
 
 
-def _turns(
+def turn_for(call_s: float) -> Turn:
+    """The turn of a cell whose calls last so many seconds."""
+    untimed, timed = int(call_s < WARM_BELOW_S), max(1, -int(-MIN_BLOCK_S // call_s))
+    return Turn(untimed, timed, call_s * (untimed + timed))
+
+
+def _warm_up(workers: dict[str, Worker], index: int, rng: random.Random) -> float:
+    """Seconds that a cell's call lasts, after its workers are warm: the least of them, one for all."""
+    return min(ask_s(workers[side], index, "warm_up", index) for side in rng.sample(SIDES, len(SIDES)))
+
+
+def _play(
     workers: dict[str, Worker],
-    calls: Sequence[int],
+    turns: Sequence[Turn],
     *,
     seconds: float,
     rng: random.Random,
     clock: Callable[[], float],
 ) -> list[Round]:
-    """Turns until the cells' shares of ``seconds`` are spent; a slow cell has fewer turns, not more time."""
-    times: list[dict[str, list[float]]] = [{side: [] for side in SIDES} for _ in calls]
-    spent = [0.0] * len(calls)
-    share = seconds / max(1, len(calls))
-    open_cells = list(range(len(calls)))
+    """Turns until the cells' shares of ``seconds`` are spent; a slow cell has fewer turns in more time."""
+    times: list[dict[str, list[float]]] = [{side: [] for side in SIDES} for _ in turns]
+    spent = [0.0] * len(turns)
+    weights = [math.sqrt(turn.seconds) for turn in turns]
+    shares = [seconds * weight / sum(weights) for weight in weights]
+    open_cells = list(range(len(turns)))
     while open_cells:
         for index in rng.sample(open_cells, len(open_cells)):
+            turn = turns[index]
             began = clock()
             for side in rng.sample(SIDES, len(SIDES)):
-                times[index][side].append(_ask(workers[side], index, "call", index, calls[index]))
+                times[index][side].append(
+                    ask_s(workers[side], index, "call", index, turn.untimed, turn.timed)
+                )
             spent[index] += clock() - began
         open_cells = [
             index
             for index in open_cells
             if len(times[index]["base"]) < LEAST_TURNS
-            or (spent[index] < share and len(times[index]["base"]) < MOST_TURNS)
+            or (spent[index] < shares[index] and len(times[index]["base"]) < MOST_TURNS)
         ]
     return [
         Round(base_s=tuple(each["base"]), head_s=tuple(each["head"]), again_s=tuple(each["again"]))
@@ -129,7 +154,8 @@ def _turns(
     ]
 
 
-def _ask(worker: Worker, index: int, what: str, *arguments: int) -> float:
+def ask_s(worker: Worker, index: int, what: str, *arguments: int) -> float:
+    """Seconds a call, as the worker's method ``what`` tells of a cell. Raises CellFailed if it cannot."""
     try:
         answer = worker.ask(what, *arguments, timeout_s=_CALL_TIMEOUT_S)
     except WorkerDied as error:

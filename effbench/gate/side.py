@@ -1,16 +1,23 @@
-"""A worker of the gate: one side's mechanisms, built once, called when the other end says so.
+"""The workers of the gate, and the nursery that forks them: one side's mechanisms, called on command.
 
-It is run as a script, ``python side.py ROOT COMMANDS ANSWERS``: the folder of the code that it stands for,
-and two file descriptors. effbench itself is always the one that this file belongs to, so that both sides are
-measured by the same code; everything else is imported from ROOT first. Commands and answers are JSON, a line
-each; the end of commands ends the process.
+It is run as a script, ``python side.py LINK``, LINK being the file descriptor of a socket. That process, the
+nursery, imports torch and effbench and none of the code that is compared. It is sent ``{"fork": ROOT}`` with
+three descriptors (commands, answers, log) and answers the number of a worker forked for the code in ROOT, or
+``{"wait": PID}`` and answers how it ended. effbench itself is always the one that this file belongs to, so
+that both sides are measured by the same code; all else is imported from ROOT first. A worker's commands and
+answers are JSON, a line each; the end of commands ends it, and the end of the nursery ends all its workers.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import mmap
 import os
+import random
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -19,26 +26,104 @@ from pathlib import Path
 from typing import Any
 
 _WARM_UP_S, _WARM_UP_CALLS = 0.05, 3
+_END_S = 5.0  # for a process whose pipe closed to end
 
 
 def main() -> None:
-    """Serve until the commands end."""
-    root, commands, answers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    """Fork workers until the link ends."""
+    link = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(2, 1)  # what a plug-in prints
     _import_tool()
+    import torch
+
     from effbench.execute.server import die_with_parent, say
 
     die_with_parent()
-    for place in (root / "src", root):
-        if place.is_dir():
-            sys.path.insert(0, str(place))
-    os.chdir(root)
-    side = Side(root)
-    import torch
+    gc.collect()
+    gc.freeze()  # a worker's collection then need not look through, and so copy, all that torch imported
+    say(link.fileno(), {"hello": torch.__version__})
+    pending, descriptors = b"", []
+    while True:
+        data, received, _, _ = socket.recv_fds(link, 65536, 3)
+        if not data:
+            return
+        pending += data
+        descriptors += received
+        while b"\n" in pending:
+            line, pending = pending.split(b"\n", 1)
+            message = json.loads(line)
+            if "wait" in message:
+                say(link.fileno(), {"status": _ended(message["wait"])})
+                continue
+            child = os.fork()
+            if child == 0:
+                link.close()
+                _be_worker(Path(message["fork"]), *descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            descriptors = []
+            say(link.fileno(), {"pid": child})
 
-    say(answers, {"hello": torch.__version__})
+
+def _ended(child: int) -> int | None:
+    """The exit code of a worker, negative the signal that ended it; None if it still runs."""
+    deadline = time.monotonic() + _END_S
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
+
+
+def _be_worker(root: Path, commands: int, answers: int, log: int) -> None:
+    """Serve one side in a session of its own, and leave without returning to the nursery's loop."""
+    from effbench.execute.server import die_with_parent
+
+    code = 1
+    try:
+        os.setsid()
+        die_with_parent()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        kept = _draw_layout()
+        for place in (root / "src", root):
+            if place.is_dir():
+                sys.path.insert(0, str(place))
+        os.chdir(root)
+        _serve(Side(root), commands, answers)
+        del kept
+        code = 0
+    except BaseException as error:  # the process ends here: nothing may climb into the nursery's loop
+        with contextlib.suppress(Exception):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _draw_layout() -> list[object]:
+    """Memory of random size to be kept: what is allocated from now on lies elsewhere in every worker.
+
+    Workers of one nursery have the libraries at the same addresses, so that these favour no side. Where a
+    mechanism's own data and code objects come to lie depends on all that was allocated before them, and so
+    on the text of the code: without this it would be the same in every round, for head and base each.
+    """
+    draw = random.SystemRandom()  # the state of others is the same in every fork
+    small = [bytearray(draw.randrange(1, 4096)) for _ in range(draw.randrange(64))]
+    large = [bytearray(draw.randrange(1, 1 << 18)) for _ in range(4)]
+    return [small, large, mmap.mmap(-1, mmap.PAGESIZE * draw.randrange(1, 256))]
+
+
+def _serve(side: Side, commands: int, answers: int) -> None:
+    from effbench.execute.server import say
+
+    say(answers, {"hello": os.getpid()})
     pending = b""
     while chunk := os.read(commands, 65536):
         pending += chunk
@@ -109,11 +194,12 @@ class Side:
             return {"error": _reason(error)}
         return {"time_s": last}
 
-    def call(self, index: int, calls: int) -> dict[str, Any]:
-        """One untimed call, then ``calls`` timed as one block: ``time_s`` a call, or the ``error``."""
+    def call(self, index: int, untimed: int, calls: int) -> dict[str, Any]:
+        """``untimed`` calls, then ``calls`` timed as one block: ``time_s`` a call, or the ``error``."""
         try:
             self._set_threads(index)
-            self._block(index, 1)
+            if untimed:
+                self._block(index, untimed)
             return {"time_s": self._block(index, calls)}
         except Exception as error:
             return {"error": _reason(error)}
@@ -207,12 +293,36 @@ class Side:
             torch.set_num_threads(self._threads[index])
 
     def _block(self, index: int, calls: int) -> float:
-        """Seconds a call of one block, garbage collection off as it is in a time probe."""
+        """Seconds a call of one block, garbage collection off as it is in a time probe.
+
+        With one thread, less the time for which it could have run and the system gave its core to others.
+        """
         call = self._calls[index]
+        waited = _waited_ns if self._threads[index] == 1 else _nothing
         start = time.perf_counter_ns()
+        before = waited()
         for _ in range(calls):
             call()
-        return (time.perf_counter_ns() - start) / calls / 1e9
+        others = waited() - before  # within start and stop, so that it is never more than they are apart
+        return (time.perf_counter_ns() - start - others) / calls / 1e9
+
+
+def _waited_ns() -> int:
+    """How long this thread has waited for its core in all, by Linux's account; 0 where there is none."""
+    global _account
+    if _account is None:
+        try:
+            _account = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        except OSError:
+            _account = -1
+    return int(os.pread(_account, 64, 0).split()[1]) if _account >= 0 else 0
+
+
+_account: int | None = None
+
+
+def _nothing() -> int:
+    return 0
 
 
 def _self_test() -> dict[str, Any]:

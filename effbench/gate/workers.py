@@ -1,4 +1,4 @@
-"""The gate's end of its workers: start one on a folder of code, ask it, end it whatever happens."""
+"""The gate's end of nursery and workers: start one on a folder of code, ask it, end it whatever happens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from effbench.spec import Cell, to_json
 
@@ -31,25 +32,87 @@ class WorkerDied(RuntimeError):
         self.side = side
 
 
-class Worker:
-    """One process that imports the code of one side; ``ask`` is a method call on effbench.gate.side.Side."""
+class Nursery:
+    """A process that has torch and effbench imported and forks workers; see effbench.gate.side."""
 
-    def __init__(self, side: str, root: Path) -> None:
+    def __init__(self) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+        self._link, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(_SCRIPT), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C in the terminal is for us
+                env={**os.environ, "OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"},
+            )
+        self._ready = False
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fork(self, side: str, root: Path, descriptors: Sequence[int]) -> int:
+        """The number of a new process that stands for ``root``. Raises WorkerDied if there is none."""
+        return int(self._ask(side, {"fork": str(root)}, descriptors)["pid"])
+
+    def status(self, side: str, pid: int) -> int | None:
+        """The exit code of a worker that has closed its pipe, None if it still runs; forget it then."""
+        found = self._ask(side, {"wait": pid})["status"]
+        return None if found is None else int(found)
+
+    def close(self) -> None:
+        """End it, and with it every worker."""
+        self._link.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._log.close()
+
+    def _ask(self, side: str, message: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        try:
+            if not self._ready:
+                self._read()
+                self._ready = True
+            socket.send_fds(self._link, [json.dumps(message).encode() + b"\n"], descriptors)
+            return self._read()
+        except (OSError, EOFError) as error:
+            said = _last_line(self._log)
+            raise WorkerDied(side, said or f"the process that forks workers ended: {error}") from None
+
+    def _read(self) -> dict[str, Any]:
+        self._link.settimeout(_START_S)
+        said = b""
+        while not said.endswith(b"\n"):
+            chunk = self._link.recv(65536)
+            if not chunk:
+                raise EOFError("its link closed")
+            said += chunk
+        return dict(json.loads(said))
+
+
+class Worker:
+    """One process with the code of one side; ``ask`` is a method call on effbench.gate.side.Side."""
+
+    def __init__(self, nursery: Nursery, side: str, root: Path) -> None:
         self.side = side
+        self._nursery = nursery
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
         self._pending = b""
+        self._ended = False
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_SCRIPT), str(root), str(commands), str(answers)],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                pass_fds=(commands, answers),
-                start_new_session=True,  # Ctrl-C in the terminal is for us
-                env={**os.environ, "OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"},
-            )
+            self._pid = nursery.fork(side, root, (commands, answers, self._log.fileno()))
+        except BaseException:
+            os.close(self._commands)
+            os.close(self._answers)
+            self._log.close()
+            raise
         finally:
             os.close(commands)
             os.close(answers)
@@ -62,9 +125,9 @@ class Worker:
     ) -> None:
         self.close()
 
-    def greet(self) -> str:
-        """Wait until it has imported what it needs; its torch's version."""
-        return str(self._answer(_START_S)["hello"])
+    def greet(self) -> None:
+        """Wait until it is ready."""
+        self._answer(_START_S)
 
     def ask(self, what: str, *arguments: Any, timeout_s: float = _START_S) -> Any:
         """The answer of the worker's method ``what``. Raises WorkerDied if it ends or takes longer."""
@@ -87,9 +150,11 @@ class Worker:
         for descriptor in (self._commands, self._answers):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if not self._ended:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)  # at least a zombie still, so that the number is its own
+            with contextlib.suppress(WorkerDied):
+                self._nursery.status(self.side, self._pid)
         self._log.close()
 
     def _answer(self, timeout_s: float) -> Any:
@@ -107,12 +172,17 @@ class Worker:
         return json.loads(line)
 
     def _last_words(self) -> str:
-        try:
-            code = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
+        code = self._nursery.status(self.side, self._pid)
+        if code is None:
             return "its pipe closed"
-        size = self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, size - _LOG_TAIL_BYTES))
-        lines = [line for line in self._log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        self._ended = True
         ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"{ending}: {lines[-1].strip()}" if lines else ending
+        said = _last_line(self._log)
+        return f"{ending}: {said}" if said else ending
+
+
+def _last_line(log: IO[bytes]) -> str:
+    size = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size - _LOG_TAIL_BYTES))
+    lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
