@@ -5,8 +5,10 @@
 
 ``measure`` plays rounds as the gate does, with fresh workers each, on two folders of code: Fastformer, and
 Fastformer with a share of its own work done twice. Cells whose share is 0 are the same code on both sides.
-All shares of one length and mode are called within the same turns, against the same two calls of the base, so
-that an hour holds two to three times as many decisions; those of different shares are then not independent.
+With ``--together`` all shares of one length and mode are called within the same turns, against the same two
+calls of the base. An hour then holds two to three times as many decisions; but turns are longer and so noisier
+than a gate's, the head's process is called more often than the base's and so some 2 % faster, and what is
+decided of one share depends on the others. ``--like FILE`` takes the planted amounts of work from a file.
 It appends a round a line, and can be stopped and gone on with. ``report`` feeds the rounds of every file to
 the gate's own rules, in two ways: one after the other, each round used once (what really happened), and drawn
 with replacement, many times over (what rounds like these do, for rates too small to be counted).
@@ -34,14 +36,15 @@ from effbench import machine
 from effbench.analyse.statistics import mean_interval, proportion_interval
 from effbench.gate.decide import Plan, Round
 from effbench.gate.judge import Track
-from effbench.gate.lockstep import SIDES, ask_s, build, one_core, turn_for
+from effbench.gate.lockstep import SIDES, ask_s, build, one_core, play, turn_for
 from effbench.gate.workers import Nursery, Worker
 from effbench.spec import Cell
 
 LENGTHS, MODES = (512, 2048), ("forward", "train")
 D_MODEL, HEADS = 128, 8
 EXTRAS = (0.03, 0.05, 0.10, 0.20)
-TURNS = 55  # of a cell in a round; a gate of four cells within two minutes has some 80
+CELL_S = 1.6  # of turns, a cell and round, as a gate of four cells within two minutes has
+TURNS = 55  # of a cell in a round of cells that share a base
 ROUNDS = 11  # that two minutes hold for a gate of four cells
 THRESHOLD, FLOOR_S, ERROR = 0.05, 10e-6, 0.01
 GATES, DECISIONS = 1000, 2000  # drawn with replacement
@@ -204,7 +207,15 @@ def play_together(
     ]
 
 
-def measure(minutes: float, burning: int, out: Path, same: int) -> None:
+def measure(
+    minutes: float,
+    burning: int,
+    out: Path,
+    same: int,
+    shares: Sequence[float],
+    together: bool,
+    like: Path | None,
+) -> None:
     """Append rounds for so many minutes."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
@@ -212,18 +223,18 @@ def measure(minutes: float, burning: int, out: Path, same: int) -> None:
         roots = plant_once(folder)
         known = next(lines(out), None) if out.exists() else None
         if known is None:
-            rows = rows_for(roots, random.Random(0))
+            rows = amounts(next(lines(like))) if like else rows_for(roots, random.Random(0))
             head = {
                 "machine": machine.name(),
                 "burners": burning,
-                "turns": TURNS,
+                "together": together,
                 "rows": [[*key, value] for key, value in rows.items()],
             }
             append(out, head)
         else:
-            rows = {(n, mode, extra): value for n, mode, extra, value in known["rows"]}
+            rows = amounts(known)
         asked = [(0.0, copy, n, mode) for copy in range(same) for n in LENGTHS for mode in MODES]
-        asked += [(extra, 0, n, mode) for extra in EXTRAS for n in LENGTHS for mode in MODES]
+        asked += [(extra, 0, n, mode) for extra in shares for n in LENGTHS for mode in MODES]
         cells = [cell(n, mode, rows.get((n, mode, extra), 0), copy) for extra, copy, n, mode in asked]
         rng = random.Random()
         end = time.monotonic() + 60 * minutes
@@ -237,13 +248,32 @@ def measure(minutes: float, burning: int, out: Path, same: int) -> None:
                     nurseries.close()
                     nursery = nurseries.enter_context(Nursery())
                 played += 1
-                found = play_together(nursery, roots, asked, cells, rng)
-                append(out, entry_of(asked, found, time.monotonic() - began))
+                if together:
+                    found = play_together(nursery, roots, asked, cells, rng)
+                else:
+                    found = play(nursery, roots, cells, seconds=CELL_S * len(cells), rng=rng)
+                append(out, entry_of(asked, found, together, time.monotonic() - began))
                 print(f"round {played}, {max(0, end - time.monotonic()):.0f} s left", flush=True)
 
 
-def entry_of(asked: Sequence[Asked], found: Sequence[Round], seconds: float) -> dict[str, Any]:
-    """A round as a line of the file: times in tenths of microseconds, the base's once a length and mode."""
+def amounts(head: dict[str, Any]) -> dict[tuple[int, Any, float], int]:
+    """The rows planted for each length, mode and share, from the first line of a file."""
+    return {(n, mode, extra): value for n, mode, extra, value in head["rows"]}
+
+
+def entry_of(
+    asked: Sequence[Asked], found: Sequence[Round], together: bool, seconds: float
+) -> dict[str, Any]:
+    """A round as a line of the file: times in tenths of microseconds, a base that is shared only once."""
+    if not together:
+        return {
+            "seconds": round(seconds, 2),
+            "load_1min": machine.load_1min(),
+            "cells": [
+                [*each, *(_short(series) for series in (one.base_s, one.head_s, one.again_s))]
+                for each, one in zip(asked, found, strict=True)
+            ],
+        }
     bases = {each[2:]: one for each, one in zip(asked, found, strict=True)}
     return {
         "seconds": round(seconds, 2),
@@ -278,8 +308,13 @@ def rounds_of(path: Path) -> tuple[dict[str, Any], dict[Key, list[Round]], list[
     head, *rest = lines(path)
     found: dict[Key, list[Round]] = {}
     for entry in rest:
-        bases = {(n, mode): (_seconds(base), _seconds(again)) for n, mode, base, again in entry["bases"]}
-        for extra, copy, n, mode, series in entry["heads"]:
+        for *key, base, head_s, again in entry.get("cells", ()):
+            one = Round(base_s=_seconds(base), head_s=_seconds(head_s), again_s=_seconds(again))
+            found.setdefault(tuple(key), []).append(one)
+        bases = {
+            (n, mode): (_seconds(base), _seconds(again)) for n, mode, base, again in entry.get("bases", ())
+        }
+        for extra, copy, n, mode, series in entry.get("heads", ()):
             base, again = bases[n, mode]
             one = Round(base_s=base, head_s=_seconds(series), again_s=again)
             found.setdefault((extra, copy, n, mode), []).append(one)
@@ -339,7 +374,7 @@ def _report(path: Path) -> Iterator[str]:
     yield f"\n## {path.name.split('.')[0]}: {head['burners']} burners, {head['machine']}\n"
     yield (
         f"{len(seconds)} rounds of {len(cells)} cells, {np.median(seconds):.1f} s each; "
-        f"{head['turns']} turns a cell and round; threshold {THRESHOLD:.0%}, "
+        f"{'a base for all shares' if head['together'] else 'a base for each'}; threshold {THRESHOLD:.0%}, "
         f"floor {FLOOR_S * 1e6:.0f} µs, error {ERROR:.0%} a gate\n"
     )
     yield "| planted | measured | verdicts, each round used once | slower | rounds | slower, drawn |"
@@ -392,12 +427,15 @@ def main() -> None:
     one.add_argument("--minutes", type=float, required=True)
     one.add_argument("--burners", type=int, default=0)
     one.add_argument("--same", type=int, default=4, help="how many times each unchanged cell is there [4]")
+    one.add_argument("--shares", type=float, nargs="+", default=EXTRAS, help="planted; of EXTRAS")
+    one.add_argument("--together", action="store_true", help="one base for all shares")
+    one.add_argument("--like", type=Path, help="a file whose amounts of work are to be planted")
     one.add_argument("--out", type=Path, required=True)
     two = commands.add_parser("report")
     two.add_argument("files", type=Path, nargs="+")
     asked = parser.parse_args()
     if asked.command == "measure":
-        measure(asked.minutes, asked.burners, asked.out, asked.same)
+        measure(asked.minutes, asked.burners, asked.out, asked.same, asked.shares, asked.together, asked.like)
     else:
         for line in report(asked.files):
             print(line)

@@ -109,6 +109,7 @@ def test_light_commands_stay_light(arguments):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.alone
 def test_help_takes_a_fraction_of_importing_torch():
     def seconds(*command: str) -> float:
         begin = time.monotonic()

@@ -229,6 +229,7 @@ def test_cores_are_written_as_ranges(cores, text):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_command_examines_this_machine(monkeypatch, capfd):
     """With two processes of each kind for six, which is less precise and no less of an examination."""
 

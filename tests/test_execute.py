@@ -109,6 +109,7 @@ def test_no_cuda_is_unsupported_where_there_is_none(executor):
     assert (record.status, record.reason) == ("unsupported", "this torch finds no CUDA device")
 
 
+@pytest.mark.alone
 def test_a_child_is_cheap(executor, plugin):
     """Against a fresh interpreter that imports torch, in one run: the reason for the fork server."""
     begin = time.monotonic()

@@ -278,6 +278,7 @@ def test_a_worker_that_hangs_or_ends_is_told(repository):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_turns_find_what_the_head_does_longer_and_blame_the_side_that_fails(repository, tmp_path):
     spin = "while time.perf_counter() < end: pass"
     wait = "end = time.perf_counter() + {}\n        " + spin + "\n        return x.clone()"

@@ -83,6 +83,7 @@ def waits(folder, monkeypatch, names, **axes):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_busy_wait_is_timed_within_a_hundredth(tmp_path, monkeypatch):
     raw = waits(tmp_path, monkeypatch, [f"Busy:us={us}" for us in WAITS_US])
     rows = {row.name: row for row in raw.itertuples()}
@@ -95,6 +96,7 @@ def test_a_busy_wait_is_timed_within_a_hundredth(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_slow_first_call_is_no_sample_and_a_change_over_its_life_is_said(tmp_path):
     # for so long that they change by a third, also after the longest warm-up, which a busy machine may bring
     names = ["SlowFirst", "Changes:step=0.01", "Changes:step=-0.04"]
@@ -117,6 +119,7 @@ def test_memory_outside_torchs_allocator_is_seen_by_the_operating_system_only(tm
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_growth_is_found_as_planted(tmp_path, monkeypatch):
     options = {declared: f"logs={logs},power={power},us={GROWN_US}" for power, logs, declared in GROWN}
     raw = waits(

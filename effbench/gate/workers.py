@@ -105,7 +105,7 @@ class Worker:
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
         self._pending = b""
-        self._ended = False
+        self._reaped = False
         try:
             self._pid = nursery.fork(side, root, (commands, answers, self._log.fileno()))
         except BaseException:
@@ -146,15 +146,13 @@ class Worker:
         return list(self.ask("build", plain, allocator, check, timeout_s=timeout_s))
 
     def close(self) -> None:
-        """End the process and what it started."""
+        """End the process and what it started; the nursery is not asked, who may be amid an answer."""
         for descriptor in (self._commands, self._answers):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        if not self._ended:
+        if not self._reaped:  # then it is there, as a zombie at least, and the number still its own
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)  # at least a zombie still, so that the number is its own
-            with contextlib.suppress(WorkerDied):
-                self._nursery.status(self.side, self._pid)
+                os.killpg(self._pid, signal.SIGKILL)
         self._log.close()
 
     def _answer(self, timeout_s: float) -> Any:
@@ -175,7 +173,7 @@ class Worker:
         code = self._nursery.status(self.side, self._pid)
         if code is None:
             return "its pipe closed"
-        self._ended = True
+        self._reaped = True
         ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         said = _last_line(self._log)
         return f"{ending}: {said}" if said else ending
