@@ -5,10 +5,10 @@
 
 ``measure`` plays rounds as the gate does, with fresh workers each, on two folders of code: Fastformer, and
 Fastformer with a share of its own work done twice. Cells whose share is 0 are the same code on both sides.
-With ``--together`` all shares of one length and mode are called within the same turns, against the same two
-calls of the base. An hour then holds two to three times as many decisions. But turns are longer and so
-noisier than a gate's, the head's process is called more often than the base's and so some 2 % faster, and what
-is decided of one share depends on the others. ``--like FILE`` takes the planted amounts of work from a file.
+With ``--together`` all shares of one length and mode are called within the same turns, against the same
+two calls of the base. An hour then holds two to three times as many decisions. But turns are longer and so
+noisier than a gate's, the head's process is called more often than the base's and so some 2 % faster, and
+what is decided of one share depends on the others. ``--like FILE`` takes the planted work from a file.
 It appends a round a line, and can be stopped and gone on with. ``report`` feeds the rounds of every file to
 the gate's own rules, in two ways: one after the other, each round used once (what really happened), and drawn
 with replacement, many times over (what rounds like these do, for rates too small to be counted).
