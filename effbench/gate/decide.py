@@ -24,9 +24,10 @@ class Middle:
 
 
 def middle(turns: np.ndarray, *, seed: int = 0) -> Middle:
-    """The median of [T] numbers with its variance, from a bootstrap of the turns."""
+    """The median of [T] numbers, or [T, m] with m of each turn; its variance by a bootstrap of the turns."""
     drawn = np.random.default_rng(seed).integers(len(turns), size=(RESAMPLES, len(turns)))
-    return Middle(float(np.median(turns)), float(np.var(np.median(turns[drawn], axis=1))))
+    medians = np.median(turns[drawn].reshape(RESAMPLES, -1), axis=1)
+    return Middle(float(np.median(turns)), float(np.var(medians)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,13 @@ class Round:
 
     @cached_property
     def ratio(self) -> Middle:
-        """Of log(head / base) over the turns, the base being the geometric mean of its two workers."""
+        """Of log(head / base) over the turns, two of each: against either worker of the base.
+
+        Not against the mean of both: it is less skewed than one call, so that the median of the difference is
+        off where nothing changed. The difference of two calls that are alike is symmetric.
+        """
         base, head, again = (np.log(np.asarray(s, dtype=float)) for s in self._series)
-        return middle(head - (base + again) / 2)
+        return middle(np.stack([head - base, head - again], axis=1))
 
     @cached_property
     def control(self) -> Middle:
@@ -128,10 +133,11 @@ def estimate(rounds: Sequence[Round], error: float) -> tuple[Interval, Interval]
 
     A round is a block in which three processes have been measured, and turns in one process share its memory
     layout, so the sample is that of the rounds' medians (Kalibera and Jones 2013: the highest level that was
-    drawn anew holds the spread of those below). Head against the mean of both bases, and the bases against
-    each other, are orthogonal contrasts: where the three processes spread alike, both tell of one and the
-    same variance, times 3/2 and times 2. It is pooled over them, as the analysis of variance of a randomised
-    block design does, which gives Student's t 2 (k - 1) degrees. A bootstrap of the turns inside every round
+    drawn anew holds the spread of those below). Head against both bases, and the bases against each other,
+    are orthogonal contrasts: where the three processes spread alike, both tell of one and the same variance,
+    times 3/2 and times 2 (of the turns' own noise, which the median over both bases evens out better, times
+    4/3; 3/2 errs on the safe side). It is pooled over them, as the analysis of variance of a randomised block
+    design does, which gives Student's t 2 (k - 1) degrees. A bootstrap of the turns inside every round
     bounds each error from below, for a few rounds may agree by luck better than their calls allow, and a head
     whose calls spread more than the base's is not to hide behind it. It is the mean over rounds, not the
     median, since of a few rounds only the mean's interval has the coverage that it claims out in the tails
