@@ -29,7 +29,7 @@ CONFIRMATION = Plan(cells=1, error=0.05, looks=(3, 5, 8, 12))
 _CELL_ROUND_S = 2.5  # what a cell is given in one round at most
 _WANTED_ROUNDS = 11  # that the budget should hold, by giving each less time if need be
 _ROUND_MARGIN = 1.15
-_ROUNDS_A_NURSERY = 3  # then another imports torch, to other addresses
+ROUNDS_A_NURSERY = 3  # then another imports torch, to other addresses
 
 
 @dataclass
@@ -234,7 +234,7 @@ class _Nurseries:
 
     def next(self) -> Nursery:
         """The one that the next round's workers are to be forked from."""
-        if self._nursery is None or self._rounds % _ROUNDS_A_NURSERY == 0:
+        if self._nursery is None or self._rounds % ROUNDS_A_NURSERY == 0:
             if self._nursery is not None:
                 self._nursery.close()
             self._nursery = Nursery()

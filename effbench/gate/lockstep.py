@@ -1,4 +1,4 @@
-"""One round: three fresh workers (base, head, base again), called in turns, one call at a time."""
+"""One round: fresh workers (base, head, base again), called in turns, one call at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from effbench.gate.decide import Round
 from effbench.gate.workers import Nursery, Worker, WorkerDied
 from effbench.spec import Cell
 
-SIDES = ("base", "head", "again")
 MIN_BLOCK_S = 1.5e-3  # a timed block lasts at least this long: asking for it costs a tenth of that
 # What other processes left in the caches costs a call about 0.5 ms here; a call this long shows it as little.
 WARM_BELOW_S = 5e-3
@@ -42,31 +41,51 @@ def play(
     check: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Round]:
-    """Time every cell in fresh workers for about ``seconds`` in all; one Round a cell.
+    """Time every cell of both sides, and of the base again, for about ``seconds`` in all; one Round a cell.
 
-    ``roots`` holds the folders of ``base`` and ``head``. All workers are forked in random order and are
-    ready before the first call. A turn visits the cells in random order and, in each, the three workers in
-    random order: a timed block of as many calls as last 1.5 ms, after an untimed call if one lasts less than
-    5 ms. A cell has at least 7 turns, and a share of ``seconds`` that grows as the square root of what its
-    turns take: where turns are equally noisy that makes the sum of the cells' variances least (Neyman 1934).
-    Raises CellFailed for the first cell that cannot be built or called.
+    ``roots`` holds the folders of ``base`` and ``head``. Raises CellFailed for the first cell that cannot be
+    built or called.
     """
     folders = {"base": roots["base"], "head": roots["head"], "again": roots["base"]}
+    return [
+        Round(base_s=times["base"], head_s=times["head"], again_s=times["again"])
+        for times in take_turns(nursery, folders, cells, seconds=seconds, rng=rng, check=check, clock=clock)
+    ]
+
+
+def take_turns(
+    nursery: Nursery,
+    folders: dict[str, Path],
+    cells: Sequence[Cell],
+    *,
+    seconds: float,
+    rng: random.Random,
+    check: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[dict[str, tuple[float, ...]]]:
+    """Time every cell in a fresh worker for each folder; for each cell seconds a call by the folder's name.
+
+    All workers are forked in random order and are ready before the first call. A turn visits the cells in
+    random order and, in each, the workers in random order: a timed block of as many calls as last 1.5 ms,
+    after an untimed call if one lasts less than 5 ms. A cell has at least 7 turns, and a share of ``seconds``
+    that grows as the square root of what its turns take: where turns are equally noisy that makes the sum of
+    the cells' variances least (Neyman 1934). Raises CellFailed as ``play`` does.
+    """
     with contextlib.ExitStack() as stack:
-        order = rng.sample(SIDES, len(SIDES))
+        order = rng.sample(list(folders), len(folders))
         workers = {side: stack.enter_context(Worker(nursery, side, folders[side])) for side in order}
         for side in order:
             workers[side].greet()
         for side in order:
-            build(workers[side], cells, check)
+            _build(workers[side], cells, check)
         if all(cell.threads == 1 and cell.device == "cpu" for cell in cells):
-            stack.enter_context(one_core(workers, rng))
-        turns = [turn_for(_warm_up(workers, index, rng)) for index in range(len(cells))]
+            stack.enter_context(_one_core(workers, rng))
+        turns = [_turn_for(_warm_up(workers, index, rng)) for index in range(len(cells))]
         return _play(workers, turns, seconds=seconds, rng=rng, clock=clock)
 
 
 @contextlib.contextmanager
-def one_core(workers: dict[str, Worker], rng: random.Random) -> Iterator[None]:
+def _one_core(workers: dict[str, Worker], rng: random.Random) -> Iterator[None]:
     """Workers and this process on one core, drawn anew each round.
 
     What another core's neighbours do then hits all sides alike, and the core never idles between them: on a
@@ -86,7 +105,7 @@ def one_core(workers: dict[str, Worker], rng: random.Random) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def build(worker: Worker, cells: Sequence[Cell], check: bool) -> None:
+def _build(worker: Worker, cells: Sequence[Cell], check: bool) -> None:
     """Have the worker make its cells' calls. Raises CellFailed for the first that cannot be."""
     try:
         reasons = worker.build(cells, check=check, timeout_s=_CALL_TIMEOUT_S)
@@ -100,7 +119,7 @@ def build(worker: Worker, cells: Sequence[Cell], check: bool) -> None:
 
 
 @dataclass(frozen=True)
-class Turn:
+class _Turn:
     """What one worker does in one turn of a cell: calls before the block, calls in it, and what both take."""
 
     untimed: int
@@ -108,28 +127,28 @@ class Turn:
     seconds: float
 
 
-def turn_for(call_s: float) -> Turn:
+def _turn_for(call_s: float) -> _Turn:
     """The turn of a cell whose calls last so many seconds."""
     untimed, timed = int(call_s < WARM_BELOW_S), max(1, -int(-MIN_BLOCK_S // call_s))
-    return Turn(untimed, timed, call_s * (untimed + timed))
+    return _Turn(untimed, timed, call_s * (untimed + timed))
 
 
 def _warm_up(workers: dict[str, Worker], index: int, rng: random.Random) -> float:
     """Seconds that a cell's call lasts, after its workers are warm: the least of them, one for all."""
-    return min(ask_s(workers[side], index, "warm_up", index) for side in rng.sample(SIDES, len(SIDES)))
+    return min(_ask_s(workers[side], index, "warm_up", index) for side in _shuffled(workers, rng))
 
 
 def _play(
     workers: dict[str, Worker],
-    turns: Sequence[Turn],
+    turns: Sequence[_Turn],
     *,
     seconds: float,
     rng: random.Random,
     clock: Callable[[], float],
-) -> list[Round]:
+) -> list[dict[str, tuple[float, ...]]]:
     """Turns until the cells' shares of ``seconds`` are spent; a slow cell has fewer turns in more time."""
-    times: list[dict[str, list[float]]] = [{side: [] for side in SIDES} for _ in turns]
-    spent = [0.0] * len(turns)
+    times: list[dict[str, list[float]]] = [{side: [] for side in workers} for _ in turns]
+    spent, played = [0.0] * len(turns), [0] * len(turns)
     weights = [math.sqrt(turn.seconds) for turn in turns]
     shares = [seconds * weight / sum(weights) for weight in weights]
     open_cells = list(range(len(turns)))
@@ -137,24 +156,25 @@ def _play(
         for index in rng.sample(open_cells, len(open_cells)):
             turn = turns[index]
             began = clock()
-            for side in rng.sample(SIDES, len(SIDES)):
+            for side in _shuffled(workers, rng):
                 times[index][side].append(
-                    ask_s(workers[side], index, "call", index, turn.untimed, turn.timed)
+                    _ask_s(workers[side], index, "call", index, turn.untimed, turn.timed)
                 )
             spent[index] += clock() - began
+            played[index] += 1
         open_cells = [
             index
             for index in open_cells
-            if len(times[index]["base"]) < LEAST_TURNS
-            or (spent[index] < shares[index] and len(times[index]["base"]) < MOST_TURNS)
+            if played[index] < LEAST_TURNS or (spent[index] < shares[index] and played[index] < MOST_TURNS)
         ]
-    return [
-        Round(base_s=tuple(each["base"]), head_s=tuple(each["head"]), again_s=tuple(each["again"]))
-        for each in times
-    ]
+    return [{side: tuple(series) for side, series in each.items()} for each in times]
 
 
-def ask_s(worker: Worker, index: int, what: str, *arguments: int) -> float:
+def _shuffled(workers: dict[str, Worker], rng: random.Random) -> list[str]:
+    return rng.sample(list(workers), len(workers))
+
+
+def _ask_s(worker: Worker, index: int, what: str, *arguments: int) -> float:
     """Seconds a call, as the worker's method ``what`` tells of a cell. Raises CellFailed if it cannot."""
     try:
         answer = worker.ask(what, *arguments, timeout_s=_CALL_TIMEOUT_S)
