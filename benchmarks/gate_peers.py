@@ -1,13 +1,14 @@
-"""What pytest-benchmark and asv decide on two commits whose true difference is planted and measured.
+"""What pytest-benchmark, asv and the gate decide on two commits whose difference is planted and measured.
 
     python -m venv peers
     peers/bin/pip install pytest pytest-benchmark asv wheel
     python benchmarks/gate_peers.py --peer-python peers/bin/python --tool asv --extra 0.1 --out found.jsonl
 
 Run it with the Python that has torch and effbench: the peers find both on PYTHONPATH, and nothing is
-downloaded. A decision is one line of JSON. Both tools run as their users run them: pytest-benchmark saves the
+downloaded. A decision is one line of JSON. The tools run as their users run them: pytest-benchmark saves the
 base and compares the head to it (--benchmark-compare-fail at 5 %, warm-up on), asv runs ``continuous`` with a
-factor of 1.05 and its defaults. The cells are Fastformer on 512 and 1024 tokens, forward and train.
+factor of 1.05 and its defaults, and ``--tool effbench`` is ``effbench gate``, of times alone. The cells are
+Fastformer on 512 and 2048 tokens, forward and train; they and the planted work are also gate_proof.py's.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ from typing import Any
 import torch
 
 from effbench.analyse.statistics import ratio_interval
+from effbench.gate.exact import FIGURES
 from effbench.spec import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
-LENGTHS, MODES = (512, 1024), ("forward", "train")
+LENGTHS, MODES = (512, 2048), ("forward", "train")
 BENCHES = tuple(f"{mode}-{length}" for length in LENGTHS for mode in MODES)
-D_MODEL, HEADS, BATCH_SIZE = 128, 8, 4
+D_MODEL, HEADS, BATCH_SIZE = 128, 8, 1
 PERCENT = 5
 STATISTICS = ("median", "min", "mean")
 # Fresh modules for each so many pairs: where a module's memory lies is luck, and the truth is a mean over it.
@@ -71,20 +73,17 @@ class Planted(Fastformer):
         return super().forward(x, mask)
 '''
 COMMENT = "# The same code: only this comment is new.\n"
-# The queries of so many tokens once more. Values and gradients stay what they are, to the last bit: the work
-# is tied to the output by a function whose own derivative is zero, and never added.
+# The queries of so many tokens once more, whose values nobody reads: outputs and gradients stay what they
+# are, to the last bit.
 HEAD = '''\
 """Fastformer under a name of its own, with a share of its work done twice."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding
 from baselines.attention.fastformer import Fastformer
 
 # tokens of a batch whose queries are made once more, by max_len and whether it trains
@@ -99,24 +98,13 @@ class Planted(Fastformer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
-        out = super().forward(x, mask)
-        tokens = clear_padding(x, mask).detach().flatten(0, 1)
-        whole, rest = divmod(ROWS[self.max_len, self.training], len(tokens))
-        parts = [tokens] * whole + [tokens[:rest]]
-        return _Tied.apply(out, *[F.linear(part, self.query.weight) for part in parts])
-
-
-class _Tied(torch.autograd.Function):
-    """The first argument; the others get gradients of zero, so that their backward runs all the same."""
-
-    @staticmethod
-    def forward(context: Any, out: Tensor, *work: Tensor) -> Tensor:
-        context.save_for_backward(*work)
-        return out.view_as(out)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return gradient, *[torch.zeros_like(work) for work in context.saved_tensors]
+        with torch.no_grad():
+            tokens = x.flatten(0, 1)
+            whole, rest = divmod(ROWS[self.max_len, self.training], len(tokens))
+            for _ in range(whole):
+                F.linear(tokens, self.query.weight)
+            F.linear(tokens[:rest], self.query.weight)
+        return super().forward(x, mask)
 '''
 CALLS = '''\
 """The calls that are timed: Fastformer of this checkout, forward and train."""
@@ -505,6 +493,33 @@ def _asv_values(results: Path, commit: str) -> dict[str, float]:
     return {bench.strip("'"): value for bench, value in zip(named["params"][0], named["result"], strict=True)}
 
 
+def decide_by_effbench(pair: Pair) -> Rules:
+    """``effbench gate`` on times alone: one rule, with the verdict of each bench.
+
+    Raises RuntimeError where it fails, or where its exit and its verdicts differ.
+    """
+    told, config = pair.work / "gate.json", pair.work / "gate.toml"
+    told.unlink(missing_ok=True)
+    config.write_text("[exact]\n" + "".join(f"{name} = false\n" for name in FIGURES), encoding="utf-8")
+    done = _peer(
+        Path(sys.executable), pair.repo, "-m", "effbench", "gate", "--quiet", "--base", pair.base,
+        "-m", "attn.py:Planted", "--seq-len", ",".join(map(str, LENGTHS)), "--batch-size", f"{BATCH_SIZE}",
+        "--d-model", f"{D_MODEL}", "--heads", f"{HEADS}", "--config", str(config), "--json", str(told),
+    )  # fmt: skip
+    if done.returncode not in (0, 3):
+        raise RuntimeError(f"the gate failed, exit {done.returncode}:\n{done.stdout}{done.stderr}")
+    benches = {
+        f"{line['cell']['mode']}-{line['cell']['seq_len']}": {
+            "ratio": line["ratio"], "verdict": line["verdict"], "regressed": line["verdict"] == "slower",
+        }
+        for line in json.loads(told.read_text(encoding="utf-8"))["lines"]
+    }  # fmt: skip
+    rule = _rule(benches)
+    if set(benches) != set(BENCHES) or (done.returncode == 3) != rule["regressed"]:
+        raise RuntimeError(f"the gate's exit is {done.returncode}, its verdicts say otherwise: {benches}")
+    return {f"threshold:{PERCENT}%": rule}
+
+
 def _rule(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"regressed": any(found["regressed"] for found in benches.values()), "benches": dict(benches)}
 
@@ -557,6 +572,7 @@ def _shown(truth: Truth) -> str:
 TOOLS: dict[str, Callable[[Pair], Rules]] = {
     "pytest-benchmark": decide_by_pytest_benchmark,
     "asv": decide_by_asv,
+    "effbench": decide_by_effbench,
 }
 
 
@@ -571,7 +587,7 @@ def run(arguments: argparse.Namespace, work: Path) -> None:
             calibration.save(kept)
     base, head = plant(work / "repo", arguments.extra, calibration)
     # absolute, but not resolved: a virtual environment's Python is a link, and is told by its place
-    python = Path(os.path.abspath(arguments.peer_python))
+    python = Path(os.path.abspath(arguments.peer_python or sys.executable))
     pair = Pair(repo=work / "repo", base=base, head=head, python=python, work=work, seconds=arguments.seconds)
     with burners(arguments.burners):
         for number in range(arguments.decisions):
@@ -599,7 +615,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--decisions", type=int, default=20)
     made.add_argument("--burners", type=int, default=0, help="processes that keep a core busy meanwhile")
     made.add_argument("--out", type=Path, required=True, help="JSON lines; appended to")
-    made.add_argument("--peer-python", type=Path, required=True, help="a Python with the tools, see above")
+    made.add_argument("--peer-python", type=Path, help="a Python with pytest-benchmark and asv, see above")
     made.add_argument(
         "--calibration", type=Path, help="read from this file if it exists, else measured and written to it"
     )
@@ -632,6 +648,10 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{name} {getattr(arguments, name)}: at least {least}")
     if not arguments.seconds > 0:
         raise UsageError(f"--seconds {arguments.seconds}: more than 0")
+    if arguments.tool == "effbench":
+        return
+    if arguments.peer_python is None:
+        raise UsageError("--peer-python: a Python with the tools, see --help")
     if not arguments.peer_python.exists():
         raise UsageError(f"--peer-python {arguments.peer_python}: there is no such file")
     needs = {"asv": "asv, virtualenv, wheel", "pytest-benchmark": "pytest_benchmark"}[arguments.tool]
