@@ -544,6 +544,10 @@ def _check_outputs(outputs: dict[str, Path | None]) -> None:
             raise UsageError(
                 f"--{name} {str(path)!r}: {'is a folder' if path.is_dir() else 'its folder is not there'}"
             )
+        if name == "plot":
+            from effbench.show.plots import check_suffix
+
+            check_suffix(path)
 
 
 def _save_forest(report: Report, path: Path | None) -> None:

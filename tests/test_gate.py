@@ -222,6 +222,7 @@ def cmdline(pid):
             ("--base", "HEAD", "-m", "mine.py:Mine", "--json", "no/such/folder.json"),
             "its folder is not there",
         ),
+        (("--base", "HEAD", "-m", "mine.py:Mine", "--plot", "gate.jpg"), "does not end in .png"),
     ],
 )
 def test_wrong_usage_is_one_line_before_anything_starts(repository, arguments, says):

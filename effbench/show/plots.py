@@ -106,13 +106,18 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, F
     return found
 
 
+def check_suffix(path: Path) -> None:
+    """Raise UsageError where a picture of that name could not be saved."""
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{str(path)!r} does not end in {', '.join(SUFFIXES)}")
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure in the format of the path's suffix; the bytes depend on the figure only.
 
     Raises UsageError for another suffix, or where the file cannot be written.
     """
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{str(path)!r} does not end in {', '.join(SUFFIXES)}")
+    check_suffix(path)
     metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[
         path.suffix
     ]
