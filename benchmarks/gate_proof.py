@@ -46,7 +46,7 @@ from effbench.spec import Cell
 KINDS = [(length, mode) for length in gate_peers.LENGTHS for mode in gate_peers.MODES]
 EXTRAS = (0.03, 0.05, 0.10, 0.20)
 SHARED = ("base", "again")  # the workers that a round's heads have in common
-TURNS_S = 1.6 / 3  # a cell, round and worker, as a gate of four cells within two minutes has
+TURNS_S = 0.15  # a cell, round and worker: a gate of four cells within two minutes has 0.5
 ROUNDS = 11  # that two minutes hold for a gate of four cells
 THRESHOLD, FLOOR_S, ERROR = 0.05, 10e-6, 0.01
 COVERAGE_ROUNDS, COVERAGE_ERROR = 6, 0.1
