@@ -544,6 +544,8 @@ def _check_outputs(outputs: dict[str, Path | None]) -> None:
             raise UsageError(
                 f"--{name} {str(path)!r}: {'is a folder' if path.is_dir() else 'its folder is not there'}"
             )
+        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise UsageError(f"--{name} {str(path)!r}: this user may not write there")
         if name == "plot":
             from effbench.show.plots import check_suffix
 

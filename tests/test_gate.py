@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from effbench import cli
 from effbench.gate import judge as judging
 from effbench.gate.checkout import Tree, checked_out, working_tree
 from effbench.gate.decide import Plan, Round
@@ -231,6 +232,19 @@ def test_wrong_usage_is_one_line_before_anything_starts(repository, arguments, s
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     nothing_left(repository)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_output_that_may_not_be_written_is_refused_before_anything_starts(tmp_path, monkeypatch, exists):
+    """The rights are made up: root has them all."""
+    path = tmp_path / "gate.json"
+    if exists:
+        path.touch()
+    asked = path if exists else tmp_path
+    monkeypatch.setattr(cli.os, "access", lambda place, mode: (Path(place), mode) != (asked, os.W_OK))
+    with pytest.raises(UsageError, match="--json .*gate.json': this user may not write there"):
+        cli._check_outputs({"json": path})
+    cli._check_outputs({"json": Path("-"), "plot": None})
 
 
 @pytest.mark.slow
