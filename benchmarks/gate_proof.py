@@ -8,8 +8,8 @@ again, and Fastformer with a share of its own work done twice, as gate_peers.py 
 is stands in DIR, or is measured and written there. A round has one worker for the base, one for the base
 again and one for each head, all called within the same turns, so that an hour holds two to three times as
 many decisions as with a base for each; what is decided of two heads shares its base and is not independent.
-With ``--apart`` each head has a base of its own, exactly as in a gate. It appends a round a line, and can be
-stopped and gone on with.
+With ``--apart`` each head has a base of its own, and with ``--turns-s 0.5`` as many turns as in a gate. It
+appends a round a line, and can be stopped and gone on with.
 
 ``report`` feeds the rounds of every file to the gate's own rules, in two ways: one after the other, each
 round used once (what really happened), and drawn with replacement, many times over (what rounds like these
@@ -38,9 +38,8 @@ import numpy as np
 from effbench import machine
 from effbench.analyse.statistics import mean_interval, proportion_interval
 from effbench.gate.decide import Plan, Round, estimate
-from effbench.gate.judge import ROUNDS_A_NURSERY, Track
+from effbench.gate.judge import Nurseries, Track
 from effbench.gate.lockstep import take_turns
-from effbench.gate.workers import Nursery
 from effbench.spec import Cell
 
 KINDS = [(length, mode) for length in gate_peers.LENGTHS for mode in gate_peers.MODES]
@@ -52,7 +51,6 @@ THRESHOLD, FLOOR_S, ERROR = 0.05, 10e-6, 0.01
 COVERAGE_ROUNDS, COVERAGE_ERROR = 6, 0.1
 GATES, DECISIONS = 1000, 2000  # drawn with replacement
 
-Kind = tuple[int, Any]  # length, mode
 Key = tuple[float, str, int, Any]  # share, head, length, mode
 
 
@@ -95,28 +93,28 @@ def cell(length: int, mode: Any) -> Cell:
     )
 
 
-def measure(minutes: float, burning: int, out: Path, heads: Mapping[str, str], apart: bool) -> None:
-    """Append rounds for so many minutes."""
+def measure(
+    minutes: float, burning: int, out: Path, heads: Mapping[str, str], apart: bool, worker_s: float
+) -> None:
+    """Append rounds for so many minutes, of ``worker_s`` seconds of turns a cell and worker."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if not out.exists():
         append(out, {"machine": machine.name(), "burners": burning, "apart": apart})
     cells = [cell(*kind) for kind in KINDS]
     rng = random.Random()
     end = time.monotonic() + 60 * minutes
-    with ExitStack() as stack, ExitStack() as nurseries:
+    with ExitStack() as stack, Nurseries() as nurseries:
         folders = write_folders(Path(stack.enter_context(tempfile.TemporaryDirectory())), heads)
         stack.enter_context(gate_peers.burners(burning))
         played = 0
         while time.monotonic() < end:
             began = time.monotonic()
-            if played % ROUNDS_A_NURSERY == 0:
-                nurseries.close()
-                nursery = nurseries.enter_context(Nursery())
             played += 1
+            nursery = nurseries.next()
             found: list[list[Any]] = []
             for group in [[head] for head in heads] if apart else [list(heads)]:
                 own = {name: folders[name] for name in (*SHARED, *group)}
-                turns_s = TURNS_S * len(own) * len(cells)
+                turns_s = worker_s * len(own) * len(cells)
                 for kind, times in zip(
                     KINDS, take_turns(nursery, own, cells, seconds=turns_s, rng=rng), strict=True
                 ):
@@ -311,6 +309,9 @@ def main() -> None:
     one.add_argument("--same", type=int, default=2, help="heads without extra work [2]")
     one.add_argument("--shares", type=float, nargs="*", default=EXTRAS, help="of extra work, a head each")
     one.add_argument("--apart", action="store_true", help="a base for each head")
+    one.add_argument(
+        "--turns-s", type=float, default=TURNS_S, help=f"seconds of turns a cell and worker [{TURNS_S}]"
+    )
     one.add_argument("--planted", type=Path, required=True, help="folder of the amounts of extra work")
     one.add_argument("--out", type=Path, required=True)
     two = commands.add_parser("report")
@@ -318,7 +319,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.command == "measure":
         heads = heads_of(asked.shares, asked.same, asked.planted)
-        measure(asked.minutes, asked.burners, asked.out, heads, asked.apart)
+        measure(asked.minutes, asked.burners, asked.out, heads, asked.apart, asked.turns_s)
     else:
         for line in report(asked.files):
             print(line)

@@ -29,7 +29,7 @@ CONFIRMATION = Plan(cells=1, error=0.05, looks=(3, 5, 8, 12))
 _CELL_ROUND_S = 2.5  # what a cell is given in one round at most
 _WANTED_ROUNDS = 11  # that the budget should hold, by giving each less time if need be
 _ROUND_MARGIN = 1.15
-ROUNDS_A_NURSERY = 3  # then another imports torch, to other addresses
+_ROUNDS_A_NURSERY = 3  # then another imports torch, to other addresses
 
 
 @dataclass
@@ -158,7 +158,7 @@ def judge(
     left = {line.cell.key for line in lines}
     cells = [cell for cell in cells if cell.key not in left]
     if settings.time:
-        with _Nurseries() as nurseries:
+        with Nurseries() as nurseries:
             timed, more = _time(
                 settings, head, base, cells, nurseries, deadline, start_s, rng, listener, clock
             )
@@ -218,14 +218,14 @@ class _Pair:
             raise
 
 
-class _Nurseries:
+class Nurseries:
     """A nursery a round, another one every few of them."""
 
     def __init__(self) -> None:
         self._nursery: Nursery | None = None
         self._rounds = 0
 
-    def __enter__(self) -> _Nurseries:
+    def __enter__(self) -> Nurseries:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -234,7 +234,7 @@ class _Nurseries:
 
     def next(self) -> Nursery:
         """The one that the next round's workers are to be forked from."""
-        if self._nursery is None or self._rounds % ROUNDS_A_NURSERY == 0:
+        if self._nursery is None or self._rounds % _ROUNDS_A_NURSERY == 0:
             if self._nursery is not None:
                 self._nursery.close()
             self._nursery = Nursery()
@@ -326,7 +326,7 @@ def _time(
     head: Tree,
     base: Tree,
     cells: Sequence[Cell],
-    nurseries: _Nurseries,
+    nurseries: Nurseries,
     deadline: float,
     start_s: float,
     rng: random.Random,
