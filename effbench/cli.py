@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from effbench import __version__
+from effbench.exits import Exit, of_run
+from effbench.show.terminal import speak_any_encoding, width_for_sentences
+from effbench.show.terminal import width as terminal_width
 from effbench.spec import PROBES, UsageError
+from effbench.wording import plural
 
 if TYPE_CHECKING:
     from effbench.execute.base import Executor
     from effbench.gate.report import Report
+    from effbench.show.blocks import Block
     from effbench.spec import Job
     from effbench.sweep import Sweep
+
+
+class Command(TyperCommand):
+    """A command that takes no empty value: an unset variable of a shell must not turn into a default."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse empty arguments and values of options before anything is read."""
+        for place, text in enumerate(args):
+            before = args[place - 1] if place else ""
+            if not text.strip():
+                what = before if before.startswith("-") and "=" not in before else "an argument"
+                raise UsageError(f"{what} is empty")
+            name, sign, value = text.partition("=")
+            if name.startswith("--") and sign and not value.strip():
+                raise UsageError(f"{name} is empty")
+        return super().parse_args(ctx, args)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help`` without a type beside it, like every other flag."""
+        found = super().get_help_option(ctx)
+        if found is not None:
+            found.metavar = ""
+        return found
+
 
 app = typer.Typer(
     name="effbench",
     help="Which attention mechanism at this sequence length, on this machine, and at what cost in accuracy?",
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _PROBE_HELP = {
-    "time": "seconds per call: warmed up, every sample kept, median with a bootstrap interval over repeats",
+    "time": "seconds per call: warmed up, every sample kept, median with an interval over repeats",
     "memory": "peak bytes that one call holds at once, from the allocator's events",
     "flops": "floating-point operations of the matrix products that one call executes",
     "accuracy": "score on the test part of a task after training an encoder around the mechanism",
@@ -41,12 +70,97 @@ _PROBE_HELP = {
 
 
 class ListWhat(StrEnum):
-    """What ``effbench list`` lists."""
+    """The kinds of things that ``effbench list`` lists."""
 
     MECHANISMS = "mechanisms"
     TASKS = "tasks"
     PRESETS = "presets"
     PROBES = "probes"
+
+
+def _flag(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    """An option without a value."""
+    return typer.Option(*names, metavar="", help=help, rich_help_panel=panel, **more)
+
+
+def _value(metavar: str, help: str, panel: str | None = None, *names: str, **more: Any) -> Any:
+    """An option with a value; ``metavar`` is the form of the value in --help."""
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
+
+
+def _mechanism_names(incomplete: str) -> list[str]:
+    from effbench import registry
+
+    return [name for name in registry.names("mechanism") if name.startswith(incomplete)]
+
+
+def _task_names(incomplete: str) -> list[str]:
+    from effbench import registry
+
+    return [name for name in registry.names("task") if name.startswith(incomplete)]
+
+
+def _preset_names(incomplete: str) -> list[str]:
+    from effbench.sweep import presets
+
+    return [name for name in presets() if name.startswith(incomplete)]
+
+
+# Options that several commands take. The panels are the headings of --help.
+_WHAT, _SHAPE, _MEASURING = "What to measure", "Shape of a call", "Measuring"
+_LIMITS, _OUTPUT = "Limits", "Output"
+Mechanisms = Annotated[
+    list[str] | None,
+    _value(
+        "NAME[:option=value,...]",
+        "A mechanism; repeat for more. Also path/to/file.py:Class or package.module:Class.",
+        _WHAT,
+        "--mechanism",
+        "-m",
+        autocompletion=_mechanism_names,
+    ),
+]
+SeqLen = Annotated[
+    str | None,
+    _value("N,...|N:N:xK", "Lengths: 128,512 or 512:16384:x2.", _SHAPE),
+]
+BatchSize = Annotated[str | None, _value("N,...", "Sequences per call.", _SHAPE)]
+BatchTokens = Annotated[
+    str | None,
+    _value("N,...", "Instead of --batch-size: tokens per call.", _SHAPE),
+]
+DModel = Annotated[str | None, _value("N,...", "Model width.", _SHAPE)]
+Heads = Annotated[
+    str | None,
+    _value("N,...", "Attention heads; must divide the width.", _SHAPE),
+]
+Layers = Annotated[str | None, _value("N,...", "Blocks of an encoder.", _SHAPE)]
+Dtype = Annotated[
+    str | None,
+    _value("DTYPE,...", "float32, float64, bfloat16, float16.", _SHAPE),
+]
+Device = Annotated[str | None, _value("DEVICE,...", "cpu, cuda or cuda:N.", _SHAPE)]
+Mode = Annotated[str | None, _value("MODE,...", "forward, train.", _WHAT)]
+Scope = Annotated[
+    str | None,
+    _value("SCOPE,...", "attention (one layer), encoder.", _WHAT),
+]
+Threads = Annotated[
+    str | None,
+    _value("N,...", "Threads of an operation. Default: all cores.", _MEASURING),
+]
+Allocator = Annotated[
+    str | None,
+    _value("NAME", "kept (freed memory is reused) or system (the C library's default).", _MEASURING),
+]
+DataDir = Annotated[
+    Path | None,
+    _value("DIR", "Folder of the task's files.", _WHAT),
+]
+Folders = Annotated[list[Path], typer.Argument(metavar="DIR", help="Results folders.")]
+Strict = Annotated[
+    bool, _flag("--strict", help="Exit code 6 if any row crashed or is incorrect.", panel=_OUTPUT)
+]
 
 
 def _version(wanted: bool) -> None:
@@ -58,73 +172,105 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, _flag("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Which attention mechanism at this length, on this machine, and at what cost in accuracy?"""
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
-    preset: Annotated[str | None, typer.Option(help="A sweep that comes with effbench [quick].")] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="A sweep of your own.")] = None,
-    mechanism: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mechanism",
-            "-m",
-            metavar="NAME[:option=value,...]",
-            help="A mechanism; repeat for more. Also path/to/file.py:Class or package.module:Class.",
+    preset: Annotated[
+        str | None,
+        _value(
+            "NAME", "A sweep that comes with effbench. Default: quick.", _WHAT, autocompletion=_preset_names
         ),
     ] = None,
-    seq_len: Annotated[str | None, typer.Option(help="128,512 or 512:16384:x2")] = None,
-    batch_size: Annotated[str | None, typer.Option(help="Sequences a call.")] = None,
-    batch_tokens: Annotated[
-        str | None, typer.Option(help="Tokens a call at every length, instead of --batch-size.")
+    config: Annotated[Path | None, _value("FILE.toml", "A sweep of your own.", _WHAT)] = None,
+    mechanism: Mechanisms = None,
+    mode: Mode = None,
+    scope: Scope = None,
+    probe: Annotated[
+        str | None,
+        _value("PROBE,...", "time, memory, flops, accuracy.", _WHAT),
     ] = None,
-    d_model: Annotated[str | None, typer.Option(help="Model width.")] = None,
-    heads: Annotated[str | None, typer.Option(help="Attention heads; must divide d_model.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Blocks of an encoder.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
-    mode: Annotated[str | None, typer.Option(help="forward,train")] = None,
-    scope: Annotated[str | None, typer.Option(help="attention (one layer), encoder")] = None,
-    probe: Annotated[str | None, typer.Option(help="time,memory,flops,accuracy")] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[:option=value,...]", help="What accuracy is measured on."),
+        _value(
+            "NAME[:option=value,...]",
+            "A task to measure accuracy on; repeat for more.",
+            _WHAT,
+            autocompletion=_task_names,
+        ),
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the task's files are.")] = None,
-    repeats: Annotated[str | None, typer.Option(help="Fresh processes (and seeds) a cell.")] = None,
-    seconds: Annotated[str | None, typer.Option(help="How long a time cell samples at most [0.5].")] = None,
+    data_dir: DataDir = None,
+    seq_len: SeqLen = None,
+    batch_size: BatchSize = None,
+    batch_tokens: BatchTokens = None,
+    d_model: DModel = None,
+    heads: Heads = None,
+    layers: Layers = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    repeats: Annotated[
+        str | None,
+        _value("N", "Fresh processes (and seeds).", _MEASURING),
+    ] = None,
+    seconds: Annotated[
+        str | None,
+        _value("TIME", "Sampling time of a process. Default: 0.5s.", _MEASURING),
+    ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Half-width of a time's interval that is asked for [2%].")
+        str | None,
+        _value("SHARE", "Target half-width of a time's interval. Default: 2%.", _MEASURING),
     ] = None,
     max_repeats: Annotated[
-        str | None, typer.Option(help="Go on to so many repeats where the interval is wider [10].")
+        str | None,
+        _value("N", "Repeats at most, where it is wider. Default: 10.", _MEASURING),
     ] = None,
-    threads: Annotated[str | None, typer.Option(help="Threads of an operation [all cores].")] = None,
-    allocator: Annotated[
-        str | None, typer.Option(help="kept (freed memory is reused), system (the C library's default)")
+    threads: Threads = None,
+    allocator: Allocator = None,
+    seed: Annotated[
+        str | None,
+        _value("N", "Seed of order, weights and data. Default: 0.", _MEASURING),
     ] = None,
-    timeout: Annotated[str | None, typer.Option(help="Limit a cell: 60s, 5m.")] = None,
-    memory_limit: Annotated[str | None, typer.Option(help="Limit a cell: 8GiB.")] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Limit the whole run: 10m. The rest can be resumed.")
-    ] = None,
-    seed: Annotated[str | None, typer.Option(help="Seed of the order, the weights and the data [0].")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Results folder [results/NAME].")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Keep what is measured, or measure all anew.")
-    ] = True,
     isolate: Annotated[
-        str, typer.Option(help="process (a fresh one a cell), inline (for a debugger)")
+        str,
+        _value("HOW", "process (a fresh one for each measurement) or inline (for a debugger).", _MEASURING),
     ] = "process",
+    timeout: Annotated[
+        str | None,
+        _value("TIME", "Limit of one measurement: 60s, 5m.", _LIMITS),
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        _value("SIZE", "Limit of one measurement: 8GiB.", _LIMITS),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        _value("TIME", "Limit of the whole run: 10m. It can be resumed.", _LIMITS),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        _value("DIR", "Results folder. Default: results/NAME.", _OUTPUT),
+    ] = None,
+    resume: Annotated[
+        bool,
+        _flag(
+            "--resume/--no-resume",
+            help="Keep what is measured, or measure all anew.",
+            panel=_OUTPUT,
+        ),
+    ] = True,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the cells and an estimate, run none.")
+        bool,
+        _flag("--dry-run", help="Print what would run and an estimate.", panel=_OUTPUT),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every record.")] = False,
+    strict: Strict = False,
+    quiet: Annotated[bool, _flag("--quiet", "-q", help="No progress, no summary.", panel=_OUTPUT)] = False,
+    verbose: Annotated[
+        bool, _flag("--verbose", "-v", help="A line for every record.", panel=_OUTPUT)
+    ] = False,
 ) -> None:
     """Measure a sweep; with no options, the preset quick: six mechanisms, 128 to 4096 tokens."""
     axes = {
@@ -148,27 +294,48 @@ def run(
         "threads": threads,
         "allocator": allocator,
     }
-    sweep, changed = _resolve(preset, config, axes, timeout, memory_limit, budget, seed)
-    folder = out or Path("results") / (_variant(sweep) if changed else sweep.name)
+    sweep = _resolve(preset, config, axes, timeout, memory_limit, budget, seed)
+    folder = out or Path("results") / sweep.name
     if isolate not in ("process", "inline"):
         raise UsageError(f"isolate {isolate!r} is not one of process, inline")
+    if seq_len is not None:
+        _warn_of_training_lengths(sweep)
     if dry_run:
         _print_plan(sweep, folder, data_dir, resume)
         return
-    _run(sweep, folder, data_dir, resume, _executor(isolate), quiet, verbose)
+    raise typer.Exit(_run(sweep, folder, data_dir, resume, _executor(isolate), quiet, verbose, strict))
 
 
-@app.command()
+def _warn_of_training_lengths(sweep: Sweep) -> None:
+    """A length that was asked for is one of trainings too, whatever their data."""
+    trained = [cell for cell in sweep.cells() if cell.probe == "accuracy"]
+    if trained:
+        lengths = sorted({cell.seq_len for cell in trained})
+        span = f"{lengths[0]} tokens" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} tokens"
+        print(
+            f"effbench: careful: --seq-len is also the length of {plural(len(trained), 'training')} on "
+            f"{', '.join(sorted({str(cell.task) for cell in trained}))}, at {span}. Shorter examples are not "
+            "made longer by it, and the estimate of a training's time can be far off. Leave trainings "
+            "out with --probe time,memory,flops.",
+            file=sys.stderr,
+        )
+
+
+@app.command(cls=Command)
 def show(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders.")],
-    format: Annotated[str, typer.Option(help="table, csv, json, markdown, latex")] = "table",
-    raw: Annotated[
-        bool, typer.Option("--raw", help="One row a record: no repeats or probes merged.")
+    folders: Folders,
+    format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="table, csv, json, markdown, latex.")
+    ] = "table",
+    summary: Annotated[
+        bool,
+        _flag("--summary", help="The tables that a run ends with; csv and json give rows without it."),
     ] = False,
-    summary: Annotated[bool, typer.Option("--summary", help="The tables that a run ends with.")] = False,
+    rows: Annotated[bool, _flag("--rows", help="One row per configuration, with all columns.")] = False,
+    raw: Annotated[bool, _flag("--raw", help="One row per record: repeats and probes not merged.")] = False,
     complexity: Annotated[
         bool,
-        typer.Option("--complexity", help="Growth with N against what is declared, and crossover lengths."),
+        _flag("--complexity", help="Growth with N against what is declared, and crossover lengths."),
     ] = False,
     compare: Annotated[
         str | None,
@@ -177,51 +344,59 @@ def show(
         ),
     ] = None,
 ) -> None:
-    """Print results: one row a cell, repeats summarised."""
-    from effbench.show import tables
+    """Print results: the tables that a run ends with, or rows."""
+    from effbench.show import blocks, tables
 
-    if format not in tables.FORMATS:
-        raise UsageError(f"format {format!r} is not one of {', '.join(tables.FORMATS)}")
-    if summary and (raw or format != "table"):
-        raise UsageError("--summary is a table of its own: it goes with neither --raw nor --format")
-    if compare is not None:
-        _print_comparison(folders, compare, format, raw or summary or complexity)
-        return
-    if complexity:
-        _print_complexity(folders, format, raw or summary)
-        return
-    frame = _load(folders, raw=raw)
-    if summary:
-        _console().print(tables.summary_tables(frame, _load(folders, raw=True)))
-        return
-    sys.stdout.write(tables.render(frame, format).rstrip("\n") + "\n")
+    if format not in blocks.FORMATS:
+        raise UsageError(f"format {format!r} is not one of {', '.join(blocks.FORMATS)}")
+    kinds = {"--summary": summary, "--rows": rows, "--raw": raw, "--complexity": complexity,
+             "--compare": compare is not None}  # fmt: skip
+    asked = [name for name, given in kinds.items() if given]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)} are different tables: give one of them")
+    if rows or raw or (not asked and format in ("csv", "json")):
+        text = tables.render(_load(folders, raw=raw), format, terminal_width())
+        sys.stdout.write(text.rstrip("\n") + "\n")
+    elif compare is not None:
+        _print_comparison(folders, compare, format)
+    elif complexity:
+        _print_complexity(folders, format)
+    else:
+        from effbench.show.overview import overview
+
+        _print_blocks(overview(_load(folders, raw=False), _load(folders, raw=True)), format)
 
 
-def _print_comparison(folders: list[Path], against: str, format: str, other: bool) -> None:
+def _print_blocks(found: list[Block], format: str) -> None:
+    from effbench.show import blocks
+
+    if format == "table":
+        _console().print(blocks.renderable(found))
+    else:
+        print(blocks.as_text(found, format).rstrip("\n"))
+
+
+def _print_comparison(folders: list[Path], against: str, format: str) -> None:
     from effbench.show import seeds, tables
 
-    if other:
-        raise UsageError("--compare is a table of its own: it goes with --format alone")
     raw = _load(folders, raw=True)
-    if format == "table":
-        _console().print(seeds.comparison_tables(raw, against))
-    else:
+    if format in ("csv", "json"):
         print(tables.render(seeds.comparison(raw, against), format).rstrip("\n"))
-
-
-def _print_complexity(folders: list[Path], format: str, other: bool) -> None:
-    from effbench.show.complexity import as_json, complexity_tables
-
-    if other or format not in ("table", "json"):
-        raise UsageError("--complexity is a table of its own: it goes with --format table or json alone")
-    raw = _load(folders, raw=True)
-    if format == "json":
-        print(as_json(raw))
     else:
-        _console().print(complexity_tables(raw))
+        _print_blocks(seeds.comparison_blocks(raw, against), format)
 
 
-@app.command()
+def _print_complexity(folders: list[Path], format: str) -> None:
+    from effbench.show import complexity
+
+    raw = _load(folders, raw=True)
+    if format in ("csv", "json"):
+        print((complexity.as_json if format == "json" else complexity.as_csv)(raw).rstrip("\n"))
+    else:
+        _print_blocks(complexity.complexity_blocks(raw), format)
+
+
+@app.command(cls=Command)
 def compare(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="A results folder: what is compared against.")],
     head: Annotated[Path, typer.Argument(metavar="HEAD", help="Another, of the same machine.")],
@@ -261,17 +436,18 @@ def compare(
         raise typer.Exit(code)
 
 
-@app.command()
+@app.command(cls=Command)
 def paper(
     what: Annotated[
         str, typer.Argument(metavar="WHAT", help="table4, figure2, figure3, figure4; table5, table6, table7.")
     ],
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Results folders [the paper's alone].")
+        list[Path] | None,
+        typer.Argument(metavar="DIR", help="Results folders. Default: the paper alone."),
     ] = None,
     format: Annotated[str, typer.Option(help="table, markdown, csv, json")] = "table",
     lengths: Annotated[
-        str | None, typer.Option(help="paper (the Transformer at its shorter one) or equal [paper]")
+        str | None, typer.Option(help="paper (the Transformer at its shorter one, the default) or equal")
     ] = None,
 ) -> None:
     """Set results beside what the Fastformer paper reports, and say which differences are reproduced."""
@@ -291,9 +467,9 @@ def paper(
     sys.stdout.write(report(what, raw, format=format, lengths=lengths or "paper").rstrip("\n") + "\n")
 
 
-@app.command()
+@app.command(cls=Command)
 def plot(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Results folders.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Results folders.")],
     kind: Annotated[
         str | None,
         typer.Option(
@@ -318,13 +494,13 @@ def plot(
         print(path)
 
 
-@app.command()
+@app.command(cls=Command)
 def audit(
     mechanism: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="MECHANISM...",
-            help="NAME[:option=value,...], path/to/file.py:Class or package.module:Class [all installed].",
+            help="NAME[:option=value,...] or path/to/file.py:Class. Default: all installed.",
         ),
     ] = None,
     d_model: Annotated[str, typer.Option(help="Model width.")] = "64",
@@ -383,9 +559,9 @@ def _findings(executor: Executor, job: Job) -> list[dict[str, Any]]:
     return [{"name": "audit", "verdict": verdict, "reason": reason, "number": None}]
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor(
-    threads: Annotated[str | None, typer.Option(help="Threads of an operation [all cores].")] = None,
+    threads: Threads = None,
     format: Annotated[str, typer.Option(help="table, json")] = "table",
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 4 if the machine is unfit.")] = False,
 ) -> None:
@@ -422,7 +598,7 @@ def doctor(
         raise typer.Exit(4)
 
 
-@app.command()
+@app.command(cls=Command)
 def gate(
     base: Annotated[
         str,
@@ -589,15 +765,20 @@ def _deliver(report: Report, outputs: dict[str, Path | None]) -> None:
             file.write(exports.markdown(report) + "\n")
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(
-    what: Annotated[ListWhat, typer.Argument(help="mechanisms, tasks, presets or probes")],
+    what: Annotated[
+        ListWhat | None, typer.Argument(help="mechanisms, tasks, presets or probes; all without one")
+    ] = None,
     name: Annotated[str | None, typer.Argument(help="One of them, in detail.")] = None,
     format: Annotated[str, typer.Option(help="table, json")] = "table",
 ) -> None:
     """List what there is; with a name, its options, defaults, declared order in N and source."""
     if format not in ("table", "json"):
         raise UsageError(f"format {format!r} is not one of table, json")
+    if what is None:
+        _print_everything(format)
+        return
     entries = [_entry(what, each) for each in _names(what, name)]
     if format == "json":
         print(json.dumps(entries if name is None else entries[0], indent=2))
@@ -609,12 +790,24 @@ def list_(
         _print_entry(entries[0])
 
 
+def _print_everything(format: str) -> None:
+    """The names of each kind, and where to read on."""
+    found = {kind.value: list(_names(kind, None)) for kind in ListWhat}
+    if format == "json":
+        print(json.dumps(found, indent=2))
+        return
+    for kind, names in found.items():
+        print(f"{kind}: {', '.join(names)}")
+    print("effbench list KIND says more of each, effbench list KIND NAME of one.")
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
     from effbench.execute.local import ServerDied
     from effbench.gate.workers import WorkerDied
     from effbench.store import StoreFull
 
+    speak_any_encoding()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # also where SIGINT is ignored
     try:
         app()
@@ -640,8 +833,8 @@ def _resolve(
     memory_limit: str | None,
     budget: str | None,
     seed: str | None,
-) -> tuple[Sweep, bool]:
-    """The sweep that the flags describe, and whether they changed what the preset or file says."""
+) -> Sweep:
+    """The sweep that the flags describe, under a name of its own if they change what is measured."""
     from dataclasses import replace
 
     from effbench.sweep import Sweep, parse_bytes, parse_seconds, parse_whole
@@ -656,20 +849,11 @@ def _resolve(
     if memory_limit is not None:
         changed = replace(changed, memory_bytes=parse_bytes(memory_limit))
     if seed is not None:
-        changed = replace(changed, seed=parse_whole("seed", seed, least=0))
-    different = changed != sweep
+        changed = replace(changed, seed=parse_whole("seed", seed, least=0)).renamed(changed, f"seed {seed}")
     if budget is not None:  # how far to go this time, not what to measure
         changed = replace(changed, budget_s=parse_seconds(budget))
     changed.cells()  # raises for what cannot be a cell, before anything starts
-    return changed, different
-
-
-def _variant(sweep: Sweep) -> str:
-    """A folder of its own for a preset that flags have changed."""
-    from dataclasses import replace
-
-    text = replace(sweep, budget_s=None, timeout_s=None, memory_bytes=None).to_toml()
-    return f"{sweep.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return changed
 
 
 def _executor(isolate: str) -> Executor:
@@ -690,9 +874,12 @@ def _run(
     executor: Executor,
     quiet: bool,
     verbose: bool,
-) -> None:
+    strict: bool,
+) -> Exit:
+    """Measure, print the tables and draw the pictures; the exit code."""
     from rich.console import Console
 
+    from effbench.loop import records_of
     from effbench.loop import run as measure
     from effbench.show.progress import TerminalProgress
     from effbench.store import Store, raw_frame
@@ -709,19 +896,32 @@ def _run(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
-    raw = raw_frame(Store(folder).read()[0])  # what is damaged there has been said by now
-    drawn = _draw(frame, raw, folder / "plots")
+    store = Store(folder)
+    drawn = _draw(_load([folder], raw=False), raw_frame(store.read()[0]), folder / "plots")
+    code = of_run(_outcomes(frame), strict=strict)
     if quiet:
-        return
-    from effbench.show import tables
+        return code
+    from effbench.show import overview
 
-    _console().print(tables.summary_tables(frame, raw))
-    left = progress.statuses["interrupted"]
-    if left:
-        print(f"{left} cells are left: the budget ended. Run the same command again for them.")
-    print(f"results: {folder}  (results.csv, results.parquet, raw.csv; effbench show {folder})")
+    found = overview.overview(frame, raw_frame(records_of(sweep, store)))
+    _print_blocks(found, "table")
+    if left := progress.statuses["interrupted"]:
+        print(f"{plural(left, 'cell')} not reached: the budget ended. The same command goes on with them.")
+    others = len(_load([folder], raw=False)) - len(frame)
+    more = f"; {plural(others, 'row')} of other sweeps too" if others else ""
+    print(f"results: {folder}  (results.csv, results.parquet, raw.csv{more}; effbench show {folder})")
     for path in drawn:
         print(f"plot: {path}")
+    return code
+
+
+def _outcomes(frame: Any) -> Iterator[tuple[str, str, bool]]:
+    """(mechanism, status, whether anything was measured) of each row of a summary."""
+    from effbench.analyse.summary import label
+
+    measured = frame[["time_s", "peak_bytes", "flops", "train_seconds"]].notna().any(axis=1)
+    names = [label(m, o) for m, o in zip(frame["mechanism"], frame["options"], strict=True)]
+    yield from zip(names, frame["status"], measured, strict=True)
 
 
 def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool) -> None:
@@ -730,7 +930,7 @@ def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool)
     from effbench.show.progress import describe
     from effbench.store import Store
 
-    found = plan(sweep, Store(folder), data_dir=data_dir, resume=resume)
+    found = plan(sweep, Store(folder), data_dir=data_dir, resume=resume, check_data=data_dir is not None)
     estimate = Estimate(found.done)
     seconds = [estimate.seconds(job.cell) for job in found.jobs]
     for job, expected in zip(found.jobs, seconds, strict=True):
@@ -738,7 +938,10 @@ def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool)
         shape = f"B={cell.batch_size} d_model={cell.d_model} heads={cell.heads} layers={cell.layers}"
         print(f"{describe(cell):<50} {cell.scope:<9} {shape}  about {expected:.1f} s")
     done = f", {len(found.done)} more are measured already" if found.done else ""
-    print(f"{len(found.jobs)} cells, about {sum(seconds) / 60:.1f} min{done}; results would go to {folder}")
+    for line in found.unchecked:
+        print(f"not checked: {line}")
+    minutes = f"about {sum(seconds) / 60:.1f} min"
+    print(f"{plural(len(found.jobs), 'cell')}, {minutes}{done}; results would go to {folder}")
 
 
 def _draw(
@@ -780,7 +983,7 @@ def _load(folders: list[Path], *, raw: bool) -> Any:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    return Console(width=width_for_sentences(), highlight=False)
 
 
 def _names(what: ListWhat, name: str | None) -> Sequence[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import random
 import time
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from effbench import machine, registry
+from effbench.analyse.load import is_crowded
 from effbench.analyse.statistics import half_width, median_interval
+from effbench.analyse.summary import summarise
 from effbench.ceiling import Ceilings
 from effbench.estimate import Estimate, whole_seconds
 from effbench.execute.base import Executor
@@ -20,14 +24,14 @@ from effbench.execute.local import LocalExecutor
 from effbench.fingerprint import code_of
 from effbench.growth import slope
 from effbench.spec import PROBES, Cell, Job, Probe, Record, Status, UsageError, spec_label
-from effbench.store import Problem, Store, StoreFull, export, replacing
+from effbench.store import Problem, Store, StoreFull, export, raw_frame, replacing
 from effbench.sweep import Sweep
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 RESULTS = Path("results")
-SWEEP_FILE = "sweep.toml"
+SWEEP_FILES = "sweep{}.toml"  # one for each sweep that was run into a folder: sweep.toml, sweep-2.toml, ...
 
 # After these a cell may be measured again, some once the limits are raised: its checkpoint is kept.
 _MAY_GO_ON: tuple[Status, ...] = ("interrupted", "timeout", "oom", "skipped")
@@ -75,7 +79,8 @@ class Silent:
 class Plan:
     """What a run has to do: jobs in order, what is done already, and what could not be read.
 
-    ``known`` are all records of the folder, ``data`` the fingerprints of the tasks' data by label.
+    ``known`` are all records of the folder, ``data`` the fingerprints of the tasks' data by label, and
+    ``unchecked`` says why the data of others is not known.
     """
 
     jobs: tuple[Job, ...]
@@ -84,6 +89,7 @@ class Plan:
     known: Mapping[str, Record]
     data: Mapping[str, str]
     data_dir: str | None
+    unchecked: tuple[str, ...] = ()
 
 
 def run(
@@ -95,7 +101,7 @@ def run(
     executor: Executor | None = None,
     listener: Listener | None = None,
 ) -> DataFrame:
-    """Measure what is pending of a sweep into ``out`` (``results/NAME``) and return the folder's summary.
+    """Measure what is pending of a sweep into ``out`` (``results/NAME``) and return the sweep's summary.
 
     Then go on with further repeats of what is not known to the sweep's ``precision``, up to ``max_repeats``
     or the budget. A cell with a final record for this code, machine and data is not measured again, unless
@@ -131,15 +137,33 @@ def run(
                 export(store.folder)
                 raise
             # also when nothing was left to do: the run before may have been killed before it got here
-            return export(store.folder)
+            export(store.folder)
+            return summarise(raw_frame(records_of(sweep, store)))
     finally:
         executor.close()
 
 
-def plan(sweep: Sweep, store: Store, *, data_dir: str | Path | None = None, resume: bool = True) -> Plan:
-    """What is left to measure, in the order in which to measure it; writes nothing."""
+def records_of(sweep: Sweep, store: Store) -> list[Record]:
+    """The folder's records of the sweep's own cells: a folder may hold other sweeps too."""
+    own = {cell.key for cell in sweep.cells(most=True)}
+    return [record for record in store.read()[0] if record.cell.key in own]
+
+
+def plan(
+    sweep: Sweep,
+    store: Store,
+    *,
+    data_dir: str | Path | None = None,
+    resume: bool = True,
+    check_data: bool = True,
+) -> Plan:
+    """What is left to measure, in the order in which to measure it; writes nothing.
+
+    Raises UsageError for tasks whose data is missing or damaged. Without ``check_data`` such tasks are named
+    in ``unchecked`` instead, and all of their cells are planned.
+    """
     cells = sweep.cells()
-    data = _check_tasks(cells, Path(data_dir) if data_dir is not None else None)
+    data, unchecked = _check_tasks(cells, Path(data_dir) if data_dir is not None else None, check_data)
     records, problems = store.read() if (store.folder / "records").is_dir() else ([], [])
     known = {record.cell.key: record for record in records} if resume else {}
     empty = Plan(
@@ -149,6 +173,7 @@ def plan(sweep: Sweep, store: Store, *, data_dir: str | Path | None = None, resu
         known=known,
         data=data,
         data_dir=str(data_dir) if data_dir is not None else None,
+        unchecked=tuple(unchecked),
     )
     jobs, done = _pending(cells, sweep, empty)
     while not jobs and (more := too_wide(sweep, done)):
@@ -160,11 +185,14 @@ def plan(sweep: Sweep, store: Store, *, data_dir: str | Path | None = None, resu
 def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
     """The next repeats to make: those of blocks in which some time's interval is wider than asked.
 
+    Or in which some time was measured beside other load, so that fewer undisturbed ones are left than asked.
+
     A block is all mechanisms at one shape, length and mode. It is repeated whole, without the mechanisms that
     failed in it, so that its repeats stay pairs that can be compared; up to ``max_repeats``. Who asks for one
     repeat gets one: it has no interval that could be too wide.
     """
     measured = {record.cell.key: record for record in records}
+    planned = {cell.key for cell in sweep.cells()}
     blocks: dict[str, dict[str, list[Cell]]] = {}
     for cell in sweep.cells(most=True):
         if cell.probe == "time":
@@ -179,15 +207,18 @@ def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
                 lives.append((repeats, made))
         least = min((len(made) for _, made in lives), default=0)
         coming = [repeats[least] for repeats, made in lives if len(made) == least < len(repeats)]
-        if coming and any(_is_too_wide(made) for _, made in lives):
+        if coming and any(_is_too_wide(made, planned) for _, made in lives):
             found += coming
     return found
 
 
-def _is_too_wide(made: Sequence[Record]) -> bool:
+def _is_too_wide(made: Sequence[Record], planned: set[str]) -> bool:
     if len(made) < 2:
         return False
-    interval = median_interval([record.samples["time_s"] for record in made])
+    quiet = [record for record in made if not is_crowded(record)]
+    if len(quiet) < min(len(made), sum(record.cell.key in planned for record in made)):
+        return True
+    interval = median_interval([record.samples["time_s"] for record in quiet])
     return half_width(interval) > made[0].cell.precision
 
 
@@ -202,7 +233,7 @@ def _pending(cells: Iterable[Cell], sweep: Sweep, found: Plan) -> tuple[list[Job
             limits=sweep.limits(cell.probe),
             data_dir=found.data_dir if task else None,
             code=code_of(cell),
-            data=found.data[task] if task else "",
+            data=found.data.get(task, ""),
         )
         record = found.known.get(cell.key)
         if record is not None and _is_final(record, job):
@@ -213,16 +244,17 @@ def _pending(cells: Iterable[Cell], sweep: Sweep, found: Plan) -> tuple[list[Job
 
 
 def order(cells: Iterable[Cell], seed: int) -> list[Cell]:
-    """Repeats outermost, lengths ascending, mechanisms shuffled within a block.
+    """Costs before trainings; repeats outermost, lengths ascending, mechanisms shuffled within a block.
 
     Drift of the machine then hits all mechanisms alike, repeats are far apart in time, and a sweep that is
-    cut short has measured everything at least once before it measures anything twice.
+    cut short has measured everything at least once before it measures anything twice. Trainings take longest
+    and come last, so that a budget which ends among them leaves complete tables of costs.
     """
     shuffled = sorted(cells, key=lambda cell: cell.key)
     random.Random(seed).shuffle(shuffled)
     return sorted(
         shuffled,
-        key=lambda c: (c.repeat, c.probe == "accuracy", c.seq_len, c.mode, c.scope, PROBES.index(c.probe)),
+        key=lambda c: (c.probe == "accuracy", c.repeat, c.seq_len, c.mode, c.scope, PROBES.index(c.probe)),
     )
 
 
@@ -374,20 +406,33 @@ def _prediction(cell: Cell, failed: Record, same: Sequence[Record]) -> str:
     return f"predicted for N={cell.seq_len}: {shown} ({basis})"
 
 
-def _check_tasks(cells: Iterable[Cell], data_dir: Path | None) -> dict[str, str]:
-    """Task label -> fingerprint of its data. Raises UsageError for options or data that do not fit."""
+def _check_tasks(
+    cells: Iterable[Cell], data_dir: Path | None, strict: bool
+) -> tuple[dict[str, str], list[str]]:
+    """(task label -> fingerprint of its data, reasons why others' data is not known).
+
+    Raises UsageError for options that do not fit and, if ``strict``, for data that does not.
+    """
     fingerprints: dict[str, str] = {}
+    unknown: dict[str, str] = {}
     for cell in cells:
         label = _task_label(cell)
-        if label and label not in fingerprints:
-            kind = registry.load(registry.find(cell.task or "", "task"))
-            try:
-                fingerprints[label] = kind(**cell.task_options).check(data_dir)
-            except UsageError:
+        if not label or label in fingerprints or label in unknown:
+            continue
+        kind = registry.load(registry.find(cell.task or "", "task"))
+        try:
+            task = kind(**cell.task_options)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"task {label}: {error}") from None
+        try:
+            fingerprints[label] = task.check(data_dir)
+        except UsageError as error:
+            if strict:
                 raise
-            except (ValueError, TypeError) as error:
-                raise UsageError(f"task {label}: {error}") from None
-    return fingerprints
+            unknown[label] = f"the data of {label}: {error}"
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"task {label}: {error}") from None
+    return fingerprints, list(unknown.values())
 
 
 def _task_label(cell: Cell) -> str:
@@ -395,9 +440,17 @@ def _task_label(cell: Cell) -> str:
 
 
 def _write_sweep(sweep: Sweep, folder: Path) -> None:
-    path = folder / SWEEP_FILE
+    """Keep the sweep beside its results, and the sweeps that were run into the folder before it."""
+    text = sweep.to_toml(folder)
+    for number in itertools.count(1):
+        path = folder / SWEEP_FILES.format(f"-{number}" if number > 1 else "")
+        if not path.exists():
+            break
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if path.read_text(encoding="utf-8") == text:
+                return
     try:
-        with replacing(path, sweep.to_toml().encode()):
+        with replacing(path, text.encode()):
             pass
     except OSError as error:
         raise StoreFull(f"cannot write {path}: {error.strerror or error}") from error

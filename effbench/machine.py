@@ -30,6 +30,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+# Others' work disturbs a measurement from so many cores on, if so large a share of all cores is in use: a
+# thread that waits for a core delays all that wait for it.
+BUSY_CORES, BUSY_SHARE = 0.5, 0.75
+
+
+def crowded(others_cores: float | None, threads: int, machine_cores: float | None) -> bool:
+    """Whether others' work competes for cores with an operation of ``threads`` threads on this machine."""
+    if others_cores is None or machine_cores is None or not others_cores >= BUSY_CORES:
+        return False
+    return bool(threads + others_cores > BUSY_SHARE * machine_cores)
+
+
 def cache_dir() -> Path:
     """``$XDG_CACHE_HOME/effbench``, or ``~/.cache/effbench``; safe to delete at any time."""
     base = os.environ.get("XDG_CACHE_HOME")
@@ -53,6 +65,7 @@ def facts() -> dict[str, Any]:
         "name": name(),
         "processor": _processor(),
         "cores": cores(),
+        "machine_cores": os.cpu_count(),
         "memory_bytes": total_memory_bytes(),
         "system": f"{platform.system()} {platform.release()}",
         "libc": " ".join(platform.libc_ver()),

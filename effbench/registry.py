@@ -116,6 +116,14 @@ def find(name: str, kind: Kind) -> Plugin:
     )
 
 
+def home(mechanism: str) -> Path | None:
+    """The folder of a mechanism's code; None for what is no mechanism."""
+    try:
+        return find(mechanism, "mechanism").path.parent
+    except UsageError:
+        return None
+
+
 def load(plugin: Plugin) -> type:
     """Import the plug-in's class. What its module raises on import goes to the caller."""
     if plugin.module.endswith(".py"):

@@ -284,7 +284,7 @@ def _row(record: Record) -> dict[str, Any]:
     }
 
 
-_FACTS = ("load_1min", "others_cores", "steal_s", "frequency_hz", "frequency_change")
+_FACTS = ("load_1min", "others_cores", "machine_cores", "steal_s", "frequency_hz", "frequency_change")
 
 
 def _ceiling(record: Record) -> dict[str, Any]:

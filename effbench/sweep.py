@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +32,7 @@ Axis = tuple[Any, ...]
 _CELL_SECONDS = {"accuracy": 3600.0}
 _DEFAULT_TIMEOUT_S = 300.0
 _MEMORY_SHARE = 0.8
+_DIGEST = 6  # letters in the name of a changed sweep
 # A keyboard has either of the two letters: the micro sign and the Greek mu.
 _SECONDS_IN = {"us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}
 
@@ -234,11 +237,14 @@ class Sweep:
     def load(cls, path: str | Path) -> Sweep:
         """Read a TOML file. Raises UsageError with the file and what is wrong."""
         path = Path(path)
-        return cls.from_toml(_read_text(path), str(path), path.stem)
+        return cls.from_toml(_read_text(path), str(path), path.stem, path.parent)
 
     @classmethod
-    def from_toml(cls, text: str, where: str, name: str) -> Sweep:
-        """Read a sweep from TOML text; ``where`` names it in errors."""
+    def from_toml(cls, text: str, where: str, name: str, folder: Path = Path()) -> Sweep:
+        """Read a sweep from TOML text; ``where`` names it in errors.
+
+        Files of plug-ins are named from ``folder``, where the sweep's own file lies.
+        """
         data = _parse_toml(text, where)
         grids = data.pop("grid", [])
         if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) for grid in grids):
@@ -251,7 +257,7 @@ class Sweep:
             return cls(
                 name=_text(data, "name", name),
                 description=_text(data, "description", ""),
-                grids=tuple(_grid(grid) for grid in grids),
+                grids=tuple(_grid(grid, folder) for grid in grids),
                 seed=parse_whole("seed", data.get("seed", 0), least=0),
                 timeout_s=parse_seconds(data["timeout"]) if "timeout" in data else None,
                 memory_bytes=parse_bytes(data["memory_limit"]) if "memory_limit" in data else None,
@@ -261,12 +267,12 @@ class Sweep:
             raise UsageError(f"{where}: {error}") from None
 
     def override(self, axes: Mapping[str, Any]) -> Sweep:
-        """The sweep with each given axis replaced in every grid.
+        """The sweep with each given axis replaced in every grid, under a name and description of its own.
 
         ``probe`` selects: a grid keeps those of its probes that were asked for, and goes if none is left; a
         probe that no grid has joins the first grid.
         """
-        read = {key: _AXES[key](value) for key, value in axes.items()}
+        read = {key: read_axis(key, value) for key, value in axes.items()}
         asked = read.pop("probe", None)
         instead = {"batch_size": "batch_tokens", "batch_tokens": "batch_size"}
         replaced = {instead[key] for key in read if key in instead} - set(read)
@@ -280,7 +286,21 @@ class Sweep:
                 grid["probe"] = tuple(p for p in grid.get("probe", _DEFAULTS["probe"]) if p in asked)
             grids[0]["probe"] = (*grids[0]["probe"], *(p for p in asked if p not in has))
             grids = [grid for grid in grids if grid["probe"]]
-        return replace(self, grids=tuple(grids))
+        said = "; ".join(f"{key} {', '.join(map(str, _items(value)))}" for key, value in axes.items())
+        return replace(self, grids=tuple(grids)).renamed(self, said)
+
+    def renamed(self, origin: Sweep, said: str) -> Sweep:
+        """This sweep under a name and description of its own, if it measures other cells than ``origin``.
+
+        So that its results go to a folder of their own. ``said`` names what was changed.
+        """
+        if (self.grids, self.seed) == (origin.grids, origin.seed):
+            return self
+        same = replace(self, name="", description="", budget_s=None, timeout_s=None, memory_bytes=None)
+        digest = hashlib.sha256(same.to_toml().encode()).hexdigest()[:_DIGEST]
+        first = re.sub(rf"-[0-9a-f]{{{_DIGEST}}}$", "", origin.name)
+        before = origin.description if first != origin.name else f"{first}, changed"
+        return replace(self, name=f"{first}-{digest}", description=f"{before}: {said}")
 
     def cells(self, *, most: bool = False) -> list[Cell]:
         """Every cell, each once, in the order of the grids.
@@ -314,8 +334,11 @@ class Sweep:
         memory = self.memory_bytes or int(_MEMORY_SHARE * machine.total_memory_bytes())
         return Limits(timeout_s=timeout, memory_bytes=memory)
 
-    def to_toml(self) -> str:
-        """The resolved sweep; reading it back gives the same cells on a machine with as many cores."""
+    def to_toml(self, folder: Path = Path()) -> str:
+        """The resolved sweep; reading it back gives the same cells on a machine with as many cores.
+
+        ``folder`` is where the text will lie, from which it names the files of plug-ins.
+        """
         import tomli_w
 
         data: dict[str, Any] = {"name": self.name, "description": self.description, "seed": self.seed}
@@ -327,6 +350,9 @@ class Sweep:
             if value is not None:
                 data[key] = value
         full = [_full(grid) for grid in self.grids]
+        for grid in full:
+            for kind in _NAMED:
+                grid[kind] = tuple(_moved(text, Path(), folder) for text in grid[kind])
         data["grid"] = [
             {key: grid[key][0] if len(grid[key]) == 1 else list(grid[key]) for key in _AXES if key in grid}
             for grid in full
@@ -394,8 +420,32 @@ def _text(data: Mapping[str, Any], key: str, default: str) -> str:
     return value
 
 
-def _grid(data: Mapping[str, Any]) -> dict[str, Axis]:
-    return {key: read_axis(key, value) for key, value in data.items()}
+def _grid(data: Mapping[str, Any], folder: Path) -> dict[str, Axis]:
+    found = dict(data)
+    for kind in _NAMED:
+        if kind in found and all(isinstance(item, str) for item in _items_whole(found[kind])):
+            found[kind] = [_moved(item, folder, Path()) for item in _items_whole(found[kind])]
+    return {key: read_axis(key, value) for key, value in found.items()}
+
+
+def _items_whole(value: Any) -> list[Any]:
+    """The items of a list, or the one value; a text is not split at its commas."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _moved(text: str, start: Path, end: Path) -> str:
+    """``file.py:Class``, named from one folder, as it is named from another; other texts as they are.
+
+    A file that is not below the folder that it is to be named from is named by its whole path, but for a
+    sweep's own file, which may be moved together with its neighbours.
+    """
+    file, colon, rest = text.partition(":")
+    if not file.endswith(".py") or Path(file).is_absolute():
+        return text
+    whole = os.path.normpath(Path.cwd() / start / file)
+    if end == Path() and not Path(whole).is_relative_to(Path.cwd()):
+        return f"{whole}{colon}{rest}"
+    return f"{os.path.relpath(whole, Path.cwd() / end)}{colon}{rest}"
 
 
 def _full(grid: Mapping[str, Axis]) -> dict[str, Axis]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from effbench import machine, registry
+from effbench.blame import place
 from effbench.growth import Growth
 from effbench.mechanism import Unsupported
 from effbench.models.checkpoint import Checkpoint
 from effbench.models.encoder import Encoder
 from effbench.probes.ceiling import measure_ceiling
-from effbench.probes.correctness import Incorrect, check
+from effbench.probes.correctness import Incorrect, check, check_laws, has_reference
+from effbench.probes.effects import Watch, heard
 from effbench.probes.flops import count_work
 from effbench.probes.memory import parameter_bytes, peak_bytes, rss_growth_bytes, saved_bytes
 from effbench.probes.time import sample_seconds
 from effbench.spec import Cell, Job, Record, UsageError, to_json
+from effbench.wording import one_line
+
+_SHORT = 64  # tokens of a call that is not measured
 
 Progress = Callable[[float, str], None]
 Samples = dict[str, tuple[float, ...]]
@@ -34,22 +39,30 @@ def measure(job: Job, progress: Progress) -> Record:
     clock = time.perf_counter()
     record = Record.of(job, "ok")
     before = machine.Moment.now()
-    try:
-        allocator = machine.set_allocator(job.cell.allocator)
-        torch.set_num_threads(job.cell.threads)
-        samples, values = _probe(job, progress)
-        record = replace(record, samples=samples, values={**values, "allocator_in_force": allocator})
-    except Unsupported as error:
-        record = replace(record, status="unsupported", reason=_line(error))
-    except Incorrect as error:
-        record = replace(record, status="incorrect", reason=_line(error))
-    except Exception as error:
-        if is_out_of_memory(error):
-            record = replace(record, status="oom", reason=_line(error))
-        else:
-            record = replace(record, status="crashed", reason=_where(error))
-    facts = {**machine.facts(), **before.since()}
-    return replace(record, machine=facts, seconds=time.perf_counter() - clock)
+    watch = Watch()
+    with heard() as warned:
+        try:
+            allocator = machine.set_allocator(job.cell.allocator)
+            torch.set_num_threads(job.cell.threads)
+            watch = Watch()
+            samples, values = _probe(job, progress, watch)
+            record = replace(record, samples=samples, values={**values, "allocator_in_force": allocator})
+        except Unsupported as error:
+            record = replace(record, status="unsupported", reason=_line(error))
+        except Incorrect as error:
+            record = replace(record, status="incorrect", reason=_line(error))
+        except Exception as error:
+            if is_out_of_memory(error):
+                record = replace(record, status="oom", reason=_line(error))
+            else:
+                record = replace(record, status="crashed", reason=_where(error, job.cell))
+    facts = {**machine.facts(), **before.since()}  # before the watch ends, which puts threads back
+    watch.end()
+    noticed = {"side_effects": "; ".join(watch.said), "warnings": "; ".join(warned)}
+    noticed = {name: said for name, said in noticed.items() if said}
+    return replace(
+        record, values={**record.values, **noticed}, machine=facts, seconds=time.perf_counter() - clock
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -60,7 +73,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "bad_alloc" in text)
 
 
-def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
+def _probe(job: Job, progress: Progress, watch: Watch) -> tuple[Samples, Values]:
     cell = job.cell
     device = torch.device(cell.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -81,6 +94,7 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
 
         task = registry.load(registry.find(cell.task or "", "task"))(**cell.task_options)
         data_dir = Path(job.data_dir) if job.data_dir else None
+        _check_before_training(make, cell, watch)
         return measure_accuracy(
             task,
             make_mechanism=make,
@@ -93,6 +107,8 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
     module = (
         make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers)
     ).to(device=device, dtype=getattr(torch, cell.dtype))
+    watch.undo("its constructor")
+    torch.manual_seed(cell.seed + cell.repeat)  # the constructor may have seeded it otherwise
     x = torch.randn(
         cell.batch_size, cell.seq_len, cell.d_model, device=device, dtype=getattr(torch, cell.dtype)
     )
@@ -104,7 +120,10 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
     }
     train = cell.mode == "train"
     if cell.probe == "time":
-        check(module, x, backward=train)
+        check(module, x, backward=train, causal=bool(cell.options.get("causal")))
+        values["checked"] = "laws and reference" if has_reference(module) else "laws"
+        watch.reseeds(partial(module, x[:1, :_SHORT]))
+        watch.undo("a call")
     call = _train(module, x) if train else _forward(module, x)
     if cell.probe == "time":
         synchronize = torch.cuda.synchronize if device.type == "cuda" else None
@@ -115,6 +134,15 @@ def _probe(job: Job, progress: Progress) -> tuple[Samples, Values]:
     if cell.probe == "memory":
         return {}, {**values, **_memory(module, x, call, cell)}
     return {}, {**values, **_flops(module, call, cell)}
+
+
+def _check_before_training(make: Callable[[], nn.Module], cell: Cell, watch: Watch) -> None:
+    """Hold one instance to the laws of every mechanism, and undo what it does to the process."""
+    torch.manual_seed(cell.seed + cell.repeat)
+    module = make().to(cell.device)
+    x = torch.randn(1, cell.seq_len, cell.d_model, device=cell.device)
+    check_laws(module, x, causal=bool(cell.options.get("causal")))
+    watch.undo("its constructor or a call")
 
 
 def _checkpoint(job: Job) -> Checkpoint | None:
@@ -224,15 +252,14 @@ def _train(module: nn.Module, x: Tensor) -> Callable[[], object]:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__
 
 
-def _where(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = [frame for frame in frames if "torch" not in Path(frame.filename).parts] or list(frames)
-    at = f" ({Path(outside[-1].filename).name}:{outside[-1].lineno} in {outside[-1].name})" if outside else ""
+def _where(error: BaseException, cell: Cell) -> str:
+    """What was raised, and the user's line that it came from."""
+    at = place(error, registry.home(cell.mechanism))
     kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-    return f"{kind}{_line(error)}{at}"
+    return f"{kind}{_line(error)}{f' ({at})' if at else ''}"
 
 
 def prepare() -> dict[str, Any]:

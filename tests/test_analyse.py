@@ -34,9 +34,11 @@ def test_the_median_and_its_interval_of_a_constant_are_the_constant():
 @given(st.lists(st.lists(st.floats(0.1, 10), min_size=1, max_size=9), min_size=1, max_size=5))
 def test_the_interval_holds_the_median_and_is_the_same_every_time(repeats):
     center, low, high = median_interval(repeats, resamples=200)
-    assert 0 < low <= center <= high
     if len(repeats) == 1:
-        assert min(repeats[0]) <= low <= high <= max(repeats[0])
+        assert math.isnan(low)
+        assert math.isnan(high)
+        return
+    assert 0 < low <= center <= high
     assert center == float(np.median([np.median(r) for r in repeats]))
     assert median_interval(repeats, resamples=200) == (center, low, high)
 
@@ -91,10 +93,13 @@ def test_pairs_tell_apart_what_separate_intervals_cannot():
     assert hits >= 184
 
 
-def test_one_common_repeat_falls_back_on_the_separate_intervals():
+def test_without_common_repeats_the_separate_intervals_count_and_one_repeat_has_none():
+    ratio, low, high = ratio_interval({0: [2.0], 1: [2.0]}, {2: [1.0], 3: [1.0]})
+    assert (ratio, low, high) == pytest.approx((2.0, 2.0, 2.0))
     ratio, low, high = ratio_interval({0: [2.0, 2.1]}, {0: [1.0], 1: [1.0]})
     assert ratio == pytest.approx(2.05)
-    assert (low, high) == pytest.approx((2.0, 2.1))
+    assert math.isnan(low)
+    assert math.isnan(high)
 
 
 def test_students_t_agrees_with_scipy():

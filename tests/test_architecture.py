@@ -11,7 +11,14 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom up; a room imports from its own and from those before it.
 ROOMS = [
-    ["effbench.spec", "effbench.growth"],
+    [
+        "effbench.spec",
+        "effbench.growth",
+        "effbench.columns",
+        "effbench.wording",
+        "effbench.blame",
+        "effbench.exits",
+    ],
     ["effbench.machine", "effbench.registry", "effbench.mechanism"],
     ["effbench.models", "effbench.probes", "effbench.tasks"],
     ["effbench.audit"],

@@ -15,7 +15,8 @@ from rich.console import Console
 from effbench.analyse.complexity import exponents
 from effbench.analyse.crossover import COLUMNS, crossovers
 from effbench.growth import Growth, slope
-from effbench.show.complexity import as_json, complexity_tables
+from effbench.show.blocks import renderable
+from effbench.show.complexity import as_json, complexity_blocks
 
 LENGTHS = (128, 256, 512, 1024, 2048)
 
@@ -164,13 +165,22 @@ def test_two_crossings_are_two_rows():
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_one_repeat_has_an_interval_and_says_what_it_holds(apart):
+def test_one_repeat_names_no_crossover(apart):
     frame = planted(CROSSING, noise=0.02, repeats=1)
     if apart:  # the one repeat of each is not the other's
         frame.loc[frame["mechanism"] == "a", "repeat"] = 1
     (row,) = crossovers(frame).itertuples()
-    assert row.crossover_low < row.crossover < row.crossover_high
-    assert row.statement.endswith("; one repeat: the noise of one process only")
+    assert pd.isna(row.crossover)
+    assert row.statement == "a and b cannot be told apart from 128 to 2048: one repeat has no interval"
+
+
+def test_a_length_with_one_repeat_is_left_out_and_named():
+    frame = planted(CROSSING, noise=0.002, repeats=3)
+    frame = frame[(frame["seq_len"] != 128) | (frame["repeat"] == 0)]
+    (row,) = crossovers(frame).itertuples()
+    assert row.crossover_low <= 450 <= row.crossover_high
+    assert row.first == 256
+    assert row.statement.endswith("; one repeat has no interval at 128")
 
 
 @pytest.mark.slow
@@ -251,7 +261,7 @@ def test_the_order_of_records_does_not_matter():
 def test_the_tables_say_what_the_frames_hold():
     frame = declaring(planted(CROSSING, noise=0.001), a="N", b="N")
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(complexity_tables(frame))
+    console.print(renderable(complexity_blocks(frame)))
     text = console.export_text()
     assert "NO, faster" in text
     assert "b, forward: time grows as N^2.00" in text
@@ -260,7 +270,7 @@ def test_the_tables_say_what_the_frames_hold():
     assert {row["verdict"] for row in found["exponents"]["time_s"]} == {"agrees", "grows faster"}
     assert found["crossovers"][0]["crossover"] == pytest.approx(450, rel=0.02)
     empty = Console(width=80, record=True, file=io.StringIO())
-    empty.print(complexity_tables(frame[frame["seq_len"] < 0]))
+    empty.print(renderable(complexity_blocks(frame[frame["seq_len"] < 0])))
     assert "fewer than three lengths" in empty.export_text()
 
 

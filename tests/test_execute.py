@@ -47,7 +47,7 @@ def run(executor, *args, **kwargs):
     [
         ("Empty", "ok", ""),
         ("Chatty", "ok", ""),
-        ("Segfault", "crashed", "SIGSEGV (Segmentation fault), in File"),
+        ("Segfault", "crashed", "SIGSEGV (Segmentation fault) at plugins.py:"),
         ("Raises", "crashed", "RuntimeError: deliberate failure (plugins.py:"),
         ("Exits", "crashed", "exit code 7"),
         ("Killed", "oom", "killed from outside"),

@@ -212,9 +212,11 @@ def test_a_budget_leaves_the_rest_to_the_next_run(tmp_path):
             return super().run(job, progress)
 
     slow = Slow()
-    frame = run(replace(SWEEP, budget_s=1.0), tmp_path / "out", executor=slow)
+    frame = run(replace(SWEEP, budget_s=0.4), tmp_path / "out", executor=slow)
     assert 0 < len(slow.ran) < len(SWEEP.cells())
-    assert "interrupted" in set(frame.status)
+    reached = frame["time_s"].notna() | frame["peak_bytes"].notna()
+    assert set(frame.status[reached]) == {"ok"}, "a row has the status of what it shows"
+    assert set(frame.status[~reached]) == {"interrupted"}
     rest = Fake()
     assert set(run(SWEEP, tmp_path / "out", executor=rest).status) == {"ok"}
     assert len(slow.ran) + len(rest.ran) == len(SWEEP.cells())

@@ -15,6 +15,7 @@ from scipy import stats
 
 from effbench.analyse import seeds
 from effbench.show import seeds as show_seeds
+from effbench.show.blocks import renderable
 from effbench.spec import Cell, Record, UsageError
 
 
@@ -197,7 +198,7 @@ def test_a_comparison_is_of_accuracy_and_macro_f1_alike():
 
 def test_its_table_prints_the_means_the_verdicts_and_the_seeds_that_would_tell():
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(show_seeds.comparison_tables(BY_HAND, "fastformer"))
+    console.print(renderable(show_seeds.comparison_blocks(BY_HAND, "fastformer")))
     text = console.export_text()
     rows = {line.split()[0]: line for line in text.splitlines() if line.startswith(("linear ", "vanilla "))}
     accuracy = seeds.compare(BY_HAND).set_index("mechanism")

@@ -17,6 +17,8 @@ from rich.console import Console
 from effbench.analyse.crossover import crossovers
 from effbench.analyse.summary import summarise
 from effbench.show import plots, tables, units
+from effbench.show.blocks import FORMATS, as_text, renderable
+from effbench.show.overview import fastest, in_words, overview
 from effbench.spec import UsageError
 
 FAILS = {
@@ -61,9 +63,13 @@ def pictures(name: str) -> list:
     return plots.draw_all(summary(name), RAWS[name])
 
 
-def text_of(renderable, width=100) -> str:
+def report(frame: pd.DataFrame, raw: pd.DataFrame | None = None):
+    return renderable(overview(frame, raw))
+
+
+def text_of(what, width=100) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(renderable)
+    Console(file=out, width=width, color_system=None).print(what)
     return out.getvalue()
 
 
@@ -82,7 +88,7 @@ def test_csv_and_json_hold_the_frame(name):
 
 
 @every_frame
-@pytest.mark.parametrize("format", tables.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("raw_rows", [False, True])
 def test_every_format_shows_every_row(name, format, raw_rows):
     frame = RAWS[name] if raw_rows else summary(name)
@@ -105,7 +111,7 @@ def test_markdown_and_latex_have_a_line_a_row_and_escape():
 @every_frame
 def test_the_summary_fits_100_columns_and_names_every_failure(name):
     frame = summary(name)
-    text = text_of(tables.summary_tables(frame))
+    text = text_of(report(frame))
     assert max(len(line) for line in text.splitlines()) <= 100
     for row in frame[frame.status != "ok"].itertuples():
         assert f"{row.status}: {row.mechanism}" in text
@@ -118,20 +124,20 @@ def test_a_winner_is_claimed_only_where_intervals_part():
     rows["time_s"] = [1.0, 1.02, 2.0, 2.0, 2.0, 2.0]
     rows["time_ratio"] = rows["time_s"]
     rows["time_ratio_low"] = [1.0, 1.005, 1.9, 1.9, 1.9, 1.9]
-    assert len(tables.fastest(rows)) == 1
+    assert len(fastest(rows)) == 1
     rows["time_ratio_low"] = [1.0, 0.99, 1.9, 1.9, 1.9, 1.9]
-    names = tables.fastest(rows)
+    names = fastest(rows)
     assert len(names) == 2
-    assert "cannot be told apart as fastest at 512" in tables.in_words(rows)
-    assert text_of(tables.summary_tables(rows)).count("*") == 2
+    assert "cannot be told apart as fastest at 512" in in_words(rows)
+    assert text_of(report(rows)).count("*") == 2
     joined = pd.concat([rows, rows.assign(folder="other")], ignore_index=True)
     joined["time_low_s"], joined["time_high_s"] = joined["time_s"] * 0.99, joined["time_s"] * 1.005
-    assert set(tables.fastest(joined)) == {names[0]}, "without pairs the intervals decide"
+    assert set(fastest(joined)) == {names[0]}, "without pairs the intervals decide"
 
 
 def test_words_join_lengths_with_the_same_answer():
     frame = summarise(raw(cost_records(("vanilla", "fastformer"), (64, 128, 256), noise=0.0)))
-    words = tables.in_words(frame[frame["mode"] == "forward"])
+    words = in_words(frame[frame["mode"] == "forward"])
     assert words == "vanilla is fastest at 64; fastformer is fastest from 128 to 256"
 
 
@@ -140,16 +146,14 @@ def test_mixed_code_and_machines_are_said_and_plugins_of_their_own_are_not():
         mixed = raw(cost_records(("vanilla",), FEW), cost_records(("linear",), FEW))
         for column, value in changes.items():
             mixed.loc[mixed.mechanism == "linear", column] = value
-        return text_of(tables.summary_tables(summarise(mixed)))
+        return text_of(report(summarise(mixed)))
 
     assert "Careful: measured by 2 versions of effbench" in summary(code="0.1.0-cccc-bbbb")
     assert "Careful: measured on 2 machines" in summary(machine="Other CPU")
     assert "Careful" not in summary(code="0.1.0-aaaa-dddd"), "a mechanism has sources of its own"
     changed = raw(cost_records(("vanilla",), FEW))
     changed.loc[changed.seq_len > 512, "code"] = "0.1.0-aaaa-dddd"
-    assert "Careful: vanilla was measured in 2 versions of its own" in text_of(
-        tables.summary_tables(summarise(changed))
-    )
+    assert "Careful: vanilla was measured in 2 versions of its own" in text_of(report(summarise(changed)))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +281,7 @@ def without(probe: str, mechanism: str, lengths=(128, 256, 512)) -> pd.DataFrame
 
 def test_the_fastest_stays_the_fastest_when_another_probe_of_it_failed():
     rows = summarise(without("memory", "fastformer"))
-    assert tables.in_words(rows) == "fastformer is fastest from 128 to 512"
+    assert in_words(rows) == "fastformer is fastest from 128 to 512"
 
 
 def test_a_length_that_nobody_reached_is_not_bridged():
@@ -285,18 +289,18 @@ def test_a_length_that_nobody_reached_is_not_bridged():
     records = cost_records(
         ("vanilla", "fastformer"), (128, 256, 512), fail=fails, modes=("forward",), noise=0.0
     )
-    assert "none was timed at 256" in tables.in_words(summarise(raw(records)))
+    assert "no winner is named at 256: no mechanism was timed" in in_words(summarise(raw(records)))
 
 
 def test_each_machine_has_tables_of_its_own():
     here = raw(cost_records(("vanilla", "linear"), (128, 256)))
     there = here.assign(machine="Other CPU")
-    text = text_of(tables.summary_tables(summarise(pd.concat([here, there], ignore_index=True))))
-    assert text.count("forward: time a call") == 2
+    text = text_of(report(summarise(pd.concat([here, there], ignore_index=True))))
+    assert text.count("forward: time per call") == 2
 
 
 def test_long_labels_are_shown_whole():
-    text = text_of(tables.summary_tables(summary("twelve")), 80)
+    text = text_of(report(summary("twelve")), 80)
     assert "…" not in text
 
 
@@ -332,7 +336,7 @@ def test_noisy_times_are_marked_in_tables_and_hollow_in_plots():
     frame = raw(cost_records(("vanilla", "linear"), (128, 256, 512, 1024), noise=0.0))
     frame.loc[(frame["mechanism"] == "linear") & (frame["seq_len"] == 512), "trend"] = 0.3
     rows = summarise(frame)
-    text = text_of(tables.summary_tables(rows, frame))
+    text = text_of(report(rows, frame))
     assert text.count("~") == 4, "in the cell and in the sentence, forward and train"
     assert "linear at 512: slows down by 30 % while it runs" in text
     ((_, figure),) = plots.draw(rows, frame, "time")
@@ -385,21 +389,21 @@ def test_the_roofline_shows_every_point_under_its_roof():
 def test_contradictions_and_a_changing_machine_are_said():
     frame = with_ceiling(raw(cost_records(("vanilla", "linear"), noise=0.001)))
     frame["flops_analytic"] = frame["flops"]
-    assert "Careful" not in text_of(tables.summary_tables(summarise(frame), frame))
+    assert "Careful" not in text_of(report(summarise(frame), frame))
     wrong = frame.copy()
     wrong.loc[(wrong["mechanism"] == "linear") & (wrong["mode"] == "train"), "flops_analytic"] *= 2
-    text = text_of(tables.summary_tables(summarise(wrong), wrong), 400)
+    text = text_of(report(summarise(wrong), wrong), 400)
     assert "linear declares 25.6 M FLOPs for train at 128, 12.8 M were counted (6 lengths differ)" in text
     unseen = frame.copy()
     unseen["uncounted_share"] = 0.05
     assert "5 % of its work is in operations that nothing counts" in text_of(
-        tables.summary_tables(summarise(unseen), unseen), 400
+        report(summarise(unseen), unseen), 400
     )
     slow = frame.copy()
     slow["others_cores"], slow["seconds"], slow["started"] = 1.0, 1.0, "2026-01-01T10:00:00+00:00"
     late = (slow["repeat"] == 2) & (slow["probe"] == "time")
     slow.loc[late, "time_s"] *= 1.1
     slow.loc[late, "samples_time_s"] = slow.loc[late, "samples_time_s"].map(lambda s: [1.1 * t for t in s])
-    text = text_of(tables.summary_tables(summarise(slow), slow), 400)
+    text = text_of(report(summarise(slow), slow), 400)
     assert "repeat 3 (10:00 to 10:00 UTC) was 10 % slower than the others, over 24 cells" in text
     assert "other processes kept 1.0 cores busy" in text

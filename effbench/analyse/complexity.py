@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from effbench.analyse.load import undisturbed
 from effbench.analyse.statistics import student_t
 from effbench.analyse.summary import IDENTITY, ORIGIN, label
 from effbench.growth import Growth, slope
@@ -17,6 +18,8 @@ UPPER = 4
 TOLERANCE = 0.15
 # Slopes of the first and the last pair of lengths that differ by more than this: not a power law yet.
 CURVED = 0.3
+# An interval that reaches further than this to either side does not tell one growth from another.
+WIDEST = 0.5
 # Cells that differ only in length; another machine or other code is another line.
 LINE = [name for name in [*IDENTITY, *ORIGIN] if name != "seq_len"]
 _DECLARED = {"time_s": "declared_order", "flops": "declared_order", "peak_bytes": "declared_memory_order"}
@@ -44,6 +47,7 @@ def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     known = raw[(raw["status"] == "ok") & raw[quantity].notna() & (raw["task"] == "")]
     known = known[known[quantity].astype(float) > 0]  # zero has no logarithm
+    known = undisturbed(known) if quantity == "time_s" else known
     rows = []
     for key, group in known.groupby(LINE, sort=False, dropna=False):
         lengths = sorted(int(n) for n in group["seq_len"].unique())[-UPPER:]
@@ -54,6 +58,15 @@ def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:
         found = {"first": lengths[0], "last": lengths[-1], **_fit(group, lengths, quantity)}
         rows.append({**line, **found, **_held_against(line, group, lengths, quantity, found)})
     return pd.DataFrame(rows, columns=columns)
+
+
+def told(row: Any) -> bool:
+    """Whether the exponent of a row of ``exponents`` is known well enough to be printed."""
+    return _is_told(row.exponent_low, row.exponent_high, row.verdict)
+
+
+def _is_told(low: float, high: float, verdict: str) -> bool:
+    return (high - low) / 2 <= WIDEST or verdict in ("grows faster", "grows slower")
 
 
 def _fit(group: pd.DataFrame, lengths: list[int], quantity: str) -> dict[str, Any]:
@@ -86,28 +99,29 @@ def _held_against(
     if found["exponent_high"] > found["exponent_low"]:
         interval += f" [{found['exponent_low']:.2f}, {found['exponent_high']:.2f}]"
     name = label(line["mechanism"], line["options"])
-    statement = f"{name}, {line['mode']}: {_WORDS[quantity]} as {interval} from {lengths[0]} to {lengths[-1]}"
+    span = f"from {lengths[0]} to {lengths[-1]}"
+    statement = f"{name}, {line['mode']}: {_WORDS[quantity]} as {interval} {span}"
     first, last = found["steps"]
     curve = (
         f"; the exponent is still changing ({first:.2f} to {last:.2f})" if abs(last - first) > CURVED else ""
     )
-    if said.empty or not said.iloc[0]:
-        return {"declared": "", "declared_exponent": np.nan, "verdict": "", "statement": statement + curve}
-    declared = Growth.parse(said.iloc[0])
-    expected = declared.exponent(lengths)
-    verdict = _verdict(found["exponent_low"], found["exponent_high"], expected)
+    declared = None if said.empty or not said.iloc[0] else Growth.parse(said.iloc[0])
+    expected = np.nan if declared is None else declared.exponent(lengths)
+    low, high = found["exponent_low"], found["exponent_high"]
+    verdict = "" if declared is None else _verdict(low, high, expected)
+    claim = {"declared": str(declared or ""), "declared_exponent": expected, "verdict": verdict}
+    if not _is_told(low, high, verdict):
+        noisy = f"{name}, {line['mode']}: the values are too noisy to tell a growth {span}"
+        return {**claim, "statement": noisy}
+    if declared is None:
+        return {**claim, "statement": statement + curve}
     ending = {
         "agrees": "as declared",
         "grows faster": "it grows faster than declared",
         "grows slower": "slower than declared: terms of lower order still dominate",
         "cannot be told": "whether as declared cannot be told",
     }[verdict]
-    return {
-        "declared": str(declared),
-        "declared_exponent": expected,
-        "verdict": verdict,
-        "statement": f"{statement}, declared {declared}: {ending}{curve}",
-    }
+    return {**claim, "statement": f"{statement}, declared {declared}: {ending}{curve}"}
 
 
 def _verdict(low: float, high: float, expected: float) -> str:

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from effbench.analyse.complexity import LINE
+from effbench.analyse.load import undisturbed
 from effbench.analyse.statistics import LEVEL, ratio_interval, student_t
 from effbench.analyse.summary import label
 
 RESAMPLES = 1000
-Z = 1.96  # of one repeat's samples, whose number Student's t of repeats says nothing about
 SHAPE = [name for name in LINE if name not in ("mechanism", "options", "code", "data")]
 _COLUMNS = ["first_label", "second_label", "faster_before", "faster_after", "crossover"]
 COLUMNS = [*SHAPE, *_COLUMNS, "crossover_low", "crossover_high", "first", "last", "statement"]
@@ -30,7 +30,7 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
     ones are surely faster the curves cross: ``crossover`` is where the line between the two logarithms of
     the ratio meets 0, among the neighbouring lengths where the ratio changes sides. Its 95 % interval comes
     from a bootstrap that draws repeats, for both alike, and samples inside them: Student's t times the spread
-    of its logarithm, within those two lengths. With one repeat it holds the noise of one process only, and
+    of its logarithm, within those two lengths. A length with one repeat has no interval and is left out, and
     the statement says so. Nothing is extrapolated: an interval that would leave what was measured is open,
     ``crossover_low`` or ``crossover_high`` missing and ``< first`` or ``> last`` in the statement.
 
@@ -40,7 +40,7 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
     """
     if raw.empty:
         return pd.DataFrame(columns=COLUMNS)
-    times = raw[(raw["probe"] == "time") & (raw["status"] == "ok") & (raw["task"] == "")]
+    times = undisturbed(raw[(raw["probe"] == "time") & (raw["status"] == "ok") & (raw["task"] == "")])
     rows: list[dict[str, Any]] = []
     for key, group in times.groupby(SHAPE, sort=False, dropna=False):
         shape = dict(zip(SHAPE, key, strict=True))
@@ -69,16 +69,22 @@ def _times(cells: pd.DataFrame) -> Times:
 def _pair(
     first: str, ours: Times, second: str, theirs: Times, resamples: int, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    lengths = sorted(ours.keys() & theirs.keys())
-    if not lengths:
+    common = sorted(ours.keys() & theirs.keys())
+    lengths = [n for n in common if _repeats(ours[n], theirs[n]) > 1]
+    if not common:
         return []
+    if not lengths:
+        span = f"at {common[0]}" if len(common) == 1 else f"from {common[0]} to {common[-1]}"
+        statement = f"{first} and {second} cannot be told apart {span}: one repeat has no interval"
+        known = {"first_label": first, "second_label": second, "first": common[0], "last": common[-1]}
+        return [{**known, "statement": statement}]
     known = {"first_label": first, "second_label": second, "first": lengths[0], "last": lengths[-1]}
     # -1: the first is faster, 1: the second, 0: unknown
     sides = {n: _side(ours[n], theirs[n]) for n in lengths}
     sure = [n for n in lengths if sides[n]]
     names = {-1: first, 1: second}
-    alone = any(_repeats(ours[n], theirs[n]) == 1 for n in lengths)
-    note = "; one repeat: the noise of one process only" if alone else ""
+    alone = [n for n in common if n not in lengths]
+    note = f"; one repeat has no interval at {_listed(alone)}" if alone else ""
     changes = [(a, b) for a, b in itertools.pairwise(sure) if sides[a] != sides[b]]
     found = []
     for low, high in changes:
@@ -88,9 +94,7 @@ def _pair(
         center = float(places[0])
         repeats = min(_repeats(ours[n], theirs[n]) for n in between)
         spread = float(np.std(np.log(places[1:])))
-        half = spread * (
-            student_t(LEVEL, repeats - 1) * (repeats / (repeats - 1)) ** 0.5 if repeats > 1 else Z
-        )
+        half = spread * student_t(LEVEL, repeats - 1) * (repeats / (repeats - 1)) ** 0.5
         start, end = center * math.exp(-half), center * math.exp(half)
         open_low, open_high = start < low == lengths[0], end > high == lengths[-1]
         start, end = max(start, low), min(end, high)

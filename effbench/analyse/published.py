@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from effbench.analyse.load import undisturbed
 from effbench.analyse.seeds import SETTING, compare, holm, seed_scores, trainings
 from effbench.analyse.statistics import LEVEL, ratio_interval
 from effbench.analyse.summary import IDENTITY, label
@@ -283,7 +284,7 @@ def compare_times(raw: pd.DataFrame) -> pd.DataFrame:
 
     Raises UsageError where nothing can be compared, or a mechanism was timed twice at one point.
     """
-    times = raw if raw.empty else raw[(raw["probe"] == "time") & (raw["status"] == "ok")]
+    times = raw if raw.empty else undisturbed(raw[(raw["probe"] == "time") & (raw["status"] == "ok")])
     rows = _counterparts("figure2", _labelled(times))
     point = [name for name in [*IDENTITY, "machine"] if name not in ("mechanism", "options", "task")]
     there = published_times().set_index(["mode", "name", "seq_len"])

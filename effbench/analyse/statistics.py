@@ -24,22 +24,21 @@ def median_interval(
         median * exp(+- t_{k-1} sqrt(2 k / (k - 1)) s)
 
     with Student's t since the k repeats are few, k / (k - 1) since a bootstrap of k values underestimates
-    their variance so much, and 2 since a repetition's median varies as this one does. With one repeat it
-    covers the noise inside that process only, by quantiles of the resampled median.
+    their variance so much, and 2 since a repetition's median varies as this one does. One repeat has no
+    interval: its bounds are NaN, since the noise inside one process says nothing of another's.
     """
     groups = [np.asarray(samples, dtype=float) for samples in repeats if len(samples)]
     if not groups:
         raise ValueError("no samples")
     center = float(np.median([np.median(group) for group in groups]))
     k = len(groups)
+    if k == 1:
+        return center, math.nan, math.nan
     rng = np.random.default_rng(seed)
     # medians[i, r]: the median of the r-th resample of repeat i
     medians = np.stack(
         [np.median(group[rng.integers(len(group), size=(resamples, len(group)))], axis=1) for group in groups]
     )
-    if k == 1:
-        low, high = np.quantile(medians[0], [(1 - level) / 2, (1 + level) / 2])
-        return center, min(float(low), center), max(float(high), center)
     drawn = rng.integers(k, size=(resamples, k))
     statistics = np.median(medians[drawn, np.arange(resamples)[:, None]], axis=1)
     spread = float(np.std(np.log(statistics / center)))
@@ -60,7 +59,8 @@ def ratio_interval(
 
     Repeats of one number were measured within seconds of each other, so that what the machine did meanwhile
     hit both: the logarithms of the ratios of their medians are taken pair by pair, and the interval is
-    Student's t over the pairs. With fewer than two pairs, from the bounds of the two separate intervals.
+    Student's t over the pairs. With fewer than two pairs it comes from the bounds of the two separate
+    intervals, and is NaN where one of them has a single repeat.
     """
     pairs = [math.log(_median(ours[r]) / _median(theirs[r])) for r in sorted(ours.keys() & theirs.keys())]
     if len(pairs) >= 2:

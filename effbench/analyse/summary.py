@@ -6,7 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from effbench import columns
+from effbench.analyse.load import BESIDE_LOAD, crowded_rows, undisturbed
 from effbench.analyse.roofline import roofline
+from effbench.analyse.scores import metric_of, scores_of
 from effbench.analyse.statistics import (
     half_width,
     mean_interval,
@@ -14,91 +17,14 @@ from effbench.analyse.statistics import (
     proportion_interval,
     ratio_interval,
 )
+from effbench.wording import plural
 
-# What makes two records belong to the same row.
-IDENTITY = [
-    "mechanism",
-    "options",
-    "scope",
-    "mode",
-    "task",
-    "seq_len",
-    "batch_size",
-    "d_model",
-    "heads",
-    "layers",
-    "dtype",
-    "device",
-    "threads",
-    "allocator",
-]
-ORIGIN = ["machine", "code", "data"]
-# What an accuracy is to be read against: scores of predictors that do without a mechanism.
-PRIORS = [
-    "prior_majority",
-    "prior_root_operator",
-    "prior_tfidf_logreg",
-    "prior_logreg_pixels",
-    "prior_tfidf_cosine",
-    "prior_a_value_of_the_row",
-    "prior_slot",
-]
-MEASURED = [
-    "status",
-    "reason",
-    "time_s",
-    "time_low_s",
-    "time_high_s",
-    "noisy",
-    "time_ratio",
-    "time_ratio_low",
-    "time_ratio_high",
-    "tokens_per_s",
-    "peak_bytes",
-    "saved_bytes",
-    "parameter_bytes",
-    "rss_growth_bytes",
-    "peak_rss_bytes",
-    "memory_method",
-    "flops",
-    "flops_analytic",
-    "flops_useful",
-    "flops_other",
-    "uncounted_share",
-    "bytes_moved",
-    "arithmetic_intensity",
-    "flops_per_s",
-    "roof_flops_per_s",
-    "roof_share",
-    "parameters",
-    "accuracy",
-    "accuracy_low",
-    "accuracy_high",
-    "accuracy_interval",
-    "macro_f1",
-    "macro_f1_low",
-    "macro_f1_high",
-    *PRIORS,
-    "train_seconds",
-    "repeats",
-]
-COLUMNS = [*IDENTITY, *MEASURED, *ORIGIN]
+# What makes two records belong to the same row, and where they come from.
+IDENTITY = columns.of_role("identity")
+ORIGIN = columns.of_role("origin")
+_EXACT = columns.of_role("exact")
+COLUMNS = columns.of_summary()
 
-_TEXTS = ("noisy", "memory_method", "accuracy_interval")
-_EXACT = (
-    "peak_bytes",
-    "saved_bytes",
-    "parameter_bytes",
-    "rss_growth_bytes",
-    "flops",
-    "flops_analytic",
-    "flops_useful",
-    "flops_other",
-    "uncounted_share",
-    "bytes_moved",
-    "parameters",
-    *PRIORS,
-)
 # What the roofline of a cell is made of, from its record of FLOPs.
 _OF_THE_ROOF = (
     "flops",
@@ -107,6 +33,7 @@ _OF_THE_ROOF = (
     "samples_bandwidth_at_bytes",
     "samples_bandwidth_bytes_per_s",
 )
+ONE_REPEAT = "one repeat"
 # A time that changes by more than this from the first to the last third of the samples has not settled.
 TREND = 0.05
 
@@ -132,9 +59,11 @@ def summarise(raw: pd.DataFrame) -> pd.DataFrame:
     for key, group in raw.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False):
         identity = dict(zip([*IDENTITY, *ORIGIN], key, strict=True))
         rows.append({**identity, **_status(group), **_values(group)})
-    frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    scores = dict.fromkeys(name for row in rows for name in row.pop(columns.SCORES, ()))
+    priors = [name for name in raw.columns if name.startswith(columns.PRIOR)]
+    frame = pd.DataFrame(rows).reindex(columns=columns.of_summary(list(scores), priors))
     frame = _ratios(frame, raw)
-    numbers = [c for c in MEASURED if c not in ("status", "reason", *_TEXTS)]
+    numbers = [name for name in frame.columns if columns.column(name).unit != "text"]
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     frame["repeats"] = frame["repeats"].astype(int)
     order = ["task", "scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads"]
@@ -143,10 +72,13 @@ def summarise(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _status(group: pd.DataFrame) -> dict[str, str]:
-    wrong = group["status"] != "ok"
+    """The status of what the row shows: a record that was not reached says nothing of those that were."""
+    reached = group[group["status"] != "interrupted"]
+    shown = reached if (reached["status"] == "ok").any() else group
+    wrong = shown["status"] != "ok"
     if not wrong.any():
         return {"status": "ok", "reason": ""}
-    failed = group[wrong]
+    failed = shown[wrong]
     rank = failed["status"].map(SEVERITY.index)
     worst = failed.assign(rank=rank).sort_values(["rank", "probe", "repeat"]).iloc[0]
     some = set(group["probe"]) != set(failed["probe"]) or len(failed) < len(group)
@@ -158,38 +90,42 @@ def _values(group: pd.DataFrame) -> dict[str, Any]:
     # a mask copies every column, and there are many: it is applied to those that are looked at
     good = group["status"] == "ok"
     ok = (group if good.all() else group[good]).sort_values("repeat")
-    found: dict[str, Any] = {name: _first(ok, name) for name in _EXACT}
+    priors = [name for name in ok.columns if name.startswith(columns.PRIOR)]
+    found: dict[str, Any] = {name: _first(ok, name) for name in (*_EXACT, *priors)}
     found["peak_rss_bytes"] = None
     if "peak_rss_bytes" in ok.columns:
         measured = ok["probe"].isin(["memory", "accuracy"])
         found["peak_rss_bytes"] = _first(ok[["peak_rss_bytes"]][measured], "peak_rss_bytes")
-    if "memory_method" in ok and len(methods := ok["memory_method"].dropna()):
-        found["memory_method"] = methods.iloc[0]
+    found |= {name: _text(ok, name) for name in ("memory_method", "checked", "side_effects")}
     times = ok[ok["probe"] == "time"]
     trained = ok[ok["probe"] == "accuracy"]
     found["repeats"] = max(len(times), len(trained))
     if len(times):
-        center, low, high = median_interval(list(times["samples_time_s"]))
+        quiet = undisturbed(times)
+        center, low, high = median_interval(list(quiet["samples_time_s"]))
         found |= {"time_s": center, "time_low_s": low, "time_high_s": high}
-        found["noisy"] = _noisy(times, half_width((center, low, high)))
+        found["noisy"] = _noisy(times, quiet, half_width((center, low, high)))
         found |= _roofline(ok, found)
         found["tokens_per_s"] = float(times["batch_size"].iloc[0] * times["seq_len"].iloc[0]) / center
     if len(trained):
         found["tokens_per_s"] = trained["tokens_per_s"].median()
         found["train_seconds"] = trained["train_seconds"].median()
-        if "accuracy" in trained and trained["accuracy"].notna().any():
-            found |= _accuracy(trained[trained["accuracy"].notna()])
-        if "test_macro_f1" in trained and (scores := trained["test_macro_f1"].dropna()).size:
-            found |= _macro_f1([float(score) for score in scores])
+        found |= _scores(trained)
     return found
 
 
-def _noisy(times: pd.DataFrame, half: float) -> str:
-    """Why not to lean on a time: its interval is wider than asked, or it never settled; empty if neither."""
+def _noisy(times: pd.DataFrame, quiet: pd.DataFrame, half: float) -> str:
+    """Reasons to distrust a time: other load, an interval wider than asked, no steady state; empty if none.
+
+    ``quiet`` are the repeats that the time was taken from.
+    """
     said = []
+    disturbed = int(crowded_rows(times).sum())
+    if disturbed and len(quiet) == len(times):  # too few others to leave these out
+        said.append(f"{BESIDE_LOAD} in {disturbed} of {plural(len(times), 'repeat')}")
     asked = float(times["precision"].max()) if "precision" in times else 0.0
-    if asked and len(times) < 2:
-        said.append("one repeat")
+    if len(quiet) < 2:
+        said.append(ONE_REPEAT)
     elif asked and half > asked:
         known = f"+-{100 * half:.1f} %" if half < 1 else "no better than a factor of 2"
         said.append(f"{known}, {100 * asked:g} % asked")
@@ -218,7 +154,7 @@ def _roofline(ok: pd.DataFrame, found: dict[str, Any]) -> dict[str, Any]:
 
 def _ratios(frame: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
     """Each time over the fastest at the same shape, mode and length, paired by repeat."""
-    times = raw[(raw["probe"] == "time") & (raw["status"] == "ok")]
+    times = undisturbed(raw[(raw["probe"] == "time") & (raw["status"] == "ok")])
     place = {
         key: number
         for number, key in enumerate(frame[[*IDENTITY, *ORIGIN]].itertuples(index=False, name=None))
@@ -236,32 +172,43 @@ def _ratios(frame: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _accuracy(trained: pd.DataFrame) -> dict[str, Any]:
-    scores = [float(score) for score in trained["accuracy"]]
-    if len(scores) > 1:
-        mean, low, high = mean_interval(scores)
-        kind = f"t over {len(scores)} seeds"
-    elif not {"test_correct", "test_examples"} <= set(trained.columns):
-        return {"accuracy": scores[0]}  # its task counts no examples: there is nothing to make an interval of
-    else:
+def _scores(trained: pd.DataFrame) -> dict[str, Any]:
+    """Each score's mean over seeds with an interval, the task's ``metric``, and the names of ``scores``."""
+    names = scores_of(trained)
+    found: dict[str, Any] = {columns.SCORES: list(names)}
+    for score, at in names.items():
+        found |= _score(score, trained[trained[at].notna()], at)
+    return found | ({columns.METRIC: metric_of(trained)} if names else {})
+
+
+def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
+    """A score's mean and interval, clipped to 0 and 1 where it is a share; ``at`` is its column.
+
+    The interval of one seed is that of a proportion of test examples, which accuracy alone is.
+    """
+    values = [float(value) for value in trained[at]]
+    low_at, high_at, kind_at = columns.bounds(score)
+    if len(values) > 1:
+        mean, low, high = mean_interval(values)
+        kind = f"t over {len(values)} seeds"
+    elif score == "accuracy" and {"test_correct", "test_examples"} <= set(trained.columns):
         mean, low, high = proportion_interval(
             int(trained["test_correct"].iloc[0]), int(trained["test_examples"].iloc[0])
         )
         kind = "Wilson over test examples"
-    return {
-        "accuracy": mean,
-        "accuracy_low": max(0.0, low),
-        "accuracy_high": min(1.0, high),
-        "accuracy_interval": kind,
-    }
+    else:
+        return {score: values[0]}
+    if columns.score_unit(score) == "share":
+        low, high = max(0.0, low), min(1.0, high)
+    return {score: mean, low_at: low, high_at: high, kind_at: kind}
 
 
-def _macro_f1(scores: list[float]) -> dict[str, Any]:
-    """Its mean over seeds, with an interval where there are two: it is no share of the test examples."""
-    if len(scores) == 1:
-        return {"macro_f1": scores[0]}
-    mean, low, high = mean_interval(scores)
-    return {"macro_f1": mean, "macro_f1_low": max(0.0, low), "macro_f1_high": min(1.0, high)}
+def _text(ok: pd.DataFrame, name: str) -> str | None:
+    """What the records say in a column of texts, each once."""
+    if name not in ok.columns:
+        return None
+    said = [text for text in dict.fromkeys(ok[name].dropna()) if text]
+    return "; ".join(said) if said else None
 
 
 def _first(ok: pd.DataFrame, name: str) -> Any:

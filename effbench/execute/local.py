@@ -13,9 +13,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from effbench import machine
+from effbench import machine, registry
+from effbench.blame import fault_place
 from effbench.execute.base import Progress
 from effbench.spec import Job, Record, Status, record_from, to_json
+from effbench.wording import one_line, plural
 
 _START_S = 120.0
 _KILL_GRACE_S = 10.0
@@ -69,6 +71,9 @@ class LocalExecutor:
                 record, reason=f"out of memory within {_gib(job.limits.memory_bytes)}: {record.reason}"
             )
         values = {**record.values, "peak_rss_bytes": ending["max_rss_bytes"]}
+        if left := ending.get("left"):
+            said = f"it leaves {plural(left, 'process', 'processes')} running, which were ended"
+            values["side_effects"] = "; ".join(filter(None, [str(values.get("side_effects") or ""), said]))
         return replace(record, values=values, started=unmeasured.started, seconds=seconds)
 
     def close(self) -> None:
@@ -156,20 +161,13 @@ def _verdict(job: Job, ending: dict[str, Any], timed_out: bool) -> tuple[Status,
         return "oom", f"out of memory within {_gib(job.limits.memory_bytes)}, {rss}"
     if number:
         name = signal.Signals(number).name
-        return "crashed", f"{name} ({signal.strsignal(number)}){_fault_line(log)}"
+        at = fault_place(log, registry.home(job.cell.mechanism))
+        return "crashed", f"{name} ({signal.strsignal(number)}){f' at {at}' if at else ''}"
     lines = [line for line in log.strip().splitlines() if line.strip()]
-    last = lines[-1] if lines else "no message"
+    last = one_line(lines[-1]) if lines else "no message"
     if ending["code"] is None:
         return "crashed", last
     return "crashed", f"the process left with exit code {ending['code']}: {last}"
-
-
-def _fault_line(log: str) -> str:
-    """Where the fault handler saw the innermost Python frame."""
-    for line in log.splitlines():
-        if line.strip().startswith("File "):
-            return f", in {line.strip()}"
-    return ""
 
 
 def _gib(size: int) -> str:

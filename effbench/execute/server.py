@@ -17,6 +17,7 @@ import selectors
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,11 +25,14 @@ from effbench import worker
 from effbench.spec import Job, Limits, job_from, to_json
 
 _LOG_TAIL_BYTES = 4000
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_LOOK_S = 0.2  # between looks whether a child that says nothing has ended
+_ORPHAN_GRACE_S = 0.5
 
 
 def serve(commands: int, answers: int) -> None:
     """Answer commands until their end; the arguments are file descriptors."""
+    _adopt_orphans()
     offers = worker.prepare()
     gc.collect()
     gc.freeze()  # a child's collection then need not look through, and so copy, all that torch imported
@@ -57,7 +61,10 @@ def _measure(job: Job, commands: int, answers: int, pending: bytes) -> bytes:
             selector.register(commands, selectors.EVENT_READ)
             open_pipe, said = True, b""
             while open_pipe:
-                for key, _ in selector.select():
+                ready = selector.select(_LOOK_S)
+                if not ready and _has_ended(child):
+                    break  # what it left running holds the pipe open
+                for key, _ in ready:
                     data = os.read(key.fd, 65536)
                     if key.fd == reading:
                         open_pipe = bool(data)
@@ -73,9 +80,38 @@ def _measure(job: Job, commands: int, answers: int, pending: bytes) -> bytes:
                             _kill(child)
         os.close(reading)
         _, status, usage = os.wait4(child, 0)
-        _kill(child)  # what the child itself left running in its group
-        say(answers, {"exit": _ending(status, usage.ru_maxrss * 1024, log)})
+        left = _end_orphans(child)
+        say(answers, {"exit": {**_ending(status, usage.ru_maxrss * 1024, log), "left": left}})
     return pending
+
+
+def _has_ended(child: int) -> bool:
+    """Whether the child is a zombie by now; it stays one until it is waited for."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _end_orphans(child: int) -> int:
+    """Kill what the child left running, in its group or in one of its own, and tell how many there were.
+
+    Those that end by themselves, once they see that the child is gone, are not counted.
+    """
+    end = time.monotonic() + _ORPHAN_GRACE_S
+    while (orphans := _children()) and time.monotonic() < end:
+        time.sleep(0.01)
+        for orphan in orphans:
+            os.waitpid(orphan, os.WNOHANG)
+    _kill(child)
+    for orphan in orphans:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(orphan, signal.SIGKILL)
+        os.waitpid(orphan, 0)
+    return len(orphans)
+
+
+def _children() -> list[int]:
+    """This process's children, orphans of its children among them; none where the system does not tell."""
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    return [int(number) for number in path.read_text().split()] if path.exists() else []
 
 
 def _child(job: Job, writing: int, log: IO[bytes]) -> None:
@@ -123,6 +159,12 @@ def _limit_memory(limits: Limits) -> None:
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def _adopt_orphans() -> None:
+    """Have processes whose parent ended become children of this one, so that none is lost."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent() -> None:

@@ -338,13 +338,17 @@ class _Run:
         self._reported = time.perf_counter()
         return True
 
+    def _validation(self) -> list[str]:
+        course = self.course
+        return [f"validation {course.scores[self._metric][-1]:.3f}"] if course.curve_step else []
+
     def line(self) -> str:
         course = self.course
         since = course.step_loss[course.curve_step[-1] if course.curve_step else 0 :]
         parts = [
             f"epoch {course.step / self._steps_per_epoch:.1f} of {self._recipe.epochs}",
             f"loss {sum(since) / len(since) if since else course.train_loss[-1]:.3f}",
-            *([f"validation {course.scores[self._metric][-1]:.1%}"] if course.curve_step else []),
+            *self._validation(),
             f"{course.tokens / sum(course.step_s):,.0f} tokens/s",
             self._left(),
             self._note,

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from effbench import columns
 from effbench.mechanism import Unsupported
 from effbench.models.checkpoint import Checkpoint
 from effbench.models.training import on_device, sorted_batches, train
 from effbench.probes.memory import peak_bytes
-from effbench.spec import Cell
+from effbench.spec import Cell, UsageError
 from effbench.tasks import Examples, Task
 
 Samples = dict[str, tuple[float, ...]]
@@ -56,7 +57,9 @@ def measure_accuracy(
     def score(part: Examples) -> dict[str, float]:
         rows = sorted_batches(part.lengths, cell.batch_size * cell.seq_len)
         with autocast():
-            return task.score(model, (on_device(task.batch(part, r), device) for r in rows))
+            found = task.score(model, (on_device(task.batch(part, r), device) for r in rows))
+        _check_scores(task, found)
+        return found
 
     history = train(
         model,
@@ -86,7 +89,9 @@ def measure_accuracy(
     model.zero_grad(set_to_none=True)
     peak, method = peak_bytes(step, cell.device)
     metric = task.metric
+    named = [metric, *(name for name, value in scores.items() if name != metric and isinstance(value, float))]
     values: Values = {name if name == metric else f"test_{name}": value for name, value in scores.items()}
+    values |= {columns.METRIC: metric, columns.SCORES: ",".join(named)}
     values |= {f"prior_{name.replace(' ', '_')}": value for name, value in splits.priors.items()}
     values |= splits.facts
     curves = {  # what are not counts
@@ -120,6 +125,16 @@ def measure_accuracy(
         "learning_rate": history.learning_rate,
     }
     return samples, values
+
+
+def _check_scores(task: Task, found: Mapping[str, float]) -> None:
+    """Raise UsageError where a task's scores lack its metric, or have the name of a column that is taken."""
+    name = type(task).__name__
+    if task.metric not in found:
+        raise UsageError(f"task {name}: its metric is {task.metric!r}, its scores are {', '.join(found)}")
+    taken = [score for score in found if columns.is_taken(score)]
+    if taken:
+        raise UsageError(f"task {name}: a score cannot be called {taken[0]!r}, which is a column of its own")
 
 
 def _autocast(cell: Cell) -> Callable[[], AbstractContextManager[object]]:

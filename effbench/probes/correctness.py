@@ -15,19 +15,22 @@ from effbench.mechanism import Mechanism, Unsupported
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 # Longer than what the windows here make of one piece (321 tokens by default), and no multiple of a block.
 _LENGTH = 337
+_LAW_LENGTH = 130
 
 
 class Incorrect(Exception):
     """The mechanism's output is wrong; its text says how."""
 
 
-def check(module: nn.Module, x: Tensor, *, backward: bool = False) -> None:
+def check(module: nn.Module, x: Tensor, *, backward: bool = False, causal: bool = False) -> None:
     """Refuse a wrong result, by Incorrect.
 
-    On up to 337 tokens, with and without a padding mask, the output must have the input's shape and dtype, be
-    finite, and equal the mechanism's own dense reference in float64, where it has one; with ``backward``, so
-    must the gradients of the input and of every parameter (without a mask). x is [B, N, D].
+    First the laws of every mechanism (``check_laws``). Then, on up to 337 tokens, with and without a padding
+    mask, the output must have the input's shape and dtype, be finite, and equal the mechanism's own dense
+    reference in float64, where it has one; with ``backward``, so must the gradients of the input and of every
+    parameter (without a mask). x is [B, N, D].
     """
+    check_laws(module, x, causal=causal)
     length = min(x.shape[1], _LENGTH)
     sample = torch.randn(2, length, x.shape[2], device=x.device, dtype=x.dtype)
     mask = torch.ones(2, length, dtype=torch.bool, device=x.device)
@@ -63,6 +66,70 @@ def check(module: nn.Module, x: Tensor, *, backward: bool = False) -> None:
             what = f"the gradient of {name} differs from that of the mechanism's reference"
             # some gradients are zero but for rounding, such as that of a bias of keys under a softmax
             _compare(gradient, wanted[name], what, 10 * _TOLERANCE[x.dtype], floor=1e-3 * largest)
+
+
+def check_laws(module: nn.Module, x: Tensor, *, causal: bool = False) -> None:
+    """Refuse, by Incorrect, what breaks a law that every mechanism keeps; the cheap part of an audit.
+
+    On up to 130 tokens of a batch of two: the input and the mask are left as they were; no output depends on
+    another element of the batch; no output of a real token depends on what padding holds; with ``causal``, no
+    output depends on a later token. A law that the mechanism refuses with Unsupported is left out. Outputs
+    are compared within the tolerance of x's dtype. x [B, N, D] gives length, width, dtype and device.
+    """
+    length = min(x.shape[1], _LAW_LENGTH)
+    sample, other = (torch.randn(2, length, x.shape[2], device=x.device, dtype=x.dtype) for _ in range(2))
+    half = (length + 1) // 2
+    mask = torch.ones(2, length, dtype=torch.bool, device=x.device)
+    mask[1, half:] = False
+    module.eval()
+    alone = _output(module, sample, None)
+    if alone is None:
+        return  # nothing so short; what is timed speaks for itself
+    changed = torch.stack([sample[0], other[1]])
+    _same(
+        _output(module, changed, None),
+        alone,
+        slice(0, 1),
+        "an output depends on another element of the batch",
+    )
+    if causal and length > 1:
+        later = torch.cat([sample[:, :half], other[:, half:]], dim=1)
+        what = "causal=true, but an output depends on later tokens"
+        _same(_output(module, later, None), alone, (slice(None), slice(0, half)), what)
+    masked = _output(module, sample, mask)
+    if masked is None:
+        return  # it takes no mask
+    padded = torch.where(mask[..., None], sample, 10 * other)
+    what = "an output of a real token depends on what padding holds"
+    if torch.equal(masked, alone) and length > 1:
+        what += "; the mask is ignored (where none can be taken, raise Unsupported if one is given)"
+    _same(_output(module, padded, mask), masked, mask, what)
+
+
+def _output(module: nn.Module, sample: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The output for a copy of the sample, with torch's generator at a fixed seed; None if it is refused."""
+    x, given = sample.clone(), None if mask is None else mask.clone()
+    torch.manual_seed(7)
+    with torch.no_grad():
+        try:
+            out = module(x, given)
+        except Unsupported:
+            return None
+    if not isinstance(out, Tensor) or out.shape != sample.shape or out.dtype != sample.dtype:
+        raise Incorrect(f"forward returned {_describe(out)} for an input of {_describe(sample)}")
+    if not bool(torch.isfinite(out if given is None else out[mask]).all()):
+        raise Incorrect("forward returned a number that is not finite")
+    if not torch.equal(x, sample):
+        raise Incorrect("forward changes its input in place")
+    if given is not None and not torch.equal(given, mask):  # type: ignore[arg-type]
+        raise Incorrect("forward changes its mask in place")
+    return out
+
+
+def _same(out: Tensor | None, expected: Tensor, where: Any, what: str) -> None:
+    """Raise Incorrect unless the outputs agree there; one that was refused is not compared."""
+    if out is not None and out[where].numel():
+        _compare(out[where], expected[where].double(), what, _TOLERANCE[out.dtype])
 
 
 def has_reference(module: nn.Module) -> bool:

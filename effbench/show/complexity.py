@@ -6,38 +6,41 @@ import json
 from typing import Any
 
 import pandas as pd
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
-from effbench.analyse.complexity import QUANTITIES, TOLERANCE, exponents
+from effbench.analyse.complexity import QUANTITIES, TOLERANCE, exponents, told
 from effbench.analyse.crossover import crossovers
 from effbench.analyse.summary import label
+from effbench.show.blocks import Block
 from effbench.show.tables import SHAPE, each_row, of_shape, plain, what_was_measured
+from effbench.wording import plural
 
 _TITLES = {"time_s": "time", "peak_bytes": "peak memory", "flops": "FLOPs"}
 _GROUPS = [*SHAPE, "machine"]
 
 
-def complexity_tables(raw: pd.DataFrame) -> RenderableType:
+def complexity_blocks(raw: pd.DataFrame) -> list[Block]:
     """For each shape and mode: a table of exponents, what does not agree in words, and the crossovers."""
     fits = {quantity: exponents(raw, quantity) for quantity in QUANTITIES}
     crossings = crossovers(raw)
     every = pd.concat([*fits.values(), crossings], ignore_index=True)
     if every.empty:
-        return Text("no growth and no crossover can be told: fewer than three lengths were measured")
-    parts: list[RenderableType] = []
+        nothing = "no growth and no crossover can be told: fewer than three lengths were measured"
+        return [Block(notes=[nothing])]
+    blocks = []
     for key, _ in every.groupby([*_GROUPS, "mode"], sort=False):
         shape = dict(zip([*_GROUPS, "mode"], key, strict=True))
         mine = {quantity: of_shape(fit, shape) for quantity, fit in fits.items()}
-        parts.append(Text(f"\n{_title(shape)}", "bold"))
-        parts.append(_table(mine))
-        parts += [Text(line, "yellow") for line in _disagreements(mine)]
+        blocks.append(_block(_title(shape), mine))
         lines = sorted(each_row(of_shape(crossings, shape)), key=_kind)
-        parts.append(Text("crossovers:", "bold") if lines else Text("no two mechanisms were timed"))
-        parts += [Text(f"  {row.statement}") for row in lines]
-    return Group(*parts)
+        said = ["crossovers:", *(f"  {row.statement}" for row in lines)]
+        blocks.append(Block(notes=said if lines else ["no two mechanisms were timed"]))
+    return blocks
+
+
+def as_csv(raw: pd.DataFrame) -> str:
+    """The exponents of all quantities, a row each, then the crossovers, in plain numbers."""
+    fits = pd.concat([exponents(raw, name).assign(quantity=name) for name in QUANTITIES], ignore_index=True)
+    return f"# exponents\n{fits.to_csv(index=False)}\n# crossovers\n{crossovers(raw).to_csv(index=False)}"
 
 
 def as_json(raw: pd.DataFrame) -> str:
@@ -56,30 +59,29 @@ def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
 def _title(shape: dict[str, Any]) -> str:
     return (
         f"{shape['mode']}, {what_was_measured(shape)}, batch {shape['batch_size']}, "
-        f"d_model {shape['d_model']}, {shape['heads']} heads, {shape['dtype']}, {shape['threads']} threads; "
-        f"{shape['machine']}"
+        f"d_model {shape['d_model']}, {shape['heads']} heads, {shape['dtype']}, "
+        f"{plural(int(shape['threads']), 'thread')}; {shape['machine']}"
     )
 
 
-def _table(fits: dict[str, pd.DataFrame]) -> Table:
-    table = Table(pad_edge=False, box=None, padding=(0, 1))
-    table.add_column("mechanism", overflow="fold")
-    for quantity in QUANTITIES:
-        table.add_column(_TITLES[quantity], justify="right")
-        table.add_column("declared")
+def _block(title: str, fits: dict[str, pd.DataFrame]) -> Block:
+    head = ["mechanism", *(name for quantity in QUANTITIES for name in (_TITLES[quantity], "declared"))]
     cells: dict[str, dict[str, tuple[str, str]]] = {}
     for quantity, fit in fits.items():
         for row in each_row(fit):
             cells.setdefault(label(row.mechanism, row.options), {})[quantity] = (_exponent(row), _claim(row))
+    rows = []
     for name, found in cells.items():
         pairs = [found.get(quantity, ("", "")) for quantity in QUANTITIES]
-        table.add_row(escape(name), *(text for pair in pairs for text in pair))
-    return table
+        rows.append([name, *(text for pair in pairs for text in pair)])
+    return Block(title=title, head=head, rows=rows, warnings=_disagreements(fits), left=(0, 2, 4, 6))
 
 
 def _exponent(row: Any) -> str:
+    if not told(row):
+        return "cannot be told"
     exact = row.exponent_high == row.exponent_low
-    interval = "" if exact else f" \\[{row.exponent_low:.2f}, {row.exponent_high:.2f}]"
+    interval = "" if exact else f" [{row.exponent_low:.2f}, {row.exponent_high:.2f}]"
     return f"N^{row.exponent:.2f}{interval}"
 
 
@@ -87,7 +89,7 @@ def _claim(row: Any) -> str:
     mark = {
         "agrees": "yes",
         "cannot be told": "?",
-        "grows faster": "[red]NO, faster[/]",
+        "grows faster": "NO, faster",
         "grows slower": "slower",
     }
     return f"{row.declared} {mark[row.verdict]}" if row.verdict else "not declared"

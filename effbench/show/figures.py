@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from effbench.analyse.load import undisturbed
 from effbench.analyse.published import MODES, published, published_scores, published_times, settled
 from effbench.analyse.statistics import ratio_interval
 from effbench.analyse.summary import label
@@ -111,7 +112,7 @@ def _reference(timed: pd.DataFrame) -> str | None:
 
 
 def _samples(cells: pd.DataFrame) -> dict[int, list[float]]:
-    ok = cells[cells["status"] == "ok"]
+    ok = undisturbed(cells[cells["status"] == "ok"])
     return dict(zip(ok["repeat"], ok["samples_time_s"], strict=True)) if len(ok) else {}
 
 
@@ -145,7 +146,7 @@ def _figure2(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) -
                 drawn[f"{name} (paper)"] = (float(last), line[last], styles[name]["color"])
         ends.append([*here, *((x, y, name, colour) for name, (x, y, colour) in drawn.items())])
         failed |= crosses(axes, inside, "ratio", styles)
-    values = [*ratios["low"].dropna(), *ratios["high"].dropna(), 1.0]
+    values = [value for name in ("ratio", "low", "high") for value in ratios[name].dropna()] + [1.0]
     values += [v for each in theirs.values() for line in each.values() for v in line.values()]
     panels[0].set_ylim(min(values) / 1.4, max(values) * 1.9)
     panels[0].set_ylabel(f"time over that of {REFERENCE}")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import ScaledTranslation
 
+from effbench.analyse.scores import metric_of
 from effbench.analyse.statistics import mean_interval
 from effbench.analyse.summary import label
 from effbench.show import units
@@ -124,6 +125,11 @@ def priors(trained: pd.DataFrame) -> dict[str, float]:
         for column in trained.columns
         if column.startswith("prior_") and not column.endswith("_macro_f1") and trained[column].notna().any()
     }
+
+
+def name_of(trained: pd.DataFrame) -> str:
+    """The metric of rows of one task in words."""
+    return units.score_words(metric_of(trained))
 
 
 def percent(value: float, _: object = None) -> str:

@@ -8,31 +8,21 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from effbench.analyse import published as paper
 from effbench.analyse.seeds import ONE_SEED
 from effbench.show import units
-from effbench.show.tables import each_row, mixtures, plain
+from effbench.show.blocks import Block, as_table, as_text, renderable
+from effbench.show.overview import mixtures
+from effbench.show.tables import each_row, plain
 
 FORMATS = ("table", "markdown", "csv", "json")
 _METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """One table with a title above and sentences below; its first column is text, the others are numbers."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = field(default_factory=tuple)
 
 
 def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", lengths: str = "paper") -> str:
@@ -92,6 +82,7 @@ def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
             Block(
                 title=f"{mode} ({paper.MODES[mode]}): {title}",
                 head=["mechanism", *map(units.length, table["lengths"])],
+                fold=True,
                 rows=_pivot(rows, column),
             )
             for mode, rows in frame.groupby("mode", sort=False)
@@ -104,7 +95,7 @@ def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
         head = ["name", *table["columns"]]
         rows = [[row["name"], *(_printed(value) for value in row["values"])] for row in table["row"]]
         frame = pd.DataFrame([[row["name"], *row["values"]] for row in table["row"]], columns=head)
-        return frame, [Block(title="", head=head, rows=rows)]
+        return frame, [Block(head=head, rows=rows, fold=True)]
     frame = paper.published_scores(what)
     blocks = []
     for metric, scores in frame.groupby("metric", sort=False):
@@ -113,7 +104,8 @@ def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
             [name, *(_score(row.published, row.published_std) for row in each_row(line))]
             for name, line in scores.groupby("name", sort=False)
         ]
-        blocks.append(Block(title=_METRICS[str(metric)], head=["mechanism", *datasets], rows=lines))
+        head = ["mechanism", *datasets]
+        blocks.append(Block(title=_METRICS[str(metric)], head=head, rows=lines, fold=True))
     return frame, blocks
 
 
@@ -158,7 +150,7 @@ def _side_by_side(group: pd.DataFrame, setting: dict[str, Any]) -> Block:
     notes = [
         f"Ours: {name} is {ours}." for name, ours in first["ours"].items() if ":" in ours
     ] + _data(setting, first)  # fmt: skip
-    return Block(title=_title(setting, first), head=[*head, "seeds"], rows=rows, notes=notes)
+    return Block(title=_title(setting, first), head=[*head, "seeds"], rows=rows, notes=notes, fold=True)
 
 
 def _title(setting: dict[str, Any], rows: pd.DataFrame) -> str:
@@ -208,6 +200,7 @@ def _differences(rows: pd.DataFrame, metric: str, reference: str, ranks: dict[st
         )  # fmt: skip
     head = ["mechanism", "paper: points [95 %]", "ours: points [95 %]", "p (Holm)", "seeds to tell"]
     return Block(
+        fold=True,
         title=f"{_METRICS[metric]}: difference to {reference}",
         head=[*head, "rank: paper / ours", "the published difference is"],
         rows=lines,
@@ -275,6 +268,7 @@ def _times(frame: pd.DataFrame) -> list[Block]:
         )
         blocks.append(
             Block(
+                fold=True,
                 title=title,
                 head=["mechanism", "", *(units.length(n) for n in lengths)],
                 rows=rows,
@@ -309,7 +303,7 @@ def _others(group: pd.DataFrame) -> list[str]:
     few = group["repeats"].min()
     said = [f"Ours with options: {', '.join(labels)}."] if labels else []
     if few < 2:
-        said.append("One repeat: intervals cover the noise inside one process only.")
+        said.append("One repeat: no interval.")
     return said
 
 
@@ -326,7 +320,7 @@ def _difference(value: float, low: float, high: float) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    return f"{units.ratio(low)}-{units.ratio(high)}"
+    return "" if pd.isna(low) else f"{units.ratio(low)}-{units.ratio(high)}"
 
 
 def _p(value: float) -> str:
@@ -357,42 +351,19 @@ def _json(
 
 
 def _markdown(heading: str, blocks: Sequence[Block], caveats: Sequence[str]) -> str:
-    def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    parts = [f"**{heading}**"]
-    for block in blocks:
-        rule = ["---", *["---:"] * (len(block.head) - 1)]
-        parts += [block.title] if block.title else []
-        parts.append("\n".join([row(block.head), row(rule), *map(row, block.rows)]))
-        parts += block.notes
-    parts.append("\n".join(f"- {caveat}" for caveat in caveats))
+    parts = [f"**{heading}**", as_text(blocks, "markdown"), "\n".join(f"- {caveat}" for caveat in caveats)]
     return "\n\n".join(parts)
 
 
 def _terminal(heading: str, blocks: Sequence[Block], caveats: Sequence[str]) -> str:
-    tables = [_table(block) for block in blocks]
     wide = shutil.get_terminal_size((100, 24)).columns
     if not sys.stdout.isatty():  # into a pipe or a file nothing is cut
-        wide = max(100, *(Console(width=10_000).measure(table).maximum + 1 for table in tables))
+        wide = max(100, *(Console(width=10_000).measure(as_table(each)).maximum + 1 for each in blocks))
     out = io.StringIO()
     console = Console(file=out, width=wide, highlight=False, color_system=None)
     console.print(Text(heading))
-    for block, table in zip(blocks, tables, strict=True):
-        console.print(Text(f"\n{block.title}") if block.title else Text(""))
-        console.print(table)
-        for note in block.notes:
-            console.print(Text(note))
+    console.print(renderable(blocks))
     console.print(Text("\nTo be read with:"))
     for caveat in caveats:
         console.print(Text(f"- {caveat}"))
     return out.getvalue()
-
-
-def _table(block: Block) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for place, name in enumerate(block.head):
-        table.add_column(Text(name), justify="right" if place else "left", overflow="fold")
-    for row in block.rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table

@@ -17,8 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from effbench.analyse.complexity import exponents
+from effbench.analyse.complexity import exponents, told
 from effbench.analyse.crossover import crossovers
+from effbench.analyse.scores import with_score
 from effbench.analyse.summary import label
 from effbench.show import figures as paper_figures
 from effbench.show import training, units
@@ -29,6 +30,7 @@ from effbench.show.look import (
     few,
     label_spots,
     looks,
+    name_of,
     numbered,
     priors,
     set_title,
@@ -37,7 +39,7 @@ from effbench.show.look import (
 from effbench.show.tables import SHAPE, each_row, of_shape
 from effbench.spec import UsageError
 
-_TRADEOFF = ["accuracy", "tokens_per_s", "peak_bytes"]
+_TRADEOFF = ["score", "tokens_per_s", "peak_bytes"]
 _COST = ("time", "tokens", "memory", "flops", "roofline")
 _SCORES = ("accuracy", "tradeoff")
 KINDS = (*_COST, *_SCORES, *training.KINDS, *paper_figures.KINDS)
@@ -100,7 +102,7 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, F
         else:
             found = _draw(frame, raw, kind)
     if not found:
-        needed = {"accuracy": "accuracy", "tradeoff": ", ".join(_TRADEOFF), "roofline": "roof_share"}
+        needed = {"accuracy": "a score", "tradeoff": ", ".join(_TRADEOFF), "roofline": "roof_share"}
         missing = needed[kind] if kind in needed else _CURVES[kind].column
         raise NothingToDraw(f"there is nothing to draw for {kind}: no row has a value of {missing}")
     return found
@@ -133,7 +135,8 @@ def save(figure: Figure, path: Path) -> Path:
 def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, Figure]]:
     trained = kind in _SCORES
     rows = frame[(frame["task"] != "") == trained]
-    columns = {"accuracy": ["accuracy"], "tradeoff": _TRADEOFF, "roofline": ["roof_share"]}
+    rows = with_score(rows) if trained else rows
+    columns = {"accuracy": ["score"], "tradeoff": _TRADEOFF, "roofline": ["roof_share"]}
     needed = columns[kind] if kind in columns else [_CURVES[kind].column]
     keys = [*SHAPE, "task", "machine"] if trained else [*SHAPE, "machine"]
     styles = looks(frame)
@@ -229,7 +232,7 @@ def _line(
 def _slopes(raw: pd.DataFrame, curve: _Curve) -> dict[tuple[str, str], str]:
     assert curve.slopes is not None
     found = {}
-    for row in each_row(exponents(raw, curve.slopes)):
+    for row in filter(told, each_row(exponents(raw, curve.slopes))):
         half = (row.exponent_high - row.exponent_low) / 2
         spread = f"±{half:.2f}" if half >= 0.005 else ""
         claim = f" (declared {row.declared})" if row.verdict == "grows faster" else ""
@@ -293,24 +296,24 @@ def _accuracy(
     lengths = sorted(rows["seq_len"].unique())
     names = sorted({label(row.mechanism, row.options) for row in each_row(rows)})
     levels = priors(raw)
-    kinds = sorted(set(rows["accuracy_interval"].dropna()))
+    kinds = sorted(set(rows["score_interval"].dropna()))
     if len(lengths) == 1:
         figure = Figure(figsize=(5.6, 1.6 + 0.34 * len(names)), layout="constrained")
         axes = figure.subplots()
-        ordered = rows.sort_values("accuracy", na_position="first")
+        ordered = rows.sort_values("score", na_position="first")
         for place, row in enumerate(each_row(ordered)):
             style = styles[label(row.mechanism, row.options)]
-            if pd.isna(row.accuracy):
+            if pd.isna(row.score):
                 axes.text(
                     0.99, place, row.status, transform=axes.get_yaxis_transform(), ha="right", va="center"
                 )
                 continue
-            axes.hlines(place, row.accuracy_low, row.accuracy_high, color=style["color"], linewidth=2)
-            axes.plot(row.accuracy, place, marker=style["marker"], color=style["color"], markersize=7)
+            axes.hlines(place, row.score_low, row.score_high, color=style["color"], linewidth=2)
+            axes.plot(row.score, place, marker=style["marker"], color=style["color"], markersize=7)
         axes.set_yticks(range(len(ordered)), [label(row.mechanism, row.options) for row in each_row(ordered)])
         axes.set_ylim(-0.6, len(ordered) - 0.4)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-        axes.set_xlabel(f"test accuracy at {units.length(lengths[0])} tokens")
+        axes.set_xlabel(f"test {name_of(rows)} at {units.length(lengths[0])} tokens")
         for name, value in levels.items():
             axes.axvline(value, color="#666666", linestyle="--", linewidth=1)
             axes.annotate(name, (value, 1.0), xycoords=("data", "axes fraction"), xytext=(2, 2),
@@ -322,9 +325,9 @@ def _accuracy(
         offsets = np.linspace(-1, 1, len(names)) if len(names) > 1 else [0.0]
         for name, offset in zip(names, offsets, strict=True):
             mine = rows[[label(row.mechanism, row.options) == name for row in each_row(rows)]]
-            mine = mine[mine["accuracy"].notna()].sort_values("seq_len")
-            errors = [mine["accuracy"] - mine["accuracy_low"], mine["accuracy_high"] - mine["accuracy"]]
-            axes.errorbar(mine["seq_len"] * 1.02**offset, mine["accuracy"], yerr=errors, label=name,
+            mine = mine[mine["score"].notna()].sort_values("seq_len")
+            errors = [mine["score"] - mine["score_low"], mine["score_high"] - mine["score"]]
+            axes.errorbar(mine["seq_len"] * 1.02**offset, mine["score"], yerr=errors, label=name,
                           linewidth=1.4, markersize=5, capsize=2, **styles[name])  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(ticks_apart(lengths)))
@@ -332,8 +335,8 @@ def _accuracy(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.length(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.set_xlabel("sequence length N (tokens)")
-        axes.set_ylabel("test accuracy")
-        crosses(axes, rows, "accuracy", styles)
+        axes.set_ylabel(f"test {name_of(rows)}")
+        crosses(axes, rows, "score", styles)
         for name, value in levels.items():
             axes.axhline(value, color="#666666", linestyle="--", linewidth=1)
             axes.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 2),
@@ -402,7 +405,7 @@ def _roofline(
 def _tradeoff(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(6.8, 4.6), layout="constrained")
     axes = figure.subplots()
-    known = rows[rows["accuracy"].notna() & rows["tokens_per_s"].notna() & rows["peak_bytes"].notna()]
+    known = rows[rows["score"].notna() & rows["tokens_per_s"].notna() & rows["peak_bytes"].notna()]
     largest = float(known["peak_bytes"].max())
     most_area = 900.0
     several = known["seq_len"].nunique() > 1
@@ -410,24 +413,24 @@ def _tradeoff(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
     for row in each_row(known):
         name = label(row.mechanism, row.options)
         area = most_area * row.peak_bytes / largest
-        axes.scatter(row.tokens_per_s, row.accuracy, s=area, color=styles[name]["color"], alpha=0.55,
+        axes.scatter(row.tokens_per_s, row.score, s=area, color=styles[name]["color"], alpha=0.55,
                      edgecolors="black", linewidths=0.7)  # fmt: skip
-        axes.errorbar(row.tokens_per_s, row.accuracy, linewidth=0.8, color="#555555", zorder=1,
-                      yerr=[[row.accuracy - row.accuracy_low],
-                            [row.accuracy_high - row.accuracy]])  # fmt: skip
+        axes.errorbar(row.tokens_per_s, row.score, linewidth=0.8, color="#555555", zorder=1,
+                      yerr=[[row.score - row.score_low],
+                            [row.score_high - row.score]])  # fmt: skip
         text = f"{name} {units.length(row.seq_len)}" if several else name
-        spots.append((float(row.tokens_per_s), float(row.accuracy), (area / np.pi) ** 0.5, text))
+        spots.append((float(row.tokens_per_s), float(row.score), (area / np.pi) ** 0.5, text))
     axes.set_xscale("log")
     low, high = known["tokens_per_s"].min(), known["tokens_per_s"].max()
     axes.set_xlim(low / 1.5, high * 1.9)
-    bottom, top = known["accuracy_low"].min(), known["accuracy_high"].max()
+    bottom, top = known["score_low"].min(), known["score_high"].max()
     margin = max(0.01, 0.15 * (top - bottom))
     axes.set_ylim(bottom - margin, top + margin)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.count(value)))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: few(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     axes.set_xlabel("training throughput (tokens per second)")
-    axes.set_ylabel("test accuracy")
+    axes.set_ylabel(f"test {name_of(rows)}")
     sizes = [largest, largest / 2, largest / 4]
     handles = [
         Line2D([], [], marker="o", linestyle="none", color="#999999", markeredgecolor="black",
@@ -436,6 +439,6 @@ def _tradeoff(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
     ]  # fmt: skip
     axes.legend(handles=handles, title="peak memory of\na training step", loc="center left", labelspacing=2.0,
                 bbox_to_anchor=(1.0, 0.5), borderpad=1.2, handletextpad=1.4)  # fmt: skip
-    set_title(figure, shape, "bars: 95 % interval of accuracy")
+    set_title(figure, shape, f"bars: 95 % interval of {name_of(rows)}")
     label_spots(axes, spots)
     return figure

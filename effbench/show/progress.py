@@ -13,8 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from effbench.columns import headline
+from effbench.show.units import score_words, written_score
 from effbench.spec import Cell, Job, Record
 from effbench.store import Problem
+from effbench.wording import plural
 
 _STYLES = {"ok": "", "interrupted": "yellow", "skipped": "yellow", "unsupported": "yellow"}
 _PLAIN_EVERY_S = 10.0
@@ -75,7 +78,7 @@ class TerminalProgress:
             self._print(f"[yellow]ignored {escape(str(problem))}")
         if not self._quiet:
             earlier = f", {len(done)} measured earlier" if done else ""
-            self._print(f"{len(jobs)} cells to measure{earlier}")
+            self._print(f"{plural(len(jobs), 'cell')} to measure{earlier}")
 
     def began(self, job: Job, eta_s: float) -> None:
         """Name the cell in flight."""
@@ -113,7 +116,7 @@ class TerminalProgress:
         if not self._quiet:
             lengths = ", ".join(str(n) for n in sorted({cell.seq_len for cell in cells}))
             repeat = max(cell.repeat for cell in cells) + 1
-            self._print(f"repeat {repeat} of {len(cells)} times whose interval is wide, at N = {lengths}")
+            self._print(f"repeat {repeat} of {plural(len(cells), 'noisy time')}, at N = {lengths}")
 
     def _show(self, text: str) -> None:
         self._bar.update(self._task, description=escape(text), eta=f"{_duration(self._eta_s)} left")
@@ -124,7 +127,7 @@ class TerminalProgress:
 
 def describe(cell: Cell) -> str:
     """A cell in one line: ``fastformer forward N=512 time``."""
-    what = f"{cell.task} accuracy" if cell.task else f"{cell.mode:<7} {cell.probe}"
+    what = f"{cell.task} training" if cell.task else f"{cell.mode:<7} {cell.probe}"
     repeat = f" #{cell.repeat}" if cell.repeat else ""
     return f"{cell.label:<20} N={cell.seq_len:<6} {what}{repeat}"
 
@@ -136,7 +139,8 @@ def _outcome(record: Record) -> str:
     if record.cell.probe == "time":
         return f"{_duration(median(record.samples['time_s'])):>10}"
     if record.cell.probe == "accuracy":
-        return f"{values['accuracy']:10.1%} in {_duration(record.seconds)}"
+        metric, score = headline(values) or ("no score", float("nan"))
+        return f"{written_score(metric)(score):>10} {score_words(metric)} in {_duration(record.seconds)}"
     if record.cell.probe == "memory":
         return f"{float(values['peak_bytes'] or 0) / 2**20:6.1f} MiB"
     return f"{float(values['flops'] or 0) / 1e9:6.2f} GFLOP"

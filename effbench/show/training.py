@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from effbench.analyse.scores import metric_of, with_score
 from effbench.analyse.summary import label
 from effbench.show import units
 from effbench.show.look import (
@@ -26,6 +27,7 @@ from effbench.show.look import (
     label_room,
     label_spots,
     looks,
+    name_of,
     numbered,
     over_seeds,
     percent,
@@ -50,7 +52,7 @@ def bubble(raw: pd.DataFrame) -> list[tuple[str, Figure]]:
     From the raw frame. A point is the mean over seeds, the geometric one for throughput since its axis is
     logarithmic; bars are 95 % t intervals over seeds. Raises NothingToDraw.
     """
-    trained = _trained(raw, "bubble", ("accuracy", "tokens_per_s", "peak_bytes"))
+    trained = _trained(raw, "bubble", ("score", "tokens_per_s", "peak_bytes"))
     styles = looks(raw)
     return numbered("bubble", [_bubble(group, _shape(group), styles) for group in _pictures(trained)])
 
@@ -58,11 +60,11 @@ def bubble(raw: pd.DataFrame) -> list[tuple[str, Figure]]:
 def _bubble(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Style]) -> Figure:
     rows, absent = [], []
     for name, mine in _by_label(trained):
-        known = _known(mine, ("accuracy", "tokens_per_s", "peak_bytes"))
+        known = _known(mine, ("score", "tokens_per_s", "peak_bytes"))
         if known.empty:
             absent.append(f"{name} ({_status(mine)})")
             continue
-        score, speed = score_over_seeds(known["accuracy"]), over_seeds(known["tokens_per_s"], log=True)
+        score, speed = score_over_seeds(known["score"]), over_seeds(known["tokens_per_s"], log=True)
         rows.append((name, score, speed, float(known["peak_bytes"].median()), len(known)))
     largest = max(row[3] for row in rows)
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
@@ -91,7 +93,7 @@ def _bubble(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: few(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(percent))
     axes.set_xlabel("training throughput of the whole model (tokens per second)")
-    axes.set_ylabel("test accuracy")
+    axes.set_ylabel(f"test {name_of(trained)}")
     handles = [
         Line2D([], [], marker="o", linestyle="none", color="#AAAAAA", markeredgecolor="black",
                markeredgewidth=0.7, markersize=2 * (_MOST_AREA * share / np.pi) ** 0.5,
@@ -108,22 +110,22 @@ def _bubble(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
 
 
 def curves(raw: pd.DataFrame) -> list[tuple[str, Figure]]:
-    """Validation accuracy and training loss as training goes on: a picture a task and length.
+    """Validation score and training loss as training goes on: a picture per task and length.
 
-    From the raw frame's samples: ``validation_accuracy`` and ``train_loss``, a number an evaluation, against
+    From the raw frame's samples: the validation part's metric and ``train_loss`` of each evaluation, against
     ``curve_epoch`` and, in panels of their own, ``curve_seconds``; against the evaluation's number where a
     record of the picture lacks the epochs. A line is the mean over seeds, the band reaches from the lowest to
     the highest seed: of so few seeds a t interval at each evaluation would be wider than the picture. Where
     some seeds stopped early the line goes on thin, as the mean of the others. Raises NothingToDraw.
     """
-    needed = ("samples_validation_accuracy", "samples_train_loss")
+    needed = ("samples_validation_score", "samples_train_loss")
     trained = _trained(raw, "curves", needed)
     styles = looks(raw)
     return numbered("curves", [_curves(group, _shape(group), styles) for group in _pictures(trained)])
 
 
 def _curves(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Style]) -> Figure:
-    needed = ("samples_validation_accuracy", "samples_train_loss")
+    needed = ("samples_validation_score", "samples_train_loss")
     drawn = _known(trained, needed)
     against = [c for c in ("epoch", "seconds") if f"samples_curve_{c}" in drawn]
     against = [c for c in against if drawn[f"samples_curve_{c}"].notna().all()]
@@ -149,7 +151,7 @@ def _curves(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     scores = np.concatenate([np.asarray(s) for s in drawn[needed[0]]])
     panels[0, 0].set_ylim(*reach_priors(scores.min(), scores.max(), levels.values()))
     panels[0, 0].yaxis.set_major_formatter(FuncFormatter(percent))
-    panels[0, 0].set_ylabel("validation accuracy")
+    panels[0, 0].set_ylabel(f"validation {name_of(trained)}")
     panels[1, 0].set_ylabel("training loss")
     words = {"epoch": "epochs trained", "seconds": "seconds of training (mean over seeds)",
              "evaluation": "number of the evaluation"}  # fmt: skip
@@ -220,7 +222,7 @@ def recall(raw: pd.DataFrame) -> list[tuple[str, Figure]]:
     if not tasks.any():
         raise NothingToDraw("there is nothing to draw for recall: no record is of the task mqar")
     trained = raw[tasks & (raw["probe"] == "accuracy")]
-    _trained(trained, "recall", ("accuracy",))
+    trained = _trained(trained, "recall", ("score",), whole=True)
     trained = trained.assign(pairs=[_pairs(row) for _, row in trained.iterrows()])
     trained["other"] = [re.sub(r"(?<=[:,])pairs=\d+,?", "", task).rstrip(":,") for task in trained["task"]]
     keys = [name for name in SHAPE if name not in ("batch_size", "d_model", "heads")] + ["other", "machine"]
@@ -228,7 +230,7 @@ def recall(raw: pd.DataFrame) -> list[tuple[str, Figure]]:
     if trained.duplicated(point).any():  # two points of a line at one place
         keys += ["heads", "batch_size"]
     styles = looks(raw)
-    groups = [group for _, group in trained.groupby(keys, sort=False) if len(_known(group, ("accuracy",)))]
+    groups = [group for _, group in trained.groupby(keys, sort=False) if len(_known(group, ("score",)))]
     return numbered("recall", [_recall(group, styles) for group in groups])
 
 
@@ -263,16 +265,16 @@ def _recall(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
         pairs = "" if group["pairs"].isna().all() or not by_width else f", {span(group['pairs'])} pairs"
         axes.set_title(f"N = {units.length(group['seq_len'].iloc[0])}{pairs}", fontsize=9)
         for name, mine in _by_label(group):
-            known = [(at, each) for at, each in mine.groupby(x) if len(_known(each, ("accuracy",)))]
-            found = [score_over_seeds(_known(each, ("accuracy",))["accuracy"]) for _, each in known]
-            counts += [len(_known(each, ("accuracy",))) for _, each in known]
+            known = [(at, each) for at, each in mine.groupby(x) if len(_known(each, ("score",)))]
+            found = [score_over_seeds(_known(each, ("score",))["score"]) for _, each in known]
+            counts += [len(_known(each, ("score",))) for _, each in known]
             at = [float(value) for value, _ in known]
             axes.plot(at, [f[0] for f in found], label=name, linewidth=1.3, markersize=4.5, **styles[name])
             axes.vlines(at, [f[1] for f in found], [f[2] for f in found], color=styles[name]["color"],
                         linewidth=2.5, alpha=0.35, gid=f"bars-{name}")  # fmt: skip
         cells = group.assign(rank=group["status"] != "ok").sort_values("rank")
         cells = cells.drop_duplicates(["mechanism", "options", x])
-        failed |= crosses(axes, cells.assign(accuracy=cells.get("accuracy", np.nan)), "accuracy", styles, x=x)
+        failed |= crosses(axes, cells, "score", styles, x=x)
         for name, value in priors(group).items():
             axes.axhline(value, color=GREY, linestyle="--", linewidth=0.9, gid=f"prior-{name}")
         for text, value in _joined(priors(group)):
@@ -289,7 +291,7 @@ def _recall(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
             axes.set_xlabel("width of the model, d_model" if by_width else "key-value pairs to remember")
             axes.tick_params(labelbottom=True)
         if place % across == 0:
-            axes.set_ylabel("test accuracy")
+            axes.set_ylabel(f"test {name_of(trained)}")
     handles = [Line2D([], [], label=name, linewidth=1.3, markersize=4.5, **styles[name]) for name in names]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
     shape = {**_shape(trained), "task": trained["other"].iloc[0]}
@@ -298,16 +300,20 @@ def _recall(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
     return figure
 
 
-def _trained(raw: pd.DataFrame, kind: str, needed: Sequence[str]) -> pd.DataFrame:
-    """The records of trainings, or NothingToDraw if none of them has values in all these columns."""
-    trained = raw[raw["probe"] == "accuracy"]
+def _trained(raw: pd.DataFrame, kind: str, needed: Sequence[str], *, whole: bool = False) -> pd.DataFrame:
+    """The records of trainings with their ``score``, or NothingToDraw if none has values in these columns.
+
+    Pictures without a value are left out, unless ``whole``.
+    """
+    trained = with_score(raw[raw["probe"] == "accuracy"])
     if trained.empty:
         raise NothingToDraw(f"there is nothing to draw for {kind}: no record is of the probe accuracy")
     if _known(trained, needed).empty:
-        words = [
-            f"samples of {c.removeprefix('samples_')}" if c.startswith("samples_") else c for c in needed
-        ]
+        metric = metric_of(trained)
+        words = [c.replace("score", metric).replace("samples_", "samples of ") for c in needed]
         raise NothingToDraw(f"there is nothing to draw for {kind}: no training has {' and '.join(words)}")
+    if whole:
+        return trained
     keep = [group for _, group in trained.groupby(_PICTURE, sort=False) if len(_known(group, needed))]
     return pd.concat(keep)
 

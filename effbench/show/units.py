@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+
+from effbench.columns import score_unit
 
 
 def seconds(value: float) -> str:
@@ -40,6 +43,16 @@ def points(value: float) -> str:
 def ratio(value: float) -> str:
     """``45.8``, ``1.15``, ``0.0675``: three significant digits."""
     return f"{value:#.3g}".rstrip(".") if abs(value) < 999.5 else f"{value:.0f}"
+
+
+def score_words(score: str) -> str:
+    """``macro F1``: a score's name as it is read."""
+    return score.replace("_", " ").replace("f1", "F1")
+
+
+def written_score(score: str) -> Callable[[float], str]:
+    """The form in which values of a score are written: shares in per cent, others as numbers."""
+    return share if score_unit(score) == "share" else ratio
 
 
 def length(value: float) -> str:

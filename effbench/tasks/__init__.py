@@ -126,7 +126,11 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Scores over all batches, ``metric`` among them; the model is in evaluation mode."""
+        """Scores over all batches, ``metric`` among them; the model is in evaluation mode.
+
+        A float is a score: a share from 0 to 1, or in the unit that its name ends with (``loss_nats``). An
+        int is a count beside them.
+        """
 
     @abstractmethod
     def recipe(self) -> Recipe:

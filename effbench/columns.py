@@ -1,0 +1,144 @@
+"""The schema of results: every column's unit, and its part in the summary. Standard library only.
+
+Names carry their units, so that a task or a probe adds a column by naming it: ``prior_NAME`` is a score to
+read others against, ``NAME_s`` seconds, ``NAME_bytes`` bytes. The columns listed here have their own place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Unit = Literal["text", "number", "count", "seconds", "bytes", "share", "flops", "flops_per_s", "per_s"]
+# identity: what was measured, equal in all records of a row; found: computed from several records; exact:
+# the same in every repeat; score: a mean over seeds, with an interval; origin: where the row comes from;
+# raw: in the raw frame only.
+Role = Literal["identity", "found", "exact", "score", "origin", "raw"]
+
+METRIC = "metric"
+SCORES = "scores"
+DEFAULT_METRIC = "accuracy"
+PRIOR = "prior_"
+_BOUNDS = ("_low", "_high")
+_SUFFIXES: tuple[tuple[str, Unit], ...] = (
+    ("_per_s", "per_s"),
+    ("_s", "seconds"),
+    ("_seconds", "seconds"),
+    ("_bytes", "bytes"),
+    ("_share", "share"),
+    ("_nats", "number"),
+    ("_bits", "number"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of results: its name, its unit, and how a row of the summary gets it."""
+
+    name: str
+    unit: Unit
+    role: Role
+
+
+def _columns(role: Role, unit: Unit, names: str) -> list[Column]:
+    return [Column(name=name, unit=unit, role=role) for name in names.split()]
+
+
+KNOWN: tuple[Column, ...] = (
+    *_columns("identity", "text", "mechanism options scope mode task"),
+    *_columns("identity", "count", "seq_len batch_size d_model heads layers"),
+    *_columns("identity", "text", "dtype device"),
+    *_columns("identity", "count", "threads"),
+    *_columns("identity", "text", "allocator"),
+    *_columns("found", "text", "status reason"),
+    *_columns("found", "seconds", "time_s time_low_s time_high_s"),
+    *_columns("found", "text", "noisy"),
+    *_columns("found", "number", "time_ratio time_ratio_low time_ratio_high"),
+    *_columns("found", "per_s", "tokens_per_s"),
+    *_columns("exact", "bytes", "peak_bytes saved_bytes parameter_bytes rss_growth_bytes"),
+    *_columns("found", "bytes", "peak_rss_bytes"),
+    *_columns("found", "text", "memory_method"),
+    *_columns("exact", "flops", "flops flops_analytic flops_useful flops_other"),
+    *_columns("exact", "share", "uncounted_share"),
+    *_columns("exact", "bytes", "bytes_moved"),
+    *_columns("found", "number", "arithmetic_intensity"),
+    *_columns("found", "flops_per_s", "flops_per_s roof_flops_per_s"),
+    *_columns("found", "share", "roof_share"),
+    *_columns("exact", "count", "parameters"),
+    *_columns("found", "text", "checked side_effects"),
+    *_columns("found", "text", METRIC),
+    *_columns("score", "share", "accuracy macro_f1"),
+    *_columns("found", "seconds", "train_seconds"),
+    *_columns("found", "count", "repeats"),
+    *_columns("origin", "text", "machine code data"),
+)
+_BY_NAME: Mapping[str, Column] = {column.name: column for column in KNOWN}
+
+
+def column(name: str) -> Column:
+    """A column by its name: a known one, or what its name says of it."""
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    if name.endswith("_interval"):
+        return Column(name=name, unit="text", role="found")
+    for bound in _BOUNDS:
+        if name.endswith(bound):
+            return Column(name=name, unit=column(name.removesuffix(bound)).unit, role="found")
+    suffix = next((unit for suffix, unit in _SUFFIXES if name.endswith(suffix)), None)
+    if name.startswith(PRIOR):
+        return Column(name=name, unit=suffix or "share", role="exact")
+    return Column(name=name, unit=suffix or "number", role="raw")
+
+
+def score_unit(score: str) -> Unit:
+    """The unit of a task's score: a share, 0 to 1, unless its name ends with another unit (``_nats``)."""
+    return column(f"{PRIOR}{score}").unit
+
+
+def is_taken(score: str) -> bool:
+    """Whether a column that is no score has this name."""
+    return score in _BY_NAME and _BY_NAME[score].role != "score"
+
+
+def of_summary(scores: Sequence[str] = (), priors: Sequence[str] = ()) -> list[str]:
+    """The columns of a summary, in order: the known ones, and those of further scores and priors."""
+    names: list[str] = []
+    for each in KNOWN:
+        if each.role == "score":
+            names += [each.name, *bounds(each.name)]
+        else:
+            names.append(each.name)
+    place = names.index(bounds(of_role("score")[-1])[-1]) + 1
+    more = [name for score in scores if score not in names for name in (score, *bounds(score))]
+    return [*names[:place], *more, *priors, *names[place:]]
+
+
+def of_role(*roles: Role) -> list[str]:
+    """The names of the known columns that have one of these roles, in order."""
+    return [each.name for each in KNOWN if each.role in roles]
+
+
+def bounds(score: str) -> tuple[str, str, str]:
+    """The columns of a score's interval: its low and high end, and which interval it is."""
+    return f"{score}_low", f"{score}_high", f"{score}_interval"
+
+
+def record_scores(values: Mapping[str, Any]) -> dict[str, str]:
+    """Score -> its column in a training's record, the task's metric first.
+
+    The metric stands under its own name, the other scores behind ``test_``. A record that does not name its
+    scores, of an earlier version, has those that it holds of accuracy and macro F1.
+    """
+    metric = str(values.get(METRIC) or DEFAULT_METRIC)
+    named = values.get(SCORES)
+    names = str(named).split(",") if named else [metric, "macro_f1"]
+    found = {name: name if name == metric else f"test_{name}" for name in names if name}
+    return {name: at for name, at in found.items() if named or at in values}
+
+
+def headline(values: Mapping[str, Any]) -> tuple[str, float] | None:
+    """(metric, score) of a training's record; None where it holds none."""
+    metric = str(values.get(METRIC) or DEFAULT_METRIC)
+    score = values.get(metric)
+    return (metric, float(score)) if isinstance(score, int | float) else None

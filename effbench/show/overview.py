@@ -1,0 +1,331 @@
+"""The tables that a run ends with: costs by length, accuracies, failures, and what to be careful with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pandas as pd
+
+from effbench import columns
+from effbench.analyse.drift import doubts
+from effbench.analyse.load import BESIDE_LOAD
+from effbench.analyse.scores import metric_of
+from effbench.analyse.summary import ONE_REPEAT, label
+from effbench.show import units
+from effbench.show.blocks import Block
+from effbench.show.tables import SHAPE, each_row, what_was_measured
+from effbench.wording import plural
+
+UNCOUNTED = 0.02  # of all work: more is worth a sentence
+ABOVE_THE_ROOF = 1.1
+_COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("time_s", "time per call", units.seconds),
+    ("peak_bytes", "peak memory", units.size),
+    ("flops", "FLOPs", units.count),
+)
+
+
+def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block]:
+    """Matrices of mechanisms by lengths for each shape, then accuracies, then failures with their reasons.
+
+    ``*`` marks the fastest mechanism of a length and all that cannot be told apart from it: those whose
+    ratio to it, paired by repeat, is not surely above 1. No winner is marked where a time has one repeat or
+    was measured beside other load. ``~`` marks a noisy time. ``raw`` tells how the machine behaved meanwhile.
+    """
+    if frame.empty:
+        return [Block(notes=["no results"])]
+    careful = [*mixtures(frame), *_contradictions(frame), *_side_effects(frame)]
+    careful += [] if raw is None else doubts(raw)
+    blocks = [Block(warnings=[f"Careful: {line}" for line in careful])] if careful else []
+    keys = [*SHAPE, "machine"]
+    for key, group in frame[frame["task"] == ""].groupby(keys, sort=False):
+        blocks += _cost_blocks(group, dict(zip(keys, key, strict=True)))
+    trained = frame[frame["task"] != ""]
+    keys = [*SHAPE, "machine", "task"]
+    for key, group in trained.groupby(keys, sort=False):
+        blocks.append(_score_block(group, dict(zip(keys, key, strict=True))))
+    return [*blocks, *_failures(frame), *_checks(frame)]
+
+
+def fastest(rows: pd.DataFrame) -> list[str]:
+    """The labels of the smallest time among rows of one length, and of all that cannot be told apart from it.
+
+    Empty where there is no contest or none can be decided: see ``undecided``.
+    """
+    timed = _timed(rows)
+    if timed.empty or undecided(rows):
+        return []
+    best = timed.loc[timed["time_s"].idxmin()]
+    if (timed["time_ratio"] == 1).sum() == 1:
+        tied = timed[timed["time_ratio_low"] <= 1]
+    else:  # rows of several folders, which share no repeats: only their intervals can be compared
+        tied = timed[timed["time_low_s"] <= best["time_high_s"]]
+    return [label(row.mechanism, row.options) for row in each_row(tied.sort_values("time_s"))]
+
+
+def undecided(rows: pd.DataFrame) -> str:
+    """The reason why no winner can be named among rows of one length; empty if one can."""
+    timed = _timed(rows)
+    if timed.empty:
+        return "no mechanism was timed"
+    if len(timed[["mechanism", "options"]].drop_duplicates()) < 2:
+        return "one mechanism was timed"
+    said = timed["noisy"].fillna("")
+    if said.str.contains(ONE_REPEAT, regex=False).any():
+        return "one repeat has no interval"
+    if said.str.contains(BESIDE_LOAD, regex=False).any():
+        return "measured beside other load"
+    return ""
+
+
+def in_words(rows: pd.DataFrame) -> str:
+    """The fastest at each length of one mode, neighbouring lengths with the same answer joined."""
+    runs: list[tuple[int, int, list[str], str]] = []
+    for n, cells in rows.groupby("seq_len"):
+        names, why = fastest(cells), undecided(cells)
+        if runs and (sorted(runs[-1][2]), runs[-1][3]) == (sorted(names), why):
+            runs[-1] = (runs[-1][0], n, runs[-1][2], why)
+        else:
+            runs.append((n, n, names, why))
+    if all(why == "one mechanism was timed" for *_, why in runs):
+        return ""
+    said = []
+    for first, last, names, why in runs:
+        where = f"at {first}" if first == last else f"from {first} to {last}"
+        if why:
+            said.append(f"no winner is named {where}: {why}")
+        elif len(names) == 1:
+            said.append(f"{names[0]} is fastest {where}")
+        else:
+            said.append(f"{', '.join(names)} cannot be told apart as fastest {where}")
+    return "; ".join(said)
+
+
+def _timed(rows: pd.DataFrame) -> pd.DataFrame:
+    # a row whose memory or FLOPs failed still has its time: leaving it out would crown another
+    return rows[rows["time_s"].notna() & (rows["status"] != "incorrect")]
+
+
+def _cost_blocks(group: pd.DataFrame, shape: dict[str, Any]) -> list[Block]:
+    repeats = sorted({int(n) for n in group.loc[group["time_s"].notna(), "repeats"]})
+    several = f"; {plural(repeats[0], 'repeat')}" if len(repeats) == 1 else ""
+    several = f"; {repeats[0]} to {repeats[-1]} repeats" if len(repeats) > 1 else several
+    title = (
+        f"{what_was_measured(shape)}, batch {shape['batch_size']}, d_model {shape['d_model']}, "
+        f"{shape['heads']} heads, {shape['dtype']}, {shape['device']}, "
+        f"{plural(int(shape['threads']), 'thread')}, {shape['allocator']} allocator; {shape['machine']}"
+        f"{several}"
+    )
+    blocks = [Block(title=title)]
+    for column, caption, pretty in _COSTS:
+        for mode in ("forward", "train"):
+            rows = group[group["mode"] == mode]
+            if not rows[column].notna().any():
+                continue
+            words = in_words(rows) if column == "time_s" else ""
+            noise = _noise_in_words(rows, mode) if column == "time_s" else []
+            notes = [f"{mode}: {words}."] if words else []
+            blocks.append(_matrix(rows, column, f"{mode}: {caption}", pretty, notes, noise))
+    return blocks
+
+
+def _noise_in_words(rows: pd.DataFrame, mode: str) -> list[str]:
+    """The times not to rely on, and why: one line for all noisy ones, one for each other reason."""
+    noisy = rows[rows["time_s"].notna() & rows["noisy"].fillna("").astype(bool)]
+    reasons = noisy["noisy"].fillna("")
+    wide = noisy[reasons.str.fullmatch(r"± .* %")]
+    lines = []
+    if len(wide):
+        half = (wide["time_high_s"] - wide["time_low_s"]) / 2 / wide["time_s"]
+        lines.append(
+            f"{mode}: ~ {len(wide)} of {plural(int(rows['time_s'].notna().sum()), 'time')} are noisy: "
+            f"{_percent(half.median())} in the median, {_percent(half.max())} at worst; "
+            f"{wide['noisy'].iloc[0].rpartition(', ')[2]}."
+        )
+    others = noisy.drop(wide.index)
+    for reason, cells in others.groupby("noisy", sort=False):
+        where = [f"{label(row.mechanism, row.options)} at {row.seq_len}" for row in each_row(cells)]
+        named = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
+        which = "all times" if len(cells) == rows["time_s"].notna().sum() > 1 else named
+        lines.append(f"{mode}: ~ {which}: {reason}.")
+    return lines
+
+
+def _percent(half: float) -> str:
+    """A half-width in words: an interval wider than the time itself says next to nothing."""
+    return f"± {100 * half:.0f} %" if half < 1 else "more than a factor of 2"
+
+
+def _matrix(
+    rows: pd.DataFrame,
+    column: str,
+    title: str,
+    pretty: Callable[[float], str],
+    notes: list[str],
+    warnings: list[str],
+) -> Block:
+    lengths = sorted(rows["seq_len"].unique())
+    winners = {n: fastest(rows[rows["seq_len"] == n]) if column == "time_s" else [] for n in lengths}
+    lines = []
+    for (mechanism, options), line in rows.groupby(["mechanism", "options"], sort=False):
+        name = label(mechanism, options)
+        found = {n: line[line["seq_len"] == n] for n in lengths}
+        lines.append([name, *(_cell(found[n], column, pretty, name in winners[n]) for n in lengths)])
+    head = ["mechanism", *map(units.length, lengths)]
+    return Block(title=title, head=head, rows=lines, notes=notes, warnings=warnings)
+
+
+def _cell(found: pd.DataFrame, column: str, pretty: Callable[[float], str], winner: bool) -> str:
+    if found.empty:
+        return ""
+    row = found.iloc[0]
+    if pd.isna(row[column]):
+        return str(row["status"]) if row["status"] != "ok" else ""
+    text = pretty(float(row[column])).replace(" ", "\N{NO-BREAK SPACE}")
+    text = f"~{text}" if column == "time_s" and row["noisy"] else text
+    return f"{text}*" if winner else text
+
+
+def _score_block(group: pd.DataFrame, key: dict[str, Any]) -> Block:
+    """A task's trainings: its metric with an interval, its other scores, speed and memory."""
+    metric = metric_of(group)
+    low, high, _ = columns.bounds(metric)
+    named = [name.removesuffix("_low") for name in group.columns if name.endswith("_low")]
+    others = [
+        name for name in named if name not in (metric, "time", "time_ratio") and group[name].notna().any()
+    ]
+    written = units.written_score(metric)
+    head = [
+        "mechanism",
+        "length",
+        units.score_words(metric),
+        "95 % interval",
+        *map(units.score_words, others),
+    ]
+    lines = []
+    for row in group.sort_values(["seq_len", metric], ascending=[True, False]).to_dict(orient="records"):
+        name = label(row["mechanism"], row["options"])
+        if pd.isna(row[metric]):
+            lines.append([name, units.length(row["seq_len"]), str(row["status"])])
+            continue
+        known = pd.notna(row[low])
+        lines.append(
+            [
+                name,
+                units.length(row["seq_len"]),
+                written(row[metric]),
+                f"{written(row[low]).removesuffix(' %')} to {written(row[high])}" if known else "",
+                *("" if pd.isna(row[other]) else units.written_score(other)(row[other]) for other in others),
+                str(row["repeats"]),
+                units.seconds(row["train_seconds"]),
+                units.count(row["tokens_per_s"]),
+                units.size(row["peak_bytes"]),
+            ]
+        )
+    head += ["seeds", "trained in", "tokens/s", "memory"]
+    title = (
+        f"{key['task']}: test {units.score_words(metric)}, {what_was_measured(key)}, "
+        f"d_model {key['d_model']}, {key['heads']} heads, batch {key['batch_size']}; {key['machine']}"
+    )
+    rows = [[*line, *[""] * (len(head) - len(line))] for line in lines]
+    return Block(title=title, head=head, rows=rows, notes=_priors(group))
+
+
+def _priors(group: pd.DataFrame) -> list[str]:
+    said = [
+        f"{name.removeprefix(columns.PRIOR).replace('_', ' ')} {units.written_score(name)(value)}"
+        for name in group.columns
+        if name.startswith(columns.PRIOR) and not name.endswith("_macro_f1")
+        for value in group[name].dropna().head(1)
+    ]
+    return [f"to be read against: {', '.join(said)}"] if said else []
+
+
+def _failures(frame: pd.DataFrame) -> list[Block]:
+    """Each failure with where it happened; one line for all that the budget or the user left out."""
+    failed = frame[~frame["status"].isin(["ok", "interrupted"])]
+    lines = []
+    for (status, name, what, reason), cells in failed.assign(
+        name=[label(row.mechanism, row.options) for row in each_row(failed)],
+        what=failed["task"].where(failed["task"] != "", failed["mode"]),
+    ).groupby(["status", "name", "what", "reason"], sort=False):
+        lengths = ", ".join(str(n) for n in sorted(set(cells["seq_len"])))
+        lines.append(f"{status}: {name} {what} N={lengths}: {reason}")
+    left = int((frame["status"] == "interrupted").sum())
+    if left:
+        reasons = frame.loc[frame["status"] == "interrupted", "reason"].value_counts()
+        lines.append(f"interrupted: {plural(left, 'row')} without a result: {reasons.index[0]}")
+    return [Block(warnings=lines)] if lines else []
+
+
+def _checks(frame: pd.DataFrame) -> list[Block]:
+    """Once: which mechanisms were timed without a reference to be held against."""
+    if "checked" not in frame:
+        return []
+    bare = frame[frame["checked"].fillna("").str.startswith("laws") & frame["time_s"].notna()]
+    names = sorted({label(row.mechanism, row.options) for row in each_row(bare)})
+    if not names:
+        return []
+    listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    note = (
+        f"{listed}: no reference to compare with; shape, padding, causality and batch were checked. "
+        "effbench audit checks the rest."
+    )
+    return [Block(notes=[note])]
+
+
+def mixtures(frame: pd.DataFrame) -> list[str]:
+    """What makes rows not comparable: several machines, versions of effbench, or of one mechanism."""
+    found = []
+    machines = sorted(frame["machine"].unique())
+    if len(machines) > 1:
+        found.append(f"measured on {len(machines)} machines: {'; '.join(machines)}")
+    # version-measuring-plugin: see effbench.fingerprint
+    measuring = sorted({code.rpartition("-")[0] for code in frame["code"]})
+    if len(measuring) > 1:
+        found.append(f"measured by {len(measuring)} versions of effbench: {', '.join(measuring)}")
+        return found
+    for (mechanism, _), codes in frame.groupby(["mechanism", "task"])["code"]:
+        if codes.nunique() > 1:
+            found.append(f"{mechanism} was measured in {codes.nunique()} versions of its own sources")
+    return found
+
+
+def _side_effects(frame: pd.DataFrame) -> Iterable[str]:
+    """What mechanisms did to the process that they were measured in."""
+    if "side_effects" not in frame:
+        return
+    said = frame[frame["side_effects"].fillna("") != ""]
+    keys = ["mechanism", "options", "side_effects"]
+    for (mechanism, options, text), cells in said.groupby(keys, sort=False):
+        lengths = sorted(set(cells["seq_len"]))
+        yield f"{label(str(mechanism), str(options))} at N={', '.join(map(str, lengths))}: {text}"
+
+
+def _contradictions(frame: pd.DataFrame) -> list[str]:
+    """Where a mechanism declares another cost than was counted, or work was seen that nothing counts."""
+    found = []
+    above = frame[frame["roof_share"] > ABOVE_THE_ROOF]
+    if len(above):
+        most = above.loc[above["roof_share"].idxmax()]
+        found.append(
+            f"{plural(len(above), 'call')} faster than the machine's measured ceiling allows "
+            f"({most['mechanism']} at {most['seq_len']} {most['roof_share']:.1f} times): it is too low, or a "
+            "cache helped more"
+        )
+    for (mechanism, options, mode), rows in frame.groupby(["mechanism", "options", "mode"], sort=False):
+        name = label(str(mechanism), str(options))
+        wrong = rows[rows["flops_analytic"].notna() & (rows["flops_analytic"] != rows["flops"])]
+        if len(wrong):
+            row = wrong.iloc[0]
+            found.append(
+                f"{name} declares {units.count(row['flops_analytic'])} FLOPs for {mode} at {row['seq_len']}, "
+                f"{units.count(row['flops'])} were counted ({plural(len(wrong), 'length')} differ)"
+            )
+        unseen = float(rows["uncounted_share"].max())
+        if unseen > UNCOUNTED:
+            found.append(
+                f"{name}, {mode}: {100 * unseen:.0f} % of its work is in operations that nothing counts"
+            )
+    return found
