@@ -6,9 +6,8 @@ import gc
 import inspect
 import json
 import math
-import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench import registry
+from effbench.blame import place
 from effbench.growth import Growth, slope
 from effbench.mechanism import Mechanism, Unsupported
 from effbench.probes.correctness import gradients
@@ -24,6 +24,7 @@ from effbench.probes.flops import count_flops, count_work
 from effbench.probes.memory import peak_bytes, saved_bytes
 from effbench.probes.time import sample_seconds
 from effbench.spec import Cell, Option, UsageError
+from effbench.wording import one_line
 
 Verdict = Literal["pass", "fail", "n/a"]
 Samples = dict[str, tuple[float, ...]]
@@ -69,21 +70,22 @@ class _Subject:
     d_model: int
     heads: int
     seq_len: int
+    causal: bool = False
 
     def make(
         self,
         *,
         max_len: int | None = None,
         dtype: torch.dtype = torch.float64,
-        causal: bool = False,
+        causal: bool | None = None,
         options: Mapping[str, Option] | None = None,
     ) -> nn.Module:
         """A fresh instance in eval mode; the same seed each time."""
         torch.manual_seed(0)
         given = self.options if options is None else options
-        made = self.kind(
-            self.d_model, self.heads, max_len=max_len or min(_LONG, self.seq_len), causal=causal, **given
-        )
+        longest = max_len or min(_LONG, self.seq_len)
+        form = self.causal if causal is None else causal
+        made = self.kind(self.d_model, self.heads, max_len=longest, causal=form, **given)
         if not isinstance(made, nn.Module):
             raise TypeError(f"{self.kind.__name__} is not an nn.Module")
         return made.to(dtype).eval()
@@ -117,23 +119,27 @@ def audit(
     """One finding for each line (``LINES``, or those of them asked for), in their order, on the CPU.
 
     ``kind`` is a mechanism's class, built as ``kind(d_model, heads, max_len=..., causal=..., **options)``;
-    ``seq_len`` is the longest length that is tried. A check that raises is a line that failed; what the
-    mechanism refuses with Unsupported is not applicable. Raises what the constructor raises for these
-    options, and UsageError for a line that there is not.
+    with ``causal`` among the options the causal form is audited. ``seq_len`` is the longest length that is
+    tried. A check that raises is a line that failed. What the mechanism refuses with Unsupported is not
+    applicable, and so is what fails for a cause that another line has shown (``_one_cause_once``). Raises
+    what the constructor raises for these options, and UsageError for a line that there is not.
     """
-    subject = _Subject(kind=kind, options=options or {}, d_model=d_model, heads=heads, seq_len=seq_len)
+    own = dict(options or {})
+    causal = bool(own.pop("causal", False))
+    subject = _Subject(kind=kind, options=own, d_model=d_model, heads=heads, seq_len=seq_len, causal=causal)
     for name in lines or ():
         if name not in _CHECKS:
             raise UsageError(registry.unknown("line of the audit", name, LINES, "there are"))
     wanted = [name for name in _CHECKS if lines is None or name in lines]
-    findings = []
+    findings: list[Finding] = []
+    causes: dict[str, str] = {}
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         subject.make()
         for position, name in enumerate(wanted):
             if progress is not None:
                 progress(position / len(wanted), name)
-            findings.append(_finding(name, subject))
-    return findings
+            findings.append(_finding(name, subject, causes))
+    return _one_cause_once(findings, causes)
 
 
 def assert_conforms(
@@ -168,7 +174,29 @@ def measure_audit(cell: Cell, progress: Callable[[float, str], None]) -> tuple[S
     return {}, {"findings": json.dumps([asdict(finding) for finding in findings], allow_nan=False)}
 
 
-def _finding(name: str, subject: _Subject) -> Finding:
+def _one_cause_once(findings: Sequence[Finding], causes: Mapping[str, str]) -> list[Finding]:
+    """The findings, with one failure for each root cause; others that it explains are not applicable.
+
+    An exception from one line of code is one cause, wherever it is met (``causes`` names it). And a law that
+    rests on another cannot be judged where that fails: see ``_RESTS_ON``.
+    """
+    failed = {finding.name for finding in findings if finding.verdict == "fail"}
+    first: dict[str, str] = {}
+    kept = []
+    for finding in findings:
+        if finding.verdict == "fail":
+            cause = causes.get(finding.name, finding.name)
+            root = first.setdefault(cause, finding.name)
+            for other in _RESTS_ON.get(finding.name, ()):
+                root = other if other in failed and root == finding.name else root
+            if root != finding.name:
+                reason = f"not judged: {root!r} fails, which explains it"
+                finding = replace(finding, verdict="n/a", reason=reason, number=None)
+        kept.append(finding)
+    return kept
+
+
+def _finding(name: str, subject: _Subject, causes: dict[str, str]) -> Finding:
     verdict: Verdict = "pass"
     gc.freeze()  # the memory checks collect garbage often: only what this one makes need be looked through
     try:
@@ -178,20 +206,15 @@ def _finding(name: str, subject: _Subject) -> Finding:
     except _Wrong as error:
         verdict, reason, number = "fail", str(error), error.number
     except Exception as error:
-        verdict, reason, number = "fail", f"raised {type(error).__name__}: {error}{_place(error)}", None
+        at = place(error, Path(inspect.getfile(subject.kind)).parent)
+        causes[name] = f"{type(error).__name__} {at or error}"
+        said = f"{type(error).__name__}: {one_line(str(error))}{f' ({at})' if at else ''}"
+        verdict, reason, number = "fail", f"raised {said}", None
     finally:
         gc.unfreeze()
     if number is not None and not math.isfinite(number):
         number = None
     return Finding(name=name, verdict=verdict, reason=" ".join(reason.split()), number=number)
-
-
-def _place(error: Exception) -> str:
-    """Where it was raised: the innermost frame that is neither torch's nor this file's."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if "torch" not in Path(frame.filename).parts and frame.filename != __file__:
-            return f" ({Path(frame.filename).name}:{frame.lineno})"
-    return ""
 
 
 # --- the checks -------------------------------------------------------------------------------------------
@@ -310,7 +333,7 @@ def _causal(s: _Subject) -> Passed:
 
     if mixes(module):
         return "", None
-    if mixes(s.make()):
+    if mixes(s.make(causal=False)):
         raise _Wrong("with causal=True no output depends on the tokens before it")
     return "no token depends on another, causal or not", None
 
@@ -343,6 +366,8 @@ def _batch(s: _Subject) -> Passed:
 
 def _permutation(s: _Subject) -> Passed:
     """Whether permuting the tokens permutes the output alike, held against ``equivariant``."""
+    if s.causal:
+        raise Unsupported("a causal form depends on the order of the tokens")
     module = s.make()
     worst, at = 0.0, 0
     for n, mask in _cases(s, 3, 33, 130, _LONG):
@@ -726,6 +751,24 @@ _CHECKS: dict[str, Callable[[_Subject], Passed]] = {
     "memory freed": _memory_freed,
 }
 LINES: tuple[str, ...] = tuple(_CHECKS)
+# What a line compares is meaningless where one of these fails.
+_SOUND = ("shape and dtype", "deterministic")
+_RESTS_ON: dict[str, tuple[str, ...]] = {
+    "reference, forward": _SOUND,
+    "reference, backward": (*_SOUND, "reference, forward"),
+    "padding, forward": _SOUND,
+    "padding, backward": (*_SOUND, "padding, forward"),
+    "padded rows": _SOUND,
+    "full mask": _SOUND,
+    "causal": _SOUND,
+    "batch": _SOUND,
+    "permutation": _SOUND,
+    "hidden state": _SOUND,
+    "finite in float16": ("shape and dtype",),
+    "finite in bfloat16": ("shape and dtype",),
+    "finite differences": _SOUND,
+    "train FLOPs": ("forward FLOPs",),
+}
 
 
 # --- what the checks share --------------------------------------------------------------------------------

@@ -266,4 +266,4 @@ def test_what_makes_a_time_doubtful_is_said(column, value, words):
     frame.loc[frame["probe"] == "time", column] = value
     assert summarise(frame).noisy.tolist() == [words]
     wide = summarise(raw(cost_records(("vanilla",), (128,), modes=("forward",), noise=0.1)))
-    assert wide.noisy.str.contains(" %, 2 % asked").all()
+    assert wide.noisy.str.contains(" %, target ± 2 %").all()

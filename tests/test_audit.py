@@ -234,8 +234,11 @@ def test_a_check_that_raises_is_a_failed_line_that_says_where():
             raise RuntimeError("deliberate failure")
 
     found = failed(Raises, lines=["full mask", "batch"])
-    assert list(found) == ["full mask", "batch"]
-    assert all("RuntimeError: deliberate failure (test_audit.py:" in reason for reason in found.values())
+    assert list(found) == ["full mask"], "one line of code is one cause, and shown once"
+    assert "RuntimeError: deliberate failure (test_audit.py:" in found["full mask"]
+    findings = {f.name: f for f in audit(Raises, **SMALL, lines=["full mask", "batch"])}
+    assert findings["batch"].verdict == "n/a"
+    assert findings["batch"].reason == "not judged: 'full mask' fails, which explains it"
 
 
 def test_assert_conforms_names_each_failed_line():

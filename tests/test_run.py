@@ -489,7 +489,7 @@ def test_a_wide_interval_repeats_its_whole_block_up_to_the_most(tmp_path):
     assert (frame.repeats == 4).all()
     noisy = frame.set_index("mechanism").noisy
     assert noisy["vanilla"].tolist() == ["", ""]
-    assert noisy["linear"].str.endswith("2 % asked").all()
+    assert noisy["linear"].str.endswith("target ± 2 %").all()
 
 
 def test_narrow_intervals_are_not_refined_and_one_repeat_stays_one(tmp_path):

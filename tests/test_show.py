@@ -17,7 +17,7 @@ from rich.console import Console
 from effbench.analyse.crossover import crossovers
 from effbench.analyse.summary import summarise
 from effbench.show import plots, tables, units
-from effbench.show.blocks import FORMATS, as_text, renderable
+from effbench.show.blocks import FORMATS, renderable
 from effbench.show.overview import fastest, in_words, overview
 from effbench.spec import UsageError
 

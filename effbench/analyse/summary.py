@@ -127,8 +127,8 @@ def _noisy(times: pd.DataFrame, quiet: pd.DataFrame, half: float) -> str:
     if len(quiet) < 2:
         said.append(ONE_REPEAT)
     elif asked and half > asked:
-        known = f"+-{100 * half:.1f} %" if half < 1 else "no better than a factor of 2"
-        said.append(f"{known}, {100 * asked:g} % asked")
+        known = f"± {100 * half:.1f} %" if half < 1 else "± a factor of 2 or more"
+        said.append(f"{known}, target ± {100 * asked:g} %")
     if "warmed_up" in times and (times["warmed_up"] == "no").any():
         said.append("did not settle in the warm-up")
     if "trend" in times and abs(drift := float(times["trend"].median())) > TREND:

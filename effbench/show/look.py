@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,7 @@ from effbench.analyse.summary import label
 from effbench.show import units
 from effbench.show.tables import each_row, what_was_measured
 from effbench.spec import UsageError
+from effbench.wording import plural
 
 # Okabe and Ito's colours without the yellow, which is too light for a line; markers and dashes carry the
 # same information in grey.
@@ -58,27 +61,56 @@ class NothingToDraw(UsageError):
     """The records lack what a kind of picture needs; the text says what."""
 
 
+# Mechanisms that look the same in every picture, whatever else it shows: a place in the cycles of colours,
+# markers and dashes each.
+PLACES = (
+    "vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear", "poolingformer", "performer",
+    "cosformer", "nystromformer", "luna", "fnet",
+)  # fmt: skip
+_LOOKS = len(COLOURS) * len(MARKERS) * len(DASHES)
+
+
 def looks(frame: pd.DataFrame, more: Iterable[str] = ()) -> dict[str, Style]:
-    """The same look for a mechanism in all pictures of a frame, by the order of its name; then ``more``."""
-    names = sorted({label(row.mechanism, row.options) for row in each_row(frame)})
-    names += sorted(set(more) - set(names))
+    """The look of each mechanism of a frame, and of ``more`` labels.
+
+    Those of ``PLACES`` have their own, and so has one of them with options that is the only one of its name.
+    Any other label has one by a hash of its text, moved on only where another label of the frame has that
+    colour already and one is free.
+    """
+    names = {label(row.mechanism, row.options) for row in each_row(frame)} | set(more)
+    kin = Counter(name.partition(":")[0] for name in names)
+    own = {
+        name: name.partition(":")[0] for name in names if name in PLACES or kin[name.partition(":")[0]] == 1
+    }
+    places = {name: PLACES.index(first) for name, first in own.items() if first in PLACES}
+    for name in sorted(names - set(places)):
+        start = zlib.crc32(name.encode()) % _LOOKS
+        colours = {place % len(COLOURS) for place in places.values()}
+        free = [
+            place
+            for step in range(_LOOKS)
+            if (place := (start + step) % _LOOKS) >= len(PLACES) and place not in places.values()
+        ]
+        apart = [place for place in free if place % len(COLOURS) not in colours]
+        places[name] = (apart or free)[0]
     return {
         name: {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": DASHES[i % len(DASHES)],
+            "color": COLOURS[place % len(COLOURS)],
+            "marker": MARKERS[place % len(MARKERS)],
+            "linestyle": DASHES[place % len(DASHES)],
         }
-        for i, name in enumerate(names)
+        for name, place in places.items()
     }
 
 
 def set_title(figure: Figure, shape: Mapping[str, Any], note: str) -> None:
     """What was measured, on which machine, in which shape; wrapped to the figure's width."""
     what = str(shape["task"]).replace(",", ", ") if "task" in shape else what_was_measured(shape)
-    model = f"{shape['layers']} blocks, " if "task" in shape else ""
+    model = f"{plural(int(shape['layers']), 'block')}, " if "task" in shape else ""
     second = (
         f"{model}batch {shape['batch_size']}, d_model {shape['d_model']}, {shape['heads']} heads, "
-        f"{shape['dtype']}, {shape['device']}, {shape['threads']} threads, {shape['allocator']} allocator"
+        f"{shape['dtype']}, {shape['device']}, {plural(int(shape['threads']), 'thread')}, "
+        f"{shape['allocator']} allocator"
     )
     lines = filter(None, [f"{what} on {shape['machine']}", second, note])
     width = int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,27 @@ from matplotlib.transforms import ScaledTranslation
 
 from effbench.analyse.complexity import exponents, told
 from effbench.analyse.crossover import crossovers
-from effbench.analyse.scores import with_score
+from effbench.analyse.scores import metric_of, with_score
 from effbench.analyse.summary import label
+from effbench.columns import score_unit
 from effbench.show import figures as paper_figures
 from effbench.show import training, units
+from effbench.show.dots import dots
 from effbench.show.look import (
     RC,
     NothingToDraw,
     crosses,
+    draw_priors,
     few,
+    label_ends,
+    label_room,
     label_spots,
     looks,
     name_of,
     numbered,
+    percent,
     priors,
+    reach_priors,
     set_title,
     ticks_apart,
 )
@@ -59,10 +66,10 @@ class _Curve:
 
 
 _CURVES = {
-    "time": _Curve("time_s", "time a call", units.seconds, "time_s"),
+    "time": _Curve("time_s", "time per call", units.seconds, "time_s"),
     "tokens": _Curve("tokens_per_s", "tokens per second", units.count, None),
     "memory": _Curve("peak_bytes", "peak memory", units.size, "peak_bytes"),
-    "flops": _Curve("flops", "FLOPs a call", units.count, "flops"),
+    "flops": _Curve("flops", "FLOPs per call", units.count, "flops"),
 }
 
 
@@ -169,8 +176,12 @@ def _curves(
         mode for mode in ("forward", "train") if mode in set(shown["mode"])
     ]  # all crosses is a panel too
     names = sorted({label(row.mechanism, row.options) for row in each_row(rows)})
+    if rows["seq_len"].nunique() == 1:
+        return _at_one_length(rows, modes, shape, curve, styles)
     slopes = _slopes(raw, curve) if curve.slopes else {}
-    crossings = _worth_marking(raw, rows) if curve.column == "time_s" else pd.DataFrame(columns=["mode"])
+    crossings = (
+        _worth_marking(raw, rows) if curve.column == "time_s" else pd.DataFrame(columns=["mode", "crossover"])
+    )
     columns = 2 if max(map(len, names)) <= 24 else 1
     height = 3.4 + 0.27 * -(-len(names) // columns)
     figure = Figure(figsize=(4.8 * len(modes) + 0.4, height), layout="constrained")
@@ -192,10 +203,31 @@ def _curves(
     notes = [f"x at the upper edge: {', '.join(sorted(failed))}"] if failed else []
     if curve.column in ("time_s", "tokens_per_s"):
         wide = rows["noisy"].fillna("").astype(bool).any()
-        notes.append("bars: 95 % interval" + (", hollow: known less well than asked" if wide else ""))
+        notes.append("bars: 95 % interval" + ("; hollow: noisy" if wide else ""))
     if curve.slopes:
         notes.append("N^a: growth over the longest lengths measured")
     set_title(figure, shape, "; ".join(notes))
+    return figure
+
+
+def _at_one_length(
+    rows: pd.DataFrame,
+    modes: Sequence[str],
+    shape: dict[str, Any],
+    curve: _Curve,
+    styles: dict[str, dict[str, Any]],
+) -> Figure:
+    """A dot for each mechanism: a curve of one point says nothing of growth."""
+    timed = curve.column == "time_s"
+    length = units.length(rows["seq_len"].iloc[0])
+    figure = dots(
+        [(mode, rows[rows["mode"] == mode]) for mode in modes], curve.column, styles=styles,
+        axis=f"{curve.axis} at {length} tokens", tick=curve.tick,
+        bounds=("time_low_s", "time_high_s") if timed else None,
+    )  # fmt: skip
+    noisy = timed and rows["noisy"].fillna("").astype(bool).any()
+    notes = ["bars: 95 % interval" if timed else "", "hollow: noisy" if noisy else ""]
+    set_title(figure, shape, "; ".join(filter(None, notes)))
     return figure
 
 
@@ -260,7 +292,8 @@ def _worth_marking(raw: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _mark_crossovers(axes: Axes, crossings: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> None:
     """A dotted line, in the colour of the one that falls behind, where another becomes faster."""
-    for row in each_row(crossings):
+    low_at = 0.02
+    for row in each_row(crossings.sort_values("crossover")):
         colour = styles[row.faster_before]["color"]
         axes.axvline(row.crossover, color=colour, linestyle=":", linewidth=1.0, zorder=0.5)
         low, high = (  # an open interval is shaded to the end of what was measured
@@ -269,7 +302,8 @@ def _mark_crossovers(axes: Axes, crossings: pd.DataFrame, styles: dict[str, dict
         )
         axes.axvspan(low, high, color=colour, alpha=0.08, linewidth=0, zorder=0.4)
         text = f"{row.faster_after} faster than {row.faster_before}"
-        axes.annotate(text, (row.crossover, 0.02), rotation=90,
+        place, low_at = low_at, (low_at + 0.33) % 1  # one above the other, so that neighbours never touch
+        axes.annotate(text, (row.crossover, place), rotation=90,
                       xycoords=("data", "axes fraction"), xytext=(2, 0), textcoords="offset points",
                       fontsize=6, color=colour, va="bottom")  # fmt: skip
 
@@ -296,56 +330,43 @@ def _accuracy(
     lengths = sorted(rows["seq_len"].unique())
     names = sorted({label(row.mechanism, row.options) for row in each_row(rows)})
     levels = priors(raw)
+    share = score_unit(metric_of(rows)) == "share"
+    tick = percent if share else units.ratio
     kinds = sorted(set(rows["score_interval"].dropna()))
+    note = f"bars: 95 % interval, {', '.join(kinds)}" if kinds else "one seed: no interval"
     if len(lengths) == 1:
-        figure = Figure(figsize=(5.6, 1.6 + 0.34 * len(names)), layout="constrained")
-        axes = figure.subplots()
-        ordered = rows.sort_values("score", na_position="first")
-        for place, row in enumerate(each_row(ordered)):
-            style = styles[label(row.mechanism, row.options)]
-            if pd.isna(row.score):
-                axes.text(
-                    0.99, place, row.status, transform=axes.get_yaxis_transform(), ha="right", va="center"
-                )
-                continue
-            axes.hlines(place, row.score_low, row.score_high, color=style["color"], linewidth=2)
-            axes.plot(row.score, place, marker=style["marker"], color=style["color"], markersize=7)
-        axes.set_yticks(range(len(ordered)), [label(row.mechanism, row.options) for row in each_row(ordered)])
-        axes.set_ylim(-0.6, len(ordered) - 0.4)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-        axes.set_xlabel(f"test {name_of(rows)} at {units.length(lengths[0])} tokens")
-        for name, value in levels.items():
-            axes.axvline(value, color="#666666", linestyle="--", linewidth=1)
-            axes.annotate(name, (value, 1.0), xycoords=("data", "axes fraction"), xytext=(2, 2),
-                          textcoords="offset points", fontsize=8, color="#444444")  # fmt: skip
-    else:
-        columns = 3 if max(map(len, names)) <= 16 else 1
-        figure = Figure(figsize=(6.4, 3.9 + 0.27 * -(-len(names) // columns)), layout="constrained")
-        axes = figure.subplots()
-        offsets = np.linspace(-1, 1, len(names)) if len(names) > 1 else [0.0]
-        for name, offset in zip(names, offsets, strict=True):
-            mine = rows[[label(row.mechanism, row.options) == name for row in each_row(rows)]]
-            mine = mine[mine["score"].notna()].sort_values("seq_len")
-            errors = [mine["score"] - mine["score_low"], mine["score_high"] - mine["score"]]
-            axes.errorbar(mine["seq_len"] * 1.02**offset, mine["score"], yerr=errors, label=name,
-                          linewidth=1.4, markersize=5, capsize=2, **styles[name])  # fmt: skip
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(FixedLocator(ticks_apart(lengths)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.length(value)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-        axes.set_xlabel("sequence length N (tokens)")
-        axes.set_ylabel(f"test {name_of(rows)}")
-        crosses(axes, rows, "score", styles)
-        for name, value in levels.items():
-            axes.axhline(value, color="#666666", linestyle="--", linewidth=1)
-            axes.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 2),
-                          textcoords="offset points", fontsize=8, color="#444444")  # fmt: skip
-        axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, fontsize=8, handlelength=3
-        )
-    bars = f"bars: 95 % interval, {', '.join(kinds)}"
-    set_title(figure, shape, bars)
+        axis = f"test {name_of(rows)} at {units.length(lengths[0])} tokens"
+        figure = dots(
+            [("", rows)], "score", styles=styles, axis=axis, tick=tick, bounds=("score_low", "score_high"),
+            levels=levels, from_zero=False,
+        )  # fmt: skip
+        set_title(figure, shape, note)
+        return figure
+    columns = 3 if max(map(len, names)) <= 16 else 1
+    size = (6.4 + (label_room([*levels, "100.0 %"]) if levels else 0), 3.9 + 0.27 * -(-len(names) // columns))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    offsets = np.linspace(-1, 1, len(names)) if len(names) > 1 else [0.0]
+    for name, offset in zip(names, offsets, strict=True):
+        mine = rows[[label(row.mechanism, row.options) == name for row in each_row(rows)]]
+        mine = mine[mine["score"].notna()].sort_values("seq_len")
+        errors = [mine["score"] - mine["score_low"], mine["score_high"] - mine["score"]]
+        axes.errorbar(mine["seq_len"] * 1.02**offset, mine["score"], yerr=errors, label=name,
+                      linewidth=1.4, markersize=5, capsize=2, **styles[name])  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(ticks_apart(lengths)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.length(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axes.set_xlabel("sequence length N (tokens)")
+    axes.set_ylabel(f"test {name_of(rows)}")
+    crosses(axes, rows, "score", styles)
+    known = rows[["score", "score_low", "score_high"]].stack()
+    axes.set_ylim(*reach_priors(known.min(), known.max(), levels.values()))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, fontsize=8, handlelength=3)
+    set_title(figure, shape, note)
+    if levels:
+        label_ends(axes, draw_priors(axes, levels))
     return figure
 
 
@@ -440,5 +461,6 @@ def _tradeoff(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, dict[
     axes.legend(handles=handles, title="peak memory of\na training step", loc="center left", labelspacing=2.0,
                 bbox_to_anchor=(1.0, 0.5), borderpad=1.2, handletextpad=1.4)  # fmt: skip
     set_title(figure, shape, f"bars: 95 % interval of {name_of(rows)}")
-    label_spots(axes, spots)
+    bars = [(row.tokens_per_s, row.score_low, row.tokens_per_s, row.score_high) for row in each_row(known)]
+    label_spots(axes, spots, [bar for bar in bars if pd.notna(bar[1])])
     return figure
