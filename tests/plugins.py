@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
+import threading
 import time
+import warnings
 from typing import Literal
 
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from effbench.mechanism import Mechanism, Unsupported
@@ -160,6 +164,143 @@ class OnlyShort(Mechanism):
 
     def forward(self, x, mask=None):
         return x * 1.0
+
+
+class SetsThreads(Empty):
+    """Computes on one thread, whatever it was told."""
+
+    def forward(self, x, mask=None):
+        torch.set_num_threads(1)
+        return x * 1.0
+
+
+class SetsDefaults(Empty):
+    """Its constructor changes torch's defaults and seeds torch's generator."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(0)
+
+
+class Reseeds(Empty):
+    """Seeds torch's generator in every call."""
+
+    def forward(self, x, mask=None):
+        torch.manual_seed(0)
+        return x * 1.0
+
+
+class Warns(Empty):
+    """Warns in every call."""
+
+    def forward(self, x, mask=None):
+        warnings.warn("deliberate warning", stacklevel=1)
+        return x * 1.0
+
+
+class LeavesProcess(Empty):
+    """Starts a process in a session of its own, and never ends it; it holds all pipes open."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        if os.fork() == 0:
+            os.setsid()
+            time.sleep(300)
+            os._exit(0)
+
+
+class LeavesThread(Empty):
+    """Starts a thread and never ends it."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        threading.Thread(target=time.sleep, args=(300,)).start()
+
+
+class Talks(Empty):
+    """Prints in every call."""
+
+    def forward(self, x, mask=None):
+        print("deliberate words")
+        return x * 1.0
+
+
+class _Mean(nn.Module):
+    """The mean over all tokens beside each: a base to break the laws of padding, batch and causality on."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False):
+        super().__init__()
+        self.linear = nn.Linear(d_model, d_model)
+
+    def mean(self, x, mask):
+        real = torch.ones_like(x[..., :1]) if mask is None else mask[..., None].to(x.dtype)
+        return (torch.where(real > 0, x, 0) * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(
+            min=1
+        )
+
+    def forward(self, x, mask=None):
+        return self.linear(x) + self.mean(x, mask)
+
+
+class IgnoresMask(_Mean):
+    """Takes the mean over padding too."""
+
+    def forward(self, x, mask=None):
+        return super().forward(x)
+
+
+class InvertsMask(_Mean):
+    """Takes True for padding."""
+
+    def forward(self, x, mask=None):
+        return super().forward(x, None if mask is None else ~mask)
+
+
+class IgnoresCausal(_Mean):
+    """Takes the option causal and is not."""
+
+
+class MixesBatch(_Mean):
+    """Subtracts the mean over the batch."""
+
+    def forward(self, x, mask=None):
+        return super().forward(x, mask) - x.mean(0, keepdim=True)
+
+
+class WritesInput(_Mean):
+    """Changes its input in place."""
+
+    def forward(self, x, mask=None):
+        out = super().forward(x, mask)
+        x.mul_(2.0)
+        return out
+
+
+class TakesNoMask(_Mean):
+    """Says that it takes no mask."""
+
+    def forward(self, x, mask=None):
+        if mask is not None:
+            raise Unsupported("takes no padding mask")
+        return super().forward(x)
+
+
+class DeepRaise(Empty):
+    """Raises from the standard library, called from torch, called from a line of its own."""
+
+    def forward(self, x, mask=None):
+        return self.deep(x)
+
+    def deep(self, x):
+        return torch.utils.checkpoint.checkpoint(lambda t: t * float(json.loads("{")), x, use_reentrant=False)
+
+
+class LongMessage(Empty):
+    """Raises an exception with a message of 5,000 characters in many lines."""
+
+    def forward(self, x, mask=None):
+        raise RuntimeError("\n".join(["a line of a long message"] * 200))
 
 
 class OddContract(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -10,8 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from frames import accuracy_records, cost_records
 
 from effbench import cli
+from effbench.exits import Exit, of_run
+from effbench.store import Store
 
 SMALL = ["--seq-len", "16,32", "--d-model", "16", "--heads", "2", "--repeats", "1", "--seconds", "0.01"]
 
@@ -54,14 +58,28 @@ def here(monkeypatch, capsys):
         (["run", "--timeout", "never"], "'never' is not a time"),
         (["run", "--isolate", "container"], "isolate 'container' is not one of process, inline"),
         (["run", "--preset", "quick", "--config", "broken.toml"], "not both"),
-        (["run", "--out", "mine.py", "--seq-len", "16"], "mine.py"),
-        (["run", "--out", ".", "--seq-len", "16"], "not a results folder"),
+        (["run", "--out", "mine.py", "--seq-len", "16", "--probe", "time"], "mine.py"),
+        (["run", "--out", ".", "--seq-len", "16", "--probe", "time"], "not a results folder"),
+        (["run", "--seq-len", ""], "--seq-len is empty"),
+        (["run", "--seq-len="], "--seq-len is empty"),
+        (["run", "-m", " "], "-m is empty"),
+        (["run", "--config", ""], "--config is empty"),
+        (["run", "--out", ""], "--out is empty"),
+        (["show", ""], "an argument is empty"),
+        (["plot", ".", "--kind", ""], "--kind is empty"),
+        (["compare", ".", ""], "an argument is empty"),
+        (["paper", "figure2", ""], "an argument is empty"),
+        (["audit", ""], "an argument is empty"),
+        (["doctor", "--threads", ""], "--threads is empty"),
+        (["gate", "--base", ""], "--base is empty"),
+        (["gate", "--base=", "-m", "x.py:X"], "--base is empty"),
+        (["list", "mechanisms", ""], "an argument is empty"),
         (["run", "--probe", "accuracy", "--task", "imdb", "--data-dir", "nowhere"], "nowhere"),
         (["show", "."], "not a results folder"),
         (["show", ".", "--format", "xls"], "format 'xls' is not one of table, csv, json, markdown, latex"),
-        (["show", ".", "--complexity", "--raw"], "--complexity is a table of its own"),
-        (["show", ".", "--complexity", "--summary"], "--complexity is a table of its own"),
-        (["show", ".", "--complexity", "--format", "csv"], "it goes with --format table or json alone"),
+        (["show", ".", "--complexity", "--raw"], "--raw and --complexity are different tables"),
+        (["show", ".", "--complexity", "--summary"], "--summary and --complexity are different tables"),
+        (["show", ".", "--rows", "--compare", "all"], "--rows and --compare are different tables"),
         (["plot", "."], "not a results folder"),
         (["plot", ".", "--kind", "pie"], "kind 'pie' is not one of time"),
         (["list", "mechanisms", "fastfromer"], "did you mean 'fastformer'?"),
@@ -158,7 +176,7 @@ def test_run_show_and_plot_end_to_end(plugin, here):
         "run", *SMALL, "-m", "mine.py:Mine:scale=2", "-m", "vanilla", "-m", plugin("Segfault"),
         "--seq-len", "32,64", "--probe", "time,memory,flops", "--out", "out", "--verbose",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, "one of three crashed, and at one of two lengths: a result"
     assert "mine.py:Mine" in done.stdout
     assert "crashed" in done.stdout
     assert "out/plots/time.png" in done.stdout
@@ -174,7 +192,7 @@ def test_run_show_and_plot_end_to_end(plugin, here):
     broken = [row for row in rows if "Segfault" in row["mechanism"] and row["seq_len"] == 64]
     assert {row["status"] for row in broken} == {"crashed"}
     for form in ("table", "csv", "markdown", "latex"):
-        shown = here("show", "out", "--format", form)
+        shown = here("show", "out", "--rows", "--format", form)
         assert shown.returncode == 0, shown.stderr
         assert "vanilla" in shown.stdout
     raw = here("show", "out", "--raw", "--format", "csv").stdout
@@ -185,7 +203,16 @@ def test_run_show_and_plot_end_to_end(plugin, here):
     assert refused.stderr.count("\n") == 1
     again = here("run", "--config", "out/sweep.toml", "--out", "out")
     assert "0 cells to measure" in again.stderr
-    assert here("show", "out", "--summary").stdout
+    shown = here("show", "out").stdout
+    assert "forward: time per call" in shown
+    assert here("show", "out", "--summary").stdout == shown, "the summary is what show prints"
+    for form in ("csv", "json", "markdown", "latex"):
+        assert "time per call" in here("show", "out", "--summary", "--format", form).stdout
+    for form in ("table", "csv", "json", "markdown", "latex"):
+        assert "vanilla" in here("show", "out", "--complexity", "--format", form).stdout
+    assert here("show", "out", "--format", "latex").stdout.count("tabular") < 20
+    strict = here("run", "--config", "out/sweep.toml", "--out", "out", "--strict")
+    assert strict.returncode == 6, "a row that crashed, under --strict"
 
 
 def test_a_reader_that_stops_early_is_no_error():
@@ -195,3 +222,145 @@ def test_a_reader_that_stops_early_is_no_error():
         shell=True, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+
+
+def test_a_mechanism_that_never_works_is_exit_code_6_and_nothing_measured_is_5(plugin, here):
+    broken = here(
+        "run", *SMALL, "-m", "vanilla", "-m", plugin("Raises"), "--seq-len", "64", "--probe", "time"
+    )
+    assert broken.returncode == 6
+    assert "crashed" in broken.stdout
+    wrong = here("run", *SMALL, "-m", plugin("WrongShape"), "--probe", "time", "--quiet")
+    assert wrong.returncode == 6
+    assert wrong.stdout == ""
+    refused = here("run", *SMALL, "-m", plugin("OnlyShort"), "--seq-len", "64", "--probe", "time")
+    assert refused.returncode == 5
+    assert "only 32 tokens fit" in refused.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "strict", "code"),
+    [
+        ([("a", "ok", True)], False, 0),
+        ([], False, 0),
+        ([("a", "ok", True), ("a", "crashed", False)], False, 0),
+        ([("a", "ok", True), ("a", "crashed", False)], True, 6),
+        ([("a", "crashed", True)], True, 6),
+        ([("a", "ok", True), ("b", "incorrect", False)], False, 6),
+        ([("a", "oom", False), ("b", "timeout", False)], False, 5),
+        ([("a", "ok", True), ("b", "oom", False)], True, 0),
+        ([("a", "interrupted", False)], False, 5),
+    ],
+)
+def test_the_exit_code_of_a_run(rows, strict, code):
+    assert of_run(rows, strict=strict) == code
+
+
+def test_every_exit_code_is_documented():
+    text = (Path(cli.__file__).parents[1] / "docs" / "exit-codes.md").read_text()
+    for code in Exit:
+        assert f"| {int(code)} |" in text
+    for command in ("run", "show", "plot", "paper", "audit", "gate", "compare", "doctor", "list"):
+        assert f"`{command}`" in text
+
+
+def test_help_has_groups_and_forms_of_values(here):
+    for flag in ("-h", "--help"):
+        text = here("run", flag).stdout
+        for panel in ("What to measure", "Shape of a call", "Measuring", "Limits", "Output"):
+            assert panel in text
+        for form in ("NAME[:option=value,...]", "N,...", "TIME", "SIZE", "SHARE", "DIR"):
+            assert form in text
+        assert "<str>" not in text
+
+
+def test_list_alone_lists_everything(here):
+    done = here("list")
+    assert done.returncode == 0
+    for what in ("mechanisms: ", "tasks: ", "presets: ", "probes: "):
+        assert what in done.stdout
+    assert set(json.loads(here("list", "--format", "json").stdout)) == {
+        "mechanisms",
+        "tasks",
+        "presets",
+        "probes",
+    }
+
+
+def test_a_shell_completes_commands_and_names():
+    def completed(line: str) -> str:
+        environment = {
+            **os.environ, "_EFFBENCH_COMPLETE": "complete_bash", "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1), "_TYPER_COMPLETE_ARGS": line,
+        }  # fmt: skip
+        code = "import sys; sys.argv = ['effbench']; from effbench.cli import app; app(prog_name='effbench')"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
+        )
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    assert "run" in completed("effbench r").split()
+    assert "fastformer" in completed("effbench run -m fast").split()
+    assert "quick" in completed("effbench run --preset qu").split()
+
+
+def results(folder: str, *groups) -> None:
+    """A results folder of made-up records."""
+    store = Store(Path(folder))
+    store.create()
+    for record in (record for group in groups for record in group):
+        store.write(record)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_an_output_that_is_not_utf_8_is_written_all_the_same(encoding):
+    results("out", cost_records(("vanilla", "linear"), (128, 256)))
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "90"}
+    for arguments in (["show", "out"], ["show", "out", "--rows"], ["run", "-h"], ["list", "presets"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "effbench", *arguments], capture_output=True, env=environment, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        text = done.stdout.decode(encoding)
+        assert text
+        assert "us" in text or arguments[0] != "show" or encoding != "ascii"
+
+
+def test_columns_is_honoured_in_a_pipe_and_narrow_tables_are_cut_into_parts(here, monkeypatch):
+    results("out", cost_records(("vanilla", "linear"), (128, 256)), accuracy_records(("vanilla", "linear")))
+    whole = here("show", "out", "--rows").stdout
+    assert max(map(len, whole.splitlines())) > 120, "nothing is cut in a pipe"
+    for columns in (80, 100):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for arguments in (["show", "out"], ["show", "out", "--rows"], ["show", "out", "--complexity"]):
+            text = here(*arguments).stdout
+            assert max(map(len, text.splitlines())) <= columns
+        rows = here("show", "out", "--rows").stdout
+        for name in ("time_s", "memory", "flops", "accuracy_low"):
+            assert f" {name} " in f"{rows} ".replace("\n", " \n")
+        assert rows.count("mechanism") > 1, "each part names its rows"
+
+
+def test_a_dry_run_needs_no_data(here):
+    done = here("run", "--preset", "imdb", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert lines[-1].startswith("18 cells, about")
+    assert lines[-2].startswith("not checked: the data of imdb")
+    refused = here("run", "--preset", "imdb", "--dry-run", "--data-dir", "nowhere")
+    assert refused.returncode == 2
+
+
+def test_a_length_that_is_asked_of_trainings_too_is_said(here):
+    done = here("run", "-m", "linear", "--seq-len", "3000", "--dry-run")
+    assert "--seq-len is also the length of 1 training on listops, at 3000 tokens" in done.stderr
+    done = here("run", "-m", "linear", "--seq-len", "3000", "--probe", "time", "--dry-run")
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1].startswith("6 cells, about")
+
+
+def test_one_is_not_plural(here):
+    options = ["--mode", "forward", "--repeats", "1", "--max-repeats", "1"]
+    done = here("run", "-m", "linear", "--seq-len", "16", "--probe", "time", *options, "--dry-run")
+    assert done.stdout.splitlines()[-1].startswith("1 cell, about")

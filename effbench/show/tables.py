@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from effbench.columns import Unit, column, of_role
+from effbench.columns import Unit, column
 from effbench.show import units
 from effbench.show.blocks import FORMATS, latex_table, markdown_row
 from effbench.spec import UsageError
@@ -35,7 +35,10 @@ _PRETTY: dict[Unit, Callable[[float], str]] = {
 }
 _LARGE_COUNTS = {"parameters"}
 _SHORT = {"batch_size": "batch", "d_model": "d", "tokens_per_s": "tokens/s", "peak_bytes": "memory"}
-# Columns of long text, which may be folded.
+# Columns that name a row in each part of a table that is too wide.
+_KEY = {"mechanism", "options", "mode", "task", "seq_len", "probe", "repeat"}
+# Columns of long text, which may be folded, and to what width where a table is too wide.
+_FOLDED = 28
 _WIDE = {"reason", "noisy", "uncounted_ops", "side_effects", "mechanism", "task"}
 
 
@@ -128,7 +131,7 @@ def _terminal(
     width: int | None,
 ) -> str:
     places = list(range(len(columns)))
-    whole = _table(places, columns, names, cells)
+    whole = _table(places, columns, names, cells, folded=False)
     natural = _natural_width(whole)
     wide = natural if width is None else width  # into a pipe or a file a table is as wide as it is
     parts = [whole] if natural <= wide else [
@@ -151,8 +154,7 @@ def _parts(
     width: int,
 ) -> list[list[int]]:
     """Columns in groups that fit the width, each beginning with those that name the row."""
-    identity = of_role("identity")
-    key = [place for place in places if columns[place] in identity]
+    key = [place for place in places if columns[place] in _KEY]
     groups: list[list[int]] = []
     for place in (place for place in places if place not in key):
         wider = [*(groups[-1] if groups else key), place]
@@ -164,11 +166,23 @@ def _parts(
 
 
 def _table(
-    places: Sequence[int], columns: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]]
+    places: Sequence[int],
+    columns: Sequence[str],
+    names: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    *,
+    folded: bool = True,
 ) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for place in places:
-        table.add_column(names[place], overflow="fold", no_wrap=columns[place] not in _WIDE)
+        wide = columns[place] in _WIDE
+        table.add_column(
+            names[place],
+            overflow="fold",
+            no_wrap=not wide,
+            min_width=10 if wide else None,
+            max_width=_FOLDED if wide and folded else None,
+        )
     for row in cells:
         table.add_row(*(Text(row[place]) for place in places))
     return table
