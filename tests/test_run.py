@@ -573,3 +573,178 @@ def test_the_ceiling_is_measured_once_and_stands_in_the_records_of_flops(tmp_pat
     records, _ = Store(tmp_path / "c").read()
     reasons = {r.machine["ceiling"]["reason"] for r in records if r.cell.probe == "flops"}
     assert reasons == {"crashed: no"}
+
+
+MIXED = """
+name = "mixed"
+[[grid]]
+mechanism = ["vanilla", "linear"]
+probe = "time"
+mode = "forward"
+seq_len = [16, 32]
+d_model = 16
+heads = 2
+threads = 1
+seconds = 0.01
+repeats = 3
+max_repeats = 3
+[[grid]]
+mechanism = ["vanilla", "linear"]
+probe = "accuracy"
+task = "listops"
+seq_len = 32
+batch_size = 4
+d_model = 16
+heads = 2
+layers = 1
+threads = 1
+repeats = 2
+"""
+
+
+def test_a_budget_that_ends_among_trainings_leaves_the_costs_complete(tmp_path, capsys):
+    sweep = Sweep.from_toml(MIXED, "mixed", "mixed")
+    cells = order(sweep.cells(), seed=0)
+    probes = [cell.probe for cell in cells]
+    assert probes == sorted(probes, key=lambda probe: probe == "accuracy"), "costs before trainings"
+
+    class Slow(Fake):
+        def run(self, job, progress):
+            if job.cell.probe == "accuracy":
+                return replace(super().run(job, progress), status="timeout", reason="still running")
+            return super().run(job, progress)
+
+    frame = run(replace(sweep, budget_s=5.0), tmp_path / "out", executor=Slow())
+    cost = frame[frame["task"] == ""]
+    assert set(cost["status"]) == {"ok"}
+    assert (cost["repeats"] == 3).all()
+    trained = frame[frame["task"] != ""]
+    assert set(trained["status"]) == {"interrupted"}
+    from effbench.show.blocks import as_text
+    from effbench.show.overview import overview
+
+    text = as_text(overview(frame), "markdown")
+    assert text.count("interrupted:") == 1, "what was not reached is one line"
+    assert "interrupted: 2 rows without a result" in text
+
+
+def test_a_run_returns_its_own_rows_and_the_folder_keeps_all(tmp_path):
+    out = tmp_path / "out"
+    run(SWEEP, out, executor=Fake())
+    other = SWEEP.override({"seq_len": "128", "mechanism": ["linear"], "probe": "time"})
+    frame = run(other, out, executor=Fake())
+    assert set(frame["seq_len"]) == {128}
+    assert set(frame["mechanism"]) == {"linear"}
+    again = Fake()
+    assert run(SWEEP, out, executor=again)["seq_len"].max() == 64
+    assert again.ran == []
+    assert len(effbench.load(out)) == 3 * 2 * 3 + 2
+
+
+def test_a_shared_folder_keeps_every_sweep_under_its_own_name(tmp_path):
+    out = tmp_path / "out"
+    other = SWEEP.override({"seq_len": "128"})
+    for sweep in (SWEEP, other, SWEEP.override({"seq_len": "128"})):
+        run(sweep, out, executor=Fake())
+        run(sweep, out, executor=Fake(), resume=False)
+    files = sorted(path.name for path in out.glob("sweep*.toml"))
+    assert files == ["sweep-2.toml", "sweep.toml"]
+    first, second = (Sweep.load(out / name) for name in ("sweep.toml", "sweep-2.toml"))
+    assert [c.key for c in first.cells()] == [c.key for c in SWEEP.cells()]
+    assert [c.key for c in second.cells()] == [c.key for c in other.cells()]
+    assert first.name == "test"
+    assert second.name.startswith("test-")
+    assert second.description == "test, changed: seq_len 128"
+
+
+def test_a_changed_sweep_has_a_name_of_its_own_and_the_same_one_each_time():
+    changed = SWEEP.override({"seq_len": "128"})
+    assert changed.name == SWEEP.override({"seq_len": [128]}).name != SWEEP.name
+    assert changed.name != SWEEP.override({"seq_len": "256"}).name
+    assert changed.override({"repeats": "3"}).name.count("-") == 1
+    assert SWEEP.override({"seq_len": "16,32,64"}) == SWEEP
+    with pytest.raises(UsageError, match="unknown grid key 'seqlen'; did you mean 'seq_len'"):
+        SWEEP.override({"seqlen": "128"})
+
+
+def test_a_plug_in_is_named_from_the_sweeps_own_file(tmp_path, monkeypatch):
+    """Wherever the command is run, and wherever the sweep is written to."""
+    (tmp_path / "configs").mkdir()
+    source = (
+        "from torch import nn\nclass M(nn.Module):\n"
+        "    def __init__(self, d_model, heads, *, max_len, causal=False):\n        super().__init__()\n"
+    )
+    (tmp_path / "configs" / "mine.py").write_text(source)
+    toml = TOML.replace('"vanilla", "linear", "fastformer"', '"mine.py:M"')
+    (tmp_path / "configs" / "s.toml").write_text(toml)
+    monkeypatch.chdir(tmp_path)
+    above = Sweep.load("configs/s.toml")
+    assert {cell.mechanism for cell in above.cells()} == {"configs/mine.py:M"}
+    run(above, "results/x", executor=Fake())
+    written = Sweep.load("results/x/sweep.toml")
+    assert [c.key for c in written.cells()] == [c.key for c in above.cells()]
+    monkeypatch.chdir(tmp_path / "configs")
+    assert {cell.mechanism for cell in Sweep.load("s.toml").cells()} == {"mine.py:M"}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = {cell.mechanism for cell in Sweep.load("../configs/s.toml").cells()}
+    assert found == {f"{tmp_path}/configs/mine.py:M"}
+
+
+class Loaded(Fake):
+    """A machine on which others are busy while some repeats are measured."""
+
+    def __init__(self, busy: set[int], **changes):
+        super().__init__(**changes)
+        self.busy = busy
+
+    def run(self, job, progress):
+        record = super().run(job, progress)
+        others = 1.0 if job.cell.repeat in self.busy and job.cell.mechanism == "linear" else 0.0
+        facts = {**record.machine, "others_cores": others, "machine_cores": 2}
+        factor = 3.0 if others else 1.0
+        samples = {name: tuple(factor * s for s in series) for name, series in record.samples.items()}
+        return replace(record, machine=facts, samples=samples)
+
+
+def test_a_block_measured_beside_other_load_is_repeated_and_the_load_left_out(tmp_path):
+    fake = Loaded({1})
+    frame = run(REFINED.override({"repeats": 2}), tmp_path / "out", executor=fake)
+    assert set(repeats_of(fake).values()) == {3}, "one repeat more for the whole block"
+    linear = frame[frame["mechanism"] == "linear"].iloc[0]
+    assert linear["time_s"] == pytest.approx(1e-6 * linear["seq_len"] ** 2)
+    assert linear["noisy"] == ""
+    again = Loaded({1})
+    run(REFINED.override({"repeats": 2}), tmp_path / "out", executor=again)
+    assert again.ran == []
+
+
+def test_no_winner_is_named_where_all_repeats_were_beside_other_load(tmp_path):
+    from effbench.show.overview import fastest, in_words
+
+    fake = Loaded({0, 1, 2, 3})
+    frame = run(REFINED, tmp_path / "out", executor=fake)
+    assert set(repeats_of(fake).values()) == {4}
+    linear = frame[frame["mechanism"] == "linear"]
+    assert (linear["noisy"] == "beside other load in 4 of 4 repeats").all()
+    rows = frame[frame["seq_len"] == 16]
+    assert fastest(rows) == []
+    assert "no winner is named from 16 to 32: measured beside other load" in in_words(frame)
+
+
+@pytest.mark.parametrize(
+    ("others", "threads", "cores", "crowds"),
+    [
+        (1.0, 1, 2, True),
+        (1.0, 2, 2, True),
+        (0.3, 2, 2, False),
+        (0.0, 2, 2, False),
+        (10.0, 1, 64, False),
+        (40.0, 32, 64, True),
+        (None, 1, 2, False),
+        (1.0, 1, None, False),
+        (float("nan"), 1, 2, False),
+    ],
+)
+def test_other_work_crowds_where_cores_run_short(others, threads, cores, crowds):
+    assert machine.crowded(others, threads, cores) is crowds

@@ -14,10 +14,13 @@ from frames import SIX, accuracy_records, cost_records, raw
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
+from effbench.analyse.complexity import exponents
 from effbench.analyse.crossover import crossovers
 from effbench.analyse.summary import summarise
 from effbench.show import plots, tables, units
-from effbench.show.blocks import FORMATS, renderable
+from effbench.show.blocks import FORMATS, as_text, renderable
+from effbench.show.complexity import complexity_blocks
+from effbench.show.look import looks
 from effbench.show.overview import fastest, in_words, overview
 from effbench.spec import UsageError
 
@@ -407,3 +410,86 @@ def test_contradictions_and_a_changing_machine_are_said():
     text = text_of(report(summarise(slow), slow), 400)
     assert "repeat 3 (10:00 to 10:00 UTC) was 10 % slower than the others, over 24 cells" in text
     assert "other processes kept 1.0 cores busy" in text
+
+
+def test_a_mechanism_keeps_its_look_whatever_else_is_shown():
+    both = looks(RAWS["six"])
+    for name in SIX:
+        assert looks(raw(cost_records((name,), FEW)))[name] == both[name]
+        assert looks(raw(cost_records((name, *LONG), FEW)), more=("fnet", "luna"))[name] == both[name]
+    assert len({style["color"] for style in both.values()}) == len(SIX)
+    windowed = looks(raw(cost_records(("longformer",), FEW, options={"window": 16})))
+    assert windowed["longformer:window=16"] == both["longformer"], "the only one of its name"
+    several = looks(raw(cost_records(SIX[:3], FEW)), more=("longformer:window=16", "longformer:window=64"))
+    assert len({(s["color"], s["marker"], str(s["linestyle"])) for s in several.values()}) == 5
+
+
+def test_one_repeat_names_no_winner_and_one_mechanism_has_no_contest():
+    frame = summarise(raw(cost_records(SIX[:3], FEW, repeats=1)))
+    text = text_of(report(frame))
+    assert "*" not in text
+    assert "forward: no winner is named from 128 to 2048: one repeat has no interval." in text
+    assert frame[["time_low_s", "time_high_s"]].isna().all().all()
+    assert frame.loc[frame["time_ratio"] != 1, "time_ratio_low"].isna().all()
+    alone = text_of(report(summarise(raw(cost_records(("vanilla",), FEW)))))
+    assert "fastest" not in alone
+    assert "winner" not in alone
+    assert "*" not in alone
+
+
+def test_an_exponent_that_noise_hides_is_not_printed():
+    frame = raw(cost_records(("vanilla",), (128, 256, 512), modes=("forward",), noise=0.0))
+    for place, factor in ((0, 1.0), (1, 9.0), (2, 0.1)):  # each repeat of the longest length says otherwise
+        wild = (frame["probe"] == "time") & (frame["seq_len"] == 512) & (frame["repeat"] == place)
+        frame.loc[wild, "time_s"] *= factor
+        frame.loc[wild, "samples_time_s"] = frame.loc[wild, "samples_time_s"].map(
+            lambda series, factor=factor: [factor * value for value in series]
+        )
+    (row,) = exponents(frame, "time_s").itertuples()
+    assert row.statement == "vanilla, forward: the values are too noisy to tell a growth from 128 to 512"
+    assert "cannot be told" in as_text(complexity_blocks(frame), "markdown")
+    ((_, figure),) = plots.draw(summarise(frame), frame, "time")
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["vanilla"]
+
+
+def test_one_length_is_drawn_as_dots_with_intervals_and_priors_as_rows():
+    for kind in ("time", "memory", "flops", "tokens"):
+        ((_, figure),) = plots.draw(summary("one length"), RAWS["one length"], kind)
+        FigureCanvasAgg(figure).draw()
+        assert [axes.get_title() for axes in figure.axes] == ["forward", "train"]
+        names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        assert sorted(names) == sorted(SIX)
+        assert all("at 512 tokens" in axes.get_xlabel() for axes in figure.axes)
+    fails = raw(cost_records(SIX, (512,), fail={("linear", "train", 512): ("oom", "no")}))
+    ((_, figure),) = plots.draw(summarise(fails), fails, "time")
+    assert [text.get_text() for text in figure.axes[1].texts] == ["oom"]
+    one = raw(accuracy_records(lengths=(128,)))
+    ((_, figure),) = plots.draw(summarise(one), one, "accuracy")
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert {"majority", "root operator"} < set(names)
+
+
+def test_labels_of_neighbouring_crossovers_do_not_touch(monkeypatch):
+    rivals = ("a", "b", "c")
+    monkeypatch.setattr(frames, "ORDER", dict.fromkeys(rivals, 2.0))
+    records = raw(cost_records((*rivals, "linear"), (32, 64, 128, 256, 512), modes=("forward",), noise=1e-3))
+    ((_, figure),) = plots.draw(summarise(records), records, "time")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.axes[0].texts]
+    assert len(boxes) == 3
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "markdown", "latex"])
+def test_the_summary_has_every_format(format):
+    text = as_text(overview(summary("failures"), RAWS["failures"]), format)
+    for name in ("vanilla", "bigbird", "linear"):
+        assert name in text
+    assert "oom" in text
+    if format == "latex":
+        widest = max(line.count("&") for line in text.splitlines())
+        assert widest <= 12, "no column for each of a record's values"
+        assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") >= 6
+    if format == "json":
+        assert {"title", "columns", "rows", "notes", "warnings"} == set(json.loads(text)[0])
