@@ -445,9 +445,9 @@ def paper(
         list[Path] | None,
         typer.Argument(metavar="DIR", help="Results folders. Default: the paper alone."),
     ] = None,
-    format: Annotated[str, typer.Option(help="table, markdown, csv, json")] = "table",
+    format: Annotated[str, _value("FORMAT", "table, markdown, latex, csv, json.")] = "table",
     lengths: Annotated[
-        str | None, typer.Option(help="paper (the Transformer at its shorter one, the default) or equal")
+        str | None, _value("WHICH", "paper (the Transformer at its shorter one, the default) or equal.")
     ] = None,
 ) -> None:
     """Set results beside what the Fastformer paper reports, and say which differences are reproduced."""
@@ -472,15 +472,16 @@ def plot(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Results folders.")],
     kind: Annotated[
         str | None,
-        typer.Option(
-            help="time,tokens,memory,flops,roofline,accuracy,tradeoff,bubble,curves,recall,figure2,"
-            "ablation [all]"
+        _value(
+            "KIND,...",
+            "time, tokens, memory, flops, roofline, accuracy, tradeoff, bubble, curves, recall, figure2, "
+            "ablation. Default: all.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE|DIR", help="A folder [DIR/plots], or one picture's file.")
+        Path | None, _value("FILE|DIR", "A folder, or one picture's file. Default: DIR/plots.")
     ] = None,
-    format: Annotated[str, typer.Option(help="png, svg, pdf; a file's suffix wins.")] = "png",
+    format: Annotated[str, _value("FORMAT", "png, svg, pdf; a file's suffix wins.")] = "png",
 ) -> None:
     """Draw complexity curves, accuracies and the accuracy-speed-memory chart."""
     from effbench.show import plots
@@ -499,15 +500,15 @@ def audit(
     mechanism: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MECHANISM...",
+            metavar="MECHANISM",
             help="NAME[:option=value,...] or path/to/file.py:Class. Default: all installed.",
         ),
     ] = None,
-    d_model: Annotated[str, typer.Option(help="Model width.")] = "64",
-    heads: Annotated[str, typer.Option(help="Attention heads; must divide d_model.")] = "4",
-    seq_len: Annotated[str, typer.Option(help="The longest length that is tried.")] = "2048",
-    timeout: Annotated[str | None, typer.Option(help="Limit a mechanism: 60s, 5m.")] = None,
-    format: Annotated[str, typer.Option(help="table, json")] = "table",
+    d_model: Annotated[str, _value("N", "Model width.", _SHAPE)] = "64",
+    heads: Annotated[str, _value("N", "Attention heads; must divide the width.", _SHAPE)] = "4",
+    seq_len: Annotated[str, _value("N", "The longest length that is tried.", _SHAPE)] = "2048",
+    timeout: Annotated[str | None, _value("TIME", "Limit of one mechanism: 60s, 5m.", _LIMITS)] = None,
+    format: Annotated[str, _value("FORMAT", "table, json.")] = "table",
 ) -> None:
     """Is a mechanism what it says it is? Checks its laws, gradients and declared costs; 6 if a line fails."""
     from effbench import registry
@@ -545,7 +546,7 @@ def audit(
 
         _console().print(audit_tables(audits))
     if any(finding["verdict"] == "fail" for findings in audits.values() for finding in findings):
-        raise typer.Exit(6)
+        raise typer.Exit(Exit.BROKEN)
 
 
 def _findings(executor: Executor, job: Job) -> list[dict[str, Any]]:
@@ -561,9 +562,9 @@ def _findings(executor: Executor, job: Job) -> list[dict[str, Any]]:
 
 @app.command(cls=Command)
 def doctor(
-    threads: Threads = None,
-    format: Annotated[str, typer.Option(help="table, json")] = "table",
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 4 if the machine is unfit.")] = False,
+    threads: Annotated[str | None, _value("N", "Threads of an operation. Default: all cores.")] = None,
+    format: Annotated[str, _value("FORMAT", "table, json.")] = "table",
+    strict: Annotated[bool, _flag("--strict", help="Exit code 4 if the machine is unfit.")] = False,
 ) -> None:
     """Can this machine measure? Its clock, noise, load and limits, and what difference it can tell."""
     from effbench.doctor import examine, findings, verdict
@@ -583,10 +584,10 @@ def doctor(
     try:
         seen = examine(executor, threads=count, progress=progress)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(Exit.INTERRUPTED) from None
     except RuntimeError as error:  # the workload does not run here: that is an answer too
         progress("")
-        _fail(str(error), 1)
+        _fail(str(error), Exit.FAULT)
     finally:
         executor.close()
         progress("")
@@ -595,7 +596,7 @@ def doctor(
     else:
         _console().print(report(seen))
     if strict and verdict(findings(seen))[0] == "unfit":
-        raise typer.Exit(4)
+        raise typer.Exit(Exit.UNDECIDED)
 
 
 @app.command(cls=Command)
@@ -771,7 +772,7 @@ def list_(
         ListWhat | None, typer.Argument(help="mechanisms, tasks, presets or probes; all without one")
     ] = None,
     name: Annotated[str | None, typer.Argument(help="One of them, in detail.")] = None,
-    format: Annotated[str, typer.Option(help="table, json")] = "table",
+    format: Annotated[str, _value("FORMAT", "table, json.")] = "table",
 ) -> None:
     """List what there is; with a name, its options, defaults, declared order in N and source."""
     if format not in ("table", "json"):
@@ -812,9 +813,9 @@ def main() -> None:
     try:
         app()
     except UsageError as error:
-        _fail(str(error), 2)
+        _fail(str(error), Exit.USAGE)
     except (StoreFull, ServerDied, WorkerDied) as error:
-        _fail(str(error), 1)
+        _fail(str(error), Exit.FAULT)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -895,7 +896,7 @@ def _run(
             f"interrupted; what was measured is in {folder}. Run the same command again for the rest.",
             file=sys.stderr,
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(Exit.INTERRUPTED) from None
     store = Store(folder)
     drawn = _draw(_load([folder], raw=False), raw_frame(store.read()[0]), folder / "plots")
     code = of_run(_outcomes(frame), strict=strict)

@@ -363,7 +363,7 @@ def test_every_number_and_the_setting_are_in_the_report():
         (["table4", "."], "not a results folder"),
         (["table4", "filled"], "no training to set beside table4"),
         (["figure2", "filled"], "no times to set beside figure2"),
-        (["table4", "--format", "latex"], "format 'latex' is not one of table, markdown, csv, json"),
+        (["table4", "--format", "xls"], "format 'xls' is not one of table, markdown, latex, csv, json"),
         (["table4", "filled", "--lengths", "long"], "lengths 'long' is not one of paper, equal"),
         (["figure2", "filled", "--lengths", "equal"], "--lengths goes with folders and one of table4"),
         (["table4", "--lengths", "equal"], "--lengths goes with folders"),

@@ -21,7 +21,7 @@ from effbench.show.blocks import Block, as_table, as_text, renderable
 from effbench.show.overview import mixtures
 from effbench.show.tables import each_row, plain
 
-FORMATS = ("table", "markdown", "csv", "json")
+FORMATS = ("table", "markdown", "latex", "csv", "json")
 _METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F"}
 
 
@@ -55,6 +55,9 @@ def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", length
     heading = f"{paper.published()[what]['title']} ({_source()})"
     if format == "markdown":
         return _markdown(heading, blocks, [*careful, *caveats])
+    if format == "latex":
+        comments = [f"% {line}" for line in (*careful, *caveats)]
+        return "\n".join([f"% {heading}", as_text(blocks, "latex"), *comments])
     return _terminal(heading, blocks, [*careful, *caveats])
 
 
