@@ -11,15 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from effbench import machine
+from effbench import files, machine
 from effbench.execute.base import Executor
-from effbench.spec import MACHINE, Cell, Job, Limits, Record
+from effbench.soundness import check_ceiling
+from effbench.spec import MACHINE, Cell, Job, Limits, Record, parse_json
 from effbench.store import replacing
 
 _LIMITS = Limits(timeout_s=120.0, memory_bytes=4 * 2**30)
 _ATTEMPTS = 3
 _QUIET_CORES = 0.25  # busy with others' work
-_VERSION = 2  # of how it is measured; a number of another version is measured anew
+_VERSION = 3  # of how it is measured; a number of another version is measured anew
 
 
 class Ceilings:
@@ -70,16 +71,24 @@ class Ceilings:
             return {"reason": f"other processes kept {others:.1f} cores busy while the ceiling was measured"}
         with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run two seconds
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path, json.dumps(found).encode()):
+            text = json.dumps(found)
+            with replacing(path, f"{_checksum(text)}\n{text}\n".encode()):
                 pass
         return found
 
 
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """A ceiling kept earlier; None if there is none or it is damaged."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    """A ceiling kept earlier; None if there is none, or it is not as it was written."""
+    if not files.is_file(path):
         return None
-    complete = isinstance(found, dict) and {"peak_flops_per_s", "bandwidth_bytes_per_s"} <= set(found)
-    return found if complete else None
+    try:
+        checksum, _, text = files.read_text(path).removesuffix("\n").partition("\n")
+        found = parse_json(text)
+        check_ceiling(found)
+    except ValueError:  # UsageError is one
+        return None
+    return found if checksum == _checksum(text) else None

@@ -7,7 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_FORM = re.compile(r"N(?:\^(\d+(?:\.\d+)?))?( log N)?")
+from effbench.wording import shown
+
+MOST = 10.0  # a power beyond this is no cost that anybody has measured
+_FORM = re.compile(r"N(?:\^([0-9]+(?:\.[0-9]+)?))?( log N)?")
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,12 @@ class Growth:
     @classmethod
     def parse(cls, declared: float | str) -> Growth:
         """Read a declaration. Raises ValueError for anything else."""
-        if isinstance(declared, int | float) and not isinstance(declared, bool) and declared >= 0:
+        if isinstance(declared, int | float) and not isinstance(declared, bool) and 0 <= declared <= MOST:
             return cls(float(declared))
         found = _FORM.fullmatch(declared) if isinstance(declared, str) else None
-        if found is None:
-            raise ValueError(f"{declared!r} is not a growth in N; write 1.0, 'N^1.5' or 'N log N'")
-        return cls(float(found[1] or 1), 1 if found[2] else 0)
+        if found is None or (power := float(found[1] or 1)) > MOST:
+            raise ValueError(f"{shown(declared)} is not a growth in N; write 1.0, 'N^1.5' or 'N log N'")
+        return cls(power, 1 if found[2] else 0)
 
     def at(self, n: float) -> float:
         """The function's value at length n, at least 2."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,15 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, v
 from pathlib import Path
 from typing import Any, Literal
 
+from effbench import files, values
 from effbench.growth import Growth
 from effbench.spec import Option, UsageError
+from effbench.wording import shown
 
 Kind = Literal["mechanism", "task"]
 _GROUPS: dict[Kind, str] = {"mechanism": "effbench.mechanisms", "task": "effbench.tasks"}
+_LONGEST = 10_000  # characters of a name with its options
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _CONTRACT = "(d_model, heads, *, max_len, causal=False, **its own keyword options)"
 
 
@@ -72,14 +77,19 @@ def parse(text: str, kind: Kind) -> tuple[str, dict[str, Option]]:
 
     Raises UsageError naming the unknown name, option or value and what is allowed.
     """
+    if len(text) > _LONGEST or _UNPRINTABLE.search(text):
+        why = "is too long" if len(text) > _LONGEST else "has characters that cannot be printed"
+        raise UsageError(f"{kind} {shown(text)} {why}")
     name, _, written = _split(text, kind)
     plugin = find(name, kind)
     options: dict[str, Option] = {}
-    for part in filter(None, written.split(",")):
-        key, sign, value = part.partition("=")
-        if not sign or not key.strip():
-            raise UsageError(f"{text!r}: {part!r} is not option=value")
-        options[key.strip()] = _convert(plugin, key.strip(), value.strip())
+    for part in written.split(",") if written is not None else ():
+        key, sign, value = (piece.strip() for piece in part.partition("="))
+        if not sign or not key or not value:
+            raise UsageError(f"{shown(text)}: {shown(part)} is not option=value")
+        if key in options:
+            raise UsageError(f"{shown(text)}: the option {key} is given twice")
+        options[key] = _convert(plugin, key, value)
     return name, check(plugin, options)
 
 
@@ -103,8 +113,8 @@ def find(name: str, kind: Kind) -> Plugin:
     if class_name:
         target = reference[: -len(class_name) - 1]
         path, module = (Path(target), target) if target.endswith(".py") else _module_path(target)
-        if not path.is_file():
-            raise UsageError(f"{name!r}: there is no file {str(path)!r}")
+        if not files.is_file(path):
+            raise UsageError(f"{shown(name)}: there is no file {shown(str(path))}")
         return _read(kind, name, module, class_name, path)
     for entry in _entries(kind):
         if entry.name == name:
@@ -167,21 +177,23 @@ def _entries(kind: Kind) -> list[EntryPoint]:
     return sorted(entry_points(group=_GROUPS[kind]), key=lambda entry: entry.name)
 
 
-def _split(text: str, kind: Kind) -> tuple[str, str, str]:
-    """(name, or reference with its class; the class or ''; options as written)."""
-    head, _, rest = text.partition(":")
+def _split(text: str, kind: Kind) -> tuple[str, str, str | None]:
+    """(name, or reference with its class; the class or ''; options as written, None without their colon)."""
+    head, colon, rest = text.partition(":")
     installed = [name for name in names(kind) if f"{text}:".startswith(f"{name}:")]
     if installed:  # a name may have a colon itself, as hf:longformer
         name = max(installed, key=len)
-        return name, "", text[len(name) + 1 :]
+        return name, "", text[len(name) + 1 :] if len(text) > len(name) else None
     if any(name.startswith(f"{head}:") for name in names(kind)):
         raise UsageError(unknown(kind, text, names(kind), "installed"))
-    class_name, _, options = rest.partition(":")
+    class_name, more, options = rest.partition(":")
     if class_name and "=" not in class_name:
-        return f"{head}:{class_name}", class_name, options
+        if not class_name.isidentifier():
+            raise UsageError(f"{shown(text)}: {shown(class_name)} is not the name of a class")
+        return f"{head}:{class_name}", class_name, options if more else None
     if head.endswith(".py") or "/" in head:
-        raise UsageError(f"{text!r}: name the class too, as in {head}:MyAttention")
-    return head, "", rest
+        raise UsageError(f"{shown(text)}: name the class too, as in {shown(head)[1:-1]}:MyAttention")
+    return head, "", rest if colon else None
 
 
 def _module_path(module: str) -> tuple[Path, str]:
@@ -200,20 +212,30 @@ def _module_path(module: str) -> tuple[Path, str]:
                 spec = PathFinder.find_spec(full, list(spec.submodule_search_locations))
             else:
                 spec = None
-    except (ValueError, ModuleNotFoundError):
+    except (ValueError, ImportError):
         spec = None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        raise UsageError(f"there is no Python module {module!r} on the path or in this folder")
+        raise UsageError(f"there is no Python module {shown(module)} on the path or in this folder")
     return Path(spec.origin), module
 
 
 def _read(kind: Kind, name: str, module: str, class_name: str, path: Path) -> Plugin:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        # bytes, since a source may declare an encoding of its own
+        tree = ast.parse(files.read_bytes(path), filename=str(path))
+        return _described(tree, kind, name, module, class_name, path)
     except SyntaxError as error:
-        raise UsageError(f"{path}: line {error.lineno}: {error.msg}") from None
-    except (OSError, UnicodeDecodeError) as error:
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise UsageError(f"{path}: {line}{error.msg}") from None
+    except (RecursionError, MemoryError):  # of Python's own parser, too
+        raise UsageError(f"{path}: its expressions are nested too deeply to be read") from None
+    except UsageError:
+        raise
+    except ValueError as error:  # null bytes
         raise UsageError(f"{path}: {error}") from None
+
+
+def _described(tree: ast.Module, kind: Kind, name: str, module: str, class_name: str, path: Path) -> Plugin:
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if class_name not in classes:
         if class_name in _bound(tree):
@@ -223,10 +245,19 @@ def _read(kind: Kind, name: str, module: str, class_name: str, path: Path) -> Pl
         raise UsageError(unknown(f"class in {path}", class_name, sorted(classes), "it has"))
     node = classes[class_name]
     constants = _constants(node)
+    for text in ("source", "requires", "install"):
+        if not isinstance(constants.get(text, ""), str):
+            raise UsageError(f"{path}: {text} of {class_name} is {shown(constants[text])}, not text")
     try:
         order = Growth.parse(constants["order"]) if constants.get("order") is not None else None
     except ValueError as error:
         raise UsageError(f"{path}: order of {class_name}: {error}") from None
+    requires = tuple(constants.get("requires", "").split())
+    for distribution in requires:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", distribution):
+            raise UsageError(
+                f"{path}: requires of {class_name}: {shown(distribution)} is not the name of a distribution"
+            )
     return Plugin(
         kind=kind,
         name=name,
@@ -236,9 +267,9 @@ def _read(kind: Kind, name: str, module: str, class_name: str, path: Path) -> Pl
         parameters=_parameters(kind, name, node, classes),
         summary=(ast.get_docstring(node) or "").partition("\n")[0],
         order=order,
-        source=str(constants.get("source", "")),
-        requires=tuple(str(constants.get("requires", "")).split()),
-        install=str(constants.get("install", "")),
+        source=constants.get("source", ""),
+        requires=requires,
+        install=constants.get("install", ""),
     )
 
 
@@ -269,21 +300,26 @@ def _constants(node: ast.ClassDef) -> dict[str, Any]:
 def _is_literal(node: ast.expr) -> bool:
     try:
         ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError, SyntaxError):  # a set of lists is a TypeError
         return False
     return True
 
 
 def _parameters(
-    kind: Kind, name: str, node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]
+    kind: Kind,
+    name: str,
+    node: ast.ClassDef,
+    classes: Mapping[str, ast.ClassDef],
+    below: tuple[ast.ClassDef, ...] = (),
 ) -> tuple[Parameter, ...] | None:
     init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if init is None:
         bases = [
             base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases
         ]
-        if bases and bases[0] in classes and classes[bases[0]] is not node:
-            return _parameters(kind, name, classes[bases[0]], classes)
+        below = (*below, node)  # a class that derives from itself in the end is no class, but it is syntax
+        if bases and bases[0] in classes and classes[bases[0]] not in below:
+            return _parameters(kind, name, classes[bases[0]], classes, below)
         if bases == ["Mechanism"]:
             return (_CAUSAL,)
         return () if kind == "task" and bases in ([], ["Task"]) else None
@@ -309,7 +345,10 @@ def _parameter(argument: ast.arg, default: ast.expr | None) -> Parameter:
     choices: tuple[Option, ...] = ()
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).endswith("Literal"):
         items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-        choices = tuple(ast.literal_eval(item) for item in items)
+        if not all(map(_is_literal, items)):  # names of constants: the source does not tell the type
+            annotation = None
+        else:
+            choices = tuple(ast.literal_eval(item) for item in items)
     return Parameter(
         name=argument.arg,
         kind=ast.unparse(annotation) if annotation is not None else "",
@@ -333,7 +372,7 @@ def _convert(plugin: Plugin, key: str, value: str) -> Option:
             if str(choice).lower() == value.lower():
                 return choice
         allowed = ", ".join(map(str, parameter.choices))
-        raise UsageError(f"{plugin.name}: {key}={value} is not one of {allowed}")
+        raise UsageError(f"{plugin.name}: {key}={shown(value)[1:-1]} is not one of {allowed}")
     kinds = {part.strip() for part in parameter.kind.split("|")}
     if guess is None and "None" in kinds:
         return None
@@ -346,20 +385,20 @@ def _convert(plugin: Plugin, key: str, value: str) -> Option:
         return float(number)
     if "str" in kinds or not parameter.kind:
         return value if parameter.kind else (number if isinstance(guess, str) else guess)
-    raise UsageError(f"{plugin.name}: {key}={value} is not {parameter.kind}")
+    raise UsageError(f"{plugin.name}: {key}={shown(value)[1:-1]} is not {parameter.kind}")
 
 
 def _number(value: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value
+    """The number that the text says, if it is one; a whole number beyond what a table can hold is none."""
+    whole = values.whole(value)
+    if whole is not None:
+        return whole if abs(whole) < 2**63 else value
+    number = values.number(value)
+    return value if number is None else number
 
 
-def unknown(what: str, value: str, allowed: Sequence[str], label: str) -> str:
+def unknown(what: str, value: object, allowed: Sequence[str], label: str) -> str:
     """The complaint about a name that is not known: the nearest one, and all there are."""
-    near = difflib.get_close_matches(value, allowed, n=1)
+    near = difflib.get_close_matches(value[:100], allowed, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"unknown {what} {value!r}{hint} {label}: {', '.join(allowed) or 'none'}"
+    return f"unknown {what} {shown(value)}{hint} {label}: {', '.join(allowed) or 'none'}"

@@ -15,7 +15,21 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from effbench.spec import Cell, Record, UsageError, cell_key, record_from, spec_label, to_json
+from effbench import files
+from effbench.files import why
+from effbench.soundness import check_content
+from effbench.spec import (
+    MESSAGE,
+    Cell,
+    Record,
+    UsageError,
+    cell_key,
+    parse_json,
+    record_from,
+    spec_label,
+    to_json,
+)
+from effbench.wording import one_line, shown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,6 +37,7 @@ if TYPE_CHECKING:
 RECORDS = "records"
 SUPERSEDED = "superseded"
 CHECKPOINTS = "checkpoints"
+RECORD_BYTES = 256 * 2**20  # of one record, most of them samples
 
 
 class StoreFull(RuntimeError):
@@ -37,7 +52,7 @@ class Problem:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return one_line(f"{self.path}: {self.reason}", MESSAGE)
 
 
 class Store:
@@ -57,17 +72,28 @@ class Store:
             if self.folder.exists() and not self._records.is_dir() and any(self.folder.iterdir()):
                 raise UsageError(f"{self.folder} exists and is not a results folder: it has no {RECORDS}/")
             self._records.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"cannot make the results folder {self.folder}: {error.strerror}") from None
+        except UsageError:
+            raise
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"cannot make the results folder {shown(str(self.folder))}: {why(error)}"
+            ) from None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for one writer. Raises UsageError if another effbench run is writing here."""
-        with (self.folder / ".lock").open("w") as file:
+        path = self.folder / ".lock"
+        try:
+            file = path.open("w")
+        except OSError as error:
+            raise UsageError(f"cannot write to the results folder: {path}: {why(error)}") from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(f"another effbench run is writing to {self.folder}") from None
+            except OSError as error:
+                raise UsageError(f"cannot lock the results folder: {path}: {why(error)}") from None
             yield
 
     def write(self, record: Record) -> Path:
@@ -85,14 +111,16 @@ class Store:
 
     def read(self) -> tuple[list[Record], list[Problem]]:
         """Every sound record, by file name, and every file that is not one."""
-        if not self._records.is_dir():
-            raise UsageError(f"{str(self.folder)!r} is not a results folder: it has no {RECORDS}/ inside")
+        if not files.is_dir(self._records):
+            raise UsageError(
+                f"{shown(str(self.folder))} is not a results folder: it has no {RECORDS}/ inside"
+            )
         records: list[Record] = []
         problems: list[Problem] = []
-        for path in sorted(self._records.iterdir()):
+        for path in files.entries(self._records):
             try:
                 records.append(_read(path))
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 problems.append(Problem(path=path, reason=str(error)))
         return records, problems
 
@@ -104,7 +132,10 @@ class Store:
         """Remove the cell's checkpoint, half-written ones too, and the folder with the last of them."""
         path = self.checkpoint(cell)
         for file in (path, path.with_name(f"{path.name}.part")):
-            file.unlink(missing_ok=True)
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreFull(f"cannot remove {file}: {why(error)}") from error
         with contextlib.suppress(OSError):  # it is not there, or others are in it
             path.parent.rmdir()
 
@@ -208,19 +239,23 @@ def export(folder: Path) -> DataFrame:
 def _read(path: Path) -> Record:
     if path.name.startswith(".") and path.name.endswith(".part"):
         raise ValueError("half-written by a run that was killed; its cell is measured again")
-    if not path.is_file() or path.suffix != ".json":
+    if not files.is_file(path) or path.suffix != ".json":
         raise ValueError("not a record of effbench")
+    content = files.read_bytes(path, RECORD_BYTES)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(content.decode())
     except UnicodeDecodeError:
         raise ValueError("damaged: not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"damaged: not JSON ({error.msg} at line {error.lineno})") from None
+    except ValueError as error:
+        raise ValueError(f"damaged: {error}") from None
     if not isinstance(data, dict) or set(data) != {"checksum", "record"}:
         raise ValueError("not a record of effbench")
     try:
         record = record_from(data["record"])
-    except (ValueError, TypeError) as error:
+        check_content(record, _COLUMNS)
+    except ValueError as error:
         raise ValueError(f"damaged or of another version: {error}") from None
     # what was written is checked, not what this version would write: it may know more fields
     if _checksum(_canonical(data["record"])) != data["checksum"]:
@@ -304,3 +339,4 @@ def _machine_name(record: Record) -> str:
 
 
 _EMPTY = Record(cell=Cell(mechanism="", probe="time", seq_len=1), status="ok")
+_COLUMNS = frozenset(_row(_EMPTY))  # of every row

@@ -10,13 +10,14 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from effbench import machine, registry
+from effbench import files, machine, registry
 from effbench.spec import (
     ALLOCATORS,
+    DEVICE,
     DTYPES,
     MODES,
     PROBES,
@@ -27,107 +28,40 @@ from effbench.spec import (
     UsageError,
     spec_label,
 )
+from effbench.values import MOST, MOST_SEED
+
+# the readers of values, which the commands take from here
+from effbench.values import parse_bytes as parse_bytes
+from effbench.values import parse_lengths as parse_lengths
+from effbench.values import parse_seconds as parse_seconds
+from effbench.values import parse_share as parse_share
+from effbench.values import parse_time_s as parse_time_s
+from effbench.values import parse_whole as parse_whole
+from effbench.wording import shown
+
+MOST_THREADS = 4096
+MOST_REPEATS = 1000
+MOST_CELLS = 100_000  # of one sweep
+MOST_NUMBERS = 10**12  # of the input of one cell, batch x length x width
 
 Axis = tuple[Any, ...]
+T = TypeVar("T")
+_NAME = r"\w[\w.-]{0,99}"  # a folder of results/ has it
 _CELL_SECONDS = {"accuracy": 3600.0}
 _DEFAULT_TIMEOUT_S = 300.0
 _MEMORY_SHARE = 0.8
 _DIGEST = 6  # letters in the name of a changed sweep
-# A keyboard has either of the two letters: the micro sign and the Greek mu.
-_SECONDS_IN = {"us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
-def parse_lengths(text: str | int) -> list[int]:
-    """``128,512``, ``512:16384:x2`` (times 2) or ``512:4096:+512`` (plus 512), ends included."""
-    values: list[int] = []
-    for part in str(text).split(","):
-        pieces = part.strip().split(":")
-        if len(pieces) == 1:
-            values.append(parse_whole("seq_len", pieces[0]))
-            continue
-        step = re.fullmatch(r"([x*+])(\d+)", pieces[2].strip()) if len(pieces) == 3 else None
-        if step is None:
-            raise UsageError(
-                f"seq_len {part.strip()!r} is neither a length nor a range; write 128,512 or 512:16384:x2"
-            )
-        value, end = parse_whole("seq_len", pieces[0]), parse_whole("seq_len", pieces[1])
-        by, times = int(step[2]), step[1] != "+"
-        if by < (2 if times else 1) or end < value:
-            raise UsageError(f"seq_len {part.strip()!r} never reaches its end")
-        while value <= end:
-            values.append(value)
-            value = value * by if times else value + by
-    return values
-
-
-def parse_bytes(text: str | int | float) -> int:
-    """``8GiB``, ``512MiB``, ``4GB`` or plain bytes."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*([kKMGT]i?)?B?\s*", str(text))
-    try:
-        number = float(found[1]) if found else 0.0
-    except ValueError:
-        number = 0.0
-    if not found or number <= 0:
-        raise UsageError(f"{text!r} is not an amount of memory; write 8GiB, 512MiB or a number of bytes")
-    unit = (found[2] or "").upper()
-    power = " KMGT".index(unit[0]) if unit else 0
-    return int(number * (1024 if unit.endswith("I") else 1000) ** power)
-
-
-def parse_seconds(text: str | int | float) -> float:
-    """``90s``, ``10m``, ``1.5h`` or plain seconds."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)?\s*", str(text))
-    seconds = float(found[1]) * _SECONDS_IN[found[2] or "s"] if found else 0.0
-    if seconds <= 0:
-        raise UsageError(f"{text!r} is not a time; write 90s, 10m or 1h")
-    return seconds
-
-
-def parse_time_s(text: str | int | float, *, zero: bool = False) -> float:
-    """``10us``, ``10µs``, ``1.5ms``, ``90s``, ``10m``, ``1h`` or plain seconds; 0 only if asked."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([a-zµμ]+)?\s*", str(text))
-    scale = _SECONDS_IN.get(found[2] or "s") if found else None
-    seconds = -1.0
-    if found and scale:
-        # divided, not multiplied by a rounded 1e-6, so that 10us is 10e-6 to the last bit
-        seconds = float(found[1]) * scale if scale >= 1 else float(found[1]) / round(1 / scale)
-    if not 0 <= seconds < math.inf or (seconds == 0 and not zero):
-        raise UsageError(f"{text!r} is not a time; write 10us, 1.5ms, 90s, 10m or 1h")
-    return seconds
-
-
-def parse_share(name: str, value: object) -> float:
-    """``2%`` or ``0.02``: a share between 0 and 1, or UsageError naming what it was for."""
-    text = str(value).strip()
-    try:
-        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise UsageError(f"{name} {value!r} is not a share between 0 and 1; write 2% or 0.02")
-    return number
-
-
-def parse_whole(name: str, value: object, least: int = 1) -> int:
-    """A whole number of at least ``least``, or UsageError naming what it was for."""
-    try:
-        number = int(str(value).strip()) if not isinstance(value, bool) else least - 1
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise UsageError(f"{name} {value!r} is not a whole number of at least {least}")
-    return number
-
-
-def _whole_axis(name: str, least: int = 1) -> Callable[[Any], Axis]:
-    return lambda value: tuple(parse_whole(name, item, least) for item in _items(value))
+def _whole_axis(name: str, most: int = MOST) -> Callable[[Any], Axis]:
+    return lambda value: tuple(parse_whole(name, item, most=most) for item in _items(value))
 
 
 def _choice_axis(name: str, allowed: Sequence[str]) -> Callable[[Any], Axis]:
     def read(value: Any) -> Axis:
         for item in _items(value):
-            if item not in allowed:
-                raise UsageError(registry.unknown(name, str(item), list(allowed), "choose from"))
+            if not isinstance(item, str) or item not in allowed:
+                raise UsageError(registry.unknown(name, item, list(allowed), "choose from"))
         return tuple(_items(value))
 
     return read
@@ -144,7 +78,7 @@ def _specs(kind: registry.Kind) -> Callable[[Any], Axis]:
         items = value if isinstance(value, list | tuple) else [value]
         for item in items:
             if not isinstance(item, str):
-                raise UsageError(f"{kind} {item!r} is not text such as name:option=value")
+                raise UsageError(f"{kind} {shown(item)} is not text such as name:option=value")
         return tuple(spec_label(*registry.parse(item, kind)) for item in items)
 
     return read
@@ -155,14 +89,10 @@ def _lengths_axis(value: Any) -> Axis:
     return tuple(dict.fromkeys(n for part in parts for n in parse_lengths(part)))
 
 
-def _seconds_axis(value: Any) -> Axis:
-    return (parse_seconds(value),)
-
-
 def _device_axis(value: Any) -> Axis:
     for item in _items(value):
-        if not isinstance(item, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", item):
-            raise UsageError(f"device {item!r} is not cpu, cuda or cuda:N")
+        if not isinstance(item, str) or not re.fullmatch(DEVICE, item):
+            raise UsageError(f"device {shown(item)} is not cpu, cuda or cuda:N")
     return tuple(_items(value))
 
 
@@ -181,12 +111,12 @@ _AXES: dict[str, Callable[[Any], Axis]] = {
     "layers": _whole_axis("layers"),
     "dtype": _choice_axis("dtype", DTYPES),
     "device": _device_axis,
-    "threads": _whole_axis("threads"),
+    "threads": _whole_axis("threads", MOST_THREADS),
     "allocator": _choice_axis("allocator", ALLOCATORS),
-    "seconds": _seconds_axis,
+    "seconds": lambda value: (parse_seconds(value, "seconds"),),
     "precision": lambda value: (parse_share("precision", value),),
-    "repeats": lambda value: (parse_whole("repeats", value),),
-    "max_repeats": lambda value: (parse_whole("max_repeats", value),),
+    "repeats": lambda value: (parse_whole("repeats", value, most=MOST_REPEATS),),
+    "max_repeats": lambda value: (parse_whole("max_repeats", value, most=MOST_REPEATS),),
 }
 _NAMED: tuple[registry.Kind, ...] = ("mechanism", "task")
 _DEFAULTS: dict[str, Axis] = {
@@ -230,14 +160,14 @@ class Sweep:
         """A named sweep that comes with effbench. Raises UsageError naming the presets there are."""
         if name not in presets():
             raise UsageError(registry.unknown("preset", name, presets(), "there are"))
-        text = (files("effbench") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+        text = (resources.files("effbench") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
         return cls.from_toml(text, f"preset {name}", name)
 
     @classmethod
     def load(cls, path: str | Path) -> Sweep:
         """Read a TOML file. Raises UsageError with the file and what is wrong."""
         path = Path(path)
-        return cls.from_toml(_read_text(path), str(path), path.stem, path.parent)
+        return cls.from_toml(files.read_text(path), str(path), path.stem, path.parent)
 
     @classmethod
     def from_toml(cls, text: str, where: str, name: str, folder: Path = Path()) -> Sweep:
@@ -257,11 +187,11 @@ class Sweep:
             return cls(
                 name=_text(data, "name", name),
                 description=_text(data, "description", ""),
-                grids=tuple(_grid(grid, folder) for grid in grids),
-                seed=parse_whole("seed", data.get("seed", 0), least=0),
-                timeout_s=parse_seconds(data["timeout"]) if "timeout" in data else None,
-                memory_bytes=parse_bytes(data["memory_limit"]) if "memory_limit" in data else None,
-                budget_s=parse_seconds(data["budget"]) if "budget" in data else None,
+                grids=tuple(_grid(grid, number, folder) for number, grid in enumerate(grids, start=1)),
+                seed=parse_whole("seed", data.get("seed", 0), least=0, most=MOST_SEED),
+                timeout_s=_given(data, "timeout", parse_seconds),
+                memory_bytes=_given(data, "memory_limit", parse_bytes),
+                budget_s=_given(data, "budget", parse_seconds),
             )
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
@@ -313,6 +243,8 @@ class Sweep:
         layer.
         """
         found: dict[str, Cell] = {}
+        if (count := sum(_most_cells(grid) for grid in self.grids)) > MOST_CELLS:
+            raise UsageError(f"{self.name}: up to {count} cells, more than {MOST_CELLS}; take fewer values")
         for grid in self.grids:
             if "seq_len" not in grid or "mechanism" not in grid:
                 missing = "seq_len" if "seq_len" not in grid else "mechanism"
@@ -374,7 +306,7 @@ def cells_of(axes: Mapping[str, Axis], mechanism: str, options: Mapping[str, Opt
 
 def presets() -> list[str]:
     """The names of the sweeps that come with effbench."""
-    folder = files("effbench") / "presets"
+    folder = resources.files("effbench") / "presets"
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
@@ -393,14 +325,7 @@ def read_axis(name: str, value: Any) -> Axis:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises UsageError with the file and what is wrong."""
-    return _parse_toml(_read_text(path), str(path))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+    return _parse_toml(files.read_text(path), str(path))
 
 
 def _parse_toml(text: str, where: str) -> dict[str, Any]:
@@ -411,24 +336,34 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
         end = f"at line {len(lines)}, column {len(lines[-1]) + 1}, the end of the file"
         reason = str(error).replace("at end of document", end)
         raise UsageError(f"{where}: not valid TOML: {reason}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UsageError(f"{where}: cannot be read as TOML: {reason}") from None
 
 
 def _text(data: Mapping[str, Any], key: str, default: str) -> str:
     value = data.get(key, default)
-    if not isinstance(value, str) or (key == "name" and not re.fullmatch(r"[\w.-]+", value)):
-        raise UsageError(f"{key} {value!r} is not {'a plain name' if key == 'name' else 'text'}")
+    if not isinstance(value, str) or (key == "name" and not re.fullmatch(_NAME, value)):
+        raise UsageError(f"{key} {shown(value)} is not {'a plain name' if key == 'name' else 'text'}")
     return value
 
 
-def _grid(data: Mapping[str, Any], folder: Path) -> dict[str, Axis]:
+def _given(data: Mapping[str, Any], key: str, read: Callable[[Any, str], T]) -> T | None:
+    return read(data[key], key) if key in data else None
+
+
+def _grid(data: Mapping[str, Any], number: int, folder: Path) -> dict[str, Axis]:
     found = dict(data)
     for kind in _NAMED:
-        if kind in found and all(isinstance(item, str) for item in _items_whole(found[kind])):
-            found[kind] = [_moved(item, folder, Path()) for item in _items_whole(found[kind])]
-    return {key: read_axis(key, value) for key, value in found.items()}
+        if kind in found and all(isinstance(item, str) for item in _whole_items(found[kind])):
+            found[kind] = [_moved(item, folder, Path()) for item in _whole_items(found[kind])]
+    try:
+        return {key: read_axis(key, value) for key, value in found.items()}
+    except UsageError as error:
+        raise UsageError(f"grid {number}: {error}") from None
 
 
-def _items_whole(value: Any) -> list[Any]:
+def _whole_items(value: Any) -> list[Any]:
     """The items of a list, or the one value; a text is not split at its commas."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
@@ -458,6 +393,13 @@ def _full(grid: Mapping[str, Axis]) -> dict[str, Axis]:
     return full
 
 
+def _most_cells(grid: Mapping[str, Axis]) -> int:
+    """The cells of a grid with all the repeats that there may be, as far as one can tell beforehand."""
+    full = _full(grid)
+    repeats: int = max(full["repeats"][0], full["max_repeats"][0])
+    return math.prod(len(axis) for axis in full.values()) * repeats
+
+
 def _cells(values: dict[str, Any], seed: int, repeats: int, at_most: int) -> list[Cell]:
     (mechanism, options), (task, task_options) = values.pop("mechanism"), values.pop("task")
     if "batch_tokens" in values:
@@ -477,8 +419,11 @@ def _cells(values: dict[str, Any], seed: int, repeats: int, at_most: int) -> lis
             values["seconds"], values["precision"], repeats = 0.0, 0.0, 1
         else:
             repeats = max(repeats, at_most)
-    if not math.isfinite(values["seconds"]):
-        raise UsageError(f"seconds {values['seconds']} is not finite")
+    if (count := values["batch_size"] * values["seq_len"] * values["d_model"]) > MOST_NUMBERS:
+        raise UsageError(
+            f"batch_size {values['batch_size']} x seq_len {values['seq_len']} x d_model {values['d_model']} "
+            f"is {count} numbers, more than {MOST_NUMBERS}"
+        )
     return [
         Cell(
             mechanism=mechanism,

@@ -1,8 +1,14 @@
-"""Words that both tables and messages need: plurals, and texts cut to a line. Standard library only."""
+"""Words that messages and tables need: texts cut to one printable line, plurals. Standard library only."""
 
 from __future__ import annotations
 
+import re
+import reprlib
+
 MOST_CHARACTERS = 300
+_VALUE = 80  # characters of a value inside a message
+_GAP = " ... "
+_BITS = 200  # of an integer that is written in decimal: Python refuses thousands of digits
 
 
 def plural(count: int, noun: str, several: str = "") -> str:
@@ -10,10 +16,38 @@ def plural(count: int, noun: str, several: str = "") -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {several or noun + 's'}"
 
 
+def shown(value: object, most: int = _VALUE) -> str:
+    """The value as Python writes it, in at most ``most`` printable characters."""
+    if isinstance(value, str):
+        return _cut(repr(value if len(value) <= 2 * most else value[:most] + value[-most:]), most)
+    return one_line(_Short().repr(value), most)
+
+
 def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
-    """The text in one line of at most ``most`` characters, its middle left out where it is longer."""
-    line = " ".join(text.split())
-    if len(line) <= most:
-        return line
+    """The text in one line of at most ``most`` printable characters, its middle left out where it is longer.
+
+    A line end with the blanks around it is a space; other control characters are escaped.
+    """
+    line = _cut(text.strip(), 8 * most)  # before the rest, which takes a while for megabytes
+    if not line.isprintable():
+        line = re.sub(r"\s*[\t\n\v\f\r]\s*", " ", line)
+        line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
+    return _cut(line, most)
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
     end = most // 3
-    return f"{line[: most - end - 5]} ... {line[-end:]}"
+    return f"{text[: most - end - len(_GAP)]}{_GAP}{text[-end:]}"
+
+
+class _Short(reprlib.Repr):
+    """What Python's ``repr`` writes, but for a few items of a few levels, and of integers of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, _VALUE, _VALUE
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= _BITS else f"an integer of {x.bit_length()} bits"

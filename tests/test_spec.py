@@ -18,9 +18,11 @@ from effbench.spec import (
     Record,
     cell_from,
     job_from,
+    parse_json,
     record_from,
     to_json,
 )
+from effbench.wording import one_line
 
 options = st.dictionaries(
     st.text("abcdef", min_size=1), st.booleans() | st.integers(-9, 9) | st.text("xyz") | st.none(), max_size=3
@@ -38,10 +40,10 @@ records = st.builds(
     Record,
     cell=cells,
     status=st.sampled_from(STATUSES),
-    reason=st.text(),
+    reason=st.text().map(one_line),
     samples=st.dictionaries(st.text("abc", min_size=1), st.lists(st.floats(0, 1e9)).map(tuple), max_size=2),
     values=st.dictionaries(
-        st.text("abc", min_size=1), st.integers() | st.floats(-1, 1) | st.none(), max_size=2
+        st.text("abc", min_size=1), st.integers(-(2**62), 2**62) | st.floats(-1, 1) | st.none(), max_size=2
     ),
     limits=st.none() | st.builds(Limits, timeout_s=st.floats(1, 9), memory_bytes=st.integers(1, 10**12)),
 )
@@ -49,7 +51,7 @@ records = st.builds(
 
 @given(records)
 def test_a_record_survives_the_wire(record):
-    assert record_from(json.loads(to_json(record))) == record
+    assert record_from(parse_json(to_json(record))) == record
 
 
 @given(cells, st.integers(1, 10**12))

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from effbench import registry, sweep
+from effbench import files, registry, sweep
 from effbench.gate.exact import FIGURES as EXACT
 from effbench.spec import MODES, Cell, Option, UsageError, spec_label
+from effbench.values import number, parse_share, parse_time_s, parse_whole
+from effbench.wording import shown
 
 TABLE = "tool.effbench.gate"
 # One thread, since on a shared machine the others wait for whoever has the other cores.
@@ -163,7 +165,7 @@ class _Part:
 def _file(root: Path, config: Path | None) -> tuple[dict[str, Any], str]:
     """The table of settings, empty if there is none, and how to name its place in a complaint."""
     path = config or root / "pyproject.toml"
-    if config is None and not path.is_file():
+    if config is None and not files.is_file(path):
         return {}, str(path)
     data = sweep.read_toml(path)
     if path.name != "pyproject.toml":
@@ -182,7 +184,7 @@ def _file(root: Path, config: Path | None) -> tuple[dict[str, Any], str]:
 
 def _table(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UsageError(f"{name} {value!r} is not a table")
+        raise UsageError(f"{name} {shown(value)} is not a table")
     return value
 
 
@@ -211,15 +213,14 @@ def _axis(name: str, value: Any) -> tuple[Any, ...]:
 
 def _mechanism(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise UsageError(f"{name} {value!r} is not text such as fastformer or path/to/file.py:MyAttention")
+        raise UsageError(
+            f"{name} {shown(value)} is not text such as fastformer or path/to/file.py:MyAttention"
+        )
     return value
 
 
 def _time_s(name: str, value: Any, *, zero: bool = False) -> float:
-    try:
-        return sweep.parse_time_s(value, zero=zero)
-    except UsageError as error:
-        raise UsageError(f"{name} {error}") from None
+    return parse_time_s(value, name, zero=zero)
 
 
 def _floor_s(name: str, value: Any) -> float:
@@ -228,7 +229,7 @@ def _floor_s(name: str, value: Any) -> float:
 
 def _bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise UsageError(f"{name} {value!r} is not true or false")
+        raise UsageError(f"{name} {shown(value)} is not true or false")
     return value
 
 
@@ -242,23 +243,23 @@ def _exact(value: Any) -> dict[str, float | None]:
 def _tolerance(name: str, value: Any) -> float | None:
     if isinstance(value, bool):
         return 0.0 if value else None
-    if str(value).strip() in ("0", "0%", "0.0"):
+    if number(value.removesuffix("%") if isinstance(value, str) else value) == 0:
         return 0.0
     try:
-        return sweep.parse_share(name, value)
+        return parse_share(name, value)
     except UsageError as error:
         raise UsageError(f"{error}, 0 for no growth at all, or false to leave it out") from None
 
 
 def _overrides(value: Any) -> list[Override]:
     if not isinstance(value, list | tuple):
-        raise UsageError(f"cell {value!r} is not a list of tables; write [[cell]], or [[{TABLE}.cell]]")
+        raise UsageError(f"cell {shown(value)} is not a list of tables; write [[cell]], or [[{TABLE}.cell]]")
     found = []
-    for number, table in enumerate(value, start=1):
+    for place, table in enumerate(value, start=1):
         try:
             found.append(_override(_table("this", table)))
         except UsageError as error:
-            raise UsageError(f"cell {number}: {error}") from None
+            raise UsageError(f"cell {place}: {error}") from None
     return found
 
 
@@ -274,9 +275,9 @@ def _override(table: Mapping[str, Any]) -> Override:
 
 
 def _mode(name: str, value: Any) -> str:
-    if value not in MODES:
-        raise UsageError(registry.unknown(name, str(value), MODES, "choose from"))
-    return str(value)
+    if not isinstance(value, str) or value not in MODES:
+        raise UsageError(registry.unknown(name, value, MODES, "choose from"))
+    return value
 
 
 def _names(text: str, cell: Cell) -> bool:
@@ -292,15 +293,15 @@ def _names(text: str, cell: Cell) -> bool:
 _Reader = Callable[[str, Any], Any]
 # What else a file may set beside axes, exact figures and overrides: the field, and what reads its value.
 _VALUES: dict[str, tuple[str, _Reader]] = {
-    "threshold": ("threshold", sweep.parse_share),
+    "threshold": ("threshold", parse_share),
     "floor": ("floor_s", _floor_s),
-    "error": ("error", sweep.parse_share),
+    "error": ("error", parse_share),
     "budget": ("budget_s", _time_s),
     "time": ("time", _bool),
 }
 _CELL_VALUES: dict[str, tuple[str, _Reader]] = {
     "mechanism": ("mechanism", _mechanism),
-    "seq_len": ("seq_len", sweep.parse_whole),
+    "seq_len": ("seq_len", parse_whole),
     "mode": ("mode", _mode),
     "threshold": _VALUES["threshold"],
     "floor": _VALUES["floor"],

@@ -72,7 +72,13 @@ class Checkpoint:
         if belongs != self._belongs:
             self.ignore("it belongs to another cell, code, data or machine")
             return None
-        state = torch.load(io.BytesIO(memoryview(data)[start:]), map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(io.BytesIO(memoryview(data)[start:]), map_location="cpu", weights_only=True)
+        except (
+            Exception
+        ) as error:  # it is as it was written, but this torch does not read it: of no one class
+            self.ignore(f"torch cannot read it ({type(error).__name__})")
+            return None
         assert isinstance(state, dict)
         return state
 
