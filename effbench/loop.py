@@ -8,12 +8,12 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from effbench import machine, registry
+from effbench import files, machine, registry
 from effbench.analyse.load import is_crowded
 from effbench.analyse.statistics import half_width, median_interval
 from effbench.analyse.summary import summarise
@@ -411,28 +411,48 @@ def _check_tasks(
 ) -> tuple[dict[str, str], list[str]]:
     """(task label -> fingerprint of its data, reasons why others' data is not known).
 
-    Raises UsageError for options that do not fit and, if ``strict``, for data that does not.
+    Raises UsageError for a data folder, options or lengths that do not fit, for a task that cannot be
+    imported and, if ``strict``, for data that does not fit.
     """
     fingerprints: dict[str, str] = {}
     unknown: dict[str, str] = {}
+    tasks: dict[str, Any] = {}
+    fitting: set[tuple[str, int]] = set()
     for cell in cells:
         label = _task_label(cell)
-        if not label or label in fingerprints or label in unknown:
+        if not label or label in unknown or (label, cell.seq_len) in fitting:
             continue
-        kind = registry.load(registry.find(cell.task or "", "task"))
         try:
-            task = kind(**cell.task_options)
-        except (ValueError, TypeError) as error:
+            if label not in tasks:
+                if data_dir is not None:
+                    files.entries(data_dir)  # raises for a folder that is not there
+                tasks[label] = _task_class(cell.task or "")(**cell.task_options)
+                try:
+                    fingerprints[label] = tasks[label].check(data_dir)
+                except UsageError as error:
+                    if strict:
+                        raise
+                    unknown[label] = f"the data of {label}: {error}"
+                    continue
+            tasks[label].check_length(cell.seq_len, data_dir)
+        except UsageError:
+            raise
+        except (ValueError, TypeError, OSError) as error:
             raise UsageError(f"task {label}: {error}") from None
-        try:
-            fingerprints[label] = task.check(data_dir)
-        except UsageError as error:
-            if strict:
-                raise
-            unknown[label] = f"the data of {label}: {error}"
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"task {label}: {error}") from None
+        fitting.add((label, cell.seq_len))
     return fingerprints, list(unknown.values())
+
+
+def _task_class(name: str) -> Callable[..., Any]:
+    plugin = registry.find(name, "task")
+    try:
+        return registry.load(plugin)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        raise UsageError(
+            f"task {name}: {plugin.path} cannot be imported: {type(error).__name__}: {error}"
+        ) from None
 
 
 def _task_label(cell: Cell) -> str:

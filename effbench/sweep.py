@@ -175,7 +175,7 @@ class Sweep:
 
         Files of plug-ins are named from ``folder``, where the sweep's own file lies.
         """
-        data = _parse_toml(text, where)
+        data = parse_toml(text, where)
         grids = data.pop("grid", [])
         if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) for grid in grids):
             raise UsageError(f"{where}: needs at least one [[grid]] table")
@@ -325,10 +325,11 @@ def read_axis(name: str, value: Any) -> Axis:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises UsageError with the file and what is wrong."""
-    return _parse_toml(files.read_text(path), str(path))
+    return parse_toml(files.read_text(path), str(path))
 
 
-def _parse_toml(text: str, where: str) -> dict[str, Any]:
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The tables of a TOML text; ``where`` names it in a complaint, which is a UsageError."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -21,7 +21,8 @@ MOST_BYTES = 2**60
 MOST_LENGTHS = 1000  # of one axis
 
 _WHOLE = re.compile(r"-?[0-9]{1,4000}")  # more digits than Python reads
-_NUMBER = re.compile(r"-?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,6})?")
+NUMBER = r"-?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,6})?"
+_NUMBER = re.compile(NUMBER)
 _BLANKS = " \t"
 # A keyboard has either of the two letters: the micro sign and the Greek mu.
 _SECONDS_IN = {"us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}

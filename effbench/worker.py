@@ -91,9 +91,11 @@ def _probe(job: Job, progress: Progress, watch: Watch) -> tuple[Samples, Values]
         return measure_audit(cell, progress)
     if cell.probe == "accuracy":
         from effbench.probes.accuracy import measure_accuracy
+        from effbench.tasks import confirm
 
         task = registry.load(registry.find(cell.task or "", "task"))(**cell.task_options)
         data_dir = Path(job.data_dir) if job.data_dir else None
+        confirm(task, data_dir, job.data)
         _check_before_training(make, cell, watch)
         return measure_accuracy(
             task,

@@ -613,7 +613,7 @@ POST = {"label": "cars", "text": "a"}
     [
         ("{", r"train.jsonl:2: not JSON"),
         ("[1]", r"train.jsonl:2: not a JSON object but list"),
-        ({"label": "cars"}, r"train.jsonl:2: column 'text' is NoneType, not text"),
+        ({"label": "cars"}, r"train.jsonl:2: the column 'text' is missing; it has label"),
         ({"label": 3, "text": "a"}, r"train.jsonl:2: column 'label' is int, not text"),
     ],
 )

@@ -286,16 +286,18 @@ def test_errors_in_files_name_them(tmp_path):
         with pytest.raises(UsageError, match=r"1.npy:4: .*sample_3.png is not a whole PNG"):
             Pathfinder().data(1024, 0, tmp_path)
     Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(image)
-    with pytest.raises(UsageError, match=r"1.npy:4: .*32 x 32 pixels of mode RGB, not 32 x 32 8-bit grey"):
+    with pytest.raises(
+        UsageError, match=r"1.npy:4: .*32 x 32 pixels of 8-bit RGB, not 32 x 32 of 8-bit grey"
+    ):
         Pathfinder().data(1024, 0, tmp_path)
     np.save(inside / "metadata" / "1.npy", np.full(3, -1.0))
-    with pytest.raises(UsageError, match=r"1.npy: not text; expected lines"):
+    with pytest.raises(UsageError, match=r"1.npy:1: not text; expected lines"):
         Pathfinder().check(tmp_path)
 
 
 def test_images_of_another_side_are_refused(tmp_path):
     write_release(tmp_path, side=16)
-    with pytest.raises(UsageError, match=r"0.npy:1: .*16 x 16 pixels of mode L, not 32 x 32"):
+    with pytest.raises(UsageError, match=r"0.npy:1: .*16 x 16 pixels of 8-bit grey, not 32 x 32"):
         Pathfinder().data(1024, 0, tmp_path)
 
 

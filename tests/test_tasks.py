@@ -324,11 +324,11 @@ def test_a_damaged_cache_file_is_made_anew(damage):
     assert np.array_equal(cached("thing", {}, lambda: {"a": expected + 2})["a"], expected + 1)
 
 
-def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_costs_time_and_no_result(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(UsageError, match="XDG_CACHE_HOME"):
-        cached("thing", {}, lambda: {"a": np.arange(3)})
+    for number in (1, 2):
+        assert cached("thing", {}, lambda n=number: {"a": np.array([n])})["a"] == number
 
 
 def test_a_failed_write_leaves_no_file(monkeypatch):
@@ -336,8 +336,7 @@ def test_a_failed_write_leaves_no_file(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(UsageError, match="No space left"):
-        cached("thing", {}, lambda: {"a": np.arange(3)})
+    assert cached("thing", {}, lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
     assert list(cache_dir().iterdir()) == []
 
 

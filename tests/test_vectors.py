@@ -82,7 +82,7 @@ def test_a_packed_file_reads_the_same(tmp_path, suffix, opener):
 def test_a_damaged_packed_file_is_named(tmp_path):
     packed = tmp_path / "g.txt.gz"
     packed.write_bytes(gzip.compress(b"the 1 2\n" * 1000)[:-12])
-    with pytest.raises(UsageError, match=r"g\.txt\.gz:\d+: cannot be read"):
+    with pytest.raises(UsageError, match=r"g\.txt\.gz:\d+: cannot be unpacked"):
         initial(["the"], str(packed), 0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -14,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 from effbench.analyse.load import undisturbed
+from effbench.analyse.published_data import ALONE as ALONE
+from effbench.analyse.published_data import PANELS, SCORES, read
+from effbench.analyse.published_data import SCORED as SCORED
 from effbench.analyse.seeds import SETTING, compare, holm, seed_scores, trainings
 from effbench.analyse.statistics import LEVEL, ratio_interval
 from effbench.analyse.summary import IDENTITY, label
@@ -21,15 +23,12 @@ from effbench.spec import UsageError
 
 LENGTHS = ("paper", "equal")
 
-SCORED = ("table4", "figure3", "figure4")
 TIMED = ("figure2",)
-# Published numbers that effbench has no run for yet.
-ALONE = ("table5", "table6", "table7")
 WHAT = ("table4", "figure2", "figure3", "figure4", *ALONE)
 
 # The scores of the paper, and the columns of the raw frame that hold ours.
-METRICS = {"accuracy": "accuracy", "macro_f1": "test_macro_f1"}
-MODES = {"forward": "inference", "train": "training"}
+METRICS = dict(zip(SCORES, ("accuracy", "test_macro_f1"), strict=True))
+MODES = dict(zip(("forward", "train"), PANELS, strict=True))
 
 _AS_PUBLISHED = ("sharing", "published")
 
@@ -45,8 +44,8 @@ GROUP = [name for name in SETTING if name != "seq_len"]
 @cache
 def published() -> dict[str, Any]:
     """The data file: what the paper reports, as printed, and where it comes from."""
-    text = (files("effbench") / "published" / "fastformer.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    file = files("effbench") / "published" / "fastformer.toml"
+    return read(file.read_text(encoding="utf-8"), str(file))
 
 
 def published_scores(what: str) -> pd.DataFrame:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from effbench.files import is_dir
+from effbench.spec import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -99,8 +102,12 @@ class Task(ABC):
     def check(self, data_dir: Path | None) -> str:
         """A fingerprint of the input files, "" if the data is generated; called before anything runs.
 
-        Raises UsageError naming the file, line and column that is wrong, and what is allowed.
+        Raises UsageError naming the file, line and column that is wrong, and what is allowed: whatever can be
+        wrong with a file, so that ``data`` meets only what has changed since.
         """
+
+    def check_length(self, seq_len: int, data_dir: Path | None) -> None:  # noqa: B027  # none is refused
+        """Raise UsageError for a length that the task or its files do not have; called after ``check``."""
 
     @abstractmethod
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
@@ -264,7 +271,13 @@ def folder_of(data_dir: Path | None, *names: str) -> Path | None:
     """
     if data_dir is None:
         return None
-    return next((data_dir / name for name in names if (data_dir / name).is_dir()), data_dir)
+    return next((data_dir / name for name in names if is_dir(data_dir / name)), data_dir)
+
+
+def confirm(task: Task, data_dir: Path | None, fingerprint: str) -> None:
+    """Raise UsageError where the task's files are not what they were when ``check`` gave the fingerprint."""
+    if fingerprint and task.check(data_dir) != fingerprint:
+        raise UsageError(f"{data_dir}: the data changed after the run was planned; run it again")
 
 
 def prior(train: Examples, test: Examples, clue: Callable[[Examples], Integers] | None = None) -> float:

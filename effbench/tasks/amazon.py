@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from effbench.files import entries
 from effbench.spec import UsageError
 from effbench.tasks import folder_of, require
 from effbench.tasks.cache import Arrays, cached
+from effbench.tasks.reading import digest_of, lines
 from effbench.tasks.sources import (
     WHOLE,
     Source,
     Text,
-    digest_of,
     hub_failure,
     hub_loader,
     json_object,
-    lines,
     reservoir,
     text_column,
 )
 from effbench.tasks.text import TextClassification
+from effbench.wording import shown
 
 STARS = ("1", "2", "3", "4", "5")
 COLUMNS = (("reviewText", "overall"), ("text", "rating"))  # of 2014, of 2023
@@ -96,7 +98,7 @@ class AmazonElectronics(TextClassification):
         folder = folder_of(data_dir, "amazon")
         if folder is None:
             return self._hub()
-        paths = sorted({path for pattern in PATTERNS for path in folder.glob(pattern)})
+        paths = [path for path in entries(folder) if any(fnmatch(path.name, each) for each in PATTERNS)]
         if not paths:
             raise UsageError(
                 f"{folder}: there is neither reviews_Electronics*.json nor Electronics*.jsonl (or .gz, .xz), "
@@ -108,7 +110,12 @@ class AmazonElectronics(TextClassification):
         path = paths[0]
 
         def read(part: str) -> list[Text]:
-            found = reservoir(_reviews(path), self.count)
+            try:
+                found = reservoir(_reviews(path), self.count, lambda review: len(review.text))
+            except UsageError:
+                raise
+            except ValueError as error:
+                raise UsageError(f"{path}: {error}") from None
             self._enough(len(found), str(path))
             return found
 
@@ -168,7 +175,7 @@ class AmazonElectronics(TextClassification):
 
 
 def _reviews(path: Path) -> Iterator[Text]:
-    for number, line in lines(path):
+    for number, line in lines(path, most=None):
         where = f"{path}:{number}"
         review = _review(json_object(line, where, ()), where)
         if review is not None:
@@ -186,6 +193,6 @@ def _review(row: dict[str, Any], where: str) -> Text | None:
             )
     value = row[stars]
     if isinstance(value, bool) or not isinstance(value, int | float) or value not in (1, 2, 3, 4, 5):
-        raise UsageError(f"{where}: column {stars!r} is {value!r}, not 1 to 5 stars")
+        raise UsageError(f"{where}: column {stars!r} is {shown(value)}, not 1 to 5 stars")
     written = text_column(row, text, where)
     return Text(written, str(int(value))) if written.strip() else None

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from effbench.files import entries, is_dir
 from effbench.spec import UsageError
 from effbench.tasks import Integers, folder_of, require
 from effbench.tasks.sources import OFFICIAL, Source, Text, TextFile, hub, json_lines, text_column, text_files
 from effbench.tasks.text import Corpus, TextClassification
+from effbench.wording import shown
 
 POLARITIES = ("neg", "pos")
 RATINGS = (1, 2, 3, 4, 7, 8, 9, 10)
@@ -127,7 +129,7 @@ def _source(data_dir: Path | None) -> Source:
 def _review(row: dict[str, Any], where: str) -> Text:
     label, rating = row["label"], row.get("rating")
     if type(label) is not int or label not in (0, 1):
-        raise UsageError(f"{where}: column 'label' is {label!r}, not 0 (negative) or 1 (positive)")
+        raise UsageError(f"{where}: column 'label' is {shown(label)}, not 0 (negative) or 1 (positive)")
     text = text_column(row, "text", where)
     if rating is None:
         return Text(text, POLARITIES[label])
@@ -136,14 +138,14 @@ def _review(row: dict[str, Any], where: str) -> Text:
 
 def _checked_rating(rating: object, label: int, what: str) -> int:
     if type(rating) is not int or rating not in RATINGS:
-        raise UsageError(f"{what} is {rating!r}, not one of {', '.join(map(str, RATINGS))}")
+        raise UsageError(f"{what} is {shown(rating)}, not one of {', '.join(map(str, RATINGS))}")
     if (rating >= 7) != (label == 1):
         raise UsageError(f"{what} is {rating}, but the review is {'positive' if label else 'negative'}")
     return rating
 
 
 def _folders(folder: Path) -> Source | None:
-    root = next((path for path in (folder, folder / "aclImdb") if (path / "train").is_dir()), None)
+    root = next((path for path in (folder, folder / "aclImdb") if is_dir(path / "train")), None)
     if root is None:
         return None
     files: dict[str, list[TextFile]] = {}
@@ -151,16 +153,16 @@ def _folders(folder: Path) -> Source | None:
         files[split] = []
         for label, name in enumerate(POLARITIES):
             part = root / split / name
-            if not part.is_dir():
+            if not is_dir(part):
                 raise UsageError(f"{part}: there is no such folder")
-            found = sorted((*_named(path, label), path) for path in part.iterdir() if path.suffix == ".txt")
+            found = sorted((*_named(path, label), path) for path in entries(part) if path.suffix == ".txt")
             files[split] += [TextFile(path=path, label=name, number=rating) for _, rating, path in found]
     return text_files(root, files)
 
 
 def _named(path: Path, label: int) -> tuple[int, int]:
     """(id, rating) from ``<id>_<rating>.txt``."""
-    match = re.fullmatch(r"(\d+)_(\d+)", path.stem)
+    match = re.fullmatch(r"([0-9]+)_([0-9]+)", path.stem)
     if match is None:
         raise UsageError(f"{path}: its name is not <id>_<rating>.txt")
     return int(match[1]), _checked_rating(int(match[2]), label, f"{path}: the rating in its name")

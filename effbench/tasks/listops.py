@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from effbench.spec import UsageError
 from effbench.tasks import Classification, Examples, Integers, Splits, folder_of, prior, require
 from effbench.tasks.cache import Arrays, cached
+from effbench.tasks.reading import decoded, digest_of, lines, unchanged
+from effbench.wording import shown
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 TOKENS = ("<pad>", *OPERATORS, "]", *"0123456789")
@@ -81,6 +83,14 @@ class ListOps(Classification):
         folder = self._folder(data_dir)
         return "" if folder is None else _files(folder)[1]
 
+    def check_length(self, seq_len: int, data_dir: Path | None) -> None:
+        """A length must hold the files' longest tree, or be one that trees can be drawn for."""
+        folder = self._folder(data_dir)
+        if folder is None:
+            _check_shape(self._shape(seq_len))
+        else:
+            self._from_files(folder, seq_len)
+
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
         """Trees of fewer than ``seq_len`` tokens drawn with ``seed``, or the files' rows."""
         folder = self._folder(data_dir)
@@ -117,13 +127,16 @@ class ListOps(Classification):
                 )
         return parts
 
-    def _generated(self, seq_len: int, seed: int) -> list[Examples]:
-        shape = Shape(
+    def _shape(self, seq_len: int) -> Shape:
+        return Shape(
             max_depth=self.max_depth,
             max_args=self.max_args,
             min_length=seq_len // 4 if self.min_length is None else self.min_length,
             max_length=seq_len,
         )
+
+    def _generated(self, seq_len: int, seed: int) -> list[Examples]:
+        shape = self._shape(seq_len)
         key = {"version": _VERSION, "roots": _ROOTS, "seed": seed, "sizes": self.sizes, **vars(shape)}
 
         def make() -> Arrays:
@@ -162,7 +175,9 @@ def evaluate(tokens: Sequence[str]) -> int:
         elif len(token) == 1 and token in "0123456789":
             value = int(token)
         else:
-            raise ValueError(f"token {position} is {token!r}, not a digit, ] or one of {' '.join(OPERATORS)}")
+            raise ValueError(
+                f"token {position} is {shown(token)}, not a digit, ] or one of {' '.join(OPERATORS)}"
+            )
         if not stack:
             if position != len(tokens):
                 raise ValueError(f"the tree ends at token {position} of {len(tokens)}")
@@ -339,17 +354,12 @@ def _apply_all(operators: IntArray, args: IntArray, values: IntArray) -> IntArra
 def _files(folder: Path) -> tuple[Arrays, str]:
     """(arrays of all three parts, fingerprint); every row is parsed and evaluated when the files are new."""
     paths = [folder / name for name in FILES]
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise UsageError(
-                f"{path}: {error.strerror}; listops reads {', '.join(FILES)} there "
-                "(listops:data=generated needs no files)"
-            ) from None
-    fingerprint = digest.hexdigest()[:16]
+    try:
+        fingerprint = digest_of(paths)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; listops reads {', '.join(FILES)} there (listops:data=generated needs no files)"
+        ) from None
 
     def make() -> Arrays:
         arrays: Arrays = {}
@@ -362,7 +372,8 @@ def _files(folder: Path) -> tuple[Arrays, str]:
             arrays[f"{part}_labels"] = np.array([target for _, target in rows])
         return arrays
 
-    return cached("listops-files", {"version": _VERSION, "digest": fingerprint}, make), fingerprint
+    again = unchanged(fingerprint, lambda: digest_of(paths), folder)
+    return cached("listops-files", {"version": _VERSION, "digest": fingerprint}, make, again), fingerprint
 
 
 def _part(arrays: Arrays, name: str) -> Examples:
@@ -373,15 +384,18 @@ def _part(arrays: Arrays, name: str) -> Examples:
 
 def _rows(path: Path) -> Iterator[tuple[Integers, int]]:
     """(token ids, target) of each row of one of LRA's files."""
-    with path.open(encoding="utf-8", newline="\n") as file:
-        try:
-            header = file.readline().rstrip("\r\n")
+    header = None
+    for number, line in lines(path):
+        where = f"{path}:{number}"
+        text = decoded(line, where)
+        if header is not None:
+            yield _row(text, where)
+        else:
+            header = text
             if header.split("\t") != ["Source", "Target"]:
-                raise UsageError(f"{path}:1: the header is {header[:60]!r}, not 'Source<TAB>Target'")
-            for number, line in enumerate(file, start=2):
-                yield _row(line.rstrip("\r\n"), f"{path}:{number}")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: not UTF-8 text: {error.reason}") from None
+                raise UsageError(f"{where}: the header is {shown(header)}, not 'Source<TAB>Target'")
+    if header is None:
+        raise UsageError(f"{path}:1: the file is empty")
 
 
 def _row(line: str, where: str) -> tuple[Integers, int]:
@@ -394,7 +408,7 @@ def _row(line: str, where: str) -> tuple[Integers, int]:
     except ValueError as error:
         raise UsageError(f"{where}: column Source: {error}") from None
     if columns[1] not in tuple("0123456789"):
-        raise UsageError(f"{where}: column Target is {columns[1]!r}, not a digit")
+        raise UsageError(f"{where}: column Target is {shown(columns[1])}, not a digit")
     if int(columns[1]) != value:
         raise UsageError(f"{where}: column Target is {columns[1]}, but Source evaluates to {value}")
     return np.array([IDS[token] for token in tokens], dtype=np.uint8), value

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import math
 import pickle
+import pickletools
 import tarfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from effbench.files import is_file, why
 from effbench.spec import UsageError
 from effbench.tasks import Classification, Examples, Integers, Splits, folder_of, prior, require
 from effbench.tasks.cache import Arrays, cached
+from effbench.tasks.reading import content
 from effbench.tasks.text import stratified_order
 
 SIDE = 32
@@ -39,6 +40,7 @@ _VERSION = 1  # of the readers and the conversion to grey: raise it when their o
 _PRIOR_VERSION = 2  # of the linear model
 _PRIOR_STRENGTHS = (0.01, 0.1, 1.0)  # C
 _PRIOR_ROWS = 10_000  # a linear model on pixels gains little from more
+_BATCH_BYTES = 256 * 2**20  # of one of the files that hold images: the largest has 47 MB
 _ROW = 1 + 3 * SIDE * SIDE  # bytes of an image in the binary version, its label first
 _FASHION_SIDE = 28
 _IDX_IMAGES, _IDX_LABELS = 0x803, 0x801  # magic numbers: unsigned bytes in 3 dimensions, in 1
@@ -93,12 +95,13 @@ class GreyImage(Classification):
         self._rows(arrays, 0)
         return digest
 
+    def check_length(self, seq_len: int, data_dir: Path | None) -> None:
+        """A length is an image's."""
+        _side(seq_len)
+
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
         """Images of exactly ``seq_len`` pixels; ``seed`` draws the subsets."""
-        side = math.isqrt(seq_len)
-        if side not in SIDES or side * side != seq_len:
-            allowed = ", ".join(f"{s * s} ({s}x{s})" for s in SIDES)
-            raise UsageError(f"lra-image: seq_len {seq_len} is not the pixels of an image: {allowed}")
+        side = _side(seq_len)
         arrays, digest = self._images(data_dir)
         rows = self._rows(arrays, seed)
 
@@ -160,6 +163,14 @@ class GreyImage(Classification):
             order = stratified_order(labels, np.random.default_rng((seed, i)))
             rows[name] = offset + np.sort(order[:count])
         return rows
+
+
+def _side(seq_len: int) -> int:
+    side = math.isqrt(seq_len)
+    if side not in SIDES or side * side != seq_len:
+        allowed = ", ".join(f"{s * s} ({s}x{s})" for s in SIDES)
+        raise UsageError(f"lra-image: seq_len {seq_len} is not the pixels of an image: {allowed}")
+    return side
 
 
 def grey(rgb: Pixels) -> Pixels:
@@ -257,32 +268,30 @@ def _cifar(data_dir: Path | None) -> _Source:
 def _batches(folder: Path, name: str, archive: str, suffix: str) -> list[_File]:
     """The six files of one version, from its folder, from ``folder`` itself or its archive; [] if absent."""
     names = [f"{batch}{suffix}" for batch in BATCHES]
-    found = next((f for f in (folder / name, folder) if any((f / n).is_file() for n in names)), None)
+    found = next((f for f in (folder / name, folder) if any(is_file(f / n) for n in names)), None)
     if found is not None:
-        return [_File(name=str(found / n), content=_bytes(found / n)) for n in names]
+        return [_File(name=str(found / n), content=content(found / n, _BATCH_BYTES)) for n in names]
     path = folder / archive
-    if not path.is_file():
+    if not is_file(path):
         return []
     members: dict[str, bytes] = {}
+    unpacked = io.BytesIO(content(path))
     try:
-        with tarfile.open(path, "r:gz") as tar:
+        with tarfile.open(fileobj=unpacked, mode="r|") as tar:  # "|": never back, where a damaged one circles
             for member in tar:
-                file = tar.extractfile(member) if Path(member.name).name in names else None
+                file = tar.extractfile(member) if member.isreg() and _base(member) in names else None
                 if file is not None:
-                    members[Path(member.name).name] = file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise UsageError(f"{path}: cannot be unpacked: {error}") from None
+                    members[_base(member)] = file.read()
+    except Exception as error:  # a damaged archive raises nearly anything
+        raise UsageError(f"{path}: cannot be unpacked: {why(error)}") from None
     for n in names:
         if n not in members:
             raise UsageError(f"{path}: there is no {n} in it")
     return [_File(name=f"{path}:{n}", content=members[n]) for n in names]
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+def _base(member: tarfile.TarInfo) -> str:
+    return member.name.rpartition("/")[2]
 
 
 def _joined(files: Sequence[_File], reader: Callable[[_File], tuple[Pixels, Integers]]) -> Arrays:
@@ -336,9 +345,10 @@ def _reconstruct(*_: object) -> NDArray[np.uint8]:
 def _pickled(file: _File) -> tuple[Pixels, Integers]:
     """(grey pixels, labels) of a pickled dictionary with b"data" [n, 3072] and b"labels"."""
     try:
+        _refuse_large_memo(file.content)
         found = _ArraysOnly(io.BytesIO(file.content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise UsageError(f"{file.name}: not a batch of CIFAR-10's Python version: {error}") from None
+        raise UsageError(f"{file.name}: not a batch of CIFAR-10's Python version: {why(error)}") from None
     if not isinstance(found, dict) or not {b"data", b"labels"} <= set(found):
         raise UsageError(f"{file.name}: not a dictionary with b'data' and b'labels'")
     data, labels = found[b"data"], found[b"labels"]
@@ -355,6 +365,13 @@ def _pickled(file: _File) -> tuple[Pixels, Integers]:
     numbers = np.array(labels)
     _check_labels(numbers, file.name)
     return _grey_planes(data), numbers
+
+
+def _refuse_large_memo(content: bytes) -> None:
+    """Raise where the pickle has a number that makes the unpickler allocate as many places: up to 2^32."""
+    for operation, argument, place in pickletools.genops(content):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"byte {place}: place {argument} of its memory")
 
 
 def _hub() -> _Source:
@@ -405,7 +422,7 @@ def _fashion(data_dir: Path | None) -> _Source:
     for key, path in paths.items():
         if path is None:
             raise UsageError(f"{folder}: there is no {names[key]} (or .gz)")
-        files[key] = _File(name=str(path), content=_unpacked(path))
+        files[key] = _File(name=str(path), content=content(path, _BATCH_BYTES))
 
     def read() -> Arrays:
         arrays: Arrays = {}
@@ -425,17 +442,7 @@ def _fashion(data_dir: Path | None) -> _Source:
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
-    return next((path for suffix in ("", ".gz") if (path := folder / f"{name}{suffix}").is_file()), None)
-
-
-def _unpacked(path: Path) -> bytes:
-    content = _bytes(path)
-    if path.suffix != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise UsageError(f"{path}: cannot be unpacked: {error}") from None
+    return next((path for suffix in ("", ".gz") if is_file(path := folder / f"{name}{suffix}")), None)
 
 
 def _idx(file: _File, magic: int, shape: tuple[int, ...]) -> Pixels:

@@ -10,6 +10,7 @@ import numpy as np
 from effbench.spec import UsageError
 from effbench.tasks import Classification, Examples, Integers, Splits, imdb, prior, require
 from effbench.tasks.cache import Arrays, cached
+from effbench.tasks.reading import unchanged
 from effbench.tasks.text import stratified_order
 
 BYTES = 256
@@ -137,7 +138,8 @@ def _reviews(data_dir: Path | None) -> tuple[Arrays, str]:
             arrays[f"{split}_texts"] = np.frombuffer(hashes, dtype=np.int64)
         return arrays
 
-    return cached("lra-text", {"version": _VERSION, "digest": digest}, make), digest
+    again = unchanged(digest, lambda: imdb.digest(data_dir), data_dir or "IMDB")
+    return cached("lra-text", {"version": _VERSION, "digest": digest}, make, again), digest
 
 
 def decoded(part: Examples) -> list[str]:

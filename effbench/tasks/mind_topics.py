@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from effbench.files import entries, is_dir
 from effbench.spec import UsageError
 from effbench.tasks import folder_of, require
-from effbench.tasks.sources import PACKED, WHOLE, Source, Text, decoded, digest_of, lines, packed_file
+from effbench.tasks.reading import PACKED, decoded, digest_of, lines, packed_file
+from effbench.tasks.sources import WHOLE, Source, Text
 from effbench.tasks.text import TextClassification
+from effbench.wording import shown
 
 LOCATION = "https://huggingface.co/datasets/yjw1029/MIND (MINDsmall_train.zip and the like)"
 COLUMNS = (
@@ -77,8 +80,9 @@ class MINDTopics(TextClassification):
             raise UsageError(
                 f"mind-topics needs MIND's news: pass --data-dir DIR with news.tsv, unpacked from {LOCATION}"
             )
-        folders = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
-        folders += sorted(path for path in folder.glob("MIND*/*") if path.is_dir())
+        inner = [path for path in entries(folder) if is_dir(path)]
+        zipped = [path for path in inner if path.name.startswith("MIND")]
+        folders = [folder, *inner, *(path for outer in zipped for path in entries(outer) if is_dir(path))]
         paths = [path for inside in folders if (path := packed_file(inside, "news.tsv")) is not None]
         if not paths:
             names = ", ".join(f"news.tsv{suffix}" for suffix in PACKED)
@@ -110,13 +114,13 @@ def _news(paths: list[Path]) -> Iterator[tuple[Text, str]]:
             news, category, _, title, abstract, *_ = columns
             for column, value in (("news id", news), ("category", category)):
                 if not value.strip() or not value.isprintable():
-                    raise UsageError(f"{where}: column {column!r} is {value!r}")
+                    raise UsageError(f"{where}: column {column!r} is {shown(value)}")
             if news in seen:
                 before, place = seen[news]
                 if before != category:
                     raise UsageError(
-                        f"{where}: column 'category' of news {news} is {category!r}, but "
-                        f"{before!r} at {place}"
+                        f"{where}: column 'category' of news {news} is {shown(category)}, but "
+                        f"{shown(before)} at {place}"
                     )
                 continue
             seen[news] = category, where

@@ -104,6 +104,10 @@ class MQAR(Task):
         """Nothing is read."""
         return ""
 
+    def check_length(self, seq_len: int, data_dir: Path | None) -> None:
+        """A length must hold the pairs and their queries, or be one of the mixture's."""
+        self._shapes(seq_len)
+
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
         """Rows of ``seq_len`` tokens, or the mixture's up to it, drawn with ``seed``."""
         shapes = self._shapes(seq_len)

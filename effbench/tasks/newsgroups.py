@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from effbench.files import entries, is_dir, is_file
 from effbench.spec import UsageError
 from effbench.tasks import folder_of
 from effbench.tasks.sources import OFFICIAL, Source, Text, TextFile, hub, json_lines, text_column, text_files
 from effbench.tasks.text import TextClassification
+from effbench.wording import shown
 
 HUB = "SetFit/20_newsgroups"
 
@@ -88,31 +90,34 @@ def _hub_message(row: dict[str, Any], where: str) -> Text:
 
 def _labelled(row: dict[str, Any], column: str, where: str) -> Text:
     label = row[column]
-    if not isinstance(label, str) or not label.strip() or not label.isprintable():
-        raise UsageError(f"{where}: column {column!r} is {label!r}, not the name of a group")
+    if not _is_name(label):
+        raise UsageError(f"{where}: column {column!r} is {shown(label)}, not the name of a group")
     return Text(text_column(row, "text", where), label)
 
 
+def _is_name(label: object) -> bool:
+    return isinstance(label, str) and bool(label.strip()) and label.isprintable()
+
+
 def _folders(folder: Path) -> Source | None:
-    if not (folder / "20news-bydate-train").is_dir():
+    if not is_dir(folder / "20news-bydate-train"):
         return None
     files: dict[str, list[TextFile]] = {}
     for part in OFFICIAL:
         root = folder / f"20news-bydate-{part}"
-        if not root.is_dir():
+        if not is_dir(root):
             raise UsageError(f"{root}: there is no such folder")
-        groups = sorted(group for group in root.iterdir() if group.is_dir())
-        files[part] = [
-            TextFile(path=path, label=group.name)
-            for group in groups
-            for path in sorted(group.iterdir())
-            if path.is_file() and not path.name.startswith(".")
-        ]
+        files[part] = []
+        for group in filter(is_dir, entries(root)):
+            if not _is_name(group.name):
+                raise UsageError(f"{root}: {shown(group.name)} is not the name of a group")
+            found = [path for path in entries(group) if is_file(path) and not path.name.startswith(".")]
+            files[part] += [TextFile(path=path, label=group.name) for path in found]
         if not files[part]:
             raise UsageError(f"{root}: the {part} part is empty: it has no <group>/<message>")
     return text_files(folder, files, _body)
 
 
-def _body(path: Path) -> str:
+def _body(content: bytes, where: str) -> str:
     """What follows the first blank line of a message; in Latin-1 every byte is a character."""
-    return path.read_bytes().decode("latin-1").replace("\r\n", "\n").partition("\n\n")[2]
+    return content.decode("latin-1").replace("\r\n", "\n").partition("\n\n")[2]

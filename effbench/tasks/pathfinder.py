@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import isqrt
@@ -12,10 +12,14 @@ from typing import Literal
 
 import numpy as np
 
+from effbench.files import entries, is_dir, read_bytes, refuse_special
 from effbench.spec import UsageError
 from effbench.tasks import Classification, Examples, Splits, folder_of, prior, require
+from effbench.tasks._grey_png import FILE_BYTES, DamagedImage, OtherImage, grey_levels
 from effbench.tasks._pathfinder_images import BLOCK, SIDES, Bytes, Ints, images, shape_of
 from effbench.tasks.cache import Arrays, cached
+from effbench.tasks.reading import decoded, lines, unchanged
+from effbench.wording import shown
 
 FOLDERS = {
     "baseline": "curv_baseline",
@@ -25,6 +29,7 @@ FOLDERS = {
 LEVELS = 256
 
 _VERSION = 1  # of the generator and the reader: raise it when their output changes
+_FEWEST = 10  # images of a difficulty
 _LENGTHS = ", ".join(str(side * side) for side in SIDES)
 
 
@@ -69,18 +74,19 @@ class Pathfinder(Classification):
         if not self._from_files(data_dir):
             return ""
         folders = {_difficulty(data_dir, side, self.contour) for side in SIDES}
-        there = sorted(folder for folder in folders if folder.is_dir())
-        if not there:
-            return _read(min(folders)).fingerprint  # says what is missing
-        return hashlib.sha256("".join(_read(folder).fingerprint for folder in there).encode()).hexdigest()[
-            :16
-        ]
+        there = sorted(filter(is_dir, folders)) or [min(folders)]  # reading says what is missing
+        found = [_images(folder)[1].fingerprint for folder in there]
+        return hashlib.sha256("".join(found).encode()).hexdigest()[:16]
+
+    def check_length(self, seq_len: int, data_dir: Path | None) -> None:
+        """A length is a square image's; of files, there must be images of that side."""
+        side = _side(seq_len)
+        if self._from_files(data_dir):
+            _images_of(_difficulty(data_dir, side, self.contour), side)
 
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
         """Images of ``seq_len`` levels drawn with ``seed``, or the files' divided by it."""
-        side = isqrt(seq_len)
-        if side * side != seq_len or side not in SIDES:
-            raise UsageError(f"pathfinder: seq_len is {seq_len}, not {_LENGTHS}, a square image's levels")
+        side = _side(seq_len)
         facts: dict[str, int] = {}
         if self._from_files(data_dir):
             parts, facts["empty_images"] = self._divided(
@@ -126,20 +132,23 @@ class Pathfinder(Classification):
         return _examples(arrays["pixels"], arrays["labels"])
 
     def _divided(self, folder: Path, side: int, seed: int) -> tuple[list[Examples], int]:
-        read = _read(folder)
-        key = {"version": _VERSION, "digest": read.fingerprint, "side": side}
-        arrays = cached("pathfinder-files", key, lambda: _pixels(folder, read, side))
+        arrays, read = _images_of(folder, side)
         pixels, labels = arrays["pixels"], arrays["labels"]
         order = np.random.default_rng(seed).permutation(len(labels))
         tenth = len(labels) // 10
-        if tenth == 0:
-            raise UsageError(f"{folder}: {len(labels)} images, and 80/10/10 needs at least 10")
         ends = (len(labels) - 2 * tenth, len(labels) - tenth, len(labels))
         parts = []
         for first, end, size in zip((0, *ends), ends, self.sizes, strict=False):
             rows = order[first:end][:size]
             parts.append(_examples(pixels[rows], labels[rows]))
         return parts, read.empty
+
+
+def _side(seq_len: int) -> int:
+    side = isqrt(seq_len)
+    if side * side != seq_len or side not in SIDES:
+        raise UsageError(f"pathfinder: seq_len is {seq_len}, not {_LENGTHS}, a square image's levels")
+    return side
 
 
 def _examples(pixels: Bytes, labels: Ints) -> Examples:
@@ -169,12 +178,31 @@ def _difficulty(data_dir: Path | None, side: int, contour: str) -> Path:
     return folder / FOLDERS[contour]
 
 
+def _images_of(folder: Path, side: int) -> tuple[Arrays, _Release]:
+    """What ``_images`` finds, if its images have this side and can be divided."""
+    arrays, read = _images(folder)
+    count, found, _ = arrays["pixels"].shape
+    if found != side:
+        raise UsageError(
+            f"{folder}: its images have {found} x {found} pixels; seq_len {side * side} means {side} x {side}"
+        )
+    if count < _FEWEST:
+        raise UsageError(f"{folder}: {count} images, and 80/10/10 needs at least {_FEWEST}")
+    return arrays, read
+
+
+def _images(folder: Path) -> tuple[Arrays, _Release]:
+    """({pixels [n, side, side], labels [n]} of the images that are not empty, where they come from)."""
+    read = _read(folder)
+    key = {"version": _VERSION, "digest": read.fingerprint}
+    again = unchanged(read.fingerprint, lambda: _read(folder).fingerprint, folder)
+    return cached("pathfinder-files", key, lambda: _pixels(folder, read), again), read
+
+
 def _read(folder: Path) -> _Release:
     """Read all files of a difficulty, without looking into the images."""
-    lists = sorted(
-        (folder / "metadata").glob("*.npy"),
-        key=lambda path: (int(path.stem) if path.stem.isdecimal() else -1, path.name),
-    )
+    lists = [path for path in _listed(folder / "metadata") if path.suffix == ".npy"]
+    lists.sort(key=lambda path: (int(path.stem) if re.fullmatch("[0-9]{1,9}", path.stem) else -1, path.name))
     if not lists:
         raise UsageError(
             f"{folder / 'metadata'}: no <n>.npy file there; pathfinder reads those of LRA's release and the "
@@ -184,53 +212,59 @@ def _read(folder: Path) -> _Release:
     rows, empty = [], 0
     for path in lists:
         for where, name, label in _metadata(path):
-            image = folder / name
-            try:
-                content = image.read_bytes()
-            except OSError as error:
-                raise UsageError(f"{where}: {image}: {error.strerror}") from None
+            content = _image_bytes(where, folder / name)
             digest.update(f"{name} {label} {len(content)} ".encode())
             digest.update(content)
             if content:
-                rows.append((where, image, label))
+                rows.append((where, folder / name, label))
             else:
                 empty += 1
+    if not rows:
+        raise UsageError(f"{folder}: of the {empty} images named in metadata/ all are empty")
     return _Release(rows=rows, empty=empty, fingerprint=digest.hexdigest()[:16])
+
+
+def _listed(folder: Path) -> list[Path]:
+    return entries(folder) if is_dir(folder) else []
+
+
+def _image_bytes(where: str, path: Path) -> bytes:
+    try:
+        refuse_special(path)
+        return read_bytes(path, FILE_BYTES)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _metadata(path: Path) -> Iterator[tuple[str, str, int]]:
     """(file and line, image's path inside the difficulty's folder, label) of each row of a metadata file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(
-            f"{path}: not text; expected lines 'imgs/0 sample_0.png 0 <label> ...', as in LRA's release"
-        ) from None
-    for number, line in enumerate(text.splitlines(), start=1):
-        where, fields = f"{path}:{number}", line.split()
+    for number, line in lines(path):
+        where = f"{path}:{number}"
+        if not line.isascii() or b"\0" in line:
+            raise UsageError(
+                f"{where}: not text; expected lines 'imgs/0 sample_0.png 0 <label> ...', as in LRA's release"
+            )
+        fields = decoded(line, where).split()
         if len(fields) < 4:
             raise UsageError(f"{where}: {len(fields)} fields, not 'imgs/0 sample_0.png 0 <label> ...'")
         if fields[3] not in ("0", "1"):
-            raise UsageError(f"{where}: field 4, the label, is {fields[3]!r}, not 0 or 1")
+            raise UsageError(f"{where}: field 4, the label, is {shown(fields[3])}, not 0 or 1")
         yield where, f"{fields[0]}/{fields[1]}", int(fields[3])
 
 
-def _pixels(folder: Path, read: _Release, side: int) -> Arrays:
-    from PIL import Image
-
-    pixels = np.empty((len(read.rows), side, side), dtype=np.uint8)
+def _pixels(folder: Path, read: _Release) -> Arrays:
+    """Decode every image: all have the first one's side."""
+    sides: tuple[int, ...] = SIDES
+    pixels = np.empty(0, dtype=np.uint8)
     for i, (where, path, _) in enumerate(read.rows):
         try:
-            with Image.open(io.BytesIO(path.read_bytes())) as image:
-                if image.mode != "L" or image.size != (side, side):
-                    width, height = image.size
-                    raise UsageError(
-                        f"{where}: {path} has {width} x {height} pixels of mode {image.mode}, not {side} x "
-                        f"{side} 8-bit grey levels, which seq_len {side * side} means"
-                    )
-                pixels[i] = np.asarray(image)
-        except (OSError, SyntaxError) as error:  # what Pillow raises for a broken PNG
+            levels = grey_levels(_image_bytes(where, path), sides)
+        except DamagedImage as error:
             raise UsageError(f"{where}: {path} is not a whole PNG image: {error}") from None
+        except OtherImage as error:
+            raise UsageError(f"{where}: {path}: {error}") from None
+        if i == 0:
+            sides = (len(levels),)
+            pixels = np.empty((len(read.rows), *levels.shape), dtype=np.uint8)
+        pixels[i] = levels
     return {"pixels": pixels, "labels": np.array([label for _, _, label in read.rows], dtype=np.int64)}

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from effbench.files import entries, is_dir, size, why
 from effbench.spec import UsageError
 from effbench.tasks import folder_of, require
-from effbench.tasks.sources import WHOLE, Source, Text, TextFile, decoded, digest_of, text_files
+from effbench.tasks.reading import FILE_BYTES, LINE_BYTES, decoded, digest_of
+from effbench.tasks.sources import WHOLE, Source, Text, TextFile, text_files
 from effbench.tasks.text import Corpus, TextClassification
 
 POLARITIES = ("neg", "pos")
 TEST_FOLDS = (8, 9)  # cv800 to cv999
 LOCATION = "https://www.cs.cornell.edu/people/pabo/movie-review-data/review_polarity.tar.gz"
 
-_MEMBER = re.compile(r"(?:.*/)?(neg|pos)/(cv\d{3}_[^/]*\.txt)")
+_MEMBER = re.compile(r"(?:.*/)?(neg|pos)/(cv[0-9]{3}_[^/]*\.txt)")
 
 
 class Polarity(TextClassification):
@@ -96,7 +97,7 @@ class Polarity(TextClassification):
 
 
 def _number(name: str, where: str) -> int:
-    match = re.match(r"cv(\d{3})_", name)
+    match = re.match(r"cv([0-9]{3})_", name)
     if match is None:
         raise UsageError(f"{where}: its name is not cvNNN_*.txt")
     return int(match[1])
@@ -104,14 +105,14 @@ def _number(name: str, where: str) -> int:
 
 def _folders(folder: Path) -> Source | None:
     inside = ("", "txt_sentoken", "review_polarity/txt_sentoken", "movie_reviews")
-    root = next((folder / name for name in inside if (folder / name / "pos").is_dir()), None)
+    root = next((folder / name for name in inside if is_dir(folder / name / "pos")), None)
     if root is None:
         return None
     files: list[TextFile] = []
     for label in POLARITIES:
-        if not (root / label).is_dir():
+        if not is_dir(root / label):
             raise UsageError(f"{root / label}: there is no such folder")
-        found = sorted(path for path in (root / label).iterdir() if path.suffix == ".txt")
+        found = [path for path in entries(root / label) if path.suffix == ".txt"]
         if not found:
             raise UsageError(f"{root / label}: there is no cvNNN_*.txt")
         files += [TextFile(path=path, label=label, number=_number(path.name, str(path))) for path in found]
@@ -119,7 +120,7 @@ def _folders(folder: Path) -> Source | None:
 
 
 def _zip(folder: Path) -> Source | None:
-    paths = sorted(folder.glob("*.zip"))
+    paths = [path for path in entries(folder) if path.suffix == ".zip"]
     if not paths:
         return None
     if len(paths) > 1:
@@ -127,29 +128,53 @@ def _zip(folder: Path) -> Source | None:
             f"{folder}: there are {len(paths)} .zip files, not one: {', '.join(p.name for p in paths)}"
         )
     path = paths[0]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [(match, name) for name in archive.namelist() if (match := _MEMBER.fullmatch(name))]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: cannot be unpacked: {error}") from None
+    digest = digest_of([path])
+    with _opened(path) as archive:
+        found = {info.filename: info for info in archive.infolist() if _MEMBER.fullmatch(info.filename)}
     # Sorted as the folders are, so that both make the same data.
-    members.sort(key=lambda member: (member[0][1], member[0][2]))
+    members = sorted(((*_of_member(name), info) for name, info in found.items()), key=lambda m: m[:2])
     for label in POLARITIES:
-        if not any(match[1] == label for match, _ in members):
+        if not any(of == label for of, *_ in members):
             raise UsageError(f"{path}: there is no {label}/cvNNN_*.txt in it")
+    _refuse_large(path, [info for *_, info in members])
 
     def read(part: str) -> Iterator[Text]:
-        with zipfile.ZipFile(path) as archive:
-            for match, name in members:
+        with _opened(path) as archive:
+            for label, file, info in members:
+                where = f"{path}:{info.filename}"
                 try:
-                    content = archive.read(name)
-                except (EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-                    raise UsageError(f"{path}:{name}: cannot be unpacked: {error}") from None
-                yield Text(decoded(content, f"{path}:{name}"), match[1], _number(match[2], name))
+                    with archive.open(info) as member:
+                        content = member.read(info.file_size + 1)
+                except Exception as error:  # a damaged archive raises nearly anything
+                    raise UsageError(f"{where}: cannot be unpacked: {why(error)}") from None
+                yield Text(decoded(content, where), label, _number(file, where))
 
     return Source(
-        digest=digest_of([path]),
-        parts=WHOLE,
-        read=read,
-        where=lambda part, row: f"{path}:{members[row][1]}",
+        digest=digest, parts=WHOLE, read=read, where=lambda part, row: f"{path}:{members[row][2].filename}"
     )
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except Exception as error:  # a damaged archive raises nearly anything
+        raise UsageError(f"{path}: cannot be unpacked: {why(error)}") from None
+
+
+def _of_member(name: str) -> tuple[str, str]:
+    """(label, file name) of a review in the archive."""
+    match = _MEMBER.fullmatch(name)
+    assert match is not None
+    return match[1], match[2]
+
+
+def _refuse_large(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Raise UsageError for what would unpack to more than fits, or by a method that cannot be bounded."""
+    total = 0
+    for info in members:
+        total += info.file_size
+        if info.file_size > LINE_BYTES or total > FILE_BYTES:
+            most = size(LINE_BYTES if info.file_size > LINE_BYTES else FILE_BYTES)
+            raise UsageError(f"{path}:{info.filename}: the reviews up to here have more than {most}")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UsageError(f"{path}:{info.filename}: packed by method {info.compress_type}, not deflate")

@@ -13,6 +13,11 @@ FEATURES = 200_000
 STRENGTHS = (1.0, 10.0)  # C: the validation part picks
 
 
+def no_shared_word(task: str, count: int) -> str:
+    """The complaint about training texts from which no feature can be made."""
+    return f"{task}: no word stands in two of the {count} training texts"
+
+
 def tfidf_logreg(
     texts: Mapping[str, Sequence[str]], labels: Mapping[str, Integers], task: str
 ) -> tuple[float, float]:
@@ -41,9 +46,7 @@ def tfidf_logreg(
     try:
         train = vectorizer.fit_transform(texts["train"])
     except ValueError:  # an empty vocabulary has no class of errors of its own
-        raise UsageError(
-            f"{task}: no word stands in two of the {len(labels['train'])} training texts"
-        ) from None
+        raise UsageError(no_shared_word(task, len(labels["train"]))) from None
     validation, test = (vectorizer.transform(texts[part]) for part in ("validation", "test"))
     models = [
         LogisticRegression(C=strength, solver="saga", tol=1e-3, max_iter=1000, random_state=0).fit(

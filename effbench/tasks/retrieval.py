@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import hashlib
 import io
-import json
-import lzma
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from effbench import values
+from effbench.files import size, why
 from effbench.spec import UsageError
 from effbench.tasks import PAD, Classification, Examples, Integers, Splits, folder_of, prior, require
 from effbench.tasks.cache import Arrays, cached
 from effbench.tasks.lra_text import BYTES, decoded
+from effbench.tasks.reading import LINE_BYTES, digest_of, lines, packed_file, unchanged, whole_lines
+from effbench.tasks.sources import json_object, text_column
 from effbench.tasks.text import stratified_order
+from effbench.wording import shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,11 +42,6 @@ POSTS_FOLDERS = ("newsgroups20", "newsgroups")
 _VERSION = 1  # of the readers: raise it when their output changes
 _PRIOR_VERSION = 1  # of the cosine
 _PRIOR_PAIRS = 10_000  # TF-IDF weights and a threshold gain little from more
-_OPEN = {
-    ".jsonl": cast("Callable[..., IO[bytes]]", open),
-    ".jsonl.xz": cast("Callable[..., IO[bytes]]", lzma.open),
-    ".jsonl.gz": cast("Callable[..., IO[bytes]]", gzip.open),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +221,7 @@ class Retrieval(Classification):
     def _index(self, data_dir: Path | None) -> tuple[Arrays, str]:
         """({part}_labels [n] and {part}_places [n + 1], the byte where a row begins; digest of all bytes)."""
         folder = self._aan_folder(data_dir)
-        digest = _digest([folder / name for name in FILES.values()])
+        digest = _digest(folder)
 
         def make() -> Arrays:
             arrays: Arrays = {}
@@ -240,9 +236,9 @@ class Retrieval(Classification):
                 arrays[f"{part}_labels"], arrays[f"{part}_places"] = np.array(labels), np.array(places)
             return arrays
 
-        return cached(
-            "retrieval-aan", {"version": _VERSION, "digest": digest, "quoting": self.quoting}, make
-        ), digest
+        key = {"version": _VERSION, "digest": digest, "quoting": self.quoting}
+        again = unchanged(digest, lambda: _digest(folder), folder)
+        return cached("retrieval-aan", key, make, again), digest
 
     def _aan_folder(self, data_dir: Path | None) -> Path:
         folder = folder_of(data_dir, *AAN_FOLDERS)
@@ -268,12 +264,9 @@ class Retrieval(Classification):
         for part, name in FILES.items():
             rows, places = self._drawn(index, part, seed), index[f"{part}_places"]
             texts: tuple[list[bytes], list[bytes]] = ([], [])
-            with (folder / name).open("rb") as file, _large_fields():
-                for row in rows:
-                    file.seek(places[row])
-                    fields = _fields(file.read(places[row + 1] - places[row]), quoting=self.quoting)
-                    for side, text in zip(texts, fields[3:], strict=True):
-                        side.append(text[:seq_len])
+            for fields in _rows_at(folder / name, rows, places, quoting=self.quoting):
+                for side, text in zip(texts, fields[3:], strict=True):
+                    side.append(text[:seq_len])
             labels = index[f"{part}_labels"][rows]
             parts[part] = pairs_of(*(_examples(side, labels) for side in texts))
         return parts, digest
@@ -289,11 +282,11 @@ class Retrieval(Classification):
             )
         paths: dict[str, Path] = {}
         for split in ("train", "test"):
-            path = next((p for suffix in _OPEN if (p := folder / f"{split}{suffix}").is_file()), None)
+            path = packed_file(folder, f"{split}.jsonl")
             if path is None:
                 raise UsageError(f"{folder}: there is no {split}.jsonl (or .jsonl.xz, .jsonl.gz)")
             paths[split] = path
-        digest = _digest(list(paths.values()))
+        digest = digest_of(paths.values())
 
         def make() -> Arrays:
             arrays: Arrays = {}
@@ -314,7 +307,8 @@ class Retrieval(Classification):
                 arrays[f"{split}_groups"] = np.array(labels)
             return arrays
 
-        return cached("retrieval-posts", {"version": _VERSION, "digest": digest}, make), digest
+        again = unchanged(digest, lambda: digest_of(paths.values()), folder)
+        return cached("retrieval-posts", {"version": _VERSION, "digest": digest}, make, again), digest
 
     def _paired_posts(self, seq_len: int, seed: int, data_dir: Path | None) -> tuple[dict[str, Pairs], str]:
         arrays, digest = self._posts(data_dir)
@@ -428,18 +422,14 @@ def best_threshold(values: Any, labels: Integers) -> float:
 # Reading.
 
 
-def _digest(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise UsageError(
-                f"{path}: {error.strerror}; retrieval reads {', '.join(FILES.values())} there, or with "
-                "dataset=newsgroups pairs of newsgroup posts"
-            ) from None
-    return digest.hexdigest()[:16]
+def _digest(folder: Path) -> str:
+    try:
+        return digest_of(folder / name for name in FILES.values())
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; retrieval reads {', '.join(FILES.values())} there, or with dataset=newsgroups pairs "
+            "of newsgroup posts"
+        ) from None
 
 
 @contextmanager
@@ -454,38 +444,57 @@ def _large_fields() -> Iterator[None]:
 
 def _rows(path: Path, *, quoting: bool) -> Iterator[tuple[int, list[bytes], str]]:
     """(byte after the row, its fields, file:line) of each row; with quoting a row may have several lines."""
-    with path.open("rb") as file, _large_fields():
-        end = number = 0
-        if not quoting:
-            for line in file:
-                number, end = number + 1, end + len(line)
-                yield end, _fields(line, quoting=False), f"{path}:{number}"
-            return
-        read: list[int] = []
+    end = first = number = 0
+    if not quoting:
+        for number, line in whole_lines(path, most=None):
+            end += len(line)
+            yield end, _fields(line, quoting=False), f"{path}:{number}"
+        return
+    began = 0  # the byte where the row began
 
-        def lines() -> Iterator[str]:
-            for line in file:
-                read.append(len(line))
-                yield line.decode("latin-1")  # a character a byte, there and back
+    def texts() -> Iterator[str]:
+        nonlocal end, number
+        for count, line in whole_lines(path, most=None):
+            number, end = count, end + len(line)
+            if end - began > LINE_BYTES:
+                raise UsageError(
+                    f"{path}:{first + 1}: the row has more than {size(LINE_BYTES)}; is a quotation mark not "
+                    "closed?"
+                )
+            yield line.decode("latin-1")  # a character a byte, there and back
 
-        reader = csv.reader(lines(), delimiter="\t")
+    with _large_fields():
+        reader = csv.reader(texts(), delimiter="\t")
         while True:
-            first = len(read)
+            first, began = number, end
             try:
                 fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
                 raise UsageError(f"{path}:{first + 1}: {error}") from None
-            end += sum(read[first:])
             yield end, [field.encode("latin-1") for field in fields], f"{path}:{first + 1}"
+
+
+def _rows_at(path: Path, rows: Integers, places: Integers, *, quoting: bool) -> Iterator[list[bytes]]:
+    """The fields of the rows, which lie between these places of the file."""
+    try:
+        with path.open("rb") as file, _large_fields():
+            for row in rows:
+                file.seek(places[row])
+                fields = _fields(file.read(places[row + 1] - places[row]), quoting=quoting)
+                if len(fields) != len(COLUMNS):
+                    raise UsageError(f"{path}: the file changed while it was read; run it again")
+                yield fields
+    except OSError as error:
+        raise UsageError(f"{path}: {why(error)}") from None
 
 
 def _fields(row: bytes, *, quoting: bool) -> list[bytes]:
     if not quoting:
         return row.removesuffix(b"\n").removesuffix(b"\r").split(b"\t")
-    (fields,) = csv.reader((line.decode("latin-1") for line in io.BytesIO(row)), delimiter="\t")
-    return [field.encode("latin-1") for field in fields]
+    found = csv.reader((line.decode("latin-1") for line in io.BytesIO(row)), delimiter="\t")
+    return [field.encode("latin-1") for fields in found for field in fields]
 
 
 def _label(fields: list[bytes], where: str) -> int:
@@ -493,35 +502,15 @@ def _label(fields: list[bytes], where: str) -> int:
     if len(fields) != len(COLUMNS):
         raise UsageError(f"{where}: {len(fields)} columns, not {len(COLUMNS)}: {', '.join(COLUMNS)}")
     text = fields[0].decode("latin-1")
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = values.number(text)
     if number not in (0, 1):
-        raise UsageError(f"{where}: column label is {text[:40]!r}, not 0 or 1")
+        raise UsageError(f"{where}: column label is {shown(text)}, not 0 or 1")
     return int(number)
 
 
 def _read_posts(path: Path) -> Iterator[tuple[str, bytes]]:
     """(group, text) of each line of JSON."""
-    opener = _OPEN["".join(path.suffixes[-2:]) if path.suffix != ".jsonl" else ".jsonl"]
-    number = 0
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield _post(line, f"{path}:{number}")
-    except (EOFError, OSError, lzma.LZMAError) as error:
-        raise UsageError(f"{path}:{number + 1}: cannot be unpacked: {error}") from None
-
-
-def _post(line: bytes, where: str) -> tuple[str, bytes]:
-    try:
-        row: Any = json.loads(line)
-    except ValueError as error:  # of UTF-8 or of JSON
-        raise UsageError(f"{where}: not JSON: {error}") from None
-    if not isinstance(row, Mapping):
-        raise UsageError(f"{where}: not a JSON object but {type(row).__name__}")
-    for column in ("label", "text"):
-        if not isinstance(row.get(column), str):
-            raise UsageError(f"{where}: column {column!r} is {type(row.get(column)).__name__}, not text")
-    return row["label"], row["text"].encode(errors="surrogatepass")
+    for number, line in lines(path):
+        where = f"{path}:{number}"
+        row = json_object(line, where, ("label", "text"))
+        yield text_column(row, "label", where), text_column(row, "text", where).encode()

