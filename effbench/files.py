@@ -18,9 +18,9 @@ def read_bytes(path: Path, most: int = TEXT_BYTES) -> bytes:
         with path.open("rb") as file:
             content = file.read(most + 1)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {shown(str(path))}: {why(error)}") from None
+        raise UsageError(f"cannot read {_name(path)}: {why(error)}") from None
     if len(content) > most:
-        raise UsageError(f"cannot read {shown(str(path))}: it has more than {size(most)}")
+        raise UsageError(f"cannot read {_name(path)}: it has more than {size(most)}")
     return content
 
 
@@ -30,7 +30,7 @@ def read_text(path: Path, most: int = TEXT_BYTES) -> str:
         return read_bytes(path, most).decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"cannot read {shown(str(path))}: byte {error.start} is not UTF-8 text ({error.reason})"
+            f"cannot read {_name(path)}: byte {error.start} is not UTF-8 text ({error.reason})"
         ) from None
 
 
@@ -55,7 +55,7 @@ def entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot list the folder {shown(str(folder))}: {why(error)}") from None
+        raise UsageError(f"cannot list the folder {_name(folder)}: {why(error)}") from None
 
 
 def refuse_special(path: Path) -> None:
@@ -66,6 +66,10 @@ def refuse_special(path: Path) -> None:
         raise UsageError(f"{path}: {why(error)}") from None
     if not stat.S_ISREG(mode):
         raise UsageError(f"{path}: {'is a folder' if stat.S_ISDIR(mode) else 'is no regular file'}")
+
+
+def _name(path: Path) -> str:
+    return shown(str(path), 300)
 
 
 def why(error: Exception) -> str:

@@ -38,8 +38,6 @@ def grey_levels(content: bytes, sides: tuple[int, ...]) -> NDArray[np.uint8]:
     width = height = 0
     ended = False
     for place, kind, body in _chunks(content):
-        if ended:
-            raise DamagedImage(f"byte {place}: there is more after its end")
         if place == len(_SIGNATURE):
             width, height = _header(kind, body, sides)
         if kind == b"acTL":
@@ -76,6 +74,8 @@ def _chunks(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             raise DamagedImage(f"byte {place}: the checksum of its chunk {name} does not fit")
         yield place, kind, body
         place = end
+        if kind == b"IEND" and place < len(content):
+            raise DamagedImage(f"byte {place}: there is more after its end")
 
 
 def _header(kind: bytes, body: bytes, sides: tuple[int, ...]) -> tuple[int, int]:
