@@ -37,6 +37,8 @@ def read(text: str, where: str) -> dict[str, Any]:
         count = len(data[name]["columns"])
         values = {"name": _text, "values": _list(_number_or_text, count, count)}
         _rows(data[name], values, f"{where}: {name}")
+        for place, row in enumerate(data[name]["row"], start=1):
+            _text(row.get("mechanism", "none"), f"{where}: {name}.row {place}: mechanism")
     return data
 
 
