@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from effbench import __version__, registry
+from effbench import __version__, files, registry
 from effbench.spec import Cell
 
 # Below the wire: what runs in the measured process. What plans, stores and shows changes no number.
@@ -34,7 +34,7 @@ def code_of(cell: Cell) -> str:
 def _digest(paths: tuple[Path, ...], more: str = "") -> str:
     digest = hashlib.sha256(more.encode())
     for path in paths:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(path.name.encode() + b"\0" + files.read_bytes(path) + b"\0")
     return digest.hexdigest()[:8]
 
 

@@ -45,7 +45,10 @@ def crowded(others_cores: float | None, threads: int, machine_cores: float | Non
 def cache_dir() -> Path:
     """``$XDG_CACHE_HOME/effbench``, or ``~/.cache/effbench``; safe to delete at any time."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "effbench"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "effbench"
+    except RuntimeError:  # a user without a home folder, as in some containers: nothing can be kept
+        return Path(os.devnull) / "effbench"
 
 
 def total_memory_bytes() -> int:

@@ -170,7 +170,7 @@ def sources(plugin: Plugin) -> list[Path]:
     """The files that decide what the plug-in computes: its file, or all modules of its package folder."""
     if plugin.module.endswith(".py") or "." not in plugin.module:
         return [plugin.path]
-    return sorted(plugin.path.parent.glob("*.py"))
+    return sorted(path for path in plugin.path.parent.glob("*.py") if files.is_file(path))
 
 
 def _entries(kind: Kind) -> list[EntryPoint]:

@@ -538,6 +538,8 @@ def planned(task: str, seq_len: str, data_dir: Path | None, folder: Path) -> Non
         ("mqar:mix=based", "512", "rows of 64 to 256 tokens, seq_len is 512"),
         ("listops", "4", "no tree has more than"),
         ("listops:max_depth=2,max_args=2,min_length=100", "1024", "no tree has more than 100"),
+        ("listops:max_depth=2,max_args=2,min_length=1", "64", "found only 400 of 1000 different trees"),
+        ("mqar:vocab=8,pairs=1", "4", "there are too few different rows of 4 tokens with 1 pairs"),
     ],
 )
 def test_a_length_that_does_not_fit_its_task_is_refused_when_the_run_is_planned(
@@ -603,6 +605,16 @@ def test_any_damage_of_prepared_data_makes_it_anew():
         assert found["b"] == (1.5 if content == good else 2.5)
 
     law()
+
+
+def test_a_user_without_a_home_keeps_nothing_and_gets_the_same(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    for number in (1, 2):
+        assert cached("thing", {}, lambda n=number: {"a": np.array([n])})["a"] == number
 
 
 def test_prepared_data_under_anothers_name_is_made_anew():

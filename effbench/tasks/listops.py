@@ -29,6 +29,7 @@ FOLDERS = ("listops-1000", "lra_release/lra_release/listops-1000", "lra_samples/
 _P_OPERATOR = 0.25  # an argument is an operator with this probability, else a digit
 _VERSION = 1  # of the generator and the reader: raise it when their output changes
 _ROOTS = 4096  # trees drawn at a time; part of what the random state decides
+_TRIED = 1000  # trees drawn to see whether a shape has any
 _MAX_BARREN = 50  # draws in a row that add less than one new tree in 1,000 roots
 
 IntArray = NDArray[np.int64]
@@ -87,7 +88,7 @@ class ListOps(Classification):
         """A length must hold the files' longest tree, or be one that trees can be drawn for."""
         folder = self._folder(data_dir)
         if folder is None:
-            _check_shape(self._shape(seq_len))
+            generate(min(sum(self.sizes), _TRIED), self._shape(seq_len), np.random.default_rng(0))
         else:
             self._from_files(folder, seq_len)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ BASED_TEST = ((64, 4), (64, 8), (64, 16), (128, 32), (256, 64))
 
 _TOKENS_PER_PAIR = 16  # Zoology's figure 2: (64, 4), (128, 8), (256, 16)
 _CHUNK = 1 << 21  # random numbers at a time
+_PLENTY = 20  # so many times as many rows as training has are surely enough
 _REDRAWS, _AT_LEAST = 20, 1000  # of rows that training has, so many at a time
 _PARTS = {"train": 0, "validation": 1, "test": 2}
 
@@ -105,8 +107,10 @@ class MQAR(Task):
         return ""
 
     def check_length(self, seq_len: int, data_dir: Path | None) -> None:
-        """A length must hold the pairs and their queries, or be one of the mixture's."""
-        self._shapes(seq_len)
+        """A length must hold the pairs and their queries or be one of the mixture's, with enough rows."""
+        possible = [_possible(self.vocab, length, pairs) for length, pairs, _ in self._shapes(seq_len)]
+        if not self.fillers and min(possible) <= _PLENTY * self.train:
+            self.data(seq_len, 0, data_dir)  # raises where a test cannot avoid the rows of training
 
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
         """Rows of ``seq_len`` tokens, or the mixture's up to it, drawn with ``seed``."""
@@ -269,6 +273,12 @@ class MQAR(Task):
         from effbench.models.training import Recipe
 
         return Recipe(epochs=self.epochs, lr=self.lr, patience=self.patience)
+
+
+def _possible(vocab: int, length: int, pairs: int) -> int:
+    """How many different rows without fillers there are: keys, values and slots, each in order."""
+    half, slots = vocab // 2, (length - 2 * pairs) // 2
+    return math.perm(half - 1, pairs) * math.perm(half, pairs) * math.perm(slots, pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
