@@ -13,8 +13,8 @@ from typing import Any, Literal
 Unit = Literal["text", "number", "count", "seconds", "bytes", "share", "flops", "flops_per_s", "per_s"]
 # identity: what was measured, equal in all records of a row; found: computed from several records; exact:
 # the same in every repeat; score: a mean over seeds, with an interval; origin: where the row comes from;
-# raw: in the raw frame only.
-Role = Literal["identity", "found", "exact", "score", "origin", "raw"]
+# raw and fact: in the raw frame only, from the record's values and from what it knows of the machine.
+Role = Literal["identity", "found", "exact", "score", "origin", "raw", "fact"]
 
 METRIC = "metric"
 SCORES = "scores"
@@ -72,8 +72,32 @@ KNOWN: tuple[Column, ...] = (
     *_columns("found", "seconds", "train_seconds"),
     *_columns("found", "count", "repeats"),
     *_columns("origin", "text", "machine code data"),
+    *_columns("raw", "text", "probe warmed_up declared_order declared_memory_order implementation libraries"),
+    *_columns("raw", "text", "uncounted_ops warnings allocator_in_force stopped no_ceiling torch started"),
+    *_columns("raw", "text", SCORES),
+    *_columns("raw", "count", "repeat seed calls_per_sample test_correct test_examples train_examples"),
+    *_columns("raw", "count", "resumed"),
+    *_columns("raw", "number", "epochs best_epoch"),
+    *_columns("raw", "seconds", "seconds seconds_budget warm_up_s checkpoint_seconds"),
+    *_columns("raw", "share", "precision trend padding_share test_macro_f1 validation_accuracy"),
+    *_columns("raw", "share", "validation_macro_f1"),
+    *_columns("raw", "bytes", "saved_bytes_declared"),
+    *_columns("raw", "flops_per_s", "peak_flops_per_s"),
+    *_columns("fact", "number", "load_1min others_cores machine_cores frequency_hz"),
+    *_columns("fact", "seconds", "steal_s"),
+    *_columns("fact", "share", "frequency_change"),
 )
 _BY_NAME: Mapping[str, Column] = {column.name: column for column in KNOWN}
+
+
+def is_number(name: str) -> bool:
+    """Whether the value of this name in a record is a number, as far as that is known."""
+    return name.startswith(PRIOR) or (name in _BY_NAME and _BY_NAME[name].unit != "text")
+
+
+def is_text(name: str) -> bool:
+    """Whether the value of this name in a record is a text, as far as that is known."""
+    return name in _BY_NAME and _BY_NAME[name].unit == "text"
 
 
 def column(name: str) -> Column:
@@ -107,7 +131,7 @@ def of_summary(scores: Sequence[str] = (), priors: Sequence[str] = ()) -> list[s
     for each in KNOWN:
         if each.role == "score":
             names += [each.name, *bounds(each.name)]
-        else:
+        elif each.role not in ("raw", "fact"):
             names.append(each.name)
     place = names.index(bounds(of_role("score")[-1])[-1]) + 1
     more = [name for score in scores if score not in names for name in (score, *bounds(score))]

@@ -6,45 +6,31 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from effbench import columns
 from effbench.growth import Growth
 from effbench.spec import Record
 from effbench.wording import shown
 
-# Of the values that effbench's own probes record, those that are numbers. Others may be anything.
-_NUMBERS = frozenset(
-    {
-        "accuracy", "best_epoch", "bytes_moved", "calls_per_sample", "checkpoint_seconds", "epochs", "flops",
-        "flops_analytic", "flops_other", "flops_useful", "padding_share", "parameter_bytes", "parameters",
-        "peak_bytes", "peak_rss_bytes", "resumed", "rss_growth_bytes", "saved_bytes", "saved_bytes_declared",
-        "test_correct", "test_examples", "test_macro_f1", "tokens_per_s", "train_examples", "train_seconds",
-        "trend", "uncounted_share", "validation_accuracy", "validation_macro_f1", "warm_up_s",
-    }
-)  # fmt: skip
-_TEXTS = frozenset({"warmed_up", "memory_method", "declared_order", "declared_memory_order", "stopped"})
-_NUMBER_FACTS = frozenset(
-    {
-        "cores", "memory_bytes", "threads", "cpu_quota_cores", "load_1min", "others_cores", "steal_s",
-        "frequency_hz", "frequency_change",
-    }
-)  # fmt: skip
-_TEXT_FACTS = frozenset({"name", "processor", "system", "libc", "python", "torch", "cpu_capability", "gpu"})
+# Facts of the machine that are no columns of their own.
+_NUMBER_FACTS = ("cores", "memory_bytes", "threads", "cpu_quota_cores", *columns.of_role("fact"))
+_TEXT_FACTS = ("name", "processor", "system", "libc", "python", "torch", "cpu_capability", "gpu")
 _OF_A_ROOF = ("flops", "bytes_moved")
 _OF_A_TRAINING = ("tokens_per_s", "train_seconds")
 
 
-def check_content(record: Record, columns: Collection[str]) -> None:
+def check_content(record: Record, taken: Collection[str]) -> None:
     """Raise ValueError for content that is not what the record's probe records.
 
-    ``columns`` are those that every row of a table has: no value may take the name of one.
+    ``taken`` are the columns that every row of a table has: no value may take the name of one.
     """
     values, facts, samples = record.values, record.machine, record.samples
-    priors = [name for name in values if name.startswith("prior_")]
-    _require(values, (*_NUMBERS, *priors), (int, float), "a number")
-    _require(values, _TEXTS, (str,), "text")
+    _require(values, filter(columns.is_text, values), (str,), "text")
+    _require(values, filter(columns.is_number, values), (int, float), "a number")
+    _require(values, columns.record_scores(values).values(), (int, float), "a number")
     _require(facts, _NUMBER_FACTS, (int, float), "a number")
     _require(facts, _TEXT_FACTS, (str,), "text")
-    if taken := {*values, *(f"samples_{name}" for name in samples)} & set(columns):
-        raise ValueError(f"{min(taken)} is no name of a value: every record has a column of that name")
+    if clash := {*values, *(f"samples_{name}" for name in samples)} & set(taken):
+        raise ValueError(f"{min(clash)} is no name of a value: every record has a column of that name")
     for name in ("declared_order", "declared_memory_order"):
         if values.get(name):
             Growth.parse(str(values[name]))
@@ -82,7 +68,7 @@ def _require(place: Mapping[str, Any], names: Iterable[str], kinds: tuple[type, 
 
 def _check_hits(values: Mapping[str, Any]) -> None:
     hits, examples = values.get("test_correct"), values.get("test_examples")
-    if hits is None and examples is None:
+    if hits is None:  # its task counts none
         return
     if type(hits) is not int or type(examples) is not int or not 0 <= hits <= examples or not examples:
         raise ValueError(f"test_correct of test_examples is {shown(hits)} of {shown(examples)}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from effbench import files
+from effbench import columns, files
 from effbench.files import why
 from effbench.soundness import check_content
 from effbench.spec import (
@@ -309,7 +309,7 @@ def _row(record: Record) -> dict[str, Any]:
         **{f"samples_{name}": list(series) for name, series in record.samples.items()},
         **record.values,
         **_ceiling(record),
-        **{name: record.machine.get(name) for name in _FACTS},
+        **{name: record.machine.get(name) for name in columns.of_role("fact")},
         "torch": record.machine.get("torch"),
         "machine": _machine_name(record),
         "code": record.code,
@@ -317,9 +317,6 @@ def _row(record: Record) -> dict[str, Any]:
         "started": record.started,
         "seconds": record.seconds,
     }
-
-
-_FACTS = ("load_1min", "others_cores", "machine_cores", "steal_s", "frequency_hz", "frequency_change")
 
 
 def _ceiling(record: Record) -> dict[str, Any]:
