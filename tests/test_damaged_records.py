@@ -17,12 +17,14 @@ from frames import accuracy_records, cost_records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from effbench import ceiling, cli, machine
+from effbench import ceiling, cli, loop, machine
 from effbench.ceiling import Ceilings
+from effbench.estimate import Estimate
 from effbench.models.checkpoint import Checkpoint
 from effbench.soundness import check_ceiling
 from effbench.spec import Cell, Record, UsageError, cell_key, parse_json, to_json
 from effbench.store import Store, export
+from effbench.sweep import Sweep
 
 HERE = settings(suppress_health_check=list(HealthCheck))
 CEILING = {
@@ -240,6 +242,24 @@ def test_any_bytes_of_a_record_are_a_problem_or_a_record_and_the_others_stay(pro
     law()
 
 
+SWEEP = Sweep.from_toml(
+    'name = "again"\n[[grid]]\nmechanism = "vanilla"\nseq_len = [64, 128, 512]\nthreads = 1\nrepeats = 2\n'
+    'mode = "forward"\n',
+    "again.toml",
+    "again",
+)
+
+
+def resumed(store: Store) -> None:
+    """What a run that goes on reads of the records: what is final, how long it took, what is hopeless."""
+    planned = loop.plan(SWEEP, store)
+    estimate = Estimate(planned.done)
+    for job in planned.jobs:
+        assert estimate.seconds(job.cell) >= 0
+        loop._hopeless(job.cell, planned.done)
+    loop.too_wide(SWEEP, planned.done)
+
+
 @pytest.mark.parametrize("probe", EVERY)
 def test_any_content_with_a_right_checksum_is_a_problem_or_a_row(probe, tmp_path):
     store = Store(tmp_path / "out")
@@ -252,7 +272,7 @@ def test_any_content_with_a_right_checksum_is_a_problem_or_a_row(probe, tmp_path
     everywhere = places(json.loads(content)["record"])[1:]
     kinds = st.sampled_from(["other", "without", "more"])
 
-    @settings(HERE, max_examples=25)
+    @settings(HERE, max_examples=15)
     @given(
         st.builds(Change, st.sampled_from(everywhere), kinds, st.sampled_from(ODD), st.sampled_from(NAMES))
     )
@@ -262,6 +282,7 @@ def test_any_content_with_a_right_checksum_is_a_problem_or_a_row(probe, tmp_path
         records, problems = store.read()
         assert len(records) + len(problems) == len(few)
         export(store.folder)
+        resumed(store)
         new.unlink()
 
     law()
