@@ -39,6 +39,7 @@ import torch
 
 from effbench.analyse.statistics import ratio_interval
 from effbench.gate.exact import FIGURES
+from effbench.gate.git import environment
 from effbench.spec import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -559,7 +560,10 @@ def _paths() -> list[str]:
 
 def _git(folder: Path, *arguments: str) -> str:
     who = ("-c", "user.name=effbench", "-c", "user.email=effbench@localhost", "-c", "commit.gpgsign=false")
-    done = subprocess.run(["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", *who, *arguments],
+        cwd=folder, capture_output=True, text=True, check=False, env=environment(),
+    )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"git {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout

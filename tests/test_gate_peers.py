@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from repositories import git
 
 from effbench.spec import UsageError
 
@@ -39,9 +40,7 @@ def calibration(extra):
 
 
 def shown(repo, commit):
-    return subprocess.run(
-        ["git", "show", f"{commit}:attn.py"], cwd=repo, capture_output=True, text=True, check=True
-    ).stdout
+    return git(repo, "show", f"{commit}:attn.py")
 
 
 def results(text, bench, mask=None):
@@ -60,10 +59,7 @@ def results(text, bench, mask=None):
 def test_a_plant_is_two_commits_and_the_head_is_checked_out(tmp_path, extra):
     repo = tmp_path / "repo"
     base, head = gate_peers.plant(repo, extra, calibration(extra))
-    log = subprocess.run(
-        ["git", "log", "--reverse", "--format=%H", "main"],
-        cwd=repo, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
+    log = git(repo, "log", "--reverse", "--format=%H", "main").split()
     assert log == [base, head]
     assert shown(repo, head) == (repo / "attn.py").read_text(encoding="utf-8") != shown(repo, base)
 

@@ -1,4 +1,4 @@
-"""The base of a gate as a folder: a git worktree that goes away with us, or a folder that was given."""
+"""The base of a gate as a folder: a commit's files that go away with us, or a folder that was given."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effbench.gate import git
+from effbench.gate.git import Refused, Repository
+from effbench.gate.submodules import check_out_submodules
 from effbench.spec import UsageError
 
 _KEEPER = Path(__file__).with_name("keeper.py")
@@ -18,12 +21,18 @@ _KEEPER = Path(__file__).with_name("keeper.py")
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """One side's code: its folder, and how to speak of it."""
+    """One side's code: its folder, and how to speak of it.
+
+    ``repository`` is the one that it is the working tree of, if it is one. ``notes`` are sentences for the
+    reader about how it came about.
+    """
 
     root: Path
     label: str
     commit: str = ""
     dirty: bool = False
+    repository: Repository | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """What a report says of it."""
@@ -31,73 +40,138 @@ class Tree:
 
 
 def working_tree(start: Path) -> Tree:
-    """The working tree that ``start`` lies in. Raises UsageError outside of a git repository."""
-    root = _git(start, "rev-parse", "--show-toplevel")
-    if root is None:
-        raise UsageError(
-            f"{str(start)!r} is in no git repository: run the gate where the mechanisms' code is"
+    """The working tree that ``start`` lies in.
+
+    Raises UsageError outside of a git repository, and where git cannot tell what is in it.
+    """
+    repository = git.find(start)
+    notes = [
+        f"{place} was not used: this folder lies in the repository {str(repository.root)!r}"
+        for place in git.unused_places(repository)
+    ]
+    return _tree(repository, "working tree", tuple(notes))
+
+
+def _tree(repository: Repository, label: str, notes: tuple[str, ...] = ()) -> Tree:
+    try:
+        return Tree(
+            root=repository.root,
+            label=label,
+            commit=repository.commit("HEAD") or "",
+            dirty=repository.changed(),
+            repository=repository,
+            notes=notes,
         )
-    commit = _git(start, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") or ""
-    changed = bool(_git(start, "status", "--porcelain"))
-    return Tree(root=Path(root), label="working tree", commit=commit, dirty=changed)
+    except Refused as refused:
+        raise UsageError(f"git cannot read {str(repository.root)!r}: {refused}") from None
 
 
 @contextlib.contextmanager
 def checked_out(head: Tree, base: str) -> Iterator[Tree]:
-    """The base's tree while the context lasts: the folder ``base``, or a worktree of the revision ``base``.
+    """The base's tree while the context lasts: the folder ``base``, or the files of the revision ``base``.
 
-    A revision wins over a folder of the same name, unless it is written as a path (``./main``). The worktree
-    is removed when the context ends, and by a process of its own when this one is killed. Raises UsageError
-    where ``base`` is neither.
+    A revision wins over a folder of the same name, unless it is written as a path (``./main``). Its files are
+    written into a temporary folder with an index of its own, so that nothing changes in the repository. The
+    folder is removed when the context ends, and by a process of its own when this one is killed.
+
+    Raises UsageError where ``base`` is empty, neither of the two, the working tree itself, or not whole in
+    this clone.
     """
-    commit = None if base.startswith(("./", "../", "/")) else _commit(head.root, base)
+    if not base.strip():
+        raise UsageError(f"base {base!r} is empty: name a revision or a folder")
+    if base.startswith(("-", "^")):
+        raise UsageError(f"base {base!r} is not a revision")
+    repository = head.repository
+    assert repository is not None  # what working_tree returned
+    commit = None if base.startswith(("./", "../", "/")) else _commit(repository, base)
     if commit is None:
-        place = Path(base)
-        if not place.is_dir():
-            raise UsageError(f"base {base!r} is neither a revision of {str(head.root)!r} nor a folder")
-        found = _git(place, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") or ""
-        yield Tree(root=place.resolve(), label=base, commit=found)
+        yield _folder(head, base)
         return
-    place = Path(tempfile.mkdtemp(prefix="effbench-gate-")).resolve()
+    with _temporary() as place:
+        tree = place / "tree"
+        tree.mkdir()
+        notes = _write(repository, commit, base, tree, place)
+        if commit == head.commit and not head.dirty:
+            notes.append("base and working tree are the same code: whatever differs is the machine's doing")
+        yield Tree(root=tree, label=base, commit=commit, notes=tuple(notes))
+
+
+def _commit(repository: Repository, base: str) -> str | None:
+    try:
+        return repository.commit(base)
+    except Refused as refused:
+        raise UsageError(f"base {base!r}: git says: {refused}") from None
+
+
+def _folder(head: Tree, base: str) -> Tree:
+    """The folder ``base``, with its commit if it is a working tree itself."""
+    place = Path(base)
+    if not place.is_dir():
+        raise UsageError(_missing(head, base))
+    if place.resolve() == head.root.resolve():
+        raise UsageError(f"base {base!r} is the working tree itself: there is nothing to compare it with")
+    root = place.resolve()
+    if not (root / ".git").exists():
+        return Tree(root=root, label=base)
+    try:
+        return _tree(git.at(root), base)
+    except (Refused, UsageError) as refused:  # it is a folder of code all the same
+        return Tree(
+            root=root, label=base, notes=(f"the commit of the base {base!r} is not known: {refused}",)
+        )
+
+
+def _missing(head: Tree, base: str) -> str:
+    """Why ``base`` is nothing, and what to do about it."""
+    repository = head.repository
+    assert repository is not None
+    said = f"base {base!r} is neither a revision of {str(head.root)!r} nor a folder"
+    if named := repository.names(base):
+        said = f"base {base!r} names {named}, which is no commit that is in {str(head.root)!r}"
+    remote, _, branch = base.partition("/")
+    if branch and remote in repository.ask("remote").splitlines():
+        said += (
+            f"; if it is a branch of {remote}, fetch it: "
+            f"git fetch {remote} +refs/heads/{branch}:refs/remotes/{base}"
+        )
+    if repository.shallow():
+        said += (
+            "; this clone is shallow, so that older commits are not in it: git fetch --unshallow "
+            "(with actions/checkout: fetch-depth: 0)"
+        )
+    return said
+
+
+def _write(repository: Repository, commit: str, base: str, tree: Path, place: Path) -> list[str]:
+    """Write the commit's files and those of its submodules into ``tree``; sentences for the reader."""
+    try:
+        index = place / "index"
+        said = repository.check_out(commit, tree, index)
+        notes = [f"git, as it checked out {base!r}, said: {said}"] if said else []
+        return notes + check_out_submodules(repository, commit, base, tree, index)
+    except Refused as refused:
+        cure = ""
+        if repository.partial():
+            cure = f"; this clone is partial: git archive {commit} > /dev/null fetches what is missing"
+        raise UsageError(f"git cannot check out {base!r}: {refused}{cure}") from None
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[Path]:
+    """A folder that is removed when the context ends, and when this process does."""
+    try:
+        place = Path(tempfile.mkdtemp(prefix="effbench-gate-")).resolve()
+    except OSError as error:
+        raise UsageError(f"the base needs a temporary folder, and none can be made: {error}") from None
     keeper = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_KEEPER), str(head.root), str(place)],
+        [sys.executable, "-I", "-S", str(_KEEPER), str(place)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        # without the repository's hooks, which are made for people
-        done = subprocess.run(
-            ["git", "-C", str(head.root), "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach",
-             "--quiet", str(place), commit],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise UsageError(f"git cannot check out {base!r}: {_last_line(done.stderr)}")
-        yield Tree(root=place, label=base, commit=commit)
+        yield place
     finally:
         assert keeper.stdin is not None
         keeper.stdin.close()
         keeper.wait()
-
-
-def _commit(root: Path, revision: str) -> str | None:
-    if revision.startswith("-"):
-        raise UsageError(f"base {revision!r} is not a revision")
-    return _git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None where it fails. Raises UsageError where there is no git."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise UsageError("the gate needs git, which is not on the PATH") from None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no message"

@@ -1,27 +1,31 @@
-"""Removes a git worktree when the gate is gone, however it went. Standard library only; run as a script.
+"""Removes a folder when the gate is gone, however it went. Standard library only; run as a script.
 
-``python keeper.py REPOSITORY WORKTREE`` waits for the end of its standard input, which comes when the gate
-closes it or is killed. Signals that a terminal sends to its programs do not end it.
+``python keeper.py FOLDER`` waits for the end of its standard input, which comes when the gate closes it or is
+killed. Signals that a terminal sends to its programs do not end it.
 """
 
 from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 import sys
+import time
+from pathlib import Path
+
+_PATIENCE_S = 30.0  # for a git that outlived the gate, and still writes into the folder
 
 
 def main() -> None:
-    """Wait, then remove the worktree and what git remembers of it."""
+    """Wait, then remove the folder."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    repository, worktree = sys.argv[1:3]
+    folder = Path(sys.argv[1])
     sys.stdin.buffer.read()
-    git = ["git", "-C", repository, "worktree"]
-    subprocess.run([*git, "remove", "--force", worktree], capture_output=True, check=False)
-    shutil.rmtree(worktree, ignore_errors=True)
-    subprocess.run([*git, "prune"], capture_output=True, check=False)
+    deadline = time.monotonic() + _PATIENCE_S
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from effbench.gate.git import environment
 from effbench.spec import Cell, to_json
 
 _SCRIPT = Path(__file__).with_name("side.py")
@@ -32,10 +33,18 @@ class WorkerDied(RuntimeError):
         self.side = side
 
 
-class Nursery:
-    """A process that has torch and effbench imported and forks workers; see effbench.gate.side."""
+class NoAnswer(WorkerDied):
+    """A worker did not answer in time."""
 
-    def __init__(self) -> None:
+
+class Nursery:
+    """A process that has torch and effbench imported and forks workers; see effbench.gate.side.
+
+    ``inside`` is a folder of every worker's root whose modules come before the root's own, "" for none.
+    """
+
+    def __init__(self, inside: str = "") -> None:
+        self._inside = inside
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._link, theirs = socket.socketpair()
         with theirs:
@@ -46,7 +55,8 @@ class Nursery:
                 stderr=self._log,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C in the terminal is for us
-                env={**os.environ, "OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"},
+                # a mechanism's own calls of git are not to work on a hook's index either
+                env={**environment(), "OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"},
             )
         self._ready = False
 
@@ -58,7 +68,7 @@ class Nursery:
 
     def fork(self, side: str, root: Path, descriptors: Sequence[int]) -> int:
         """The number of a new process that stands for ``root``. Raises WorkerDied if there is none."""
-        return int(self._ask(side, {"fork": str(root)}, descriptors)["pid"])
+        return int(self._ask(side, {"fork": str(root), "inside": self._inside}, descriptors)["pid"])
 
     def status(self, side: str, pid: int) -> int | None:
         """The exit code of a worker that has closed its pipe, None if it still runs; forget it then."""
@@ -161,7 +171,7 @@ class Worker:
             selector.register(self._answers, selectors.EVENT_READ)
             while b"\n" not in self._pending:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise WorkerDied(self.side, f"no answer within {timeout_s:.0f} s")
+                    raise NoAnswer(self.side, f"no answer within {timeout_s:.0f} s")
                 chunk = os.read(self._answers, 65536)
                 if not chunk:
                     raise WorkerDied(self.side, self._last_words())
