@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -409,18 +410,20 @@ def compare(
         Path | None, typer.Option(metavar="FILE", help="Draw ratios and intervals: .png, .svg, .pdf.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit code 6 if a cell failed, 4 if one could not be judged.")
+        bool, typer.Option("--strict", help="Exit code 4 also if a cell could not be judged.")
     ] = False,
 ) -> None:
-    """Compare two results folders of one machine cell by cell; 3 if one is slower or a figure grew."""
+    """Compare two results folders of one machine cell by cell: 3 if slower or grown, 6 if one failed."""
     from effbench.gate import stored
     from effbench.sweep import parse_share, parse_time_s
 
+    _check_outputs({"plot": plot})
     if format not in ("table", "json", "markdown"):
         raise UsageError(f"format {format!r} is not one of table, json, markdown")
-    found = stored.compare(
-        base, head, threshold=parse_share("threshold", threshold), floor_s=parse_time_s(floor)
-    )
+    share, floor_s = parse_share("threshold", threshold), parse_time_s(floor)
+    if base.resolve() == head.resolve():  # all would be the same, whatever it holds
+        raise UsageError(f"BASE and HEAD are the same folder, {str(base)!r}: name two")
+    found = stored.compare(base, head, threshold=share, floor_s=floor_s)
     _save_forest(found, plot)
     if format == "json":
         print(json.dumps(found.to_json(), indent=2))
@@ -661,14 +664,16 @@ def gate(
         Path | None, typer.Option(metavar="FILE", help="For github-action-benchmark: customSmallerIsBetter.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 4 where a cell cannot be judged, 6 where one fails.")
+        bool, typer.Option("--strict", help="Exit with 4 also where a cell cannot be judged.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Is the working tree slower than a revision? Exit code 3 if so, confirmed; never on a point estimate."""
+    """Is the working tree slower than a revision? Exit code 3 if so, confirmed; 6 if it is broken."""
     from effbench.gate.checkout import checked_out, working_tree
     from effbench.gate.judge import judge
+    from effbench.gate.paths import inside
     from effbench.gate.settings import read
+    from effbench.gate.workers import WorkerDied
 
     outputs = {
         "json": json_file,
@@ -699,24 +704,34 @@ def gate(
         "budget": budget,
         "time": False if exact_only else None,
     }
-    head = working_tree(Path.cwd())
-    settings = read(head.root, config, flags)
     listener = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     try:
+        here = Path.cwd()
+        head = working_tree(here)
+        settings = read(head.root, config, flags, here)
+        # dotted names are looked for where they were written, as the paths of files are
+        place = here if mechanism else config.absolute().parent if config else head.root
         with checked_out(head, base) as tree:
-            report = judge(settings, head, tree, listener=listener)
+            report = judge(settings, head, tree, inside=inside(place, head.root), listener=listener)
     except KeyboardInterrupt:
-        print("interrupted; the base's worktree is gone, nothing was judged", file=sys.stderr)
+        print("interrupted; nothing was judged, and nothing stays behind", file=sys.stderr)
         raise typer.Exit(130) from None
-    _deliver(report, outputs)
-    raise typer.Exit(report.exit_code(strict=strict))
+    except WorkerDied as error:
+        raise WorkerDied(error.side, f"the {error.side}'s process ended: {error}") from None
+    undelivered = _deliver(report, outputs)
+    raise typer.Exit(report.exit_code(strict=strict) or int(undelivered))
 
 
 def _check_outputs(outputs: dict[str, Path | None]) -> None:
     """Refuse what could not be written before anything is measured."""
+    taken: dict[Path, str] = {}
     for name, path in outputs.items():
-        if path is None or str(path) == "-":
+        if path is None or (name == "json" and str(path) == "-"):
             continue
+        if str(path) == "-":
+            raise UsageError(f"--{name} '-': only --json can be printed; name a file")
+        if (other := taken.setdefault(path.absolute(), name)) != name:
+            raise UsageError(f"--{name} {str(path)!r}: --{other} is written there too")
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise UsageError(
                 f"--{name} {str(path)!r}: {'is a folder' if path.is_dir() else 'its folder is not there'}"
@@ -730,16 +745,20 @@ def _check_outputs(outputs: dict[str, Path | None]) -> None:
 
 
 def _save_forest(report: Report, path: Path | None) -> None:
-    """Draw the forest plot where it is asked for; without times there is none."""
-    if path is not None and report.lines:
-        from effbench.show import plots
-        from effbench.show.gate import forest
+    """Draw the forest plot where it is asked for; without times there is none, and that is said."""
+    if path is None:
+        return
+    if not report.lines:
+        print(f"effbench: no times were compared, so that there is no plot {str(path)!r}", file=sys.stderr)
+        return
+    from effbench.show import plots
+    from effbench.show.gate import forest
 
-        plots.save(forest(report), path)
+    plots.save(forest(report), path)
 
 
-def _deliver(report: Report, outputs: dict[str, Path | None]) -> None:
-    """Print a report, and write it in every form that was asked for."""
+def _deliver(report: Report, outputs: dict[str, Path | None]) -> bool:
+    """Print a report, and write it in every form that was asked for; whether some could not be written."""
     from effbench.gate import exports
     from effbench.show.gate import gate_tables
 
@@ -755,15 +774,31 @@ def _deliver(report: Report, outputs: dict[str, Path | None]) -> None:
         "pytest-benchmark": lambda: json.dumps(exports.pytest_benchmark(report), indent=2),
         "action-benchmark": lambda: json.dumps(exports.github_action_benchmark(report), indent=2),
     }
+    failed = False
+
+    def write(name: str, path: Path, work: Callable[[], object]) -> None:
+        nonlocal failed
+        try:
+            work()
+        except OSError as error:  # a full disk, or a folder that is gone by now: the verdict stands
+            print(f"effbench: {name} {str(path)!r}: {error.strerror or error}", file=sys.stderr)
+            failed = True
+
     for name, text in texts.items():
         path = outputs.get(name)
-        if path is not None and str(path) != "-":
-            path.write_text(text() + "\n", encoding="utf-8")
-    _save_forest(report, outputs.get("plot"))
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        with open(summary, "a", encoding="utf-8") as file:
-            file.write(exports.markdown(report) + "\n")
+        if path is not None and (name, str(path)) != ("json", "-"):
+            write(f"--{name}", path, partial(path.write_text, text() + "\n", encoding="utf-8"))
+    if plot := outputs.get("plot"):
+        write("--plot", plot, partial(_save_forest, report, plot))
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        place = Path(summary)
+        write("GITHUB_STEP_SUMMARY", place, partial(_append, place, exports.markdown(report) + "\n"))
+    return failed
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 @app.command("list", cls=Command)

@@ -31,6 +31,14 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _CONTRACT = "(d_model, heads, *, max_len, causal=False, **its own keyword options)"
 
 
+class Absent(UsageError):
+    """A name, file, module, class, option or value of an option that does not exist."""
+
+
+class Broken(UsageError):
+    """A plug-in whose source exists and is not one: it cannot be read, or breaks the contract."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """One option of a plug-in: its annotation as written, its default, and its choices if they are few."""
@@ -99,7 +107,7 @@ def check(plugin: Plugin, options: Mapping[str, Option]) -> dict[str, Option]:
         known = {p.name: p for p in plugin.parameters}
         for key in options:
             if key not in known:
-                raise UsageError(unknown(f"option of {plugin.name}", key, sorted(known), "its options"))
+                raise Absent(unknown(f"option of {plugin.name}", key, sorted(known), "its options"))
         for parameter in plugin.parameters:
             if parameter.required and parameter.name not in options:
                 raise UsageError(f"{plugin.name} needs the option {parameter.name}={parameter.kind}")
@@ -114,13 +122,13 @@ def find(name: str, kind: Kind) -> Plugin:
         target = reference[: -len(class_name) - 1]
         path, module = (Path(target), target) if target.endswith(".py") else _module_path(target)
         if not files.is_file(path):
-            raise UsageError(f"{shown(name)}: there is no file {shown(str(path))}")
+            raise Absent(f"{shown(name)}: there is no file {shown(str(path))}")
         return _read(kind, name, module, class_name, path)
     for entry in _entries(kind):
         if entry.name == name:
             path, module = _module_path(entry.module)
             return _read(kind, name, module, entry.attr, path)
-    raise UsageError(
+    raise Absent(
         unknown(kind, name, names(kind), "installed")
         + " (or give path/to/file.py:Class or package.module:Class)"
     )
@@ -151,7 +159,7 @@ def load(plugin: Plugin) -> type:
         module = importlib.import_module(plugin.module)
     found = getattr(module, plugin.class_name, None)
     if not isinstance(found, type):
-        raise UsageError(f"{plugin.name!r}: {plugin.class_name} is not a class in {plugin.module}")
+        raise Absent(f"{plugin.name!r}: {plugin.class_name} is not a class in {plugin.module}")
     return found
 
 
@@ -185,7 +193,7 @@ def _split(text: str, kind: Kind) -> tuple[str, str, str | None]:
         name = max(installed, key=len)
         return name, "", text[len(name) + 1 :] if len(text) > len(name) else None
     if any(name.startswith(f"{head}:") for name in names(kind)):
-        raise UsageError(unknown(kind, text, names(kind), "installed"))
+        raise Absent(unknown(kind, text, names(kind), "installed"))
     class_name, more, options = rest.partition(":")
     if class_name and "=" not in class_name:
         if not class_name.isidentifier():
@@ -215,7 +223,7 @@ def _module_path(module: str) -> tuple[Path, str]:
     except (ValueError, ImportError):
         spec = None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        raise UsageError(f"there is no Python module {shown(module)} on the path or in this folder")
+        raise Absent(f"there is no Python module {shown(module)} on the path or in this folder")
     return Path(spec.origin), module
 
 
@@ -226,13 +234,14 @@ def _read(kind: Kind, name: str, module: str, class_name: str, path: Path) -> Pl
         return _described(tree, kind, name, module, class_name, path)
     except SyntaxError as error:
         line = f"line {error.lineno}: " if error.lineno else ""
-        raise UsageError(f"{path}: {line}{error.msg}") from None
+        raise Broken(f"{path}: {line}{error.msg}") from None
     except (RecursionError, MemoryError):  # of Python's own parser, too
-        raise UsageError(f"{path}: its expressions are nested too deeply to be read") from None
-    except UsageError:
+        raise Broken(f"{path}: its expressions are nested too deeply to be read") from None
+    except (Absent, Broken):
         raise
-    except ValueError as error:  # null bytes
-        raise UsageError(f"{path}: {error}") from None
+    except ValueError as error:  # an unreadable file, null bytes
+        text = str(error)
+        raise Broken(text if text.startswith(str(path)) else f"{path}: {text}") from None
 
 
 def _described(tree: ast.Module, kind: Kind, name: str, module: str, class_name: str, path: Path) -> Plugin:
@@ -242,20 +251,20 @@ def _described(tree: ast.Module, kind: Kind, name: str, module: str, class_name:
             return Plugin(
                 kind=kind, name=name, module=module, class_name=class_name, path=path, parameters=None
             )
-        raise UsageError(unknown(f"class in {path}", class_name, sorted(classes), "it has"))
+        raise Absent(unknown(f"class in {path}", class_name, sorted(classes), "it has"))
     node = classes[class_name]
     constants = _constants(node)
     for text in ("source", "requires", "install"):
         if not isinstance(constants.get(text, ""), str):
-            raise UsageError(f"{path}: {text} of {class_name} is {shown(constants[text])}, not text")
+            raise Broken(f"{path}: {text} of {class_name} is {shown(constants[text])}, not text")
     try:
         order = Growth.parse(constants["order"]) if constants.get("order") is not None else None
     except ValueError as error:
-        raise UsageError(f"{path}: order of {class_name}: {error}") from None
+        raise Broken(f"{path}: order of {class_name}: {error}") from None
     requires = tuple(constants.get("requires", "").split())
     for distribution in requires:
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", distribution):
-            raise UsageError(
+            raise Broken(
                 f"{path}: requires of {class_name}: {shown(distribution)} is not the name of a distribution"
             )
     return Plugin(
@@ -274,13 +283,20 @@ def _described(tree: ast.Module, kind: Kind, name: str, module: str, class_name:
 
 
 def _bound(tree: ast.Module) -> set[str]:
-    """Names that a module binds by import or assignment, without classes and functions."""
+    """Names that a module binds by import or assignment, or by a class under ``if``, ``try`` or ``with``."""
     bound: set[str] = set()
-    for node in tree.body:
+    left: list[ast.stmt] = list(tree.body)
+    while left:
+        node = left.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
             bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, ast.Assign):
             bound |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            inner = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.stmt)]
+            inner += [each for part in getattr(node, "handlers", []) for each in part.body]
+            bound |= {each.name for each in inner if isinstance(each, ast.ClassDef)}
+            left += inner
     return bound
 
 
@@ -328,7 +344,7 @@ def _parameters(
         positional = [a.arg for a in (*arguments.posonlyargs, *arguments.args)][1:]
         accepted = {*positional, *(a.arg for a in arguments.kwonlyargs)}
         if arguments.kwarg is None and (len(positional) < 2 or not {"max_len", "causal"} <= accepted):
-            raise UsageError(f"{name}: its constructor must accept {_CONTRACT}")
+            raise Broken(f"{name}: its constructor must accept {_CONTRACT}")
     if arguments.kwarg is not None:
         return None
     own = (
@@ -372,7 +388,7 @@ def _convert(plugin: Plugin, key: str, value: str) -> Option:
             if str(choice).lower() == value.lower():
                 return choice
         allowed = ", ".join(map(str, parameter.choices))
-        raise UsageError(f"{plugin.name}: {key}={shown(value)[1:-1]} is not one of {allowed}")
+        raise Absent(f"{plugin.name}: {key}={shown(value)[1:-1]} is not one of {allowed}")
     kinds = {part.strip() for part in parameter.kind.split("|")}
     if guess is None and "None" in kinds:
         return None
@@ -385,7 +401,7 @@ def _convert(plugin: Plugin, key: str, value: str) -> Option:
         return float(number)
     if "str" in kinds or not parameter.kind:
         return value if parameter.kind else (number if isinstance(guess, str) else guess)
-    raise UsageError(f"{plugin.name}: {key}={shown(value)[1:-1]} is not {parameter.kind}")
+    raise Absent(f"{plugin.name}: {key}={shown(value)[1:-1]} is not {parameter.kind}")
 
 
 def _number(value: str) -> int | float | str:

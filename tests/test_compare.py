@@ -198,8 +198,12 @@ def test_a_short_time_is_held_to_the_floor(folder):
 
 
 def test_a_folder_that_is_none_is_refused(folder, tmp_path):
+    a = folder("a", timed())
     with pytest.raises(UsageError, match="is not a results folder"):
-        compare(folder("a", timed()), tmp_path)
+        compare(a, tmp_path)
+    for pair, said in ((("", a), "base '' is empty"), ((a, " "), "head ' ' is empty")):
+        with pytest.raises(UsageError, match=said):
+            compare(*pair)
 
 
 @pytest.mark.parametrize(
@@ -266,12 +270,15 @@ def test_failures_are_said_on_the_side_where_they_happened(folder):
         for line in compare(*pair).lines
     }
     assert seen[a, b] == ("failed", "crashed: signal 11")
-    assert seen[b, a] == ("new", "the base failed: crashed: signal 11")
+    assert seen[b, a] == ("base-failed", "the base failed: crashed: signal 11")
     assert seen[b, b] == ("failed", "crashed: signal 11; so did the base")
     assert seen[a, c] == ("failed", "1 of 6 repeats: timeout: 60 s")
     assert seen[c, a] == ("same", ""), "five repeats of the base are enough to judge the head by"
-    assert compare(a, b).exit_code() == 5
-    assert compare(folder("d", [*whole, *timed("linear")]), b).exit_code(strict=True) == 6
+    both = folder("d", [*whole, *timed("linear")])
+    for strict in (False, True):
+        for pair in ((a, b), (b, b), (both, b), (a, c)):
+            assert compare(*pair).exit_code(strict=strict) == 6
+        assert compare(b, a).exit_code(strict=strict) == 4, "the base did not run it: that is no pass"
 
 
 def test_what_was_interrupted_is_as_if_it_was_not_asked_for(folder):
@@ -381,7 +388,7 @@ def test_damaged_files_are_named(folder):
 # Exact figures.
 
 
-def test_one_byte_more_fails_and_one_less_does_not(folder):
+def test_what_grows_beyond_one_unit_of_memory_fails_and_what_shrinks_does_not(folder):
     def report(**head):
         base = {"peak_bytes": 1000, "saved_bytes": 500, "parameters": 64}
         return compare(
@@ -389,11 +396,13 @@ def test_one_byte_more_fails_and_one_less_does_not(folder):
         )
 
     assert report().exit_code() == 0
-    more = report(peak_bytes=1001, saved_bytes=499)
+    assert report(peak_bytes=1064, saved_bytes=564).exit_code() == 0
+    more = report(peak_bytes=1065, saved_bytes=499)
     assert {f.name: f.fails for f in more.figures} == {
         "peak_bytes": True, "saved_bytes": False, "parameters": False
     }  # fmt: skip
     assert more.exit_code() == 3
+    assert report(parameters=65).exit_code() == 3
     assert report(peak_bytes=1, saved_bytes=1, parameters=1).exit_code() == 0
 
 
@@ -425,7 +434,37 @@ def test_a_figure_that_could_not_be_had_says_why(folder):
     assert (lost.base, lost.head, lost.fails, lost.detail) == (10, None, False, "the head failed: oom: 8 GiB")
     (found,) = compare(b, a).figures
     assert (found.base, found.head, found.fails) == (None, 10, False)
+    assert (compare(a, b).exit_code(), compare(b, a).exit_code()) == (6, 4)
     assert compare(a, folder("c", timed())).figures == ()
+    broken = folder("d", [failed(cell)])
+    (neither,) = compare(broken, broken).figures
+    assert neither.detail == "the base failed: crashed: signal 11; the head failed: crashed: signal 11"
+    assert compare(broken, broken).exit_code() == 6
+    once = folder("e", [cell, replace(failed(cell), cell=replace(cell.cell, repeat=1))])
+    assert compare(a, once).exit_code() == 6, "one of two repeats of the head failed"
+
+
+def test_a_figure_that_only_one_run_knows_of(folder):
+    old, new = counted(peak_bytes=10), counted(peak_bytes=10, saved_bytes=4)
+    a, b = folder("a", [old]), folder("b", [new])
+    assert [figure.name for figure in compare(a, b).figures] == ["peak_bytes"]
+    assert compare(a, b).exit_code() == 0, "an older run did not count it"
+    assert [figure.detail for figure in compare(b, a).figures] == ["", "the head has none"]
+    assert compare(b, a).exit_code() == 6
+
+
+@pytest.mark.parametrize("status", ["oom", "timeout", "unsupported", "skipped"])
+def test_the_same_limit_in_both_runs_is_nothing_that_broke(folder, status):
+    ended = [failed(record, status, "8 GiB") for record in (*timed("linear"), counted(peak_bytes=3))]
+    both = folder("a", [*timed(), *ended])
+    report = compare(both, both)
+    assert verdicts(report) == {"vanilla": "same", "linear": "inconclusive"}
+    assert report.lines[0].reason == f"in both runs: {status}: 8 GiB"
+    assert (report.exit_code(), report.exit_code(strict=True)) == (0, 4)
+    alone = folder("b", ended)
+    assert compare(alone, alone).exit_code() == 5, "nothing was compared"
+    other = folder("c", [failed(record, "crashed") for record in ended])
+    assert compare(alone, other).exit_code() == 6
 
 
 # The command.
@@ -461,6 +500,13 @@ def test_the_command_prints_the_report_and_ends_with_its_code(folder, capsys, mo
     ("arguments", "complaint"),
     [
         (["a", "nowhere"], "'nowhere' is not a results folder"),
+        (["a", "a"], "BASE and HEAD are the same folder"),
+        (["a", "a/../a"], "BASE and HEAD are the same folder"),
+        (["a", "nowhere", "--plot", "no/such/folder.png"], "its folder is not there"),
+        (["a", "nowhere", "--plot", "plot.jpg"], "does not end in .png"),
+        (["a", "nowhere", "--threshold", ""], "threshold '' is not a share"),
+        (["a", "nowhere", "--floor", ""], "'' is not a time"),
+        (["a", "nowhere", "--format", ""], "format '' is not one of"),
         (["a", "a", "--threshold", "5"], "threshold '5' is not a share"),
         (["a", "a", "--floor", "little"], "'little' is not a time; write 10us"),
         (["a", "a", "--format", "csv"], "format 'csv' is not one of table, json, markdown"),
@@ -468,7 +514,7 @@ def test_the_command_prints_the_report_and_ends_with_its_code(folder, capsys, mo
 )
 def test_wrong_usage_is_one_line(folder, capsys, monkeypatch, arguments, complaint):
     a = folder("a", timed())
-    where = [str(a) if word == "a" else word for word in arguments]
+    where = [str(a.parent / word) if word.startswith("a") else word for word in arguments]
     code, out, err = command(capsys, monkeypatch, *where)
     assert (code, out) == (2, "")
     assert complaint in err

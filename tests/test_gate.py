@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,13 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from repositories import commit, everything, git
 
 from effbench import cli
 from effbench.gate import judge as judging
-from effbench.gate.checkout import Tree, checked_out, working_tree
+from effbench.gate.checkout import Tree
 from effbench.gate.decide import Plan, Round
 from effbench.gate.judge import CONFIRMATION, Track
 from effbench.gate.lockstep import CellFailed, play
+from effbench.gate.report import Report
 from effbench.gate.settings import read
 from effbench.gate.workers import Nursery, Worker, WorkerDied
 from effbench.spec import Cell, UsageError
@@ -50,15 +54,6 @@ ONCE, TWICE = "return self.map(x)", "return self.map(self.map(x))"
 FAST = ("--seq-len", "64", "--d-model", "32", "--heads", "2", "--mode", "forward")
 
 
-def git(folder, *arguments):
-    env = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
-    done = subprocess.run(
-        ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments],
-        cwd=folder, check=True, capture_output=True, text=True, env=env,
-    )  # fmt: skip
-    return done.stdout
-
-
 def write(folder, body, options=""):
     (folder / "mine.py").write_text(MINE.format(body=body, options=options))
 
@@ -70,8 +65,7 @@ def repository(tmp_path):
     folder.mkdir()
     git(folder, "init", "--quiet")
     write(folder, ONCE)
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "-m", "once")
+    commit(folder, "once")
     return folder
 
 
@@ -82,16 +76,19 @@ def gate(folder, *arguments, **more):
     )  # fmt: skip
 
 
-def nothing_left(folder):
-    """No worktree that git knows of, and no worker that still runs the repository's code."""
-    assert len(git(folder, "worktree", "list").splitlines()) == 1
-    assert not list((folder / ".git").glob("worktrees/*"))
+def command(capsys, monkeypatch, *arguments):
+    """The gate in this process: (exit code, what it printed, what it said on stderr)."""
+    monkeypatch.setattr(sys, "argv", ["effbench", "gate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, *capsys.readouterr()
 
 
 @pytest.mark.slow
 def test_unchanged_code_passes_and_grown_figures_fail(repository, tmp_path):
     summary = tmp_path / "summary.md"
     write(repository, ONCE + "  # the same")
+    before = everything(repository)
     arguments = ("--base", "HEAD", "-m", "mine.py:Mine", *FAST, "--exact-only", "--json", "-")
     done = gate(repository, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,7 +96,7 @@ def test_unchanged_code_passes_and_grown_figures_fail(repository, tmp_path):
     assert report["head"]["dirty"]
     assert {f["name"] for f in report["figures"]} == {"flops", "peak_bytes", "parameters", "ops"}
     assert all(f["base"] == f["head"] > 0 for f in report["figures"])
-    nothing_left(repository)
+    assert everything(repository) == before
 
     write(repository, TWICE)
     done = gate(
@@ -111,80 +108,138 @@ def test_unchanged_code_passes_and_grown_figures_fail(repository, tmp_path):
     report = json.loads((repository / "found.json").read_text())
     flops, *_ = (f for f in report["figures"] if f["name"] == "flops")
     assert flops["head"] == 2 * flops["base"]
-    assert {f["name"] for f in report["figures"] if f["fails"]} >= {"flops", "ops"}
+    assert {f["name"] for f in report["figures"] if f["fails"]} == {"flops", "peak_bytes"}
     assert list(ET.parse(repository / "found.xml").getroot().iter("failure"))
     assert summary.read_text() == (repository / "found.md").read_text()
     assert "FLOPs" in done.stdout
+    assert "no times were compared, so that there is no plot 'found.svg'" in done.stderr
+    assert not (repository / "found.svg").exists()
 
 
 @pytest.mark.slow
-def test_what_only_one_side_has_is_new_or_gone(repository):
-    write(repository, ONCE, options=", often: int = 1")
-    (repository / "other.py").write_text((repository / "mine.py").read_text())
-    asked = ("-m", "mine.py:Mine", "-m", "mine.py:Mine:often=2", "-m", "other.py:Mine")
-    done = gate(repository, "--base", "HEAD", *asked, *FAST, "--exact-only", "--json", "-")
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout)
-    verdicts = {(each["cell"]["mechanism"], str(each["cell"]["options"])): each for each in report["lines"]}
-    assert {each["verdict"] for each in verdicts.values()} == {"new"}
-    assert len(verdicts) == 2
-    assert len({f["cell"]["mechanism"] for f in report["figures"]}) == 1
-
-    git(repository, "add", ".")
-    git(repository, "commit", "--quiet", "-m", "more")
-    (repository / "other.py").unlink()
-    done = gate(repository, "--base", "HEAD", "-m", "other.py:Mine", *FAST, "--exact-only", "--json", "-")
-    assert [each["verdict"] for each in json.loads(done.stdout)["lines"]] == ["gone"]
-    assert done.returncode == 5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("body", "says"), [("os.kill(os.getpid(), 11)", "SIGSEGV"), ("raise KeyError('lost')", "lost")]
-)
-def test_a_head_that_fails_is_a_line_and_under_strict_an_exit_code(repository, body, says):
-    write(repository, body)
-    arguments = ("--base", "HEAD", "-m", "mine.py:Mine", *FAST, "--budget", "30s", "--json", "-")
-    done = gate(repository, *arguments, "--strict")
-    (line,) = json.loads(done.stdout)["lines"]
-    assert line["verdict"] == "failed"
-    assert says in line["reason"]
-    assert done.returncode == 6
-    nothing_left(repository)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_whatever_ends_it_the_worktree_and_the_workers_go(repository, tmp_path, number):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    write(repository, "time.sleep(0.05); " + ONCE)
-    running = subprocess.Popen(
-        [sys.executable, "-m", "effbench", "gate", "--base", "HEAD", "-m", "mine.py:Mine", *FAST],
-        cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "TMPDIR": str(temporary)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+def test_what_is_broken_fails_without_strict_and_is_in_every_output(repository, tmp_path):
+    """As a hook runs it: no worker is to see the hook's index."""
+    checked = "assert 'GIT_INDEX_FILE' not in os.environ; " + ONCE
+    broken = "raise KeyError('lost')"
+    for name, before in (("mine", checked), ("fails", ONCE), ("base_fails", broken), ("lost", ONCE)):
+        (repository / f"{name}.py").write_text(MINE.format(body=before, options=""))
+    commit(repository)
+    (repository / "fails.py").write_text(MINE.format(body=broken, options=""))
+    (repository / "base_fails.py").write_text(MINE.format(body=ONCE, options=""))
+    (repository / "lost.py").unlink()
+    wanted = {"fails.py": "failed", "base_fails.py": "base-failed", "lost.py": "gone"}
+    names = [word for name in ("mine.py", *wanted) for word in ("-m", f"{name}:Mine")]
+    summary = tmp_path / "summary.md"
+    done = gate(
+        repository, "--base", "HEAD", *names, *FAST, "--exact-only", "--quiet",
+        "--json", "found.json", "--junit", "found.xml", "--plot", "found.svg",
+        env={**os.environ, "GIT_DIR": ".git", "GIT_INDEX_FILE": str(tmp_path / "index"),
+             "GITHUB_STEP_SUMMARY": str(summary)},
     )  # fmt: skip
-    assert running.stderr is not None
-    assert "exact figures" in running.stderr.readline()
-    assert "round 1" in running.stderr.readline()
+    assert done.returncode == 6, done.stdout + done.stderr
+    report = json.loads((repository / "found.json").read_text())
+    verdicts = {line["cell"]["mechanism"].partition(":")[0]: line["verdict"] for line in report["lines"]}
+    assert verdicts == wanted
+    assert {figure["cell"]["mechanism"] for figure in report["figures"]} == {"mine.py:Mine"}
+    said = " ".join(done.stdout.split())
+    assert "the head cannot run fails.py:Mine forward at 64; the head lacks lost.py:Mine" in said
+    assert said.endswith("the base cannot run base_fails.py:Mine forward at 64, which it has")
+    errors = [each.get("type") for each in ET.parse(repository / "found.xml").getroot().iter("error")]
+    assert sorted(errors) == sorted(wanted.values())
+    assert all(f"**{verdict}**" in summary.read_text() for verdict in wanted.values())
+    assert "base-failed" in (repository / "found.svg").read_text()
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.slow
+def test_names_mean_what_they_mean_where_they_were_written(repository):
+    """From a folder in the repository: its own file and module, one above, one by its whole path."""
+    place = repository / "sub folder" / "ünder"
+    (place / "src" / "mine_inside").mkdir(parents=True)
+    files = {
+        place / "my own.py": "my own.py:Mine",
+        place / "src" / "mine_inside" / "attn.py": "mine_inside.attn:Mine",
+        place.parent / "above.py": "../above.py:Mine",
+        place / "whole.py": f"{place / 'whole.py'}:Mine",
+    }
+    for path in files:
+        path.write_text(MINE.format(body=ONCE, options=""))
+    commit(repository)
+    for path in files:
+        path.write_text(MINE.format(body=TWICE, options=""))
+    names = [word for name in files.values() for word in ("-m", name)]
+    done = gate(place, "--base", "HEAD", *names, *FAST, "--exact-only", "--json", "-", "--quiet")
+    assert done.returncode == 3, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["lines"] == []
+    grown = {each["cell"]["mechanism"] for each in report["figures"] if each["fails"]}
+    assert grown == {
+        "sub folder/ünder/my own.py:Mine", "mine_inside.attn:Mine", "sub folder/above.py:Mine",
+        "sub folder/ünder/whole.py:Mine",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_commit_is_what_it_was_to_be_with_the_gate_in_its_hook(repository):
+    hook = repository / ".git" / "hooks" / "pre-commit"
+    words = [sys.executable, "-m", "effbench", "gate", "--base", "HEAD", "-m", "mine.py:Mine", *FAST]
+    hook.write_text(f"#!/bin/sh\nexec {shlex.join(words)} --exact-only --quiet\n")
+    hook.chmod(0o755)
+    (repository / "other.txt").write_text("other")
+    write(repository, ONCE + "  # mine")
+    commit(repository)
+    shown = git(repository, "show", "--stat", "--format=", "HEAD")
+    assert "mine.py   | 2 +-" in shown
+    assert "other.txt | 1 +" in shown
+    assert "2 files changed" in shown
+    assert git(repository, "status", "--porcelain") == ""
+    write(repository, TWICE)
+    with pytest.raises(subprocess.CalledProcessError):
+        commit(repository)
+    assert git(repository, "status", "--porcelain") == "M  mine.py\n"
+
+
+@pytest.mark.slow
+def test_whatever_ends_it_the_base_and_the_workers_go(repository, tmp_path):
+    """Two gates at once, one interrupted and one killed."""
+    write(repository, "time.sleep(0.02); " + ONCE)
+    before = everything(repository)
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for number in (signal.SIGINT, signal.SIGKILL):
+            temporary = tmp_path / str(number)
+            temporary.mkdir()
+            started = subprocess.Popen(
+                [sys.executable, "-m", "effbench", "gate", "--base", "HEAD", "-m", "mine.py:Mine", *FAST],
+                cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                env={**os.environ, "TMPDIR": str(temporary)},
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )  # fmt: skip
+            stack.enter_context(started)
+            stack.callback(started.kill)
+            running[number] = temporary, started
+        for number, (temporary, started) in running.items():
+            end_and_look(started, number, temporary)
+    assert everything(repository) == before
+
+
+def end_and_look(started, number, temporary):
+    """End a gate as it times, and wait for what it started, and for its temporary folder, to be gone."""
+    assert "exact figures" in started.stderr.readline()
+    assert "round 1" in started.stderr.readline()
     deadline = time.monotonic() + 30
-    while len(workers := descendants(running.pid)) < 5:  # a keeper, a nursery and its three workers
+    while len(workers := descendants(started.pid)) < 5:  # a keeper, a nursery and its three workers
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    running.send_signal(number)
-    running.communicate(timeout=60)
-    assert running.returncode == (130 if number == signal.SIGINT else -9)
+    assert list(temporary.glob("effbench-*"))
+    started.send_signal(number)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == (130 if number == signal.SIGINT else -9)
+    assert ("interrupted; nothing was judged" in said) == (number == signal.SIGINT)
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        alive = [pid for pid in workers if Path(f"/proc/{pid}/cmdline").is_file() and cmdline(pid)]
-        known = list((repository / ".git").glob("worktrees/*"))
-        if not alive and not known and not list(temporary.glob("effbench-*")):
-            break
-        time.sleep(0.1)
-    assert not alive
-    assert not list(temporary.glob("effbench-*"))
-    nothing_left(repository)
+    while (alive := [pid for pid in workers if cmdline(pid)]) or list(temporary.glob("effbench-*")):
+        assert time.monotonic() < deadline, f"left behind: {alive}"
+        time.sleep(0.05)
 
 
 def descendants(pid):
@@ -212,26 +267,51 @@ def cmdline(pid):
         return b""
 
 
+MINE_AT_HEAD = ("--base", "HEAD", "-m", "mine.py:Mine")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("--base", "no-such-branch", "-m", "mine.py:Mine"), "neither a revision"),
         (("--base=-x", "-m", "mine.py:Mine"), "is not a revision"),
+        (("--base", "", "-m", "mine.py:Mine"), "base"),
         (("--base", "HEAD"), "no mechanism to compare"),
-        (("--base", "HEAD", "-m", "mine.py:Mine", "--threshold", "7"), "threshold '7'"),
-        (
-            ("--base", "HEAD", "-m", "mine.py:Mine", "--json", "no/such/folder.json"),
-            "its folder is not there",
-        ),
-        (("--base", "HEAD", "-m", "mine.py:Mine", "--plot", "gate.jpg"), "does not end in .png"),
+        (("--base", "HEAD", "-m", ""), "mechanism"),
+        ((*MINE_AT_HEAD, "--threshold", "7"), "threshold '7'"),
+        *(((*MINE_AT_HEAD, f"--{name}", ""), name.replace("-", "_")[:4]) for name in (
+            "seq-len", "mode", "batch-size", "batch-tokens", "d-model", "heads", "layers", "scope", "dtype",
+            "device", "threads", "allocator", "threshold", "floor", "error", "budget", "config", "json",
+            "plot", "junit", "markdown", "pytest-benchmark", "action-benchmark",
+        )),
+        ((*MINE_AT_HEAD, "--json", "no/such/folder.json"), "its folder is not there"),
+        ((*MINE_AT_HEAD, "--plot", "gate.jpg"), "does not end in .png"),
+        ((*MINE_AT_HEAD, "--junit", "-"), "only --json can be printed"),
+        ((*MINE_AT_HEAD, "--junit", "found", "--json", "./found"), "--json is written there too"),
     ],
-)
-def test_wrong_usage_is_one_line_before_anything_starts(repository, arguments, says):
-    done = gate(repository, *arguments)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert done.stderr.count("\n") == 1
-    nothing_left(repository)
+)  # fmt: skip
+def test_wrong_usage_is_one_line_before_anything_starts(repository, capsys, monkeypatch, arguments, says):
+    monkeypatch.chdir(repository)
+    before = everything(repository)
+    code, out, err = command(capsys, monkeypatch, *arguments)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+    assert everything(repository) == before
+
+
+def test_a_verdict_is_not_lost_with_a_file_that_cannot_be_written(tmp_path, capsys, monkeypatch):
+    """What a full disk would do: the folder is gone when the gate is done."""
+    lost, kept = tmp_path / "gone" / "found.json", tmp_path / "found.xml"
+    report = Report(kind="gate", base={"label": "a"}, head={"label": "b"}, lines=(), figures=())
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "gone" / "summary.md"))
+    assert cli._deliver(report, {"json": lost, "junit": kept})
+    err = capsys.readouterr().err
+    assert f"--json '{lost}': No such file or directory" in err
+    assert "GITHUB_STEP_SUMMARY" in err
+    assert kept.read_text().startswith("<?xml")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    assert not cli._deliver(report, {"json": tmp_path / "found.json"})
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -245,40 +325,6 @@ def test_an_output_that_may_not_be_written_is_refused_before_anything_starts(tmp
     with pytest.raises(UsageError, match="--json .*gate.json': this user may not write there"):
         cli._check_outputs({"json": path})
     cli._check_outputs({"json": Path("-"), "plot": None})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mechanism", "says"),
-    [("mine.py:Yours", "Yours"), ("vanilla", "outside of"), ("mine.py:Mine:k=1", "option")],
-)
-def test_a_mechanism_that_is_not_there_or_not_of_the_repository_is_refused(repository, mechanism, says):
-    done = gate(repository, "--base", "HEAD", "-m", mechanism, *FAST)
-    assert done.returncode == 2, done.stdout
-    assert says in done.stderr
-    nothing_left(repository)
-
-
-def test_outside_of_a_repository_there_is_no_gate(tmp_path):
-    with pytest.raises(UsageError, match="in no git repository"):
-        working_tree(tmp_path)
-
-
-def test_a_base_may_be_a_folder_and_a_revision_is_a_worktree(repository, tmp_path):
-    head = working_tree(repository)
-    assert not head.dirty
-    other = tmp_path / "other"
-    other.mkdir()
-    with checked_out(head, str(other)) as tree:
-        assert tree.root == other.resolve()
-        assert tree.commit == ""
-    assert other.is_dir()
-    with checked_out(head, "HEAD") as tree:
-        assert (tree.root / "mine.py").read_text() == (repository / "mine.py").read_text()
-        assert tree.commit == head.commit
-        place = tree.root
-    assert not place.exists()
-    nothing_left(repository)
 
 
 @pytest.mark.slow
@@ -427,6 +473,6 @@ def test_a_cell_that_fails_while_it_is_timed_leaves_the_others(monkeypatch, tmp_
         lambda text: None,
         lambda: now[0],
     )
-    assert [line.verdict for line in lines] == ["same", "same", "same", "new"]
+    assert [line.verdict for line in lines] == ["same", "same", "same", "base-failed"]
     assert lines[-1].cell == cells[1]
     assert "it broke" in lines[-1].reason

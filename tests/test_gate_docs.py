@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from effbench.gate.settings import EXACT, KEYS, GateSettings, read
+from effbench.gate.words import VERDICTS
 
 TEXT = (Path(__file__).parent.parent / "docs" / "gate.md").read_text(encoding="utf-8")
 SETTINGS = TEXT[TEXT.index("## Settings") :]
@@ -93,6 +94,12 @@ def test_the_table_has_every_key_once_and_its_default(tmp_path):
 def test_every_exact_figure_is_named():
     row = next(line for line in TEXT.splitlines() if line.startswith("| `exact` |"))
     assert all(f"`{name}`" in row for name in EXACT)
+
+
+def test_every_verdict_and_every_exit_code_is_explained():
+    assert all(f"`{verdict}`" in TEXT[: TEXT.index("## Exit codes")] for verdict in VERDICTS)
+    codes = TEXT[TEXT.index("## Exit codes") : TEXT.index("## What it was seen to do")]
+    assert re.findall(r"^\| (\d+) \|", codes, re.MULTILINE) == ["130", "2", "1", "6", "3", "4", "5", "0"]
 
 
 def test_the_workflow_has_what_a_workflow_needs():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effbench.gate.exact import DEFAULTS
 from effbench.gate.settings import EXACT, KEYS, GateSettings, Override, read, unused
 from effbench.spec import Cell, UsageError
 from effbench.sweep import Sweep, parse_seconds, parse_time_s, read_axis
@@ -104,7 +105,7 @@ def test_the_defaults_are_those_of_a_sweep_but_for_lengths_and_threads(tmp_path)
     assert found == GateSettings(axes=found.axes)
     assert (found.threshold, found.floor_s, found.error, found.budget_s) == (0.05, 10e-6, 0.01, 120.0)
     assert found.time
-    assert found.exact == dict.fromkeys(EXACT, 0.0)
+    assert found.exact == DEFAULTS
     assert found.axes["seq_len"] == (512, 2048)
     assert found.axes["threads"] == (1,)
 
@@ -115,11 +116,13 @@ def test_a_file_of_its_own_and_a_table_of_the_project_say_the_same(tmp_path):
     table = table.replace("[tool.effbench.gate.cell]]", "[[tool.effbench.gate.cell]]")
     (tmp_path / "pyproject.toml").write_text(f"[project]\nname = 'x'\n[tool.effbench.gate]\n{table}")
     assert read(tmp_path, None, {}) == found
-    assert read(tmp_path / "elsewhere", tmp_path / "pyproject.toml", {}) == found
+    elsewhere = read(tmp_path / "elsewhere", tmp_path / "pyproject.toml", {})
+    assert elsewhere.axes["mechanism"] == (f"{tmp_path}/attn.py:MyAttention", "fastformer:interaction=add")
+    assert replace(elsewhere, axes=found.axes) == found
     assert found.axes["mechanism"] == ("attn.py:MyAttention", "fastformer:interaction=add")
     assert found.axes["seq_len"] == (512, 1024, 2048, 4096)
     assert (found.threshold, found.floor_s, found.budget_s, found.error) == (0.05, 10e-6, 180, 0.02)
-    assert found.exact == {"flops": 0, "peak_bytes": 0.02, "saved_bytes": 0, "parameters": 0}
+    assert found.exact == {"flops": 0, "peak_bytes": 0.02, "saved_bytes": "alignment", "parameters": 0}
     assert found.overrides == (
         Override(mechanism="fastformer", seq_len=4096, mode="train", threshold=0.1, floor_s=None),
     )
@@ -151,7 +154,10 @@ VALUES = {
     "error": (0.05, 0.05),
     "budget": (90, 90),
     "time": (False, False),
-    "exact": ({"flops": False, "ops": "50%"}, {**dict.fromkeys(EXACT[1:], 0.0), "ops": 0.5}),
+    "exact": (
+        {"flops": False, "peak_bytes": 0, "ops": "50%"},
+        {"peak_bytes": 0, "saved_bytes": "alignment", "parameters": 0, "ops": 0.5},
+    ),
     "cell": ([{"threshold": "9%"}], (Override(threshold=0.09),)),
 }
 FIELDS = {"floor": "floor_s", "budget": "budget_s", "cell": "overrides"}
@@ -192,7 +198,7 @@ def test_a_flag_that_was_not_given_any_value_was_not_given(tmp_path):
 def test_the_exact_figures_of_flags_and_file_are_put_together(tmp_path):
     file = ONE + "[exact]\nflops = '1%'\nops = false\npeak_bytes = 0\n"
     found = own(tmp_path, file, {"exact": {"ops": True, "parameters": False}})
-    assert found.exact == {"flops": 0.01, "ops": 0, "peak_bytes": 0, "saved_bytes": 0}
+    assert found.exact == {"flops": 0.01, "ops": "shown", "peak_bytes": 0, "saved_bytes": "alignment"}
 
 
 @pytest.mark.parametrize(

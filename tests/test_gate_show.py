@@ -24,7 +24,7 @@ from effbench.show.gate import forest, gate_tables
 from effbench.show.look import NothingToDraw
 from effbench.spec import Cell
 
-UNTIMED = ("new", "gone", "failed")
+UNTIMED = ("new", "gone", "failed", "base-failed")
 LONG = "my_package.attention.mechanisms:AVeryLongNameOfAMechanism"
 # what a format could take for its own: separators, markup, controls, lone surrogates, what turns the writing
 NASTY = "|\\`*_[]<>&\"'$~#-=:/ \n\r\t\x00\x0b\x1b\x7f\x85\u2028\u202e\u200b\ufffe\ud800é漢😀"
@@ -45,8 +45,12 @@ def line(verdict: str, where: Cell | None = None, *, ratio: float = 1.0, half: f
     return Line(cell=where or cell(), verdict=verdict, **{**found, **more})
 
 
-def figure(where: Cell, name: str = "flops", base: float = 100, head: float = 100, **more) -> Figure:
-    return Figure(cell=where, name=name, base=base, head=head, tolerance=0.0, fails=head > base, **more)
+def figure(
+    where: Cell, name: str = "flops", base: float | None = 100, head: float | None = 100, **more
+) -> Figure:
+    fails = None not in (base, head) and head > base
+    given = {"tolerance": 0.0, "fails": fails, **more}
+    return Figure(cell=where, name=name, base=base, head=head, **given)
 
 
 def report(*lines: Line, figures: tuple[Figure, ...] = (), **more) -> Report:
@@ -70,9 +74,9 @@ def every_verdict() -> Report:
     lines[0] = replace(lines[0], confirmed_in=5)
     figures = (
         figure(lines[0].cell),
-        figure(lines[0].cell, "ops", 120, 121, detail="aten.mul.Tensor 3 -> 4"),
-        figure(lines[0].cell, "peak_bytes", 1_234_567, 1_234_571),
-        figure(lines[1].cell, "peak_bytes", 7_361_296, 7_361_200),
+        figure(lines[0].cell, "ops", 120, 121, detail="aten.mul.Tensor 3 -> 4", tolerance=None, fails=False),
+        figure(lines[0].cell, "peak_bytes", 1_234_567, 1_234_671, tolerance=None, tolerance_bytes=64),
+        figure(lines[1].cell, "peak_bytes", 7_361_296, 7_361_200, tolerance=None, tolerance_bytes=64),
         figure(lines[2].cell, "ops", 9, 9, detail="aten.a 1 -> 0, aten.b 0 -> 1"),
     )
     return report(*lines, figures=figures, notes=("the budget of 120 s ended after 8 rounds",))
@@ -84,13 +88,17 @@ REPORTS = {
     "exact only": report(figures=(figure(cell()),)),
     "nothing": report(),
     "untimed": report(*(line(verdict, cell(f"m{i}")) for i, verdict in enumerate(UNTIMED))),
+    "only new": report(line("new", reason="the base lacks it")),
+    "only the base failed": report(line("base-failed", reason="no library")),
+    "no figure": report(figures=(figure(cell(), head=None, detail="the head has none"),
+                                 figure(cell("b"), base=None, detail="the base has none"))),
     "sixty": report(*(line("same" if i % 7 else "inconclusive",
                            cell(LONG, options={"window": i, "global_tokens": 3}),
                            ratio=1.02 ** (i % 3 - 1)) for i in range(60))),
     "shapes": report(*(line("same", cell(n=128 << i, batch_size=1 + i, scope="encoder", layers=2))
                        for i in range(3))),
     "compare": replace(report(line("same", control_ratio=None, control_low=None, control_high=None,
-                                   head_samples_s=())), kind="compare"),
+                                   head_samples_s=()), line("gone", cell("b"))), kind="compare"),
     "far": report(line("slower", cell("a"), ratio=900.0, half=40.0), line("same", cell("b$^2$", n=1_000_000)),
                   line("inconclusive", cell("c"), detectable=1e300, high=math.inf)),
 }  # fmt: skip
@@ -175,7 +183,8 @@ def test_junit_counts_what_fails(name):
     )
     for case, each in zip(timed, found.lines, strict=True):
         outcome = [child.tag for child in case if child.tag != "properties"]
-        wanted = {"slower": ["failure"], "failed": ["error"], "same": [], "faster": []}
+        wanted = {"slower": ["failure"], "same": [], "faster": []}
+        wanted |= {verdict: ["error"] for verdict in (*found.broken, "base-failed")}
         assert outcome == wanted.get(each.verdict, ["skipped"])
         properties = {each.get("name"): each.get("value") for each in case.iter("property")}
         assert properties["verdict"] == each.verdict
@@ -183,6 +192,8 @@ def test_junit_counts_what_fails(name):
         assert "e" not in case.get("time")
     broken = {of(each.cell) for each in found.figures if each.fails}
     assert {case.get("name") for case in exact if case.find("failure") is not None} == broken
+    lacking = {of(each.cell) for each in found.figures if None in (each.base, each.head)}
+    assert {case.get("name") for case in exact if case.find("error") is not None} == lacking
     slower = sum(each.verdict == "slower" for each in found.lines)
     assert int(root.get("failures")) == slower + len(broken) == len(list(root.iter("failure")))
     for attribute, tag in (("tests", "testcase"), ("errors", "error"), ("skipped", "skipped")):
@@ -306,8 +317,17 @@ def cells(*verdicts: str, **more) -> Report:
     [
         (cells("same", "same"), "no slowdown over 5 % in any of 2 cells"),
         (cells("same"), "no slowdown over 5 % in the one cell"),
-        (cells("same", "inconclusive", "failed"),
-         "no slowdown over 5 % in 1 of 3 cells; 1 inconclusive, 1 failed"),
+        (cells("same", "inconclusive", "new"),
+         "no slowdown over 5 % in 1 of 3 cells; 1 inconclusive, 1 new"),
+        (cells("same", "inconclusive", "failed"), "the head cannot run m2 forward at 512; 1 inconclusive"),
+        (cells("failed", "gone", "base-failed", "new"),
+         "the head cannot run m0 forward at 512; the head lacks m1 forward at 512; "
+         "the base cannot run m2 forward at 512, which it has; 1 new"),
+        (cells(*["base-failed"] * 5, "same"),
+         "the base cannot run m0 forward at 512, m1 forward at 512, m2 forward at 512 and 2 more, "
+         "which it has"),
+        (report(line("same"), figures=(figure(cell("a"), head=None), figure(cell("b"), "ops", base=None))),
+         "the head has no FLOPs of a forward at 512; the base has no operations of b forward at 512"),
         (report(line("same"), line("same", cell("b"), threshold=0.125)),
          "no slowdown over 5 to 12.5 % in any of 2 cells"),
         (cells("same", "faster"), "no slowdown over 5 % in any of 2 cells; 1 faster"),
@@ -329,7 +349,9 @@ def cells(*verdicts: str, **more) -> Report:
         (report(line("same", cell("a")), line("suspected", cell("b"), ratio=1.25, half=0.0)),
          "no slowdown over 5 % in 1 of 2 cells; "
          "suspected, not confirmed: b forward at 512: 1.250 [1.250, 1.250]"),
-        (cells("new", "gone"), "nothing could be compared in time: 1 new, 1 gone of 2 cells"),
+        (cells("new", "new"), "nothing could be compared in time: 2 new of 2 cells"),
+        (replace(cells("new", "gone"), kind="compare"),
+         "nothing could be compared in time: 1 new, 1 gone of 2 cells"),
         (report(figures=(figure(cell()),)), "exact figures: 1 compared, all equal; no times were compared"),
         (report(), "no times were compared"),
     ],
@@ -342,8 +364,33 @@ def test_the_conclusion(found, said):
 def test_a_conclusion_never_calls_a_broken_gate_sound(name):
     found = REPORTS[name]
     said = words.conclusion(found)
-    assert ("slower" in said.split(":")[0] or "exact figures grew" in said) == (found.exit_code() == 3)
+    code = found.exit_code()
+    assert ("the head cannot run" in said or "the head lacks" in said or "the head has no" in said) == (
+        code == 6
+    )
+    if code != 6:
+        assert ("slower" in said.split(":")[0] or "exact figures grew" in said) == (code == 3)
+    if code not in (3, 6):
+        assert ("the base cannot run" in said or "the base has no" in said) == (code == 4)
+    assert ("nothing could be compared" in said or said == "no times were compared") == (code == 5)
     assert "no slowdown" not in said or any(each.verdict in ("same", "faster") for each in found.lines)
+
+
+@given(st.sets(st.sampled_from(words.VERDICTS)), st.sampled_from(["gate", "compare"]), st.booleans())
+def test_the_exit_code_is_that_of_the_worst_that_was_found(verdicts, kind, counted):
+    figures = (figure(cell()),) if counted else ()
+    found = replace(report(*(line(verdict) for verdict in verdicts), figures=figures), kind=kind)
+    codes = {"failed": 6, "gone": 6 if kind == "gate" else 0, "slower": 3, "base-failed": 4}
+    worst = next((c for c in (6, 3, 4) if c in {codes.get(verdict) for verdict in verdicts}), 0)
+    timed = verdicts - set(UNTIMED)
+    assert found.exit_code() == (worst or (0 if timed or counted else 5))
+    open_ = verdicts & {"inconclusive", "unfit", "suspected"}
+    strict = found.exit_code(strict=True)
+    assert strict == (found.exit_code() or (4 if open_ else 0))
+
+
+def test_what_ended_before_anything_was_measured_is_no_pass():
+    assert report(line("inconclusive", rounds=0), line("new", cell("b"))).exit_code() == 5
 
 
 @pytest.mark.parametrize("name", [name for name in REPORTS if REPORTS[name].lines])

@@ -86,3 +86,46 @@ def test_finding_imports_neither_torch_nor_the_mechanisms():
         "assert not {'torch', 'baselines.attention.vanilla', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_class_that_a_module_makes_under_a_condition_is_one_of_its_names(tmp_path):
+    text = "try:\n    from no_such import A\nexcept ImportError:\n    class A: pass\n"
+    text += "if True:\n    class B: pass\nelse:\n    with open('x'):\n        class C: pass\n"
+    (tmp_path / "mine.py").write_text(text)
+    for name in "ABC":
+        assert registry.find(f"{tmp_path}/mine.py:{name}", "mechanism").parameters is None
+    with pytest.raises(registry.Absent):
+        registry.find(f"{tmp_path}/mine.py:D", "mechanism")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("no-such-name", registry.Absent),
+        ("nowhere.py:A", registry.Absent),
+        ("no.such.module:A", registry.Absent),
+        ("mine.py:B", registry.Absent),
+        ("mine.py:A:k=1", registry.Absent),
+        ("mine.py:A:kind=c", registry.Absent),
+        ("mine.py:A:often=x", registry.Absent),
+        ("unread.py:A", registry.Broken),
+        ("latin.py:A", registry.Broken),
+        ("mine.py:Short", registry.Broken),
+        ("mine.py:A:k", UsageError),
+        ("mine.py", UsageError),
+    ],
+)
+def test_a_refusal_says_whether_it_is_there(tmp_path, monkeypatch, text, kind):
+    """What is not there is another thing than what is there and no mechanism, and than text that is none."""
+    head = "def __init__(self, d_model, heads, *, max_len, causal=False"
+    (tmp_path / "mine.py").write_text(
+        "from typing import Literal\n\n\n"
+        f"class A:\n    {head}, kind: Literal['a', 'b'] = 'a', often: int = 1): pass\n\n\n"
+        "class Short:\n    def __init__(self, d_model): pass\n"
+    )
+    (tmp_path / "unread.py").write_text("class A(")
+    (tmp_path / "latin.py").write_bytes(b"class A:\n    '\xe9'\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as refused:
+        registry.parse(text, "mechanism")
+    assert type(refused.value) is kind

@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from effbench.gate.report import Figure
 from effbench.spec import Cell
 
 FIGURES = ("flops", "peak_bytes", "saved_bytes", "parameters", "ops")
+# How much a figure may grow: by a share, by one unit in which torch hands out memory, or by anything.
+Tolerance = float | Literal["alignment", "shown"]
+DEFAULTS: Mapping[str, Tolerance] = {
+    "flops": 0.0, "peak_bytes": "alignment", "saved_bytes": "alignment", "parameters": 0.0, "ops": "shown",
+}  # fmt: skip
+# What torch rounds allocations to: c10's gAlignment on the CPU, kMinBlockSize of its CUDA allocator.
+ALIGNMENT_BYTES = {"cpu": 64, "cuda": 512}
 _NAMED_OPS = 6
 
 
 def compare(
-    cell: Cell, base: Mapping[str, Any], head: Mapping[str, Any], tolerances: Mapping[str, float]
+    cell: Cell, base: Mapping[str, Any], head: Mapping[str, Any], tolerances: Mapping[str, Tolerance]
 ) -> list[Figure]:
-    """The figures of both sides that ``tolerances`` names, each the share by which it may grow.
+    """The figures that ``tolerances`` names and at least one side has, each with what it may grow by.
 
     ``base`` and ``head`` are what ``Side.figures`` answers. ``ops`` is compared by the number of all
-    operations; ``detail`` says which of them changed. What shrinks never fails; a figure that one side lacks
-    (memory saved for backward in forward mode) is left out.
+    operations; ``detail`` says which of them changed. What shrinks never fails. A figure that neither side
+    has (memory saved for backward in forward mode) is left out.
     """
     found = []
     for name in FIGURES:
-        if name not in tolerances or name not in base or name not in head:
+        if name not in tolerances or (name not in base and name not in head):
             continue
-        detail = _changed(base["ops"], head["ops"]) if name == "ops" else ""
-        before, after = (sum(side[name].values()) if name == "ops" else side[name] for side in (base, head))
-        found.append(
-            Figure(
-                cell=cell, name=name, base=before, head=after, tolerance=tolerances[name],
-                fails=after > before * (1 + tolerances[name]), detail=detail,
-            )
-        )  # fmt: skip
+        both = name in base and name in head
+        detail = _changed(base["ops"], head["ops"]) if name == "ops" and both else ""
+        if not both:
+            detail = f"the {'head' if name in base else 'base'} has none"
+        before, after = (_number(side.get(name)) for side in (base, head))
+        found.append(figure(cell, name, before, after, tolerances[name], detail))
     return found
+
+
+def figure(
+    cell: Cell, name: str, base: float | None, head: float | None, tolerance: Tolerance, detail: str = ""
+) -> Figure:
+    """One figure of both sides, judged; None stands for a side that lacks it."""
+    share = None if isinstance(tolerance, str) else float(tolerance)
+    unit = ALIGNMENT_BYTES[cell.device.partition(":")[0]] if tolerance == "alignment" else None
+    fails = False
+    if base is not None and head is not None:
+        may = unit if share is None else share * base * (1 + 1e-12)  # 29 % of 100 is not to be 28.999
+        fails = may is not None and head - base > may
+    return Figure(
+        cell=cell, name=name, base=base, head=head, tolerance=share, tolerance_bytes=unit, fails=fails,
+        detail=detail,
+    )  # fmt: skip
+
+
+def _number(value: Any) -> float | None:
+    return sum(value.values()) if isinstance(value, Mapping) else value
 
 
 def _changed(base: Mapping[str, int], head: Mapping[str, int]) -> str:

@@ -17,7 +17,7 @@ _COLUMNS = (
     "mechanism", "mode", "N", "base (ms)", "head (ms)", "ratio", "interval", "verdict", "smallest found",
     "rounds", "reason",
 )  # fmt: skip
-_LOUD = ("slower", "suspected", "failed")  # verdicts in bold
+_LOUD = ("slower", "suspected", "failed", "base-failed")  # verdicts in bold
 _NUMBERS = (
     "ratio", "low", "high", "error", "control_ratio", "control_low", "control_high", "threshold",
     "detectable", "base_s", "head_s", "rounds", "calls", "confirmed_in",
@@ -29,7 +29,8 @@ def markdown(report: Report) -> str:
     names = words.Names(report)
     parts = [f"### effbench {report.kind}: {_text(words.conclusion(report))}", _text(words.sides(report))]
     if report.lines:
-        parts.append(_table(_COLUMNS, [_row(line, names) for line in report.lines], right=range(2, 6)))
+        rows = [_row(line, names, report.broken) for line in report.lines]
+        parts.append(_table(_COLUMNS, rows, right=range(2, 6)))
         parts.append(
             "ratio: head over base, more than 1 is slower; smallest found: the smallest slowdown that these "
             "rounds find with a chance of 80 %"
@@ -46,9 +47,10 @@ def markdown(report: Report) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _row(line: Line, names: words.Names) -> list[str]:
+def _row(line: Line, names: words.Names, broken: Sequence[str]) -> list[str]:
     found = words.bounds(line)
-    verdict = f"**{line.verdict}**" if line.verdict in _LOUD else line.verdict
+    loud = line.verdict in _LOUD or line.verdict in broken
+    verdict = f"**{line.verdict}**" if loud else line.verdict
     return [
         _text(names.mechanism(line.cell)), line.cell.mode, str(line.cell.seq_len), _milliseconds(line.base_s),
         _milliseconds(line.head_s), words.ratio(found[0]) if found else "", _text(words.interval(line)),
@@ -60,7 +62,7 @@ def _figure_row(figure: Figure, names: words.Names) -> list[str]:
     return [
         _text(names.mechanism(figure.cell)), figure.cell.mode, str(figure.cell.seq_len),
         _text(words.figure_name(figure.name)), words.exact(figure.base), words.exact(figure.head),
-        words.growth(figure), words.share(figure.tolerance), "**fails**" if figure.fails else "",
+        words.growth(figure), words.allowance(figure), "**fails**" if figure.fails else "",
         _text(figure.detail),
     ]  # fmt: skip
 
@@ -85,7 +87,8 @@ def _milliseconds(seconds: float | None) -> str:
 def junit(report: Report) -> str:
     """JUnit XML: a test case a cell for its time, and one a cell for its exact figures.
 
-    A slowdown and a figure that grew beyond its tolerance are failures, a cell that failed is an error; what
+    A slowdown and a figure that grew beyond its tolerance are failures. A cell that one side cannot run, or
+    that a gate was asked for and the head lacks, is an error, and so is a figure that one side lacks. What
     could not be judged is skipped, with the reason. A case's ``time`` is the head's median in seconds, and
     its numbers are properties.
     """
@@ -94,7 +97,7 @@ def junit(report: Report) -> str:
     if report.lines:
         suite = _suite(root, "time", report)
         for line in report.lines:
-            _time_case(suite, line, names)
+            _time_case(suite, line, names, report.broken)
     figures: dict[str, list[Figure]] = {}
     for figure in report.figures:
         figures.setdefault(names.full(figure.cell), []).append(figure)
@@ -124,7 +127,7 @@ def _suite(root: ElementTree.Element, name: str, report: Report) -> ElementTree.
     return suite
 
 
-def _time_case(suite: ElementTree.Element, line: Line, names: words.Names) -> None:
+def _time_case(suite: ElementTree.Element, line: Line, names: words.Names, broken: Sequence[str]) -> None:
     case = ElementTree.SubElement(
         suite, "testcase", classname="effbench.gate.time", name=names.full(line.cell),
         time=_seconds(words.number(line.head_s) or 0.0),
@@ -134,8 +137,8 @@ def _time_case(suite: ElementTree.Element, line: Line, names: words.Names) -> No
     said = ": ".join(filter(None, [line.verdict, words.measured(line), words.printable(line.reason)]))
     if line.verdict == "slower":
         ElementTree.SubElement(case, "failure", type="slower", message=said).text = _slower(line)
-    elif line.verdict == "failed":
-        ElementTree.SubElement(case, "error", type="failed", message=said)
+    elif line.verdict in (*broken, "base-failed"):
+        ElementTree.SubElement(case, "error", type=line.verdict, message=said)
     elif line.verdict not in ("same", "faster"):
         ElementTree.SubElement(case, "skipped", message=said)
 
@@ -162,7 +165,11 @@ def _exact_case(suite: ElementTree.Element, name: str, figures: Sequence[Figure]
     if broken:
         failure = ElementTree.SubElement(case, "failure", type="exact figure", message="; ".join(broken))
         failure.text = "\n".join(broken)
-    allowed = [words.change(figure) for figure in words.changes(figures) if not figure.fails]
+    lacking = [words.change(figure) for figure in figures if None in (figure.base, figure.head)]
+    if lacking:
+        ElementTree.SubElement(case, "error", type="no figure", message="; ".join(lacking))
+    said = {*broken, *lacking}
+    allowed = [text for text in map(words.change, words.changes(figures)) if text not in said]
     if allowed:
         ElementTree.SubElement(case, "system-out").text = "\n".join(allowed)
 

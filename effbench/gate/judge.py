@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from effbench.gate import exact
 from effbench.gate.checkout import Tree
 from effbench.gate.decide import Decision, Plan, Round, decide
 from effbench.gate.lockstep import CellFailed, play
-from effbench.gate.report import Figure, Line, Report, Verdict
+from effbench.gate.pair import Pair, cells_of, exact_figures
+from effbench.gate.report import Line, Report, Verdict
 from effbench.gate.settings import GateSettings, unused
-from effbench.gate.workers import Nursery, Worker, WorkerDied
-from effbench.spec import Cell, UsageError, to_json
+from effbench.gate.workers import Nursery
+from effbench.spec import Cell
 
 Listener = Callable[[str], None]
 # A slowdown is asked again with an error of its own: it must pass both, so that the first bounds the gate's.
@@ -131,6 +129,7 @@ def judge(
     head: Tree,
     base: Tree,
     *,
+    inside: str = "",
     listener: Listener = lambda text: None,
     seed: int | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -138,27 +137,29 @@ def judge(
     """Compare the mechanisms of two trees, cell by cell.
 
     First the exact figures of both sides, each in a fresh worker; then rounds of time measurements, with
-    looks at the rounds of ``decide.Plan``, until every cell is judged or the budget is over. ``seed`` fixes
-    the orders that are drawn. Raises UsageError for a mechanism that the head lacks or that is not in its
-    folder, and WorkerDied where a worker cannot even start.
+    looks at the rounds of ``decide.Plan``, until every cell is judged or the budget is over. ``inside`` is a
+    folder of both trees whose modules come before those of their roots, as where the user stands. ``seed``
+    fixes the orders that are drawn. Raises UsageError for a mechanism that neither tree has or that is not in
+    the head's folder, and WorkerDied where a worker cannot even start.
     """
     began = clock()
     deadline = began + settings.budget_s
     started = datetime.now(UTC).isoformat(timespec="seconds")
     rng = random.Random(seed)
-    notes: list[str] = []
-    with _Pair(head, base, clock) as pair:
-        cells, lines = _cells(settings, pair)
+    notes = [*head.notes, *base.notes]
+    with Pair(head, base, inside, clock) as pair:
+        cells, lines = cells_of(settings, pair)
         for override in unused(settings, [*cells, *(line.cell for line in lines)]):
             notes.append(f"a setting of its own matches no cell: {override}")
         listener(f"{len(cells)} cells; exact figures")
-        figures, failed, facts = _exact(settings, pair, cells, deadline, clock, notes)
+        figures, failed = exact_figures(settings, pair, cells, deadline, clock, notes)
+        facts = pair.ask("head", "facts")
         start_s = pair.start_s
     lines += failed
     left = {line.cell.key for line in lines}
     cells = [cell for cell in cells if cell.key not in left]
     if settings.time:
-        with Nurseries() as nurseries:
+        with Nurseries(inside) as nurseries:
             timed, more = _time(
                 settings, head, base, cells, nurseries, deadline, start_s, rng, listener, clock
             )
@@ -179,49 +180,11 @@ def judge(
     )
 
 
-class _Pair:
-    """A worker of each side for everything but time, started anew where one died."""
-
-    def __init__(self, head: Tree, base: Tree, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self.trees = {"base": base, "head": head}
-        self._nursery = Nursery()
-        self._workers: dict[str, Worker] = {}
-        self.start_s = 0.0
-
-    def __enter__(self) -> _Pair:
-        began = self._clock()
-        try:
-            for side in self.trees:
-                self._workers[side] = Worker(self._nursery, side, self.trees[side].root)
-            for worker in self._workers.values():
-                worker.greet()
-        except BaseException:
-            self.__exit__()
-            raise
-        self.start_s = self._clock() - began
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for worker in self._workers.values():
-            worker.close()
-        self._nursery.close()
-
-    def ask(self, side: str, what: str, *arguments: Any, timeout_s: float = 300.0) -> Any:
-        """As Worker.ask; a worker that dies is replaced before WorkerDied goes on."""
-        try:
-            return self._workers[side].ask(what, *arguments, timeout_s=timeout_s)
-        except WorkerDied:
-            self._workers[side].close()
-            self._workers[side] = Worker(self._nursery, side, self.trees[side].root)
-            self._workers[side].greet()
-            raise
-
-
 class Nurseries:
-    """A nursery a round, another one every few of them."""
+    """A nursery a round, another one every few of them; ``inside`` as for a nursery."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: str = "") -> None:
+        self._inside = inside
         self._nursery: Nursery | None = None
         self._rounds = 0
 
@@ -237,88 +200,9 @@ class Nurseries:
         if self._nursery is None or self._rounds % _ROUNDS_A_NURSERY == 0:
             if self._nursery is not None:
                 self._nursery.close()
-            self._nursery = Nursery()
+            self._nursery = Nursery(self._inside)
         self._rounds += 1
         return self._nursery
-
-
-def _cells(settings: GateSettings, pair: _Pair) -> tuple[list[Cell], list[Line]]:
-    """(cells that both sides have, lines of those that only one has)."""
-    texts = list(settings.axes["mechanism"])
-    found = {side: pair.ask(side, "parse", texts) for side in pair.trees}
-    both: list[Cell] = []
-    lines: list[Line] = []
-    for text, head, base in zip(texts, found["head"], found["base"], strict=True):
-        head_has = _belongs(head, pair.trees["head"].root)
-        base_has = _belongs(base, pair.trees["base"].root)
-        if "error" not in head and not head_has:
-            raise UsageError(
-                f"{text!r} comes from {head['path']}, outside of {str(pair.trees['head'].root)!r}: "
-                "there is nothing to compare"
-            )
-        if not head_has and not base_has:
-            raise UsageError(head["error"])
-        for cell in settings.cells(
-            (head if head_has else base)["name"], (head if head_has else base)["options"]
-        ):
-            if head_has and base_has:
-                both.append(cell)
-            elif head_has:
-                why = base.get("error", "the base has no file of it")
-                lines.append(Line(cell=cell, verdict="new", reason=f"the base lacks it: {why}"))
-            else:
-                lines.append(Line(cell=cell, verdict="gone", reason=f"the head lacks it: {head['error']}"))
-    return list({cell.key: cell for cell in both}.values()), lines
-
-
-def _belongs(answer: Mapping[str, Any], root: Path) -> bool:
-    return "error" not in answer and Path(answer["path"]).is_relative_to(root.resolve())
-
-
-def _exact(
-    settings: GateSettings,
-    pair: _Pair,
-    cells: Sequence[Cell],
-    deadline: float,
-    clock: Callable[[], float],
-    notes: list[str],
-) -> tuple[list[Figure], list[Line], dict[str, Any]]:
-    """(figures of both sides, lines of cells that cannot run on one, facts of the machine)."""
-    figures: list[Figure] = []
-    failed: list[Line] = []
-    for done, cell in enumerate(cells):
-        left = deadline - clock()
-        if left <= 0:
-            notes.append(f"the budget ended before the exact figures of {len(cells) - done} cells were taken")
-            failed += [
-                Line(cell=each, verdict="inconclusive", reason="the budget ended before it was measured")
-                for each in cells[done:]
-            ]
-            break
-        answers: dict[str, dict[str, Any]] = {}
-        for side in ("head", "base"):
-            answers[side] = _figures(pair, side, cell, max(left, 10.0))
-        if "error" in answers["head"]:
-            failed.append(Line(cell=cell, verdict="failed", reason=answers["head"]["error"]))
-        elif "error" in answers["base"]:
-            why = f"the base cannot run it: {answers['base']['error']}"
-            failed.append(Line(cell=cell, verdict="new", reason=why))
-        else:
-            figures += exact.compare(cell, answers["base"], answers["head"], settings.exact)
-    strays = pair.ask("base", "foreign", str(pair.trees["head"].root.resolve()))
-    if strays:
-        notes.append(
-            "the base imports modules of the working tree, so that a change in them is not seen: "
-            + ", ".join(strays)
-        )
-    return figures, failed, pair.ask("head", "facts")
-
-
-def _figures(pair: _Pair, side: str, cell: Cell, timeout_s: float) -> dict[str, Any]:
-    try:
-        return dict(pair.ask(side, "figures", json.loads(to_json(cell)), timeout_s=timeout_s))
-    except WorkerDied as error:
-        return {"error": str(error)}
 
 
 def _time(
@@ -367,7 +251,7 @@ def _time(
             )
         except CellFailed as error:
             track = open_tracks[error.index]
-            verdict: Verdict = "failed" if error.side == "head" else "new"
+            verdict: Verdict = "failed" if error.side == "head" else "base-failed"
             failed.append(Line(cell=track.cell, verdict=verdict, reason=f"{error.side}: {error}"))
             tracks.remove(track)
             continue

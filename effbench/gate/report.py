@@ -9,7 +9,11 @@ from typing import Any, Literal
 from effbench.spec import Cell
 
 # slower: confirmed. suspected: slower, but fresh workers did not confirm it, or had no time to.
-Verdict = Literal["slower", "faster", "same", "inconclusive", "unfit", "suspected", "new", "gone", "failed"]
+# new, gone: only the head, only the base has it. failed: the head cannot run it. base-failed: the head can,
+# and the base, which has it too, cannot.
+Verdict = Literal[
+    "slower", "faster", "same", "inconclusive", "unfit", "suspected", "new", "gone", "failed", "base-failed"
+]
 SCHEMA = "effbench-gate-1"
 
 
@@ -48,15 +52,18 @@ class Line:
 class Figure:
     """One exact figure of one cell: FLOPs, bytes, parameters or the histogram of operations.
 
-    ``base`` and ``head`` are numbers; for ``ops`` the numbers of operations, and ``detail`` names those whose
-    count changed. ``tolerance`` is the share that it may grow by. ``fails`` says whether the gate does.
+    ``base`` and ``head`` are numbers, None on a side that has none, though the other has; for ``ops`` the
+    numbers of operations, and ``detail`` names those whose count changed. It may grow by ``tolerance``, a
+    share, or by ``tolerance_bytes``; where both are None it is shown and fails nothing. ``fails`` says
+    whether it grew by more.
     """
 
     cell: Cell
     name: str
     base: float | None
     head: float | None
-    tolerance: float
+    tolerance: float | None
+    tolerance_bytes: int | None = None
     fails: bool
     detail: str = ""
 
@@ -81,18 +88,29 @@ class Report:
     started: str = ""
     seconds: float = 0.0
 
-    def exit_code(self, *, strict: bool = False) -> int:
-        """3: a slowdown confirmed or an exact figure broken; 5: nothing comparable.
+    @property
+    def broken(self) -> tuple[Verdict, ...]:
+        """The verdicts that say that the head is broken: a gate is asked for what it compares by name."""
+        return ("failed", "gone") if self.kind == "gate" else ("failed",)
 
-        Under ``strict`` also 6 where a cell failed on the head's side, and 4 where some cell could not be
-        judged. 0 otherwise.
+    def exit_code(self, *, strict: bool = False) -> int:
+        """The first of these that holds; a code that somebody may let pass hides none that is worse.
+
+        6: the head is broken: it cannot run a cell, lacks one that the gate was asked for, or lacks a figure.
+        3: a slowdown confirmed, or an exact figure that grew by more than it may.
+        4: the base has a cell and cannot run it, or lacks a figure, so that the head could not be judged.
+        5: nothing was compared.
+        4 under ``strict``: a cell is inconclusive, unfit or suspected.
+        0: else.
         """
         verdicts = {line.verdict for line in self.lines}
+        if verdicts & set(self.broken) or any(figure.head is None for figure in self.figures):
+            return 6
         if "slower" in verdicts or any(figure.fails for figure in self.figures):
             return 3
-        if strict and "failed" in verdicts:
-            return 6
-        if not verdicts - {"new", "gone", "failed"} and not self.figures:
+        if "base-failed" in verdicts or any(figure.base is None for figure in self.figures):
+            return 4
+        if not self.figures and not any(line.rounds for line in self.lines):
             return 5
         if strict and verdicts & {"inconclusive", "unfit", "suspected"}:
             return 4

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from effbench import files, registry, sweep
+from effbench.gate.exact import DEFAULTS, Tolerance
 from effbench.gate.exact import FIGURES as EXACT
+from effbench.gate.paths import from_root
 from effbench.spec import MODES, Cell, Option, UsageError, spec_label
 from effbench.values import number, parse_share, parse_time_s, parse_whole
 from effbench.wording import shown
@@ -61,12 +63,13 @@ class Override:
 class GateSettings:
     """Which cells a gate compares, and what it holds them to.
 
-    ``axes`` maps the axes of a grid to their values, as in a sweep; the texts of ``mechanism`` are as given,
-    since a class may live in one of two revisions only. It holds one of batch_size and batch_tokens.
+    ``axes`` maps the axes of a grid to their values, as in a sweep; the texts of ``mechanism`` are as given
+    but for the paths in them, which count from the repository's root: a class may live in one of two
+    revisions only. It holds one of batch_size and batch_tokens.
     ``threshold`` is the slowdown, as a share, that is too much; ``floor_s`` the difference in seconds below
     which nothing is; ``error`` the chance of any wrong verdict in the whole gate; ``budget_s`` the wall time.
-    ``exact`` maps each exact figure that is compared to the share that it may grow by. Without ``time`` only
-    those are compared. Of ``overrides`` the last that matches a cell and sets a value wins.
+    ``exact`` maps each exact figure that is compared to what it may grow by. Without ``time`` only those are
+    compared. Of ``overrides`` the last that matches a cell and sets a value wins.
     """
 
     axes: Mapping[str, tuple[Any, ...]]
@@ -75,7 +78,7 @@ class GateSettings:
     error: float = 0.01
     budget_s: float = 120.0
     time: bool = True
-    exact: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(EXACT, 0.0))
+    exact: Mapping[str, Tolerance] = field(default_factory=lambda: dict(DEFAULTS))
     overrides: tuple[Override, ...] = ()
 
     def cells(self, mechanism: str, options: Mapping[str, Option]) -> list[Cell]:
@@ -100,12 +103,13 @@ class GateSettings:
         return data
 
 
-def read(root: Path, config: Path | None, flags: Mapping[str, Any]) -> GateSettings:
+def read(root: Path, config: Path | None, flags: Mapping[str, Any], here: Path | None = None) -> GateSettings:
     """The settings of a gate on the repository at ``root``.
 
     Flags win over the file, the file over defaults. ``flags`` has the keys and values of the TOML form; one
     that is None or an empty list was not given. The file is ``config``, else the root's pyproject.toml if
-    it has a table ``[tool.effbench.gate]``; a ``config`` named pyproject.toml is read by its table too.
+    it has a table ``[tool.effbench.gate]``; a ``config`` named pyproject.toml is read by its table too. A
+    mechanism's path counts from the folder of its file, in a flag from ``here``, by default the root.
 
     Raises UsageError naming the file, the key, the value and what is allowed.
     """
@@ -116,10 +120,11 @@ def read(root: Path, config: Path | None, flags: Mapping[str, Any]) -> GateSetti
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
     axes = dict(_AXES)
-    exact: dict[str, float | None] = dict.fromkeys(EXACT, 0.0)
+    exact: dict[str, Tolerance | None] = dict(DEFAULTS)
     values: dict[str, Any] = {}
     overrides: list[Override] = []
-    for part in (from_file, _partial(given)):
+    folder = config.absolute().parent if config else root
+    for part in (_placed(from_file, folder, root), _placed(_partial(given), here or root, root)):
         for name in set(_INSTEAD) & set(part.axes):
             axes[_INSTEAD[name]] = ()  # of batch_size and batch_tokens the later source's wins
         axes |= part.axes
@@ -128,7 +133,7 @@ def read(root: Path, config: Path | None, flags: Mapping[str, Any]) -> GateSetti
         overrides += part.overrides
     settings = GateSettings(
         axes={name: axis for name, axis in axes.items() if axis},
-        exact={name: share for name, share in exact.items() if share is not None},
+        exact={name: tolerance for name, tolerance in exact.items() if tolerance is not None},
         overrides=tuple(overrides),
         **values,
     )
@@ -157,9 +162,21 @@ class _Part:
     """What one source says: the axes, exact figures (None: off), other fields and overrides that it sets."""
 
     axes: dict[str, tuple[Any, ...]]
-    exact: dict[str, float | None]
+    exact: dict[str, Tolerance | None]
     values: dict[str, Any]
     overrides: list[Override]
+
+
+def _placed(part: _Part, folder: Path, root: Path) -> _Part:
+    """The same with the paths of mechanisms, which count from ``folder``, counted from ``root``."""
+    axes, overrides = dict(part.axes), part.overrides
+    if "mechanism" in axes:
+        axes["mechanism"] = tuple(dict.fromkeys(from_root(text, folder, root) for text in axes["mechanism"]))
+    overrides = [
+        each if each.mechanism is None else replace(each, mechanism=from_root(each.mechanism, folder, root))
+        for each in overrides
+    ]
+    return replace(part, axes=axes, overrides=overrides)
 
 
 def _file(root: Path, config: Path | None) -> tuple[dict[str, Any], str]:
@@ -167,6 +184,8 @@ def _file(root: Path, config: Path | None) -> tuple[dict[str, Any], str]:
     path = config or root / "pyproject.toml"
     if config is None and not files.is_file(path):
         return {}, str(path)
+    if path.is_dir():
+        raise UsageError(f"config {str(config)!r} is a folder: name a file")
     data = sweep.read_toml(path)
     if path.name != "pyproject.toml":
         return data, str(path)
@@ -233,22 +252,24 @@ def _bool(name: str, value: Any) -> bool:
     return value
 
 
-def _exact(value: Any) -> dict[str, float | None]:
+def _exact(value: Any) -> dict[str, Tolerance | None]:
     for name in _table("exact", value):
         if name not in EXACT:
             raise UsageError(registry.unknown("exact figure", name, EXACT, "there are"))
-    return {name: _tolerance(f"exact.{name}", share) for name, share in value.items()}
+    return {name: _tolerance(name, given) for name, given in value.items()}
 
 
-def _tolerance(name: str, value: Any) -> float | None:
+def _tolerance(figure: str, value: Any) -> Tolerance | None:
     if isinstance(value, bool):
-        return 0.0 if value else None
+        return DEFAULTS[figure] if value else None
     if number(value.removesuffix("%") if isinstance(value, str) else value) == 0:
         return 0.0
     try:
-        return parse_share(name, value)
+        return parse_share(f"exact.{figure}", value)
     except UsageError as error:
-        raise UsageError(f"{error}, 0 for no growth at all, or false to leave it out") from None
+        raise UsageError(
+            f"{error}, 0 for no growth at all, true for the default, or false to leave it out"
+        ) from None
 
 
 def _overrides(value: Any) -> list[Override]:

@@ -1,17 +1,19 @@
 """The workers of the gate, and the nursery that forks them: one side's mechanisms, called on command.
 
 It is run as a script, ``python side.py LINK``, LINK being the file descriptor of a socket. That process, the
-nursery, imports torch and effbench and none of the code that is compared. It is sent ``{"fork": ROOT}`` with
-three descriptors (commands, answers, log) and answers the number of a worker forked for the code in ROOT, or
-``{"wait": PID}`` and answers how it ended. effbench itself is always the one that this file belongs to, so
-that both sides are measured by the same code; all else is imported from ROOT first. A worker's commands and
-answers are JSON, a line each; the end of commands ends it, and the end of the nursery ends all its workers.
+nursery, imports torch and effbench and none of the code that is compared. It is sent ``{"fork": ROOT,
+"inside": FOLDER}`` with three descriptors (commands, answers, log) and answers the number of a worker forked
+for the code in ROOT, or ``{"wait": PID}`` and answers how it ended. effbench itself is always the one that
+this file belongs to, so that both sides are measured by the same code; all else is imported from
+ROOT/FOLDER and ROOT first. A worker's commands and answers are JSON, a line each; the end of commands ends
+it, and the end of the nursery ends all its workers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import json
 import mmap
 import os
@@ -21,7 +23,8 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +63,7 @@ def main() -> None:
             child = os.fork()
             if child == 0:
                 link.close()
-                _be_worker(Path(message["fork"]), *descriptors)
+                _be_worker(Path(message["fork"]), message["inside"], *descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
             descriptors = []
@@ -78,7 +81,7 @@ def _ended(child: int) -> int | None:
     return None
 
 
-def _be_worker(root: Path, commands: int, answers: int, log: int) -> None:
+def _be_worker(root: Path, inside: str, commands: int, answers: int, log: int) -> None:
     """Serve one side in a session of its own, and leave without returning to the nursery's loop."""
     from effbench.execute.server import die_with_parent
 
@@ -90,7 +93,7 @@ def _be_worker(root: Path, commands: int, answers: int, log: int) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         kept = _draw_layout()
-        for place in (root / "src", root):
+        for place in dict.fromkeys((root / "src", root, root / inside / "src", root / inside)):
             if place.is_dir():
                 sys.path.insert(0, str(place))
         os.chdir(root)
@@ -152,7 +155,11 @@ class Side:
         self._primed = False
 
     def parse(self, texts: list[str]) -> list[dict[str, Any]]:
-        """For each mechanism its name, options and file, or the ``error`` with which it is refused."""
+        """For each mechanism its name, options and file, or the ``error`` with which it is refused.
+
+        ``kind`` then says whose fault it is: ``absent`` (no such file, class or option), ``broken`` (there is
+        one, and it is no mechanism) or ``usage`` (the text).
+        """
         from effbench import registry
         from effbench.spec import UsageError
 
@@ -160,10 +167,19 @@ class Side:
         for text in texts:
             try:
                 name, options = registry.parse(text, "mechanism")
-                path = registry.find(name, "mechanism").path.resolve()
-                found.append({"name": name, "options": options, "path": str(path)})
+                plugin = registry.find(name, "mechanism")
+                if plugin.parameters is None and options:  # the source does not tell whether it has them
+                    told = self._in_child(partial(_accepts, plugin, options))
+                    if "error" in told:
+                        found.append({"kind": "broken", **told})
+                        continue
+                found.append({"name": name, "options": options, "path": str(plugin.path.resolve())})
+            except registry.Absent as error:
+                found.append({"error": str(error), "kind": "absent"})
+            except registry.Broken as error:
+                found.append({"error": str(error), "kind": "broken"})
             except UsageError as error:
-                found.append({"error": str(error)})
+                found.append({"error": str(error), "kind": "usage"})
         return found
 
     def build(self, cells: list[dict[str, Any]], allocator: str, check: bool) -> list[str]:
@@ -204,8 +220,10 @@ class Side:
         except Exception as error:
             return {"error": _reason(error)}
 
-    def figures(self, cell: dict[str, Any]) -> dict[str, Any]:
+    def figures(self, cell: dict[str, Any], other: str = "") -> dict[str, Any]:
         """The exact figures of one cell, numbers and ``ops`` by name; or its ``error``.
+
+        ``foreign`` names the modules that it imported from the ``other`` side's folder, effbench's own apart.
 
         Taken in a child forked for it: the profiler remembers blocks of earlier calls and reports their sizes
         when others at the same places are freed, so that a process that has profiled one call cannot be
@@ -221,7 +239,7 @@ class Side:
             tested = self._in_child(_self_test)
             if "error" in tested:
                 return tested
-        return self._in_child(lambda: _figures(cell))
+        return self._in_child(lambda: {**_figures(cell), "foreign": self._foreign(other) if other else []})
 
     def _in_child(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What ``work`` returns in a forked process, or the ``error`` that ended it."""
@@ -254,13 +272,12 @@ class Side:
 
         return machine.facts()
 
-    def foreign(self, other: str) -> list[str]:
-        """Modules, beside effbench's own, that were imported from the ``other`` side's folder."""
+    def _foreign(self, other: str) -> list[str]:
         tool = Path(__file__).resolve().parents[1]
         found = []
         for name, module in sorted(sys.modules.items()):
             path = getattr(module, "__file__", None)
-            if path is None or name == "__main__":
+            if not isinstance(path, str) or name == "__main__":
                 continue
             place = Path(path).resolve()
             if (
@@ -269,9 +286,7 @@ class Side:
                 and not _within(place, self._root)
             ):
                 found.append(name)
-        return [
-            name for name in found if "site-packages" not in str(getattr(sys.modules[name], "__file__", ""))
-        ]
+        return [name for name in found if "site-packages" not in str(sys.modules[name].__file__)]
 
     def _build(self, cell: dict[str, Any], check: bool) -> str:
         from effbench.spec import cell_from
@@ -323,6 +338,24 @@ _account: int | None = None
 
 def _nothing() -> int:
     return 0
+
+
+def _accepts(plugin: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing if the class, imported, takes those options; else what ``Side.parse`` says of a refusal."""
+    from effbench import registry
+
+    try:
+        taken = inspect.signature(registry.load(plugin)).parameters.values()
+    except registry.Absent as error:
+        return {"error": str(error), "kind": "absent"}
+    except Exception as error:
+        return {"error": _reason(error), "kind": "broken"}
+    known = [parameter.name for parameter in taken]
+    lacking = [name for name in options if name not in known]
+    if lacking and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+        said = registry.unknown(f"option of {plugin.name}", lacking[0], known, "its options")
+        return {"error": said, "kind": "absent"}
+    return {}
 
 
 def _self_test() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from effbench.gate import exact
 from effbench.gate.decide import detectable, judge
 from effbench.gate.report import Figure, Line, Report, Verdict
 from effbench.gate.unpaired import difference
@@ -35,6 +36,7 @@ _SAID = {
     "cpu_quota_cores": "quota of cores",
 }
 _SIDES = ("base", "head")
+_LIMITS = {"oom", "timeout", "unsupported", "skipped"}  # how a cell ends whose code is not broken
 _COUNTED = {"memory": ("peak_bytes", "saved_bytes", "parameters"), "flops": ("flops", "parameters")}
 
 _Key = tuple[Any, ...]
@@ -90,6 +92,12 @@ class _Pair:
         return bool(self.base.ok and self.head.ok and not self.head.failed)
 
     @property
+    def limited(self) -> bool:
+        """Whether both runs came to the same limit of machine or mechanism, so that nothing broke between."""
+        ended = [{record.status for record in found.failed} for found in (self.base, self.head)]
+        return not self.base.ok and not self.head.ok and ended[0] == ended[1] <= _LIMITS
+
+    @property
     def judged(self) -> bool:
         """Whether there is an interval: two fresh processes on either side."""
         return self.timed and min(len(self.base.ok), len(self.head.ok)) >= 2
@@ -101,20 +109,29 @@ class _Pair:
 
 
 def compare(
-    base: Path, head: Path, *, threshold: float = 0.05, floor_s: float = 10e-6, error: float = 0.01
+    base: Path | str,
+    head: Path | str,
+    *,
+    threshold: float = 0.05,
+    floor_s: float = 10e-6,
+    error: float = 0.01,
 ) -> Report:
     """A verdict for every cell that two results folders of one machine hold, and their exact figures.
 
     Cells are the same if all but ``repeat``, the seed and how long was sampled is. A time is judged by
     ``unpaired.difference`` against ``threshold``, a share, which is at least ``floor_s`` seconds as a share
     of the base's time. ``error`` is the chance, over all cells together, that some interval misses its
-    truth: it is split evenly over the cells (Bonferroni). FLOPs, bytes and parameters may not grow at all,
-    unless torch differs. In a line, ``rounds`` is the smaller number of repeats and ``calls`` the samples of
-    both sides.
+    truth: it is split evenly over the cells (Bonferroni). FLOPs, bytes and parameters may grow by what a gate
+    lets them by default, and by anything where torch differs. In a line, ``rounds`` is the smaller number of
+    repeats and ``calls`` the samples of both sides.
 
     Raises UsageError where a folder is no results folder, holds records of several machines, or where the two
     are of different machines.
     """
+    for side, given in zip(_SIDES, (base, head), strict=True):
+        if not str(given).strip():
+            raise UsageError(f"{side} {given!r} is empty: name a results folder")
+    base, head = Path(base), Path(head)
     begun, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     read = {side: Store(folder).read() for side, folder in zip(_SIDES, (base, head), strict=True)}
     records = {
@@ -175,12 +192,13 @@ def _line(pair: _Pair, threshold: float, floor_s: float, error: float) -> Line:
         missing = head if base.measured else base
         reason = "the other run was interrupted before it" if missing.interrupted else ""
         return Line(cell=pair.cell, verdict="gone" if base.measured else "new", reason=reason)
-    if not base.ok and not head.ok:
-        return Line(cell=pair.cell, verdict="failed", reason=f"{head.why_failed()}; so did the base")
+    if pair.limited:
+        return Line(cell=pair.cell, verdict="inconclusive", reason=f"in both runs: {head.why_failed()}")
     if head.failed:
-        return Line(cell=pair.cell, verdict="failed", reason=head.why_failed())
+        too = "" if base.ok else "; so did the base"
+        return Line(cell=pair.cell, verdict="failed", reason=f"{head.why_failed()}{too}")
     if not base.ok:
-        return Line(cell=pair.cell, verdict="new", reason=f"the base failed: {base.why_failed()}")
+        return Line(cell=pair.cell, verdict="base-failed", reason=f"the base failed: {base.why_failed()}")
     base_s, head_s = base.median_s, head.median_s
     line = Line(
         cell=pair.cell, verdict="inconclusive", base_s=base_s, head_s=head_s,
@@ -228,7 +246,7 @@ def _figures(pairs: Sequence[tuple[str, _Pair]]) -> Iterator[Figure]:
     """Exact figures of cells that both folders hold; each name once a cell."""
     seen: set[_Key] = set()
     for probe, pair in pairs:
-        if probe == "time" or not (pair.base.measured and pair.head.measured):
+        if probe == "time" or pair.limited or not (pair.base.measured and pair.head.measured):
             continue
         for name in _COUNTED[probe]:
             figure = _figure(name, pair)
@@ -239,24 +257,29 @@ def _figures(pairs: Sequence[tuple[str, _Pair]]) -> Iterator[Figure]:
 
 
 def _figure(name: str, pair: _Pair) -> Figure | None:
-    """The newest records' figures; None where neither side has it."""
-    newest = [found.ok[-1] if found.ok else None for found in (pair.base, pair.head)]
-    base, head = (None if record is None else _number(record.values.get(name)) for record in newest)
-    if base is None and head is None:
-        return None
+    """The newest records' figures; None where a base that was measured has no such figure.
+
+    Where both sides failed, the first figure of the probe stands for all.
+    """
+    counted = pair.base.ok[-1:], [] if pair.head.failed else pair.head.ok[-1:]
+    base, head = (_number(records[-1].values.get(name)) if records else None for records in counted)
     failed = [
         f"the {side} failed: {found.why_failed()}"
-        for side, found, record in zip(_SIDES, (pair.base, pair.head), newest, strict=True)
-        if record is None
+        for side, found, records in zip(_SIDES, (pair.base, pair.head), counted, strict=True)
+        if not records
     ]
-    torch = ["" if record is None else str(record.machine.get("torch", "")) for record in newest]
-    detail = "; ".join(failed)
-    if not failed and torch[0] != torch[1]:
+    if base is None and (not failed or (head is None and name != _COUNTED[pair.cell.probe][0])):
+        return None
+    detail, tolerance = "; ".join(failed), exact.DEFAULTS[name]
+    torch = [str(records[-1].machine.get("torch", "")) if records else "" for records in counted]
+    if not failed and head is None:
+        detail = "the head has none"
+    elif not failed and torch[0] != torch[1]:
         detail = (
             f"not held to: torch {torch[0] or 'unknown'} in the base, {torch[1] or 'unknown'} in the head"
         )
-    fails = not detail and base is not None and head is not None and head > base
-    return Figure(cell=pair.cell, name=name, base=base, head=head, tolerance=0.0, fails=fails, detail=detail)
+        tolerance = "shown"
+    return exact.figure(pair.cell, name, base, head, tolerance, detail)
 
 
 def _number(value: object) -> float | None:

@@ -158,11 +158,20 @@ def changes(figures: Iterable[Figure]) -> list[Figure]:
 
 def change(figure: Figure, *, detail: bool = True) -> str:
     """``FLOPs 100 -> 120 (+20 %)``, with what changed inside of it if wanted, and what it is allowed."""
-    text = f"{figure_name(figure.name)} {exact(figure.base)} -> {exact(figure.head)}"
+    before, after = (exact(side) or "none" for side in (figure.base, figure.head))
+    text = f"{figure_name(figure.name)} {before} -> {after}"
     grown = growth(figure)
     text += f" ({grown})" if grown else ""
     text += f": {printable(figure.detail)}" if figure.detail and detail else ""
-    return text + (f"; may grow by {share(figure.tolerance)}" if figure.fails and figure.tolerance else "")
+    held = figure.fails and (figure.tolerance or figure.tolerance_bytes)
+    return text + (f"; may grow by {allowance(figure)}" if held else "")
+
+
+def allowance(figure: Figure) -> str:
+    """What a figure may grow by: ``2 %``, ``64 bytes``, or ``any`` where it is only shown."""
+    if figure.tolerance is not None:
+        return share(figure.tolerance)
+    return "any" if figure.tolerance_bytes is None else f"{figure.tolerance_bytes} bytes"
 
 
 def figures_in_words(report: Report) -> str:
@@ -212,15 +221,18 @@ def conclusion(report: Report) -> str:
     many cells, and how many of which kind are left. A claim is made only of cells that have that verdict.
     """
     names = Names(report)
-    parts = [*_slowdowns(report, names), *_breaks(report, names)]
+    parts = [
+        *_failures(report, names), *_slowdowns(report, names), *_breaks(report, names),
+        *_base_failures(report, names),
+    ]  # fmt: skip
     counts = Counter(line.verdict for line in report.lines)
     if parts:
-        left = ", ".join(_counted(counts, but=("slower", "same", "faster")))
+        left = ", ".join(_counted(counts, but=(*report.broken, "base-failed", "slower", "same", "faster")))
         return "; ".join(filter(None, [*parts, left]))
     figures = figures_in_words(report)
     if not report.lines:
         return "; ".join(filter(None, [figures, "no times were compared"]))
-    if not set(counts) - {"new", "gone", "failed"}:
+    if not set(counts) - {"new", "gone"}:
         said = (
             f"nothing could be compared in time: {', '.join(_counted(counts))} of {_cells(len(report.lines))}"
         )
@@ -243,6 +255,24 @@ def conclusion(report: Report) -> str:
     left = ", ".join(_counted(counts, but=("same", "suspected")))
     changed = figures if changes(report.figures) else ""
     return "; ".join(filter(None, [said, *suspected, left, changed]))
+
+
+def _failures(report: Report, names: Names) -> list[str]:
+    """What of the head is broken: the cells that it cannot run, those that it lacks, the figures it lacks."""
+    lacks = [f"{figure_name(f.name)} of {names.full(f.cell)}" for f in report.figures if f.head is None]
+    found = []
+    for verdict, said in (("failed", "the head cannot run"), ("gone", "the head lacks")):
+        cells = [names.full(line.cell) for line in report.lines if line.verdict == verdict]
+        if cells and verdict in report.broken:
+            found.append(f"{said} {_and_more(cells[:NAMED], len(cells))}")
+    return [*found, *([f"the head has no {_and_more(lacks[:NAMED], len(lacks))}"] if lacks else [])]
+
+
+def _base_failures(report: Report, names: Names) -> list[str]:
+    lacks = [f"{figure_name(f.name)} of {names.full(f.cell)}" for f in report.figures if f.base is None]
+    cells = [names.full(line.cell) for line in report.lines if line.verdict == "base-failed"]
+    said = [f"the base cannot run {_and_more(cells[:NAMED], len(cells))}, which it has"] if cells else []
+    return [*said, *([f"the base has no {_and_more(lacks[:NAMED], len(lacks))}"] if lacks else [])]
 
 
 def _slowdowns(report: Report, names: Names) -> list[str]:

@@ -25,6 +25,7 @@ from effbench.show.look import GREY, RC, TITLE_CHARACTERS_PER_INCH, NothingToDra
 _STYLES: dict[Verdict, str] = {
     "slower": "bold red", "suspected": "red", "failed": "bold red", "inconclusive": "yellow",
     "unfit": "magenta", "faster": "green", "same": "", "new": "cyan", "gone": "cyan",
+    "base-failed": "bold red",
 }  # fmt: skip
 # (colour, marker, filled): the marker alone tells them apart in grey, an arrow pointing where the time went.
 _LOOKS: dict[Verdict, tuple[str, str, bool]] = {
@@ -37,6 +38,7 @@ _LOOKS: dict[Verdict, tuple[str, str, bool]] = {
     "new": (GREY, "s", False),
     "gone": (GREY, "s", False),
     "failed": (GREY, "s", False),
+    "base-failed": (GREY, "s", False),
 }
 _BAND, _CONTROL = "#E8EEF4", "#C4C4C4"
 _TICKS = (
@@ -142,7 +144,7 @@ def _figure_table(figures: Sequence[Figure], names: words.Names) -> Table:
             words.exact(figure.base),
             words.exact(figure.head),
             words.growth(figure),
-            words.share(figure.tolerance),
+            words.allowance(figure),
             Text("fails", _STYLES["slower"]) if figure.fails else "",
         )
     return table
@@ -160,8 +162,9 @@ def _reasons(report: Report) -> list[Text]:
 
 
 def _style(report: Report) -> str:
-    code = report.exit_code(strict=True)
-    return f"bold {'red' if code == 3 else 'yellow' if code else 'green'}"
+    if report.exit_code() in (3, 4, 6):
+        return "bold red"
+    return f"bold {'yellow' if report.exit_code(strict=True) else 'green'}"
 
 
 def forest(report: Report) -> Picture:

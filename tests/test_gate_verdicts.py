@@ -1,0 +1,173 @@
+"""What the gate makes of code that one side lacks or cannot run, and that no such thing passes unseen."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from effbench.gate.checkout import Tree
+from effbench.gate.judge import judge
+from effbench.gate.pair import Pair, cells_of, exact_figures
+from effbench.gate.settings import read
+from effbench.gate.workers import NoAnswer, WorkerDied
+from effbench.spec import UsageError
+
+CLASS = '''
+{before}
+import os
+
+from torch import nn
+{imports}
+
+class {name}(nn.Module):
+    """A linear map."""
+    {inside}
+
+    def __init__(self, d_model, heads, *, max_len, causal=False{options}):
+        super().__init__()
+        self.map = nn.Linear(d_model, d_model)
+
+    def forward(self, x, mask=None):
+        {body}
+        return self.map(x)
+'''
+
+
+def code(name="A", *, before="", imports="", inside="", options="", body="pass"):
+    return CLASS.format(name=name, before=before, imports=imports, inside=inside, options=options, body=body)
+
+
+PLAIN, UNREADABLE = code(), code(body="pass)")
+LACKS = code(imports="import no_such_module")
+OLD_KIND = code(options=", kind: Literal['a'] = 'a'", imports="from typing import Literal")
+NEW_KIND = OLD_KIND.replace("['a']", "['a', 'b']")
+MADE = "from inner import A as Inner\n\n\nclass A(Inner):\n    pass\n"
+# The mechanism, its file in base and head (None: there is none), and the verdict with a part of its reason.
+CASES = {
+    "same.py:A": (PLAIN, PLAIN, None, ""),
+    "guarded.py:A": ("try:\n    from no_such import A\nexcept ImportError:\n" +
+                     "\n".join(f"    {line}" for line in PLAIN.splitlines()), PLAIN, None, ""),
+    "raises.py:A": (PLAIN, code(body="raise KeyError('lost')"), "failed", "KeyError"),
+    "dies.py:A": (PLAIN, code(body="os.kill(os.getpid(), 11)"), "failed", "SIGSEGV"),
+    "unread.py:A": (PLAIN, UNREADABLE, "failed", "unread.py: line"),
+    "fresh_unread.py:A": (None, UNREADABLE, "failed", "fresh_unread.py: line"),
+    "lacks.py:A": (PLAIN, LACKS, "failed", "no_such_module"),
+    "both_lack.py:A": (LACKS, LACKS, "failed", "; so does the base"),
+    "asks.py:A": (PLAIN, code(options=", k: int"), "failed", "needs the option k"),
+    "base_lacks.py:A": (LACKS, PLAIN, "base-failed", "no_such_module"),
+    "base_library.py:A": (code(inside="requires = 'no-such-library'"), PLAIN, "base-failed", "no-such-lib"),
+    "base_raises.py:A": (code(body="raise KeyError('lost')"), PLAIN, "base-failed", "KeyError"),
+    "base_dies.py:A": (code(body="os._exit(3)"), PLAIN, "base-failed", "exit code 3"),
+    "base_unread.py:A": (UNREADABLE, PLAIN, "base-failed", "base_unread.py: line"),
+    "base_contract.py:A": (PLAIN.replace(", causal=False", ""), PLAIN, "base-failed", "constructor"),
+    "base_asks.py:A": (code(options=", k: int"), PLAIN, "base-failed", "needs the option k"),
+    "elsewhere:A": (PLAIN, PLAIN, "base-failed", "its import finds"),
+    "new.py:A": (None, PLAIN, "new", "there is no file 'new.py'"),
+    "class.py:A": (code("B"), PLAIN, "new", "unknown class in class.py 'A'"),
+    "option.py:A:often=2": (PLAIN, code(options=", often: int = 1"), "new", "unknown option"),
+    "choice.py:A:kind=b": (OLD_KIND, NEW_KIND, "new", "kind=b is not one of a"),
+    "made.py:A:often=2": (MADE, MADE, "new", "unknown option"),
+    "only_head:A": (None, PLAIN, "new", "no file of it"),
+    "gone.py:A": (PLAIN, None, "gone", "there is no file 'gone.py'"),
+    "gone_class.py:A": (PLAIN, code("B"), "gone", "unknown class"),
+    "gone_option.py:A:often=2": (code(options=", often: int = 1"), PLAIN, "gone", "unknown option"),
+    "stray.py:A": (code(imports="import helper"), PLAIN, None, ""),
+}  # fmt: skip
+
+
+def place(folder, mechanism):
+    """The file of a mechanism: a dotted one's lies where a path leads that only the head's import has."""
+    name = mechanism.partition(":")[0]
+    return folder / (name if name.endswith(".py") else f"python/{name}.py")
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compared_is_told_on_the_side_where_it_lies(tmp_path, monkeypatch):
+    """One gate over all of them, the head installed as ``pip install -e`` would."""
+    base, head = tmp_path / "base", tmp_path / "head"
+    for mechanism, (before, after, *_) in CASES.items():
+        for folder, text in ((base, before), (head, after)):
+            place(folder, mechanism).parent.mkdir(exist_ok=True, parents=True)
+            if text is not None:
+                place(folder, mechanism).write_text(text)
+    (base / "inner.py").write_text(PLAIN)
+    (head / "inner.py").write_text(code(options=", often: int = 1"))
+    (head / "helper.py").write_text("")
+    shape = {"seq_len": 16, "d_model": 8, "heads": 2, "mode": "forward"}
+    settings = read(head, None, {"mechanism": list(CASES), "time": False, **shape})
+    monkeypatch.setenv("PYTHONPATH", f"{head}{os.pathsep}{head / 'python'}")
+    report = judge(settings, Tree(root=head, label="head"), Tree(root=base, label="base"))
+
+    lines = {line.cell.label: line for line in report.lines}
+    compared = dict.fromkeys(figure.cell.label for figure in report.figures)
+    told = {name: lines[name].verdict for name in lines} | compared
+    assert told == {name: verdict for name, (_, _, verdict, _) in CASES.items()}
+    reasons = {name: line.reason for name, line in lines.items()}
+    wrong = {name: said for name, said in reasons.items() if CASES[name][3] not in said or "\n" in said}
+    assert not wrong
+    assert {figure.fails for figure in report.figures} == {False}
+    (note,) = (note for note in report.notes if "imports modules of the working tree" in note)
+    assert note.endswith(": helper"), "a change in what the base takes from the working tree is not seen"
+
+
+@pytest.mark.slow
+def test_a_mechanism_that_neither_side_has_is_refused(tmp_path):
+    for side in ("base", "head"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.py").write_text(PLAIN)
+    head, base = (Tree(root=tmp_path / side, label=side) for side in ("head", "base"))
+    with Pair(head, base, "", time.monotonic) as pair:
+        for text, says in (
+            ("a.py:B", "unknown class"), ("a.py:A:k=1", "unknown option"), ("a.py:A:k", "not option=value"),
+            ("b.py:A", "there is no file"), ("a.py", "name the class too"), ("vanilla", "outside of"),
+            (f"{tmp_path / 'base' / 'a.py'}:A", "outside of"), ("no-such-name", "unknown mechanism"),
+        ):  # fmt: skip
+            with pytest.raises(UsageError, match=says):
+                cells_of(read(tmp_path / "head", None, {"mechanism": text}), pair)
+
+
+# Time, with a clock that only the answers move.
+
+
+class Sides:
+    """A pair whose sides answer after so many seconds, or not in time; None ends their process."""
+
+    def __init__(self, **takes):
+        self.takes = takes
+        self.now = 0.0
+        self.trees = {side: Tree(root=Path(f"/{side}"), label=side) for side in ("base", "head")}
+
+    def clock(self):
+        return self.now
+
+    def ask(self, side, what, *arguments, timeout_s):
+        assert what == "figures"
+        took = self.takes[side]
+        if took is None:
+            raise WorkerDied(side, "SIGKILL")
+        self.now += min(took, timeout_s)
+        if took > timeout_s:
+            raise NoAnswer(side, f"no answer within {timeout_s:.0f} s")
+        return {"flops": 1, "ops": {}}
+
+
+def outcome(budget_s, **takes):
+    sides, notes = Sides(**takes), []
+    settings = read(Path("/head"), None, {"mechanism": "a.py:A"})
+    cells = settings.cells("a.py:A", {})[:2]
+    figures, lines = exact_figures(settings, sides, cells, budget_s, sides.clock, notes)
+    return [line.verdict for line in lines], len(figures), notes
+
+
+def test_a_head_that_does_not_end_is_broken_and_a_budget_that_does_is_not():
+    assert outcome(120.0, base=5.0, head=6.0) == ([], 4, [])
+    assert outcome(120.0, base=5.0, head=1e9)[0] == ["failed", "inconclusive"], "the rest had no time left"
+    assert outcome(11.0, base=8.0, head=20.0)[0] == ["inconclusive"], "thrice the base's time is given"
+    verdicts, figures, (note,) = outcome(20.0, base=1e9, head=1.0)
+    assert (verdicts, figures) == (["inconclusive", "inconclusive"], 0)
+    assert "the exact figures of 2 cells" in note
+    assert outcome(120.0, base=None, head=1.0)[0] == ["base-failed"] * 2
+    assert outcome(120.0, base=None, head=None)[0] == ["failed"] * 2
