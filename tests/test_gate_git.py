@@ -326,15 +326,20 @@ def test_the_same_code_on_both_sides_is_said(repository):
         assert tree.notes == ()
 
 
-def test_a_folder_has_a_commit_only_if_it_is_a_working_tree_itself(repository, tmp_path):
+def test_a_folder_has_a_commit_only_if_it_is_a_working_tree_itself(repository, tmp_path, monkeypatch):
     other = made(tmp_path / "other")
     (other / "a.txt").write_text("three\n")
     head = working_tree(repository)
     with checked_out(head, str(other)) as tree:
         assert (tree.root, tree.dirty) == (other, True)
         assert tree.commit == git(other, "rev-parse", "HEAD").strip()
-    with checked_out(head, str(other / "inner")) as tree:
-        assert (tree.commit, tree.dirty) == ("", False)
+    (other / "inner:HEAD").mkdir()
+    for inner in (str(other / "inner"), os.path.relpath(other / "inner:HEAD")):
+        with checked_out(head, inner) as tree:
+            assert (tree.commit, tree.dirty) == ("", False)
+    monkeypatch.chdir(other)
+    with checked_out(head, "inner:HEAD") as tree:
+        assert tree.root == other / "inner:HEAD"
     (other / ".git" / "index").write_text("junk")
     with checked_out(head, str(other)) as tree:
         assert tree.commit == ""

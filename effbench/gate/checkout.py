@@ -81,11 +81,10 @@ def checked_out(head: Tree, base: str) -> Iterator[Tree]:
         raise UsageError(f"base {base!r} is empty: name a revision or a folder")
     if base.startswith(("-", "^")):
         raise UsageError(f"base {base!r} is not a revision")
-    repository = head.repository
-    assert repository is not None  # what working_tree returned
+    repository = head.repository or git.find(head.root)
     commit = None if base.startswith(("./", "../", "/")) else _commit(repository, base)
     if commit is None:
-        yield _folder(head, base)
+        yield _folder(repository, base)
         return
     with _temporary() as place:
         tree = place / "tree"
@@ -100,17 +99,18 @@ def _commit(repository: Repository, base: str) -> str | None:
     try:
         return repository.commit(base)
     except Refused as refused:
+        if Path(base).is_dir():  # no revision can be called that, and a folder is
+            return None
         raise UsageError(f"base {base!r}: git says: {refused}") from None
 
 
-def _folder(head: Tree, base: str) -> Tree:
+def _folder(repository: Repository, base: str) -> Tree:
     """The folder ``base``, with its commit if it is a working tree itself."""
-    place = Path(base)
-    if not place.is_dir():
-        raise UsageError(_missing(head, base))
-    if place.resolve() == head.root.resolve():
+    root = Path(base).resolve()
+    if not root.is_dir():
+        raise UsageError(_missing(repository, base))
+    if root == repository.root.resolve():
         raise UsageError(f"base {base!r} is the working tree itself: there is nothing to compare it with")
-    root = place.resolve()
     if not (root / ".git").exists():
         return Tree(root=root, label=base)
     try:
@@ -121,13 +121,11 @@ def _folder(head: Tree, base: str) -> Tree:
         )
 
 
-def _missing(head: Tree, base: str) -> str:
+def _missing(repository: Repository, base: str) -> str:
     """Why ``base`` is nothing, and what to do about it."""
-    repository = head.repository
-    assert repository is not None
-    said = f"base {base!r} is neither a revision of {str(head.root)!r} nor a folder"
+    said = f"base {base!r} is neither a revision of {str(repository.root)!r} nor a folder"
     if named := repository.names(base):
-        said = f"base {base!r} names {named}, which is no commit that is in {str(head.root)!r}"
+        said = f"base {base!r} names {named}, which is no commit that is in {str(repository.root)!r}"
     remote, _, branch = base.partition("/")
     if branch and remote in repository.ask("remote").splitlines():
         said += (
@@ -163,12 +161,16 @@ def _temporary() -> Iterator[Path]:
         place = Path(tempfile.mkdtemp(prefix="effbench-gate-")).resolve()
     except OSError as error:
         raise UsageError(f"the base needs a temporary folder, and none can be made: {error}") from None
-    keeper = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_KEEPER), str(place)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    try:
+        keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_KEEPER), str(place)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except BaseException:
+        place.rmdir()
+        raise
     try:
         yield place
     finally:
