@@ -39,7 +39,7 @@ import torch
 
 from effbench.analyse.statistics import ratio_interval
 from effbench.gate.exact import FIGURES
-from effbench.gate.git import environment
+from effbench.inherited import environment
 from effbench.spec import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]

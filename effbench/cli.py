@@ -109,7 +109,7 @@ def _preset_names(incomplete: str) -> list[str]:
 
 # Options that several commands take. The panels are the headings of --help.
 _WHAT, _SHAPE, _MEASURING = "What to measure", "Shape of a call", "Measuring"
-_LIMITS, _OUTPUT = "Limits", "Output"
+_LIMITS, _OUTPUT, _DECIDING = "Limits", "Output", "Deciding"
 Mechanisms = Annotated[
     list[str] | None,
     _value(
@@ -401,17 +401,15 @@ def _print_complexity(folders: list[Path], format: str) -> None:
 def compare(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="A results folder: what is compared against.")],
     head: Annotated[Path, typer.Argument(metavar="HEAD", help="Another, of the same machine.")],
-    threshold: Annotated[str, typer.Option(help="How much slower is a slowdown: 5%.")] = "5%",
-    floor: Annotated[
-        str, typer.Option(help="The threshold is at least so much time a call: 10us, 1.5ms.")
-    ] = "10us",
-    format: Annotated[str, typer.Option(help="table, json, markdown")] = "table",
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw ratios and intervals: .png, .svg, .pdf.")
-    ] = None,
+    threshold: Annotated[str, _value("SHARE", "Slowdowns above this are reported.", _DECIDING)] = "5%",
+    floor: Annotated[str, _value("TIME", "Slowdowns of less time per call are not.", _DECIDING)] = "10us",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit code 4 also if a cell could not be judged.")
+        bool, _flag("--strict", help="Exit code 4 also where a time cannot be judged.", panel=_DECIDING)
     ] = False,
+    format: Annotated[str, _value("FORMAT", "table, json, markdown.", _OUTPUT)] = "table",
+    plot: Annotated[
+        Path | None, _value("FILE", "Draw ratios and intervals: .png, .svg, .pdf.", _OUTPUT)
+    ] = None,
 ) -> None:
     """Compare two results folders of one machine cell by cell: 3 if slower or grown, 6 if one failed."""
     from effbench.gate import stored
@@ -605,70 +603,66 @@ def doctor(
 @app.command(cls=Command)
 def gate(
     base: Annotated[
-        str,
-        typer.Option(
-            metavar="REF|DIR", help="What to compare the working tree with: a revision or a folder."
-        ),
+        str, _value("REF|DIR", "What to compare the working tree with: a revision or a folder.", _WHAT)
     ],
-    mechanism: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mechanism",
-            "-m",
-            metavar="NAME[:option=value,...]",
-            help="A mechanism of this repository; repeat for more. Also path/to/file.py:Class.",
-        ),
-    ] = None,
-    seq_len: Annotated[str | None, typer.Option(help="128,512 or 512:16384:x2 [512,2048]")] = None,
-    mode: Annotated[str | None, typer.Option(help="forward,train [both]")] = None,
-    batch_size: Annotated[str | None, typer.Option(help="Sequences a call [1].")] = None,
-    batch_tokens: Annotated[
-        str | None, typer.Option(help="Tokens a call at every length, instead of --batch-size.")
-    ] = None,
-    d_model: Annotated[str | None, typer.Option(help="Model width [256].")] = None,
-    heads: Annotated[str | None, typer.Option(help="Attention heads; must divide d_model [16].")] = None,
-    layers: Annotated[str | None, typer.Option(help="Blocks of an encoder.")] = None,
-    scope: Annotated[str | None, typer.Option(help="attention (one layer), encoder")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
-    threads: Annotated[str | None, typer.Option(help="Threads of an operation [1].")] = None,
-    allocator: Annotated[str | None, typer.Option(help="kept, system")] = None,
-    threshold: Annotated[
-        str | None, typer.Option(help="A slowdown is what is surely more than this [5%].")
-    ] = None,
-    floor: Annotated[
-        str | None, typer.Option(help="Less than this a call is no slowdown, whatever its share [10us].")
-    ] = None,
-    error: Annotated[
-        str | None, typer.Option(help="Chance that any interval of the whole gate misses its truth [1%].")
-    ] = None,
-    budget: Annotated[str | None, typer.Option(help="Limit of the whole gate: 90s, 3m [2m].")] = None,
+    mechanism: Mechanisms = None,
+    mode: Mode = None,
+    scope: Scope = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Settings [pyproject.toml's tool.effbench.gate].")
+        Path | None,
+        _value("FILE.toml", "Settings. Default: pyproject.toml's tool.effbench.gate.", _WHAT),
     ] = None,
     exact_only: Annotated[
-        bool, typer.Option("--exact-only", help="FLOPs, memory, parameters and operations alone; no times.")
+        bool,
+        _flag("--exact-only", help="FLOPs, memory, parameters and operations alone; no times.", panel=_WHAT),
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE|-", help="All that was found; - prints it instead.")
+    seq_len: SeqLen = None,
+    batch_size: BatchSize = None,
+    batch_tokens: BatchTokens = None,
+    d_model: DModel = None,
+    heads: Heads = None,
+    layers: Layers = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    threads: Annotated[str | None, _value("N", "Threads of an operation. Default: 1.", _MEASURING)] = None,
+    allocator: Allocator = None,
+    threshold: Annotated[
+        str | None, _value("SHARE", "Slowdowns above this are reported. Default: 5%.", _DECIDING)
     ] = None,
-    plot_file: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="A forest plot: png, svg, pdf.")
+    floor: Annotated[
+        str | None,
+        _value("TIME", "Slowdowns of less time per call are not. Default: 10us.", _DECIDING),
     ] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="JUnit XML.")] = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="A table in Markdown.")] = None,
-    pytest_benchmark: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The head's times as pytest-benchmark writes them.")
-    ] = None,
-    action_benchmark: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="For github-action-benchmark: customSmallerIsBetter.")
+    error: Annotated[
+        str | None,
+        _value("SHARE", "Chance that any interval of the gate misses. Default: 1%.", _DECIDING),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 4 also where a cell cannot be judged.")
+        bool, _flag("--strict", help="Exit code 4 also where a time cannot be judged.", panel=_DECIDING)
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    budget: Annotated[
+        str | None, _value("TIME", "Limit of the whole gate: 90s, 3m. Default: 2m.", _LIMITS)
+    ] = None,
+    json_file: Annotated[
+        Path | None, _value("FILE|-", "All that was found; - prints it instead.", _OUTPUT, "--json")
+    ] = None,
+    plot_file: Annotated[
+        Path | None, _value("FILE", "A forest plot: .png, .svg, .pdf.", _OUTPUT, "--plot")
+    ] = None,
+    junit: Annotated[Path | None, _value("FILE", "JUnit XML.", _OUTPUT)] = None,
+    markdown: Annotated[Path | None, _value("FILE", "A table in Markdown.", _OUTPUT)] = None,
+    pytest_benchmark: Annotated[
+        Path | None, _value("FILE", "The head's times as pytest-benchmark writes them.", _OUTPUT)
+    ] = None,
+    action_benchmark: Annotated[
+        Path | None, _value("FILE", "For github-action-benchmark: customSmallerIsBetter.", _OUTPUT)
+    ] = None,
+    quiet: Annotated[bool, _flag("--quiet", "-q", help="No progress.", panel=_OUTPUT)] = False,
 ) -> None:
-    """Is the working tree slower than a revision? Exit code 3 if so, confirmed; 6 if it is broken."""
+    """Is the working tree slower than a revision? Exit code 3 if so, confirmed; 6 if it is broken.
+
+    Defaults: 512 and 2048 tokens, forward and train, one attention layer, batch 1, d_model 256, 16 heads.
+    """
     from effbench.gate.checkout import checked_out, working_tree
     from effbench.gate.judge import judge
     from effbench.gate.paths import inside

@@ -303,6 +303,14 @@ class LongMessage(Empty):
         raise RuntimeError("\n".join(["a line of a long message"] * 200))
 
 
+class TellsGit(Mechanism):
+    """Refuses to run, naming what it inherited of git."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False):
+        found = sorted(name for name in os.environ if name.startswith("GIT_"))
+        raise Unsupported(", ".join(found) or "no place of git")
+
+
 class OddContract(nn.Module):
     """Has another constructor than the contract's."""
 

@@ -12,7 +12,14 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a room imports from its own and from those before it.
 ROOMS = [
     ["effbench.wording"],
-    ["effbench.spec", "effbench.growth", "effbench.columns", "effbench.blame", "effbench.exits"],
+    [
+        "effbench.spec",
+        "effbench.growth",
+        "effbench.columns",
+        "effbench.blame",
+        "effbench.exits",
+        "effbench.inherited",
+    ],
     ["effbench.values", "effbench.files", "effbench.soundness"],
     ["effbench.machine", "effbench.registry", "effbench.mechanism"],
     ["effbench.models", "effbench.probes", "effbench.tasks"],

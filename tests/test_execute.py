@@ -181,3 +181,15 @@ def test_inline_measures_here(plugin):
     record = run(executor, plugin("Empty"), allocator="system")
     assert record.status == "ok"
     assert record.samples["time_s"]
+
+
+def test_what_git_hands_to_a_hook_does_not_reach_what_is_measured(plugin, monkeypatch):
+    """A mechanism that asks git for something must not find the index of the commit that is being made."""
+    monkeypatch.setenv("GIT_INDEX_FILE", "/nowhere/index")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    executor = LocalExecutor()
+    try:
+        record = run(executor, plugin("TellsGit"))
+        assert record.reason == "no place of git"
+    finally:
+        executor.close()

@@ -16,6 +16,7 @@ from typing import Any
 from effbench import machine, registry
 from effbench.blame import fault_place
 from effbench.execute.base import Progress
+from effbench.inherited import environment
 from effbench.spec import Job, Record, Status, record_from, to_json
 from effbench.wording import one_line, plural
 
@@ -42,6 +43,7 @@ class LocalExecutor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=environment(),
             start_new_session=True,  # Ctrl-C in the terminal is for us, not for what we measure
         )
         message = self._read(time.monotonic() + _START_S)

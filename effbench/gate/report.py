@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from effbench.exits import Exit
 from effbench.spec import Cell
 
 # slower: confirmed. suspected: slower, but fresh workers did not confirm it, or had no time to.
@@ -105,16 +106,16 @@ class Report:
         """
         verdicts = {line.verdict for line in self.lines}
         if verdicts & set(self.broken) or any(figure.head is None for figure in self.figures):
-            return 6
+            return Exit.BROKEN
         if "slower" in verdicts or any(figure.fails for figure in self.figures):
-            return 3
+            return Exit.SLOWER
         if "base-failed" in verdicts or any(figure.base is None for figure in self.figures):
-            return 4
+            return Exit.UNDECIDED
         if not self.figures and not any(line.rounds for line in self.lines):
-            return 5
+            return Exit.NOTHING
         if strict and verdicts & {"inconclusive", "unfit", "suspected"}:
-            return 4
-        return 0
+            return Exit.UNDECIDED
+        return Exit.DONE
 
     def to_json(self) -> dict[str, Any]:
         """Plain data with the schema's name, for ``json.dumps``."""

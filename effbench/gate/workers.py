@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from effbench.gate.git import environment
+from effbench.inherited import environment
 from effbench.spec import Cell, to_json
 
 _SCRIPT = Path(__file__).with_name("side.py")
