@@ -307,7 +307,7 @@ class TellsGit(Mechanism):
     """Refuses to run, naming what it inherited of git."""
 
     def __init__(self, d_model, heads, *, max_len, causal=False):
-        found = sorted(name for name in os.environ if name.startswith("GIT_"))
+        found = sorted(name for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE") if name in os.environ)
         raise Unsupported(", ".join(found) or "no place of git")
 
 

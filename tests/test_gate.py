@@ -275,11 +275,11 @@ MINE_AT_HEAD = ("--base", "HEAD", "-m", "mine.py:Mine")
     [
         (("--base", "no-such-branch", "-m", "mine.py:Mine"), "neither a revision"),
         (("--base=-x", "-m", "mine.py:Mine"), "is not a revision"),
-        (("--base", "", "-m", "mine.py:Mine"), "base"),
+        (("--base", "", "-m", "mine.py:Mine"), "--base is empty"),
         (("--base", "HEAD"), "no mechanism to compare"),
-        (("--base", "HEAD", "-m", ""), "mechanism"),
+        (("--base", "HEAD", "-m", ""), "-m is empty"),
         ((*MINE_AT_HEAD, "--threshold", "7"), "threshold '7'"),
-        *(((*MINE_AT_HEAD, f"--{name}", ""), name.replace("-", "_")[:4]) for name in (
+        *(((*MINE_AT_HEAD, f"--{name}", ""), f"--{name} is empty") for name in (
             "seq-len", "mode", "batch-size", "batch-tokens", "d-model", "heads", "layers", "scope", "dtype",
             "device", "threads", "allocator", "threshold", "floor", "error", "budget", "config", "json",
             "plot", "junit", "markdown", "pytest-benchmark", "action-benchmark",
