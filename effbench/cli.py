@@ -299,27 +299,29 @@ def run(
     folder = out or Path("results") / sweep.name
     if isolate not in ("process", "inline"):
         raise UsageError(f"isolate {isolate!r} is not one of process, inline")
-    if seq_len is not None:
-        _warn_of_training_lengths(sweep)
+    if seq_len is not None and not quiet:
+        _warn_of_training_lengths(sweep, asked=probe is not None or bool(task))
     if dry_run:
         _print_plan(sweep, folder, data_dir, resume)
         return
     raise typer.Exit(_run(sweep, folder, data_dir, resume, _executor(isolate), quiet, verbose, strict))
 
 
-def _warn_of_training_lengths(sweep: Sweep) -> None:
-    """A length that was asked for is one of trainings too, whatever their data."""
+def _warn_of_training_lengths(sweep: Sweep, *, asked: bool) -> None:
+    """Say what a length means for trainings; ``asked``: trainings were asked for by name."""
     trained = [cell for cell in sweep.cells() if cell.probe == "accuracy"]
-    if trained:
-        lengths = sorted({cell.seq_len for cell in trained})
-        span = f"{lengths[0]} tokens" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} tokens"
-        print(
-            f"effbench: careful: --seq-len is also the length of {plural(len(trained), 'training')} on "
-            f"{', '.join(sorted({str(cell.task) for cell in trained}))}, at {span}. Shorter examples are not "
-            "made longer by it, and the estimate of a training's time can be far off. Leave trainings "
-            "out with --probe time,memory,flops.",
-            file=sys.stderr,
-        )
+    if not trained:
+        return
+    lengths = sorted({cell.seq_len for cell in trained})
+    span = f"{lengths[0]} tokens" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} tokens"
+    tasks = ", ".join(sorted({str(cell.task) for cell in trained}))
+    said = (
+        f"effbench: careful: --seq-len is also the length of {plural(len(trained), 'training')} on {tasks}, at "
+        f"{span}: shorter examples do not become longer by it, and the estimate of a training's time can be "
+        "far off"
+    )
+    advice = "" if asked else ". Leave trainings out with --probe time,memory,flops"
+    print(f"{said}{advice}.", file=sys.stderr)
 
 
 @app.command(cls=Command)
