@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -271,3 +272,13 @@ def test_what_makes_a_time_doubtful_is_said(column, value, words):
     assert summarise(frame).noisy.tolist() == [words]
     wide = summarise(raw(cost_records(("vanilla",), (128,), modes=("forward",), noise=0.1)))
     assert wide.noisy.str.contains(" %, target ± 2 %").all()
+
+
+def test_a_task_without_counts_beside_one_with_them_has_no_interval_at_one_seed():
+    counted = accuracy_records(("vanilla",), seeds=1)
+    bare = accuracy_records(("vanilla",), seeds=1, task="other")
+    kept = ("accuracy", "tokens_per_s", "train_seconds")
+    bare = [replace(r, values={name: r.values[name] for name in kept}) for r in bare]
+    frame = summarise(raw(counted, bare)).set_index("task")
+    assert frame.loc["listops", "accuracy_interval"] == "Wilson over test examples"
+    assert pd.isna(frame.loc["other", "accuracy_low"])

@@ -33,6 +33,7 @@ _OF_THE_ROOF = (
     "samples_bandwidth_at_bytes",
     "samples_bandwidth_bytes_per_s",
 )
+_HITS = {"test_correct", "test_examples"}
 ONE_REPEAT = "one repeat"
 # A time that changes by more than this from the first to the last third of the samples has not settled.
 TREND = 0.05
@@ -191,7 +192,7 @@ def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
     if len(values) > 1:
         mean, low, high = mean_interval(values)
         kind = f"t over {len(values)} seeds"
-    elif score == "accuracy" and {"test_correct", "test_examples"} <= set(trained.columns):
+    elif score == "accuracy" and _HITS <= set(trained) and trained[list(_HITS)].notna().all(axis=None):
         mean, low, high = proportion_interval(
             int(trained["test_correct"].iloc[0]), int(trained["test_examples"].iloc[0])
         )
