@@ -317,8 +317,8 @@ def _warn_of_training_lengths(sweep: Sweep, *, asked: bool) -> None:
     tasks = ", ".join(sorted({str(cell.task) for cell in trained}))
     said = (
         f"effbench: careful: --seq-len is also the length of {plural(len(trained), 'training')} on {tasks}, "
-        f"at {span}: shorter examples do not become longer by it, and the estimate of a training's time can be "
-        "far off"
+        f"at {span}: shorter examples do not become longer by it, and the estimate of a training's time can "
+        "be far off"
     )
     advice = "" if asked else ". Leave trainings out with --probe time,memory,flops"
     print(f"{said}{advice}.", file=sys.stderr)

@@ -192,7 +192,7 @@ def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
     if len(values) > 1:
         mean, low, high = mean_interval(values)
         kind = f"t over {len(values)} seeds"
-    elif score == "accuracy" and _HITS <= set(trained) and trained[list(_HITS)].notna().all(axis=None):
+    elif score == "accuracy" and set(trained) >= _HITS and trained[list(_HITS)].notna().all(axis=None):
         mean, low, high = proportion_interval(
             int(trained["test_correct"].iloc[0]), int(trained["test_examples"].iloc[0])
         )
