@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,9 @@ from effbench.models.encoder import Encoder
 from effbench.probes.ceiling import measure_ceiling
 from effbench.probes.correctness import Incorrect, check, check_laws, has_reference
 from effbench.probes.effects import Watch, heard
+from effbench.probes.failure import ProbeFailed
 from effbench.probes.flops import count_work
-from effbench.probes.memory import parameter_bytes, peak_bytes, rss_growth_bytes, saved_bytes
+from effbench.probes.memory import left_out, parameter_bytes, peak_bytes, rss_growth_bytes, saved_bytes
 from effbench.probes.time import sample_seconds
 from effbench.spec import Cell, Job, Record, UsageError, to_json
 from effbench.wording import one_line
@@ -47,7 +48,7 @@ def measure(job: Job, progress: Progress) -> Record:
             watch = Watch()
             samples, values = _probe(job, progress, watch)
             record = replace(record, samples=samples, values={**values, "allocator_in_force": allocator})
-        except Unsupported as error:
+        except (Unsupported, ProbeFailed) as error:
             record = replace(record, status="unsupported", reason=_line(error))
         except Incorrect as error:
             record = replace(record, status="incorrect", reason=_line(error))
@@ -161,10 +162,15 @@ def _memory(module: nn.Module, x: Tensor, call: Callable[[], object], cell: Cell
     # caches) is not a call's own, so that the peak is taken of a later one.
     values: Values = {"rss_growth_bytes": rss_growth_bytes(call)}
     values["peak_bytes"], values["memory_method"] = peak_bytes(call, cell.device)
+    unseen = [_named(left_out(call))]
     if cell.mode == "train":
-        values["saved_bytes"] = saved_bytes(lambda: module(x), [x, *module.parameters(), *module.buffers()])
+        besides = [x, *module.parameters(), *module.buffers()]
+        try:
+            values["saved_bytes"] = saved_bytes(lambda: module(x), besides)
+        except ProbeFailed as error:  # what was measured before stands
+            unseen.append(_line(error))
         values["saved_bytes_declared"] = _declared(module, "saved_bytes", cell)
-    return values
+    return {**values, "memory_left_out": "; ".join(filter(None, unseen))}
 
 
 def _flops(module: nn.Module, call: Callable[[], object], cell: Cell) -> Values:
@@ -177,10 +183,18 @@ def _flops(module: nn.Module, call: Callable[[], object], cell: Cell) -> Values:
         # of a product's backward all is of use, but not what a kernel computes again to save memory
         "flops_useful": None if useful is None else useful * (3 if train else 1),
         "flops_other": work.other,
-        "uncounted_share": work.uncounted_share,
-        "uncounted_ops": ", ".join(name for name, _ in work.uncounted.most_common(5)),
+        "flops_left_out": _named(work.uncounted),
+        "flops_method": work.method,
         "bytes_moved": work.bytes_moved,
     }
+
+
+def _named(left_out: Mapping[str, int]) -> str:
+    """What a figure leaves out, in words: ``faults::attn (2 calls), aten::qr (1 call)``; empty if nothing."""
+    return ", ".join(
+        f"{name} ({calls} call{'s' if calls != 1 else ''})"
+        for name, calls in sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def _declared(module: nn.Module, name: str, cell: Cell) -> int | None:

@@ -33,6 +33,8 @@ _OF_THE_ROOF = (
     "samples_bandwidth_at_bytes",
     "samples_bandwidth_bytes_per_s",
 )
+# Texts of the records that hold for their row.
+_TEXTS = ("memory_method", "memory_left_out", "flops_left_out", "flops_method", "checked", "side_effects")
 _HITS = {"test_correct", "test_examples"}
 ONE_REPEAT = "one repeat"
 # A time that changes by more than this from the first to the last third of the samples has not settled.
@@ -97,7 +99,7 @@ def _values(group: pd.DataFrame) -> dict[str, Any]:
     if "peak_rss_bytes" in ok.columns:
         measured = ok["probe"].isin(["memory", "accuracy"])
         found["peak_rss_bytes"] = _first(ok[["peak_rss_bytes"]][measured], "peak_rss_bytes")
-    found |= {name: _text(ok, name) for name in ("memory_method", "checked", "side_effects")}
+    found |= {name: _text(ok, name) for name in _TEXTS}
     times = ok[ok["probe"] == "time"]
     trained = ok[ok["probe"] == "accuracy"]
     found["repeats"] = max(len(times), len(trained))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
-import os
-import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+
+from effbench.probes import profiler
+from effbench.probes.elsewhere import Elsewhere
+from effbench.probes.failure import ProbeFailed, observed
+from effbench.probes.tensors import storages
+from effbench.probes.witness import operators_on_other_threads
 
 EVENTS = "allocator events"
 CUDA_STATISTICS = "CUDA allocator statistics"
@@ -26,12 +29,13 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu") -> tuple[int, st
     all that goes through torch's allocator, scratch space of kernels included; memory that C code takes
     elsewhere is not seen. Never call this while timing: the events cost time.
 
-    Raises RuntimeError if this torch's profiler does not report a known allocation exactly.
+    Raises ProbeFailed if this torch's profiler does not report a known allocation exactly, or if the call
+    fails under the profiler alone.
     """
     if torch.device(device).type == "cuda":
         return _cuda_peak(call), CUDA_STATISTICS
     _self_test()
-    return _running_peak(call), EVENTS
+    return observed("peak_bytes", lambda: _running_peak(call), call), EVENTS
 
 
 def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:
@@ -39,24 +43,52 @@ def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -
 
     ``besides`` exist anyway, the parameters and the input, and do not count. What a custom function keeps
     by other means than ``save_for_backward`` is not seen.
+
+    Raises ProbeFailed if torch does not tell the size of a tensor that is kept, or if the pass fails under
+    the hooks alone, as one through torch.func's derivatives does.
     """
-    there = {storage_of(t) for t in besides}
+    there = {storage for t in besides for storage in storages(t)}
     kept: dict[int, int] = {}
+    opaque: set[str] = set()
 
     def pack(t: Tensor) -> Tensor:
-        if storage_of(t) not in there:
-            kept[storage_of(t)] = t.untyped_storage().nbytes()
+        found = storages(t)
+        kept.update({storage: size for storage, size in found.items() if storage not in there})
+        if not found:
+            opaque.add(str(t.layout))
         return t
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        out = forward()  # the graph holds what is kept, so that no storage's place is used twice
-    del out
+    def run() -> None:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            out = forward()  # the graph holds what is kept, so that no storage's place is used twice
+        del out
+
+    observed("saved_bytes", run, forward)
+    if opaque:
+        layouts = ", ".join(sorted(opaque))
+        raise ProbeFailed(f"saved_bytes cannot be measured: torch hides the size of layout {layouts}")
     return sum(kept.values())
+
+
+def left_out(call: Callable[[], object]) -> Counter[str]:
+    """What one ``call()`` does where ``peak_bytes`` and ``saved_bytes`` cannot see: what, and how often.
+
+    Operators on threads that Python code started, child processes, other libraries. Work on the threads of
+    autograd and of ``torch.jit.fork`` is seen.
+    """
+    elsewhere = Elsewhere()
+
+    def watched() -> object:
+        with elsewhere:
+            return call()
+
+    events = observed("memory_left_out", lambda: profiler.record(watched, all_threads=True), call)
+    return operators_on_other_threads(events) + elsewhere.work
 
 
 def parameter_bytes(module: nn.Module) -> int:
     """Bytes of the module's parameters, those that share a storage once."""
-    return sum({storage_of(p): p.untyped_storage().nbytes() for p in module.parameters()}.values())
+    return sum(dict(pair for p in module.parameters() for pair in storages(p).items()).values())
 
 
 def rss_growth_bytes(call: Callable[[], object]) -> int | None:
@@ -83,34 +115,18 @@ def _status_bytes(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def storage_of(t: Tensor) -> int:
-    """What tells a tensor's storage from another: views share it."""
-    return int(t.untyped_storage()._cdata)
-
-
 def prime() -> None:
     """Start the profiler once and test it: a second of set-up that forked processes then inherit."""
     _self_test()
 
 
-def _profiler() -> Any:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its start and stop lines on stderr are noise
-    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
-
-
 def _running_peak(call: Callable[[], object]) -> int:
     gc.collect()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the profiler announces its own deprecations
-        with _profiler() as profiled:
-            kept = call()
-    # The only place that reads the profiler's raw events: their accessor is not public.
-    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    del kept
     held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+    for event in profiler.record(call, memory=True):
+        if event.name() == profiler.MEMORY:
+            held += event.nbytes()
+            peak = max(peak, held)
     return peak
 
 
@@ -126,9 +142,9 @@ def _self_test() -> None:
 
     seen = _running_peak(known)
     if seen != 3 * size:
-        raise RuntimeError(
-            f"torch {torch.__version__}'s profiler reports {seen} bytes for a peak of {3 * size}: "
-            "peak memory cannot be measured with it"
+        raise ProbeFailed(
+            f"peak_bytes cannot be measured: torch {torch.__version__}'s profiler reports {seen} bytes for a "
+            f"peak of {3 * size}"
         )
 
 

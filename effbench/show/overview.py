@@ -17,7 +17,6 @@ from effbench.show.blocks import Block
 from effbench.show.tables import SHAPE, each_row, what_was_measured
 from effbench.wording import plural
 
-UNCOUNTED = 0.02  # of all work: more is worth a sentence
 ABOVE_THE_ROOF = 1.1
 _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("time_s", "time per call", units.seconds),
@@ -323,9 +322,13 @@ def _contradictions(frame: pd.DataFrame) -> list[str]:
                 f"{name} declares {units.count(row['flops_analytic'])} FLOPs for {mode} at {row['seq_len']}, "
                 f"{units.count(row['flops'])} were counted ({plural(len(wrong), 'length')} differ)"
             )
-        unseen = float(rows["uncounted_share"].max())
-        if unseen > UNCOUNTED:
-            found.append(
-                f"{name}, {mode}: {100 * unseen:.0f} % of its work is in operations that nothing counts"
-            )
+        for column, figures in (
+            ("flops_left_out", "FLOPs leave out"),
+            ("memory_left_out", "memory leaves out"),
+        ):
+            unseen = rows[rows[column].fillna("") != ""]
+            if len(unseen):
+                row = unseen.loc[unseen["seq_len"].idxmax()]
+                others = f" and {plural(len(unseen) - 1, 'shorter length')}" if len(unseen) > 1 else ""
+                found.append(f"{name}, {mode}: {figures}: {row[column]} at {row['seq_len']}{others}")
     return found

@@ -39,7 +39,7 @@ _SHORT = {"batch_size": "batch", "d_model": "d", "tokens_per_s": "tokens/s", "pe
 _KEY = {"mechanism", "options", "mode", "task", "seq_len", "probe", "repeat"}
 # Columns of long text, which may be folded, and to what width where a table is too wide.
 _FOLDED = 28
-_WIDE = {"reason", "noisy", "uncounted_ops", "side_effects", "mechanism", "task"}
+_WIDE = {"reason", "noisy", "flops_left_out", "memory_left_out", "side_effects", "mechanism", "task"}
 
 
 def render(frame: pd.DataFrame, format: str, width: int | None = None) -> str:
