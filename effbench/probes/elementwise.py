@@ -48,7 +48,8 @@ _PER_RESULT = _rates(
     quantize_per_channel upsample_linear1d hann_window hamming_window bartlett_window""",
     _4="""_softmax_backward_data _log_softmax_backward_data _sparse_softmax_backward_data
     _sparse_log_softmax_backward_data _masked_softmax_backward silu_backward softplus_backward logaddexp
-    logaddexp2 hardswish hardswish_backward glu_backward _transform_bias_rescale_qkv""",
+    logaddexp2 hardswish hardswish_backward glu_backward _transform_bias_rescale_qkv
+    smooth_l1_loss_backward huber_loss_backward""",
     # softmax: maximum, difference, exp, sum, quotient (or log and difference)
     _5="""_softmax _log_softmax softmax log_softmax _sparse_softmax _sparse_log_softmax
     _nested_tensor_softmax_with_shape mish linalg_cross blackman_window""",
@@ -73,11 +74,14 @@ _PER_INPUT = _rates(
     max_pool2d_with_indices_backward max_pool3d_with_indices_backward reflection_pad1d_backward
     reflection_pad2d_backward reflection_pad3d_backward replication_pad1d_backward
     replication_pad2d_backward replication_pad3d_backward upsample_nearest1d_backward
-    upsample_nearest2d_backward upsample_nearest3d_backward upsample_linear1d_backward bincount histc
-    _sparse_sum _sparse_csr_sum""",
+    upsample_nearest2d_backward upsample_nearest3d_backward _upsample_nearest_exact1d_backward
+    _upsample_nearest_exact2d_backward _upsample_nearest_exact3d_backward upsample_linear1d_backward
+    fractional_max_pool2d fractional_max_pool3d fractional_max_pool2d_backward
+    fractional_max_pool3d_backward bincount histc _sparse_sum _sparse_csr_sum""",
     _2="norm linalg_vector_norm linalg__powsum allclose",
     _3="mse_loss dist",
-    _4="""var std var_mean std_mean logsumexp _logcumsumexp logcumsumexp _weight_norm_interface""",
+    _4="""var std var_mean std_mean logsumexp _logcumsumexp logcumsumexp _weight_norm_interface
+    smooth_l1_loss huber_loss""",
     _8="_weight_norm_interface_backward",
 )
 _NO_ARITHMETIC = _names(
@@ -121,7 +125,12 @@ _NO_ARITHMETIC = _names(
     _linalg_check_errors sym_constrain_range sym_constrain_range_for_size int_repr q_scale q_zero_point
     q_per_channel_scales q_per_channel_zero_points q_per_channel_axis qscheme
     _make_per_tensor_quantized_tensor _make_per_channel_quantized_tensor data set_data _version output_nr
-    is_leaf retains_grad _print one_hot meshgrid"""
+    is_leaf retains_grad _print one_hot meshgrid get_device is_distributed conj_physical _reshape_copy
+    _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short atleast_1d
+    atleast_2d atleast_3d feature_alpha_dropout _is_zerotensor _has_same_storage_numel
+    _debug_has_internal_overlap _functional_sym_constrain_range _functional_sym_constrain_range_for_size
+    _new_zeros_with_same_feature_meta _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d"""
 )
 # Real operations of one on complex numbers; of what is not here, 6 for each that it takes on real ones.
 _COMPLEX = _rates(
@@ -149,9 +158,12 @@ def other_work(func: Any) -> Count | None:
     return None
 
 
+_MOVING = {torch.Tag.view_copy, torch.Tag.inplace_view}
+
+
 def does_no_arithmetic(func: Any) -> bool:
     """Whether an operator of aten makes, moves, selects, sorts or describes numbers and computes none."""
-    if _functional(func) in _NO_ARITHMETIC or torch.Tag.view_copy in func.tags:
+    if _functional(func) in _NO_ARITHMETIC or _MOVING & set(func.tags):
         return True
     schema, returns = func._schema, func._schema.returns
     return bool(returns) and not schema.is_mutable and all(each.alias_info for each in returns)  # a view
@@ -176,7 +188,8 @@ def _per_number(
     rate: int, base: str, each: bool, of_input: bool, a: Arguments, inputs: Tensors, outputs: Tensors
 ) -> int:
     """``rate`` for each number of the first result or input, or of ``each`` tensor of the first list."""
-    counted = a["self"] if each else (inputs if of_input else outputs)[:1]
+    lists = (value for value in a.values() if isinstance(value, list | tuple))
+    counted = next(lists) if each else (inputs if of_input else outputs)[:1]
     if any(t.is_complex() for t in (*inputs[:1], *outputs[:1])):
         rate *= _COMPLEX.get(base, _ANY_COMPLEX)
     return rate * sum(stored(t) for t in counted)
@@ -202,6 +215,11 @@ def _pooled_backward(dims: int, a: Arguments, inputs: Tensors, outputs: Tensors)
     return _window(a, dims) * inputs[0].numel()
 
 
+def _per_target(a: Arguments, inputs: Tensors, outputs: Tensors) -> int:
+    """A loss that takes one number of each row."""
+    return int(a["target"].numel())
+
+
 def _scores(a: Arguments) -> int:
     return int(prod(a["query"].shape[:-1]) * a["key"].shape[-2])
 
@@ -220,6 +238,8 @@ def _attended_backward(a: Arguments, inputs: Tensors, outputs: Tensors) -> int:
 _KERNELS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention",
             "fused_attention_overrideable")  # fmt: skip
 _BY_FORMULA: dict[str, Count] = {
+    **dict.fromkeys(("nll_loss_forward", "nll_loss2d_forward"), _per_target),
+    **dict.fromkeys(("nll_loss_backward", "nll_loss2d_backward"), _per_target),
     "_fft_r2c": partial(_fft, 2.5, False),
     "_fft_c2r": partial(_fft, 2.5, True),
     "_fft_c2c": partial(_fft, 5.0, False),

@@ -36,6 +36,9 @@ class Elsewhere:
         self._before = sys.getprofile(), threading.getprofile()
         self._children = _children_s()
         self._watching = True
+        if any(self._before):
+            self.work["other libraries, hidden by a profiler that runs"] += 1
+            return self
         threading.setprofile(self._look)
         sys.setprofile(self._look)
         return self
@@ -43,9 +46,9 @@ class Elsewhere:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        own, threads = self._before
-        sys.setprofile(own)
-        threading.setprofile(threads)
+        if not any(self._before):
+            sys.setprofile(None)
+            threading.setprofile(None)
         self._watching = False
         spent = _children_s() - self._children
         if spent > 0:

@@ -156,6 +156,7 @@ class _Counter(TorchDispatchMode):
         self.work = Work()
         self.failure: Exception | None = None  # our own, which must not surface inside the mechanism
         self._rules: dict[tuple[Any, str], _Rule] = {}
+        self._inside: list[str] = []  # operators whose kernels run under the counter now
         self._lock = threading.Lock()  # torch.jit.fork runs operators on several threads
 
     def __torch_dispatch__(
@@ -170,17 +171,21 @@ class _Counter(TorchDispatchMode):
         rule = self._rules.get((func, backend))
         if rule is None:
             rule = self._rules[func, backend] = _rule(func, backend)
+        if not rule.known and rule.name not in self._inside:  # a kernel may call another overload of itself
+            self._count(rule.name, None)
         if rule.inside is None:
             with counted(rule.name):
                 out = func(*args, **kwargs)
                 self._add(rule, func, args, kwargs, out)
             return out
         before = self.work.flops, self.work.bytes_moved
-        with self:
-            out = func._op_dk(rule.inside, *args, **kwargs)
+        self._inside.append(rule.name)
+        try:
+            with self:
+                out = func._op_dk(rule.inside, *args, **kwargs)
+        finally:
+            self._inside.pop()
         flops, bytes_moved = self.work.flops, self.work.bytes_moved
-        if not rule.known:
-            self._count(rule.name, None)
         if (rule.product and (flops, bytes_moved) == before) or (not rule.known and bytes_moved == before[1]):
             with counted(rule.name):
                 self._add(rule, func, args, kwargs, out)
@@ -201,7 +206,7 @@ class _Counter(TorchDispatchMode):
         try:
             arguments = _arguments(func, args, kwargs)
             inputs = _tensors([arguments[a.name] for a in func._schema.arguments if not a.is_out])
-            flops: int | None = 0 if rule.known else None
+            flops: int | None = 0
             if rule.product is not None:
                 flops = rule.product(arguments, out)
                 if flops and any(t.is_complex() for t in (*inputs, *outputs)):

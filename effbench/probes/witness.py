@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from effbench.probes import profiler
@@ -44,10 +45,18 @@ def unseen_operators(events: Iterable[Any]) -> Counter[str]:
 def operators_on_other_threads(events: Iterable[Any]) -> Counter[str]:
     """The outermost operators on threads that were not handed the calling thread's state."""
     here = threading.get_native_id()
-    others = [roots for thread, roots in _trees(events).items() if thread != here]
+    others = [
+        roots for thread, roots in _trees(events).items() if thread != here and not _of_torchs_pool(thread)
+    ]
     return Counter(
         f"{name} on another thread" for roots in others for node in roots for name in _not_handed_on(node)
     )
+
+
+def _of_torchs_pool(thread: int) -> bool:
+    """Whether it is one of those on which TorchScript runs ``fork`` and what waits for it."""
+    name = Path(f"/proc/self/task/{thread}/comm")
+    return name.exists() and name.read_text().strip() == "PTThreadPool"
 
 
 @dataclass(slots=True)
