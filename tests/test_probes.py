@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from effbench.probes.flops import count_flops
+from effbench.probes.flops import count_flops, count_work
 from effbench.probes.memory import EVENTS, peak_bytes
 from effbench.probes.time import MAX_SAMPLES, MIN_SAMPLE_S, MIN_SAMPLES, sample_seconds
 
@@ -127,6 +127,10 @@ def truths():
     q = torch.randn(2, 4, 9, 8)
     k = torch.randn(2, 4, 11, 8)
     mask = torch.ones(9, 11, dtype=torch.bool)
+    wide, index = torch.randn(30, 8), torch.arange(5)
+    rows, experts = torch.randn(16, 16).bfloat16(), torch.randn(2, 16, 16).bfloat16()
+    ends = torch.tensor([4, 8], dtype=torch.int32)
+    z = torch.randn(4, 4, dtype=torch.cfloat)
     return {
         "mm": (lambda: a @ b, 2 * 3 * 5 * 7),
         "mv": (lambda: a @ v, 2 * 3 * 5),
@@ -140,6 +144,25 @@ def truths():
         "attention": (lambda: F.scaled_dot_product_attention(q, k, k), 4 * 2 * 4 * 9 * 11 * 8),
         "masked": (lambda: F.scaled_dot_product_attention(q, k, k, attn_mask=mask), 4 * 2 * 4 * 9 * 11 * 8),
         "element-wise": (lambda: a * a + a, 0),
+        "in place": (lambda: torch.zeros(2, 3, 7).baddbmm_(x, y), 2 * 2 * 3 * 5 * 7),
+        "into out": (lambda: torch.mm(a, b, out=torch.empty(3, 7)), 2 * 3 * 5 * 7),
+        "with activation": (lambda: torch._addmm_activation(b[0], a, b), 2 * 3 * 5 * 7),
+        "several": (lambda: torch.linalg.multi_dot([a, b, b.mT]), 2 * 2 * 3 * 5 * 7),
+        "power": (lambda: torch.linalg.matrix_power(torch.eye(4), 4), 2 * 2 * 4**3),
+        "bilinear": (lambda: F.bilinear(a, a, torch.randn(7, 5, 5)), 7 * (2 * 3 * 5 * 5 + 2 * 3 * 5)),
+        "distances, as a product": (lambda: torch.cdist(wide, wide), 2 * 30 * 30 * (8 + 2)),
+        "distances": (lambda: torch.cdist(wide, wide, p=1.0), 3 * 30 * 30 * 8),
+        "convolution": (lambda: F.conv1d(x, torch.randn(6, 1, 2), groups=3), 2 * 2 * 4 * 6 * 2),
+        "transposed": (lambda: F.conv_transpose1d(x, torch.randn(3, 2, 2), groups=3), 2 * 2 * 5 * 3 * 2 * 2),
+        "weighted bag": (
+            lambda: F.embedding_bag(index, b, index[:2], mode="sum", per_sample_weights=torch.ones(5)),
+            2 * 5 * 7,
+        ),
+        "bag": (lambda: F.embedding_bag(index, b, index[:2], mode="sum"), 0),
+        "grouped": (lambda: torch._grouped_mm(rows, experts, offs=ends), 2 * 8 * 16 * 16),
+        "complex": (lambda: torch.mm(z, z), 8 * 4**3),
+        "complex dot": (lambda: torch.dot(z[0], z[0]), 8 * 4),
+        "complex einsum": (lambda: torch.einsum("ij,kj->ik", z, z.conj()), 8 * 4**3),
     }
 
 
@@ -162,3 +185,115 @@ def test_the_fast_path_of_multihead_attention_is_not_free():
     with torch.no_grad():
         fast = count_flops(lambda: layer(x, x, x, need_weights=False))
     assert fast == 2 * 2 * 5 * 16 * (4 * 16) + 4 * 2 * 5 * 5 * 16
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_fused_encoder_layer_counts_as_its_parts(first, masked):
+    layer = nn.TransformerEncoderLayer(16, 2, 24, dropout=0.0, batch_first=True, norm_first=first).eval()
+    x, mask = torch.randn(2, 5, 16), torch.tensor([[False] * 5, [False] * 3 + [True] * 2]) if masked else None
+    with torch.no_grad():
+        fused = count_work(lambda: layer(x, src_key_padding_mask=mask))
+    parts = count_work(lambda: layer(x, src_key_padding_mask=mask))
+    assert fused.flops == parts.flops == 2 * 2 * 5 * 16 * (4 * 16 + 2 * 24) + 4 * 2 * 5 * 5 * 16
+    assert not fused.uncounted
+    assert not parts.uncounted
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_count_as_their_steps(kind):
+    layer = kind(6, 4, num_layers=2, bidirectional=True)
+    x = torch.randn(3, 2, 6, requires_grad=True)
+    products = 2 * 3 * 2 * sum(w.numel() for name, w in layer.named_parameters() if name.startswith("weight"))
+
+    def trained():
+        layer(x)[0].sum().backward()
+
+    with torch.no_grad():
+        forward = count_work(lambda: layer(x))
+    assert forward.flops == products
+    both = count_work(trained)
+    # step by step, no gradient of the state that a layer starts from is computed; the fused kernel makes it
+    assert both.flops == 3 * products if kind is nn.LSTM else 2.8 * products < both.flops < 3 * products
+    assert not both.uncounted
+
+
+def test_train_is_forward_and_both_gradients_whatever_the_product():
+    x, weight = torch.randn(2, 6, 8, requires_grad=True), torch.randn(6, 3, 3, requires_grad=True)
+    for call in (
+        lambda: F.conv1d(x, weight[:, :, :1].expand(-1, 3, -1), groups=2),
+        lambda: F.conv_transpose1d(x, weight, groups=2),
+        lambda: x @ weight[:1, :1].expand(2, 8, 3),
+        lambda: torch.nn.functional.scaled_dot_product_attention(x[None], x[None], x[None], dropout_p=0.5),
+    ):
+        forward = count_flops(call)
+        assert forward > 0
+        assert count_flops(lambda call=call: call().sum().backward()) == 3 * forward
+
+
+def test_autocast_changes_no_count():
+    layer, x = nn.Linear(8, 4), torch.randn(2, 8)
+
+    def low():
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(x)
+
+    assert count_flops(low) == count_flops(lambda: layer(x)) == 2 * 2 * 8 * 4
+
+
+def test_complex_numbers_count_in_real_operations():
+    z = torch.randn(10, dtype=torch.cfloat)
+    for call, each in (
+        (lambda: z + z, 2),
+        (lambda: z * z, 6),
+        (lambda: z / z, 11),
+        (lambda: z.abs(), 4),
+        (lambda: z.sum(), 2),
+        (lambda: z.exp(), 6),
+        (lambda: z.real + z.imag, 1),
+    ):
+        assert count_work(call).other == each * 10
+
+
+def test_lists_of_tensors_count_as_one_tensor_after_the_other():
+    several = [torch.randn(3), torch.randn(4)]
+    assert count_work(lambda: torch._foreach_mul(several, 2.0)).other == 7
+    assert count_work(lambda: torch._foreach_mul_(several, 2.0)).other == 7
+    assert count_work(lambda: torch._foreach_pow(2.0, several)).other == 7
+    assert count_work(lambda: torch._foreach_zero_(several)).other == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize:UserWarning")
+def test_quantised_layers_count_their_products():
+    layer = torch.ao.nn.quantized.dynamic.Linear(8, 4)
+    work = count_work(lambda: layer(torch.randn(3, 8)))
+    assert (work.flops, dict(work.uncounted)) == (2 * 3 * 8 * 4, {})
+
+
+def test_layers_of_torch_need_no_warning():
+    x, image = torch.randn(2, 16, 32), torch.randn(2, 4, 8, 8)
+    alone = "ReLU GELU SiLU ELU SELU Mish Tanh Sigmoid Softplus Softsign Hardswish LeakyReLU LogSigmoid PReLU"
+    layers = [
+        *[(getattr(nn, name)(), x) for name in alone.split()],
+        *[(nn.Linear(32, 8), x), (nn.Dropout(0.1), x), (nn.AlphaDropout(0.1), x), (nn.GLU(), x)],
+        *[(nn.LayerNorm(32), x), (nn.RMSNorm(32), x), (nn.GroupNorm(4, 16), x), (nn.BatchNorm1d(16), x)],
+        *[(nn.InstanceNorm1d(16), x), (nn.Softmax(-1), x), (nn.LogSoftmax(-1), x), (nn.LSTM(32, 8), x)],
+        *[(nn.GRU(32, 8), x), (nn.Conv1d(16, 8, 3, groups=4), x), (nn.ConvTranspose1d(16, 8, 3), x)],
+        *[(nn.AvgPool1d(4), x), (nn.MaxPool1d(4), x), (nn.AdaptiveAvgPool1d(4), x)],
+        *[(nn.AdaptiveMaxPool1d(4), x), (nn.CircularPad1d(2), x), (nn.ReflectionPad1d(2), x)],
+        *[(nn.Upsample(scale_factor=2), x), (nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), x)],
+        *[(nn.Conv2d(4, 4, 3), image), (nn.BatchNorm2d(4), image), (nn.AvgPool2d(2), image)],
+        *[(nn.MaxPool2d(2), image), (nn.PixelShuffle(2), image), (nn.Unfold(2), image)],
+    ]
+    for layer, source in layers:
+        for training in (False, True):
+            layer.train(training)
+
+            def call(layer=layer, source=source, training=training):
+                with torch.inference_mode(not training):
+                    out = layer(source.clone().requires_grad_(training))
+                    out = out[0] if isinstance(out, tuple) else out
+                    if training:
+                        out.sum().backward()
+
+            assert not count_work(call).uncounted, layer

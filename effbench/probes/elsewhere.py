@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -34,7 +35,7 @@ class Elsewhere:
 
     def __enter__(self) -> Elsewhere:
         self._before = sys.getprofile(), threading.getprofile()
-        self._children = _children_s()
+        self._children = _settled_children_s()
         self._watching = True
         if any(self._before):
             self.work["other libraries, hidden by a profiler that runs"] += 1
@@ -82,6 +83,20 @@ def _has_numbers(owner: object) -> bool:
 
 # the function that torch.compile puts in place of the given one
 _COMPILER, _WRAPPER = os.path.join("torch", "_dynamo", "eval_frame.py"), "compile_wrapper"
+
+
+def _settled_children_s() -> float:
+    """The same once it has stood still: a worker may not be at rest yet after what it did before."""
+    used = _children_s()
+    for _ in range(_SETTLES):
+        time.sleep(_SETTLE_S if used else 0)
+        before, used = used, _children_s()
+        if used == before:
+            break
+    return used
+
+
+_SETTLES, _SETTLE_S = 20, 0.002
 
 
 def _children_s() -> float:
