@@ -398,10 +398,13 @@ def test_contradictions_and_a_changing_machine_are_said():
     text = text_of(report(summarise(wrong), wrong), 400)
     assert "linear declares 25.6 M FLOPs for train at 128, 12.8 M were counted (6 lengths differ)" in text
     unseen = frame.copy()
-    unseen["uncounted_share"] = 0.05
-    assert "5 % of its work is in operations that nothing counts" in text_of(
-        report(summarise(unseen), unseen), 400
-    )
+    train = (unseen["mechanism"] == "linear") & (unseen["mode"] == "train")
+    unseen.loc[train & (unseen["probe"] == "flops"), "flops_left_out"] = "mine::attend (2 calls)"
+    unseen.loc[train & (unseen["probe"] == "memory"), "memory_left_out"] = "other processes (1 call)"
+    text = text_of(report(summarise(unseen), unseen), 400)
+    assert "Careful: linear, train: FLOPs leave out: mine::attend (2 calls) at 4096 and 5 shorter lengths" in text
+    assert "Careful: linear, train: memory leaves out: other processes (1 call) at 4096 and 5 shorter lengths" in text
+    assert text.count("Careful") == 2
     slow = frame.copy()
     slow["others_cores"], slow["seconds"], slow["started"] = 1.0, 1.0, "2026-01-01T10:00:00+00:00"
     late = (slow["repeat"] == 2) & (slow["probe"] == "time")
