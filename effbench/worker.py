@@ -107,9 +107,9 @@ def _probe(job: Job, progress: Progress, watch: Watch) -> tuple[Samples, Values]
             checkpoint=_checkpoint(job),
         )
     torch.manual_seed(cell.seed + cell.repeat)
-    module = (
-        make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers)
-    ).to(device=device, dtype=getattr(torch, cell.dtype))
+    module = cast(
+        make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers), cell
+    )
     watch.undo("its constructor")
     torch.manual_seed(cell.seed + cell.repeat)  # the constructor may have seeded it otherwise
     x = torch.randn(
@@ -219,6 +219,16 @@ def _how(module: nn.Module, cell: Cell) -> Values:
         "implementation": None if runs_as is None else runs_as(cell.batch_size, cell.seq_len),
         "libraries": ", ".join(f"{name} {number}" for name, number in found.items()),
     }
+
+
+def cast(module: nn.Module, cell: Cell) -> nn.Module:
+    """``module`` on the cell's device, its real numbers in the cell's dtype.
+
+    Complex parameters stay complex: ``nn.Module.to(dtype=...)`` would drop their imaginary parts.
+    """
+    dtype = getattr(torch, cell.dtype)
+    module.to(cell.device)._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
+    return module
 
 
 def _maker(cell: Cell) -> Callable[[], nn.Module]:

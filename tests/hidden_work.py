@@ -27,6 +27,17 @@ class ShyOfCounters(Mechanism):
         return x * 1.0
 
 
+class Complex(Mechanism):
+    """One product with a complex matrix."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.weight = torch.nn.Parameter(torch.randn(d_model, d_model, dtype=torch.cfloat))
+
+    def forward(self, x, mask=None):
+        return (x.to(self.weight.dtype) @ self.weight).real
+
+
 class Functional(Mechanism):
     """Takes a derivative of its own, in which torch allows no hooks on saved tensors."""
 

@@ -329,6 +329,10 @@ def test_the_row_names_what_its_figures_leave_out():
     assert "on another thread" in memory.values["memory_left_out"]
 
 
+def test_a_complex_mechanism_keeps_its_imaginary_parts():
+    assert measured("Complex", "flops").values["flops"] == 8 * 16 * 8 * 8
+
+
 def test_a_probe_that_fails_is_unsupported_and_leaves_what_else_was_measured():
     flops = measured("ShyOfCounters", "flops")
     assert flops.status == "unsupported"

@@ -407,8 +407,8 @@ def _callable(cell: Any, check: bool) -> Callable[[], object]:
     make = worker._maker(cell)
     torch.manual_seed(cell.seed)
     module = make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers)
+    module = worker.cast(module, cell)
     dtype = getattr(torch, cell.dtype)
-    module = module.to(device=cell.device, dtype=dtype)
     x = torch.randn(cell.batch_size, cell.seq_len, cell.d_model, device=cell.device, dtype=dtype)
     train = cell.mode == "train"
     if check:
