@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from effbench.probes.flops import count_work
 from effbench.probes.memory import left_out, parameter_bytes, peak_bytes, rss_growth_bytes, saved_bytes
 from effbench.probes.time import sample_seconds
 from effbench.spec import Cell, Job, Record, UsageError, to_json
-from effbench.wording import one_line
+from effbench.wording import one_line, plural
 
 _SHORT = 64  # tokens of a call that is not measured
 
@@ -45,7 +46,7 @@ def measure(job: Job, progress: Progress) -> Record:
         try:
             allocator = machine.set_allocator(job.cell.allocator)
             torch.set_num_threads(job.cell.threads)
-            watch = Watch()
+            watch = Watch(noisy=job.cell.probe not in ("time", "accuracy"))  # the profiler prints
             samples, values = _probe(job, progress, watch)
             record = replace(record, samples=samples, values={**values, "allocator_in_force": allocator})
         except (Unsupported, ProbeFailed) as error:
@@ -127,7 +128,7 @@ def _probe(job: Job, progress: Progress, watch: Watch) -> tuple[Samples, Values]
         values["checked"] = "laws and reference" if has_reference(module) else "laws"
         watch.reseeds(partial(module, x[:1, :_SHORT]))
         watch.undo("a call")
-    call = _train(module, x) if train else _forward(module, x)
+    call = _train(module, x) if train else _forward(module, x, watch.say)
     if cell.probe == "time":
         synchronize = torch.cuda.synchronize if device.type == "cuda" else None
         times, how = sample_seconds(
@@ -174,6 +175,7 @@ def _memory(module: nn.Module, x: Tensor, call: Callable[[], object], cell: Cell
 
 
 def _flops(module: nn.Module, call: Callable[[], object], cell: Cell) -> Values:
+    call()  # what a first call sets up is no call's own work
     work = count_work(call)
     train = cell.mode == "train"
     useful = _declared(module, "useful_flops", cell)
@@ -192,7 +194,7 @@ def _flops(module: nn.Module, call: Callable[[], object], cell: Cell) -> Values:
 def _named(left_out: Mapping[str, int]) -> str:
     """What a figure leaves out, in words: ``faults::attn (2 calls), aten::qr (1 call)``; empty if nothing."""
     return ", ".join(
-        f"{name} ({calls} call{'s' if calls != 1 else ''})"
+        f"{name} ({plural(calls, 'call')})"
         for name, calls in sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     )
 
@@ -251,11 +253,24 @@ def _maker(cell: Cell) -> Callable[[], nn.Module]:
     return make
 
 
-def _forward(module: nn.Module, x: Tensor) -> Callable[[], object]:
+def _forward(
+    module: nn.Module, x: Tensor, say: Callable[[str], object] = lambda text: None
+) -> Callable[[], object]:
+    """The forward pass in inference mode; without gradients only, and said, where that is refused."""
     module.eval()
+    mode: Callable[[], AbstractContextManager[object]] = torch.inference_mode
 
     def call() -> Tensor:
-        with torch.inference_mode():
+        nonlocal mode
+        try:
+            with mode():
+                return module(x)  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            if mode is torch.no_grad or "inference tensor" not in str(error).lower():
+                raise
+        mode = torch.no_grad
+        say("its forward pass is refused in torch's inference mode: measured without gradients instead")
+        with mode():
             return module(x)  # type: ignore[no-any-return]
 
     return call

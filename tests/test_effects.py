@@ -40,7 +40,7 @@ def measured(executor, mechanism: str, **changes):
         ("Reseeds", "a call seeds torch's random generator"),
         ("LeavesProcess", "it leaves 1 process running, which were ended"),
         ("LeavesThread", "it keeps 1 thread of Python running"),
-        ("Talks", "it prints ("),
+        ("Talks", "it prints"),
     ],
 )
 def test_what_a_mechanism_does_to_its_process_is_said(executor, plugin, name, said):

@@ -210,8 +210,8 @@ def _text(ok: pd.DataFrame, name: str) -> str | None:
     """What the records say in a column of texts, each once."""
     if name not in ok.columns:
         return None
-    said = [text for text in dict.fromkeys(ok[name].dropna()) if text]
-    return "; ".join(said) if said else None
+    said = dict.fromkeys(part for text in ok[name].dropna() for part in text.split("; ") if part)
+    return "; ".join(said) or None
 
 
 def _first(ok: pd.DataFrame, name: str) -> Any:

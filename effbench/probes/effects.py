@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,7 +50,9 @@ _SETTINGS = (
 class Watch:
     """Compares the process with what it was when the watch began; ``said`` collects what was found."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, noisy: bool = False) -> None:
+        """``noisy``: the measurement itself may print, so that output says nothing of the mechanism."""
+        self._noisy = noisy
         self._before = {setting.name: setting.read() for setting in _SETTINGS}
         self._threads = set(threading.enumerate())
         self._printed = _printed_bytes()
@@ -59,20 +62,20 @@ class Watch:
         """Put back what ``who`` (its constructor, a call) has changed, and say it."""
         for setting, now in self._changed():
             setting.write(self._before[setting.name])
-            self._say(f"{who} changes {setting.name} to {now}; undone before the measurement")
+            self.say(f"{who} changes {setting.name} to {now}; undone before the measurement")
 
     def end(self) -> None:
         """Say what is other than at the start: it was so while measurements were taken."""
         for setting, now in self._changed():
-            self._say(f"a call changes {setting.name} to {now}: its numbers were taken so")
+            self.say(f"a call changes {setting.name} to {now}: its numbers were taken so")
             setting.write(self._before[setting.name])
-        left = set(threading.enumerate()) - self._threads
+        left = [each for each in set(threading.enumerate()) - self._threads if not _is_torchs(each)]
         if left:
-            self._say(f"it keeps {plural(len(left), 'thread')} of Python running")
+            self.say(f"it keeps {plural(len(left), 'thread')} of Python running")
         sys.stdout.flush()
         sys.stderr.flush()
-        if (printed := _printed_bytes() - self._printed) > 0:
-            self._say(f"it prints ({plural(printed, 'byte')} in all)")
+        if _printed_bytes() > self._printed and not self._noisy:
+            self.say("it prints")
 
     def reseeds(self, call: Callable[[], object]) -> None:
         """Say whether ``call`` leaves torch's random generator in one state, whatever it was before."""
@@ -83,7 +86,7 @@ class Watch:
                 call()
             states.append(torch.get_rng_state())
         if torch.equal(*states):
-            self._say("a call seeds torch's random generator")
+            self.say("a call seeds torch's random generator")
 
     def _changed(self) -> Iterator[tuple[_Setting, Any]]:
         for setting in _SETTINGS:
@@ -91,9 +94,20 @@ class Watch:
             if now != self._before[setting.name]:
                 yield setting, now
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Keep a sentence, once."""
         if text not in self.said:
             self.said.append(text)
+
+
+def _is_torchs(thread: threading.Thread) -> bool:
+    """Whether a thread runs torch's own code, such as the compiler's."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        if "torch" in Path(frame.f_code.co_filename).parts:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _printed_bytes() -> int:

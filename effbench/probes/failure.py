@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from typing import TypeVar
 
 from effbench.mechanism import Unsupported
+from effbench.wording import one_line
 
 _LONGEST = 200
 Result = TypeVar("Result")
@@ -38,4 +38,4 @@ def observed(what: str, observe: Callable[[], Result], call: Callable[[], object
 
 def short(error: BaseException) -> str:
     """The type and the message of ``error`` in one line of at most 200 characters."""
-    return textwrap.shorten(f"{type(error).__name__}: {error}", _LONGEST, placeholder=" ...")
+    return one_line(f"{type(error).__name__}: {error}", _LONGEST)
