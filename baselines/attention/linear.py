@@ -76,7 +76,8 @@ class LinearAttention(Mechanism):
         qkv = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide))
         pair, v = qkv.split([2 * self.d_model, self.d_model], dim=-1)
         # heads in rows of their own, so that chunks of them are views
-        rows_2bhnd = pair.unflatten(-1, (2, self.heads, self.d_head)).permute(2, 0, 3, 1, 4).contiguous()
+        rows_2bhnd = pair.unflatten(-1, (2, self.heads, self.d_head)).permute(2, 0, 3, 1, 4)
+        rows_2bhnd = rows_2bhnd.clone(memory_format=torch.contiguous_format)  # a view cannot be overwritten
         q_bhnd, k_bhnd = _Phi.apply(rows_2bhnd).unbind()  # type: ignore[no-untyped-call]
         if mask is not None:
             k_bhnd = k_bhnd.masked_fill(~mask[:, None, :, None], 0.0)
@@ -135,11 +136,15 @@ class LinearAttention(Mechanism):
 
 
 class _Phi(torch.autograd.Function):
-    """elu(x) + 1, which keeps its result alone: the derivative is min(phi(x), 1)."""
+    """elu(x) + 1, which keeps its result alone: the derivative is min(phi(x), 1). It overwrites x.
+
+    It is made as exp(min(x, 0)) + max(x, 0): far below 0 the sum elu(x) + 1 would cancel all its digits.
+    """
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
-        out: Tensor = F.elu(x).add_(1)
+        out = x.clamp(max=0).exp_()
+        out.add_(x.relu_())  # x is a product that nothing else reads: its memory serves again
         context.save_for_backward(out)
         return out
 
