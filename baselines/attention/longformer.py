@@ -234,7 +234,8 @@ class Longformer(Mechanism):
 
     def _global(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
         """What the global tokens gather from all tokens, causal from each other: [B, count, D]."""
-        q = split_heads(self.query_global(x[:, :count]), self.heads)
+        # scaled before the product with x, which has more numbers, and less room in float16
+        q = split_heads(self.query_global(x[:, :count]) / self.d_head**0.5, self.heads)
         key_hde = self.key_global.weight.unflatten(0, (self.heads, self.d_head))
         value_hde = self.value_global.weight.unflatten(0, (self.heads, self.d_head))
         seeking = torch.einsum("bhgd,hde->bhge", q, key_hde).flatten(1, 2)  # [B, heads count, D]
@@ -244,8 +245,7 @@ class Longformer(Mechanism):
         if self.causal:
             past = torch.ones(count, count, dtype=torch.bool, device=x.device).tril().repeat(self.heads, 1)
             allowed = past if allowed is None else past & allowed
-        scores = seeking @ x.mT / self.d_head**0.5
-        weights = masked_softmax(scores, allowed, -1)
+        weights = masked_softmax(seeking @ x.mT, allowed, -1)
         gathered = (weights @ x).unflatten(1, (self.heads, count))
         return torch.einsum("bhge,hde->bghd", gathered, value_hde).flatten(2)
 
