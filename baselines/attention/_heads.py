@@ -39,7 +39,8 @@ def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int) -> Tensor:
 def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Where products keep the dtype of their factors: for sums that float16 cannot hold."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 def refuse_causal(causal: bool, name: str, why: str) -> None:

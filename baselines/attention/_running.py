@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,10 +24,11 @@ def past_pairs(n: int) -> int:
     return whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
 
 
-def chunks_of(part_bhnd: Tensor) -> Tensor:
-    """[B, heads, N, d] -> [B, heads, chunks, CHUNK, d], filled up with zeros."""
+def chunks_of(part_bhnd: Tensor, fill: float = 0.0) -> Tensor:
+    """[B, heads, N, d] -> [B, heads, chunks, CHUNK, d], filled up with zeros or another number."""
     after = -part_bhnd.shape[2] % CHUNK
-    chunks: Tensor = (F.pad(part_bhnd, (0, 0, 0, after)) if after else part_bhnd).unflatten(2, (-1, CHUNK))
+    filled = F.pad(part_bhnd, (0, 0, 0, after), value=fill) if after else part_bhnd
+    chunks: Tensor = filled.unflatten(2, (-1, CHUNK))
     return chunks
 
 
@@ -73,21 +75,63 @@ def running_features(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) 
     """sum_{j <= i} exp(query_i) . exp(key_j) v_j, each i up to a factor: [B, heads, N, e].
 
     The arguments are logarithms of positive features; keys are taken relative to the largest of their feature
-    up to the end of the chunk, and what was summed before is scaled down as that rises.
+    up to the end of the chunk, and what was summed before is scaled down as that rises. Where a later key of
+    its chunk is larger than all that a token sees by more than the dtype has room for, its sums underflow.
     """
-    n, lowest = query_bhnm.shape[2], torch.finfo(key_bhnm.dtype).min
-    after = -n % CHUNK
-    query_bhcim = chunks_of(query_bhnm)
-    key_bhcjm = F.pad(key_bhnm, (0, 0, 0, after), value=lowest).unflatten(2, (-1, CHUNK))
-    values_bhcje = chunks_of(values_bhne)
-    end_bhcm = key_bhcjm.detach().amax(dim=3).cummax(dim=2).values
-    start_bhcm = F.pad(end_bhcm[:, :, :-1], (0, 0, 1, 0), value=lowest)
-    query = query_bhcim + end_bhcm[..., None, :]
+    n = query_bhnm.shape[2]
+    key_bhcjm = chunks_of(key_bhnm, fill=torch.finfo(key_bhnm.dtype).min)
+    start_bhcm, end_bhcm = _largest_around(key_bhcjm)
+    query = chunks_of(query_bhnm) + end_bhcm[..., None, :]
     query = query.sub_(query.detach().amax(dim=-1, keepdim=True)).exp_()
     key = (key_bhcjm - end_bhcm[..., None, :]).exp_()
     decay = (start_bhcm - end_bhcm).exp()[..., None]
-    out: Tensor = _Running.apply(query, key, values_bhcje, decay)  # type: ignore[no-untyped-call]
+    out: Tensor = _Running.apply(query, key, chunks_of(values_bhne), decay)  # type: ignore[no-untyped-call]
     return out.flatten(2, 3)[:, :, :n]
+
+
+def running_features_of_any_range(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
+    """The same sums without underflow, but slower: no token's keys are taken relative to a later one.
+
+    The pairs of a chunk are those of a token with itself, and of each right half of 2, 4, ..., 32 tokens with
+    the left half, all of which it sees: keys are taken relative to their half's largest, and queries to the
+    largest exponent of all pairs that they have, so that the last column, if it is ones, is at least 1.
+    """
+    n = query_bhnm.shape[2]
+    query, values = chunks_of(query_bhnm), chunks_of(values_bhne)
+    key = chunks_of(key_bhnm, fill=torch.finfo(key_bhnm.dtype).min)
+    start_bhcm, end_bhcm = _largest_around(key)
+    so_far = torch.maximum(key.detach().cummax(dim=3).values, start_bhcm[..., None, :])
+    query = query - (query.detach() + so_far).amax(dim=-1, keepdim=True)
+    weights = _exp(query + key).sum(dim=-1)[..., None, None]  # [B, heads, chunks, blocks, rows, columns]
+    half = 1
+    while half < CHUNK:
+        right = query.unflatten(3, (-1, 2, half))[..., 1, :, :]
+        left = key.unflatten(3, (-1, 2, half))[..., 0, :, :]
+        largest = left.detach().amax(dim=-2, keepdim=True)
+        across = _exp(right + largest) @ _exp(left - largest).mT
+        upper, lower = weights.unflatten(3, (-1, 2)).unbind(4)
+        upper, lower = F.pad(upper, (0, half)), torch.cat([across, lower], dim=-1)
+        weights = torch.cat([upper, lower], dim=-2)
+        half *= 2
+    inside = weights.squeeze(3) @ values
+    decay = _exp(start_bhcm - end_bhcm)[..., None]
+    before = carried(_exp(key - end_bhcm[..., None, :]).mT @ values, decay)
+    out = inside + _exp(query + start_bhcm[..., None, :]) @ before
+    return out.flatten(2, 3)[:, :, :n]
+
+
+def _exp(exponents: Tensor) -> Tensor:
+    """exp of what is not above 0, and of no less than half of the dtype's range.
+
+    So that no product of two is denormal, which processors compute slowly; beside a 1 none of these counts.
+    """
+    return exponents.clamp(min=math.log(torch.finfo(exponents.dtype).tiny) / 2).exp()
+
+
+def _largest_around(key_bhcjm: Tensor) -> tuple[Tensor, Tensor]:
+    """Each feature's largest key before a chunk, and up to its end: [B, heads, chunks, m] twice."""
+    end_bhcm = key_bhcjm.detach().amax(dim=3).cummax(dim=2).values
+    return F.pad(end_bhcm[:, :, :-1], (0, 0, 1, 0), value=torch.finfo(key_bhcjm.dtype).min), end_bhcm
 
 
 class _Running(torch.autograd.Function):

@@ -7,7 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._heads import clear_padding, merge_heads, no_autocast, require, split_heads
-from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_features
+from baselines.attention._running import (
+    CHUNK,
+    past_pairs,
+    rows_and_pairs,
+    running_features,
+    running_features_of_any_range,
+)
 from effbench.mechanism import Mechanism
 
 
@@ -29,7 +35,11 @@ class Performer(Mechanism):
     the quotient forgets, so that c may be the query's largest exponent and every denominator is at least 1.
 
     Causal: the sums run over j <= i, in chunks of 32 tokens, M_r being the largest so far up to the chunk's
-    end. A token whose keys all lie e^87 below a later one of its chunk gets 0.
+    end. Where a later key of its chunk exceeds all keys that a token sees by more than the dtype's range, as
+    with inputs of order 10 in float32, that token's denominator underflows. On the CPU the denominators are
+    looked at, and if one did, all sums are made again in halves of chunks, each relative to its own largest
+    key: right for any range, and several times slower. On other devices, where looking would wait, they
+    always are made so. The declared FLOPs are those of the usual way.
     """
 
     order = 1.0
@@ -73,9 +83,22 @@ class Performer(Mechanism):
         if mask is not None:
             key_bhnm = key_bhnm.masked_fill(~mask[:, None, :, None], torch.finfo(wide).min)
             values = values.masked_fill(~mask[:, None, :, None], 0.0)
-        sums = (running_features if self.causal else _summed)(query_bhnm, key_bhnm, values)
-        mixed = merge_heads(sums[..., :-1] / sums[..., -1:].clamp_min(torch.finfo(wide).tiny))
+        sums = self._sums(query_bhnm, key_bhnm, values)
+        weights = sums[..., -1:].clamp_min(_least(wide))
+        if self.causal and x.device.type == "cpu" and _underflown(weights, mask):
+            sums = running_features_of_any_range(query_bhnm, key_bhnm, values)
+            weights = sums[..., -1:].clamp_min(_least(wide))
+        mixed = merge_heads(sums[..., :-1] / weights)
         return F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)
+
+    def _sums(self, query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
+        """sum_j phi(q_i) . phi(k_j) v_j from the features' logarithms: [B, heads, N, e]."""
+        if not self.causal:
+            return _summed(query_bhnm, key_bhnm, values_bhne)
+        on_cpu = query_bhnm.device.type == "cpu"
+        return (running_features if on_cpu else running_features_of_any_range)(
+            query_bhnm, key_bhnm, values_bhne
+        )
 
     def _exponents(self, q_bhnd: Tensor, k_bhnd: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithms of the features, those of queries up to a constant each: [B, heads, N, m] twice."""
@@ -124,12 +147,25 @@ class Performer(Mechanism):
 
 
 def _summed(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
-    """sum_j phi(q_i) . phi(k_j) v_j from the features' logarithms: [B, heads, N, e]."""
+    """All keys at once: each feature relative to its largest key, each query to its own largest."""
     largest = key_bhnm.detach().amax(dim=2, keepdim=True)
     query = query_bhnm + largest
     query = query.sub_(query.detach().amax(dim=-1, keepdim=True)).exp_()
     out: Tensor = query @ ((key_bhnm - largest).exp_().mT @ values_bhne)
     return out
+
+
+def _underflown(weights_bhn1: Tensor, mask: Tensor | None) -> bool:
+    """Whether a real token's denominator is the least; a token of padding may see nothing."""
+    weights_bhn1 = weights_bhn1.detach()
+    if mask is not None:
+        weights_bhn1 = weights_bhn1.masked_fill(~mask[:, None, :, None], 1.0)
+    return float(weights_bhn1.amin()) <= _least(weights_bhn1.dtype)
+
+
+def _least(dtype: torch.dtype) -> float:
+    """The least denominator: what underflows beside it is too small to count."""
+    return float(torch.finfo(dtype).tiny ** 0.5)
 
 
 def _directions(features: int, d: int, seed: int) -> Tensor:
