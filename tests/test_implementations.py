@@ -13,11 +13,12 @@ from baselines.attention import vanilla
 from baselines.attention._flex import BLOCK, block_mask, flex_attend
 from baselines.attention._heads import masked_softmax
 from baselines.attention.bigbird import BigBird, _in_plan, _table
+from baselines.attention.longformer import Longformer
 from baselines.attention.vanilla import Vanilla
 from effbench.mechanism import Unsupported
 from effbench.probes.flops import count_work
 from effbench.probes.memory import saved_bytes
-from tests.test_mechanisms import WIDTH, build, gradients, masks
+from tests.test_mechanisms import WIDTH, build, gradients, hard_inputs, masks, row_errors
 
 BIGBIRDS = [
     {"block": 4},
@@ -93,6 +94,20 @@ def test_flex_forward_has_the_references_outputs(options, n, dtype):
             torch.testing.assert_close(
                 out[shown], expected[shown], rtol=ROUNDING[dtype], atol=ROUNDING[dtype]
             )
+
+
+@pytest.mark.parametrize("implementation", ["flex", "dense"])
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+@pytest.mark.parametrize("kind", [BigBird, Longformer])
+def test_large_inputs_leave_each_finite_and_as_right_as_blocks(kind, dtype, implementation):
+    module = build(kind, {"implementation": implementation}, dtype=dtype)
+    x = hard_inputs(70, dtype)
+    with torch.no_grad():
+        for mask in (None, masks(len(x), 70)):
+            out, expected = module(x, mask), build(kind, {})(x.double(), mask)
+            assert out.isfinite().all()
+            real = torch.ones_like(x[..., :1]) if mask is None else mask[..., None]
+            assert row_errors(out * real, expected * real).max() < 100 * ROUNDING[dtype]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from baselines.attention import bigbird
+from baselines.attention import bigbird, linear, performer
+from baselines.attention._running import running_features, running_features_of_any_range
 from baselines.attention.bigbird import BigBird
 from baselines.attention.cosformer import CosFormer
 from baselines.attention.fastformer import Fastformer
@@ -160,11 +161,12 @@ def test_padding_gets_no_gradient_and_rows_without_tokens_stay_finite(kind, opti
     mask = masks(5, 33)
     out = module(x, mask)
     assert out.isfinite().all()
-    (out[mask] ** 2).sum().backward()
+    (out * torch.randn_like(out))[mask].sum().backward()
     assert x.grad is not None
+    assert x.grad[mask].any()
     assert not x.grad[~mask].any()
     whole = module(x, mask)
-    whole.sum().backward()
+    (whole * torch.randn_like(whole)).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
     assert x.grad.isfinite().all()
 
@@ -212,6 +214,104 @@ def test_float32_is_close_and_bfloat16_is_finite(kind, options):
     half = copy.deepcopy(exact).bfloat16()(x.bfloat16(), mask)
     assert half.dtype == torch.bfloat16
     assert half.isfinite().all()
+
+
+SCALES = (1, 3, 10, 30, 100, 1000)
+
+
+def hard_inputs(n, dtype):
+    """[13, n, WIDTH]: each scale, a few huge numbers, one huge token, constants, zeros, tiny and denormal."""
+    normal = torch.randn(n, WIDTH, dtype=torch.float64)
+    numbers, token = normal.clone(), normal.clone()
+    numbers[::7, ::5] *= 1e3
+    token[n // 2] *= 1e3
+    least = torch.finfo(dtype).tiny / 1e3
+    rows = [*(scale * normal for scale in SCALES), numbers, token]
+    rows += [torch.full_like(normal, value) for value in (100.0, -100.0, 0.0)]
+    return torch.stack([*rows, 1e-20 * normal, least * normal]).to(dtype)
+
+
+def row_errors(found, expected):
+    """The largest difference of each element of a batch, relative to its own largest normal number."""
+    least = torch.finfo(found.dtype).tiny
+    found, expected = found.double().flatten(1), expected.double().flatten(1)
+    return (found - expected).abs().amax(1) / expected.abs().amax(1).clamp(min=least)
+
+
+@every_form
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_large_inputs_leave_outputs_and_gradients_finite_and_right(kind, options, dtype):
+    """In float32 as right as the reference is there: scores of 1e6 have no digits after the point left.
+
+    Gradients are compared in float64: fused kernels find that of a score as a difference of larger numbers.
+    """
+    exact = build(kind, options)
+    module = copy.deepcopy(exact).to(dtype)
+    for n in (1, 110):
+        x = hard_inputs(n, dtype)
+        if options.get("pooling") == "max" and dtype == torch.float64:
+            x = x[:-5]  # the gradient of a maximum of numbers that are alike is a matter of rounding
+        for mask in (None, masks(len(x), n)):
+            weights = torch.randn_like(x)
+            out, grads = gradients(module, module, x, mask, weights)
+            assert out.isfinite().all()
+            assert all(grad is None or grad.isfinite().all() for grad in grads.values())
+            real = torch.ones_like(x[..., :1]) if mask is None else mask[..., None].to(dtype)
+            if dtype == torch.float32:
+                with torch.no_grad():
+                    expected, same = exact.reference(x.double(), mask), module.reference(x, mask)
+                allowed = (10 * row_errors(same * real, expected * real)).clamp(min=2e-4)
+                assert (row_errors(out * real, expected * real) <= allowed).all()
+                continue
+            _, grads = gradients(module, module, x, mask, weights * real)
+            expected, expected_grads = gradients(module.reference, module, x, mask, weights * real)
+            assert row_errors(out * real, expected * real).max() < 1e-8
+            assert row_errors(grads["x"], expected_grads["x"]).max() < 1e-8
+            largest = max(float(grad.abs().max()) for grad in expected_grads.values() if grad is not None)
+            for name, grad in expected_grads.items():
+                if grad is not None and grads[name] is not None:
+                    assert float((grads[name] - grad).abs().max()) < 1e-8 * largest, name
+
+
+def test_causal_performer_sums_twice_only_where_a_denominator_underflows(monkeypatch):
+    module = build(Performer, {"causal": True}, width=64, heads=4, dtype=torch.float32)
+    x = torch.randn(3, 97, 64)
+    late = torch.arange(97) >= torch.tensor([[0], [40], [97]])  # padding first: it sees nothing, and may
+    calls = []
+
+    def counted(*exponents):
+        calls.append(exponents)
+        return running_features_of_any_range(*exponents)
+
+    monkeypatch.setattr(performer, "running_features_of_any_range", counted)
+    module(x), module(x, late), module(3 * x)
+    assert not calls
+    module(30 * x)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 70])
+def test_sums_of_features_of_any_range_are_those_of_chunks_where_these_do_not_underflow(n):
+    torch.manual_seed(n)
+    parts = [torch.randn(2, 3, n, width, dtype=torch.float64, requires_grad=True) for width in (7, 7, 5)]
+    weights = torch.randn(2, 3, n, 5, dtype=torch.float64)
+    found = []
+    for summed in (running_features, running_features_of_any_range):
+        sums = summed(*parts)
+        shares = sums / sums[..., -1:].abs()  # each token's sums are known up to a factor
+        found.append((shares.detach(), *torch.autograd.grad((shares * weights).sum(), parts)))
+    for left, right in zip(*found, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def test_linear_features_keep_their_digits_far_below_0():
+    """elu(x) + 1 as it is written is 0 there, and leaves nothing to tell one key from another."""
+    x = torch.tensor([-80.0, -30.0, -1e-9, 0.0, 1e-9, 30.0], requires_grad=True)
+    out = linear._Phi.apply(x * 1)
+    expected = torch.where(x > 0, x + 1, x.exp()).detach()
+    torch.testing.assert_close(out.detach(), expected, rtol=1e-6, atol=0)
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, expected.clamp(max=1), rtol=1e-6, atol=0)
 
 
 @every_form
@@ -375,7 +475,8 @@ def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind, options):
     for mask in (None, torch.ones(1, 150, dtype=torch.bool)):
         for i in (7, 64, 130):
             x = torch.randn(1, 150, WIDTH, dtype=torch.float64, requires_grad=True)
-            module(x, mask)[0, i].sum().backward()
+            # not their plain sum, nor that of their squares: a norm keeps both constant
+            (module(x, mask)[0, i] * torch.randn(WIDTH, dtype=torch.float64)).sum().backward()
             assert x.grad is not None
             assert x.grad[0, : i + 1].any()
             assert not x.grad[0, i + 1 :].any()
