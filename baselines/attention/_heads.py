@@ -43,6 +43,16 @@ def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
+def wide_bytes(weight: Tensor) -> int:
+    """Bytes of a number in the dtype of ``weight``, or in float32 if that is wider: what sums are kept in."""
+    return max(4, weight.element_size())
+
+
+def summed(size: int) -> int:
+    """``size``, or 0 for 1: where torch.einsum has but one number to sum over, it makes no matrix product."""
+    return size if size > 1 else 0
+
+
 def refuse_causal(causal: bool, name: str, why: str) -> None:
     """Raise Unsupported with the reason, for a mechanism without a causal form."""
     if causal:

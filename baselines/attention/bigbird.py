@@ -20,6 +20,7 @@ from baselines.attention._heads import (
     refuse_causal,
     require,
     split_heads,
+    wide_bytes,
 )
 from effbench.mechanism import Mechanism
 
@@ -165,22 +166,28 @@ class BigBird(Mechanism):
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
         """q, k, v, by tokens and by blocks, what the kernels return, and the plan of what is gathered.
 
-        Declared for blocked only.
+        Dense: tokens, and the weights and who sees whom as Vanilla has them. Not declared for flex, which
+        trains on CUDA only.
         """
-        if self._how() != "blocked":
+        how = self._how()
+        if how == "flex":
             return None
-        n, d, h = seq_len, self.d_model, self.heads
+        n, d, h, wide = seq_len, self.d_model, self.heads, wide_bytes(self.qkv.weight)
+        size = self.qkv.weight.element_size()
+        if how == "dense":
+            return batch_size * size * (4 * n * d + 2 * h * n * n) + 2 * h * n * n
         blocks = -(-n // self.block)
         ends = self._global(blocks)
         whole = sum(min((i + 1) * self.block, n) - i * self.block for i in ends)
-        kept = n * d + (3 * n * d if ends else 0) + whole * (h + d)
+        kept = n * d + (3 * n * d if ends else 0) + whole * d
         sparse, widest = blocks - len(ends), self._widest(blocks)
-        size = self.qkv.weight.element_size()
         if not sparse:
-            return batch_size * size * kept
-        kept += sparse * self.block * (h + 2 * d) + 2 * blocks * self.block * d
+            return batch_size * (size * kept + wide * h * whole)
+        rows = sparse * self.block
+        own = 1 if ends and batch_size * rows == 1 else 2  # one row of queries alone is not copied
+        kept += own * rows * d + 2 * blocks * self.block * d
         plan = h * sparse * widest  # numbers of blocks, and what is added to the scores of their keys
-        return size * batch_size * kept + (8 + size * self.block) * plan
+        return batch_size * (size * kept + wide * h * (whole + rows)) + (8 + size * self.block) * plan
 
     def _flops(self, batch_size: int, seq_len: int, pairs: int) -> int:
         """Four projections, and two products over so many pairs of all heads together."""

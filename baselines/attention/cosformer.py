@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, merge_heads, no_autocast, split_heads
+from baselines.attention._heads import clear_padding, merge_heads, no_autocast, split_heads, wide_bytes
 from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
 from effbench.mechanism import Mechanism
 
@@ -92,6 +92,19 @@ class CosFormer(Mechanism):
         rows = rows_and_pairs(seq_len)[0] if self.causal else 0
         again = 2 * batch_size * rows * 2 * self.d_model * (CHUNK + self.d_head + 1)
         return 3 * self.forward_flops(batch_size, seq_len) + again
+
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
+        """Rectified q and k, and turned; values, sums, weights, heads' outputs; cosines and sines, twice.
+
+        Not causal: S, in which keys and values meet. Causal: in whole chunks.
+        """
+        n, d, h = seq_len, self.d_model, self.heads
+        rows = rows_and_pairs(n)[0] if self.causal else n
+        meeting = 0 if self.causal else 2 * d * (self.d_head + 1)
+        kept = batch_size * (3 * n * d + 4 * rows * d + 2 * rows * (d + h) + n * h + meeting) + 4 * n
+        if self.qkv.weight.element_size() < 4:  # what is made wide: inputs and maps
+            kept += batch_size * n * d + 4 * d * d
+        return wide_bytes(self.qkv.weight) * kept
 
     def _flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
         d, h, head = self.d_model, self.heads, self.d_head

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, merge_heads, no_autocast, split_heads
+from baselines.attention._heads import clear_padding, merge_heads, no_autocast, split_heads, summed, wide_bytes
 from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
 from effbench.mechanism import Mechanism
 
@@ -103,7 +103,8 @@ class LinearAttention(Mechanism):
         n, d, h = seq_len, self.d_model, self.heads
         if self.causal:
             return self._causal_flops(batch_size, n, *rows_and_pairs(n))
-        return batch_size * (2 * n * d * 4 * d + 2 * n * d * h + 2 * 2 * d * d * self.d_head)
+        maps = summed(d) * d * self.d_head + d * d * summed(self.d_head)
+        return batch_size * (2 * n * d * 4 * d + 2 * n * d * h + 2 * maps)
 
     def _causal_flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
         """Four projections, sums and their products with queries for rows, and pairs inside chunks."""
@@ -126,13 +127,18 @@ class LinearAttention(Mechanism):
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
         """phi of queries and keys, the shares and their weights; keys times inputs, S, z and the map.
 
-        Not declared for the causal form.
+        Causal: phi, its copy in whole chunks where the last is not, values, sums, weights, heads' outputs.
         """
-        if self.causal:
-            return None
         n, d, h = seq_len, self.d_model, self.heads
-        sequence = 3 * n * d + n * h + 2 * d * d + d * self.d_head + d * h + d
-        return self.qkv.weight.element_size() * (batch_size * sequence + h * h)
+        rows = rows_and_pairs(n)[0]
+        if self.causal:
+            chunks = 2 * rows * (d + h) + (2 * rows * d if rows > n else 0)
+            kept = batch_size * (chunks + 3 * n * d + n * h)
+        else:
+            kept = batch_size * (3 * n * d + n * h + 2 * d * d + d * self.d_head + d * h + d) + h * h
+        if self.qkv.weight.element_size() < 4:  # what is made wide: inputs and maps, here with a bias
+            kept += batch_size * n * d + 4 * d * d + (0 if self.causal else 3 * d)
+        return wide_bytes(self.qkv.weight) * kept
 
 
 class _Phi(torch.autograd.Function):

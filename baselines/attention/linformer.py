@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, merge_heads, refuse_causal, require, split_heads
+from baselines.attention._heads import (
+    clear_padding,
+    merge_heads,
+    refuse_causal,
+    require,
+    split_heads,
+    wide_bytes,
+)
 from effbench.mechanism import Mechanism
 
 
@@ -91,9 +98,13 @@ class Linformer(Mechanism):
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Queries, heads' outputs, a sum a row; projected inputs, keys and values; a batch side by side."""
+        """Queries, heads' outputs, a sum a row in float32 at least; projected inputs, keys and values.
+
+        And the sequences of a batch side by side, unless one number in a row or column makes that a view.
+        """
         n, d = seq_len, self.d_model
         short = (1 if self.project_values is self.project_keys else 2) + 2
-        beside = 0 if batch_size == 1 else n * d
-        kept = batch_size * (beside + 2 * n * d + n * self.heads + short * self.k * d)
-        return self.query.weight.element_size() * kept
+        beside = 0 if 1 in (batch_size, n, d) else n * d
+        kept = batch_size * (beside + 2 * n * d + short * self.k * d)
+        weight = self.query.weight
+        return weight.element_size() * kept + wide_bytes(weight) * batch_size * n * self.heads

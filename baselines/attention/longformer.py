@@ -15,6 +15,8 @@ from baselines.attention._heads import (
     merge_heads,
     require,
     split_heads,
+    summed,
+    wide_bytes,
 )
 from baselines.attention._windows import attend_in_windows
 from effbench.mechanism import Mechanism
@@ -127,53 +129,80 @@ class Longformer(Mechanism):
     def forward_flops(self, batch_size: int, seq_len: int) -> int | None:
         """Four projections, the blocks' products with all the keys they are given, and the global tokens'.
 
-        Declared for blocked only.
+        Dense: all pairs, and with global tokens once more, with three projections. Not declared for flex.
         """
-        if self._how() != "blocked":
+        how = self._how()
+        if how == "flex":
             return None
-        n, around = seq_len, self._blocked(seq_len)
-        rows = self._rows(n) + self.window + self.after if around else n
+        n, d = seq_len, self.d_model
+        if how == "dense":
+            return batch_size * (2 * n * d * 4 * d + 4 * n * n * d + (6 * n * d * d + 4 * n * n * d) * self._any)
+        rows = self._rows(n) + self.window + self.after if self._blocked(n) else n
         return self._flops(batch_size, n, rows, sum(self._executed_pairs(n)))
 
     def train_flops(self, batch_size: int, seq_len: int) -> int | None:
-        """Three times the forward pass, and the kernel's scores once more: it does not keep them."""
+        """Three times the forward pass, and blocked the kernel's scores once more: it does not keep them."""
         forward = self.forward_flops(batch_size, seq_len)
-        again = 2 * batch_size * self._executed_pairs(seq_len)[0] * self.d_model
-        return None if forward is None else 3 * forward + again
+        if forward is None:
+            return None
+        blocked = self._how() == "blocked"
+        again = 2 * batch_size * self._executed_pairs(seq_len)[0] * self.d_model if blocked else 0
+        return 3 * forward + again
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
-        """Only the keys that a query sees, and nothing for the global tokens' windows, which are not used."""
-        n, count = seq_len, min(self.global_tokens, seq_len)
+        """Only the keys that a query sees, and nothing for the global tokens' windows, which are not used.
+
+        Dense: of the global tokens' projections all keys and values, as it makes them, and their queries.
+        """
+        n, d, count = seq_len, self.d_model, min(self.global_tokens, seq_len)
         pairs = sum(
             count + min(i + self.after, n - 1) - max(i - self.window, count) + 1 for i in range(count, n)
         )
+        if self._how() == "dense":
+            pairs += count * (count + 1) // 2 if self.causal else count * n
+            projections = 4 * n + (2 * n + count) * self._any
+            return batch_size * (2 * projections * d * d + 4 * pairs * d)
         return self._flops(batch_size, n, n, pairs)
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
         """Padded input, q, k and v, the mask, what the kernel returns, and the global tokens' share.
 
-        Declared for blocked only, and not for the causal form.
+        Dense: tokens, weights and who sees whom as Vanilla has them, twice with global tokens. Not declared
+        for flex, which trains on CUDA only.
         """
-        if self.causal or self._how() != "blocked":
+        how = self._how()
+        if how == "flex":
             return None
         n, d, h, count = seq_len, self.d_model, self.heads, min(self.global_tokens, seq_len)
-        whole = 2 * d * count + 2 * h * count * d + h * count * n if count else 0
-        if count > 1 and batch_size > 1:
+        size, wide = self.qkv.weight.element_size(), wide_bytes(self.qkv.weight)
+        if how == "dense":
+            kept = 4 * n * d + 2 * h * n * n + (3 * n * d + 2 * h * n * n) * self._any
+            return batch_size * (size * kept + 2 * n * n * (1 + self._any)) + n * self._any
+        whole, masks = 2 * d * count + 2 * h * count * d + h * count * (2 * count if self.causal else n), 0
+        if self.causal:
+            masks = 2 * h * count * count
+        if 1 < count < n and batch_size > 1:
             whole += d * count  # their inputs, which do not lie side by side
         if not self._blocked(n):
-            kept = batch_size * (4 * n * d + n * h + whole) + n * n
+            kept, sums = batch_size * (4 * n * d + whole) + n * n, n * h
         else:
             rows = self._rows(n)
-            local = 4 * (rows + self.window + self.after) * d + rows * (h + d + h * count)
+            local = 4 * (rows + self.window + self.after) * d + rows * d
             beside = n * d if batch_size > 1 else 0
-            kept = batch_size * (local + beside + whole) + rows * self.span
-        return self.qkv.weight.element_size() * kept
+            kept, sums = batch_size * (local + beside + whole) + rows * self.span, rows * h * (1 + count)
+        return size * kept + wide * batch_size * sums + masks
+
+    @property
+    def _any(self) -> bool:
+        """Whether there are global tokens."""
+        return self.global_tokens > 0
 
     def _flops(self, batch_size: int, seq_len: int, rows: int, pairs: int) -> int:
         """Queries, keys and values of so many rows, so many pairs, the output, and the global tokens' own."""
         n, d, count = seq_len, self.d_model, min(self.global_tokens, seq_len)
-        # query, its way into the input's space, scores, sums of the input, value, out: for each global token
-        whole = 2 * count * d * (4 * d + 2 * (count if self.causal else n) * self.heads)
+        # query, out, its way into the input's space, value, scores, sums of the input: for each global token
+        maps = 2 * d + self.heads * summed(self.d_head) + summed(d)
+        whole = 2 * count * d * (maps + 2 * (count if self.causal else n) * self.heads)
         return batch_size * (2 * d * d * (3 * rows + n) + 4 * pairs * d + whole)
 
     def _rows(self, n: int) -> int:

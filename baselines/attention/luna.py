@@ -13,6 +13,7 @@ from baselines.attention._heads import (
     refuse_causal,
     require,
     split_heads,
+    wide_bytes,
 )
 from effbench.mechanism import Mechanism
 
@@ -88,7 +89,8 @@ class Luna(Mechanism):
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Of tokens: keys, values, queries, heads' outputs; of packed rows too; a sum a row of scores."""
+        """Of tokens: keys, values, queries, heads' outputs; of packed rows too; a wide sum a row of scores."""
         n, d, h, rows = seq_len, self.d_model, self.heads, self.length
-        kept = batch_size * (n * (4 * d + h) + rows * (3 * d + h)) + rows * d
-        return self.out.weight.element_size() * kept
+        kept = batch_size * (n * 4 * d + rows * 3 * d) + rows * d
+        weight = self.out.weight
+        return weight.element_size() * kept + wide_bytes(weight) * batch_size * h * (n + rows)

@@ -14,8 +14,11 @@ from baselines.attention._heads import (
     refuse_causal,
     require,
     split_heads,
+    wide_bytes,
 )
 from effbench.mechanism import Mechanism
+
+LONGEST = 31  # filter that a convolution may pad for: oneDNN 3.12 takes wrong gradients of longer ones, or crashes
 
 
 class Nystromformer(Mechanism):
@@ -70,8 +73,10 @@ class Nystromformer(Mechanism):
         self.iterations = iterations
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
+        self.around = conv // 2 if conv > LONGEST else 0
+        inside = conv // 2 - self.around
         self.conv = (
-            nn.Conv2d(heads, heads, (conv, 1), padding=(conv // 2, 0), groups=heads, bias=False)
+            nn.Conv2d(heads, heads, (conv, 1), padding=(inside, 0), groups=heads, bias=False)
             if conv
             else None
         )
@@ -94,7 +99,9 @@ class Nystromformer(Mechanism):
         used = None if used_bm is None else used_bm[:, None, None]
         mixed = F.scaled_dot_product_attention(q, k_bhmd, values.to(x.dtype), attn_mask=used)
         if self.conv is not None:
-            mixed = mixed + self.conv(v if mask is None else v.masked_fill(~mask[:, None, :, None], 0.0))
+            v = v if mask is None else v.masked_fill(~mask[:, None, :, None], 0.0)
+            v = F.pad(v, (0, 0, self.around, self.around)) if self.around else v
+            mixed = mixed + self.conv(v)
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -183,15 +190,19 @@ class Nystromformer(Mechanism):
         """Queries, keys, values, heads' outputs; the same of landmarks; A, and what each step multiplies.
 
         In a batch landmarks do not lie head by head and are copied; uneven segments have their places kept.
+        The iteration and the sums of scores are in float32 at least.
         """
         n, d, h, m = seq_len, self.d_model, self.heads, min(self.landmarks, seq_len)
-        tokens = (4 if self.conv is None else 5) * n * d + n * h
-        copies = 0 if batch_size == 1 else 2 if m == 1 else 3
-        landmarks = (8 + copies) * m * d + m * h
-        maps = h * (m * m * (4 * self.iterations - 1) + m + 2)
-        uneven, places = (m, 8 * n) if n % m else (0, 0)
-        numbers = tokens + landmarks + maps + uneven
-        return batch_size * (self.qkv.weight.element_size() * numbers + places)
+        size, wide = self.qkv.weight.element_size(), wide_bytes(self.qkv.weight)
+        tokens = (4 if self.conv is None else 5) * n * d
+        if self.around:
+            tokens += (n + 2 * self.around) * d
+        copies = 3 if size < wide else 0 if 1 in (batch_size, h) else 2 if m == 1 else 3
+        sums = (3 + copies) * m * d + (n + m) * h + h * (m * m * (4 * self.iterations - 1) + m + 2)
+        places = 0
+        if n % m:
+            sums, places = sums + m + (n * d if size < wide else 0), 8 * n
+        return batch_size * (size * (tokens + 5 * m * d) + wide * sums + places)
 
     def _conv_flops(self, batch_size: int, n: int) -> int:
         return 0 if self.conv is None else 2 * batch_size * n * self.d_model * self.conv.kernel_size[0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, merge_heads, no_autocast, require, split_heads
+from baselines.attention._heads import clear_padding, merge_heads, no_autocast, require, split_heads, wide_bytes
 from baselines.attention._running import (
     CHUNK,
     past_pairs,
@@ -138,6 +138,21 @@ class Performer(Mechanism):
         rows = rows_and_pairs(seq_len)[0] if self.causal else 0
         again = 2 * batch_size * rows * self.heads * self.features * (CHUNK + self.d_head + 1)
         return 3 * self.forward_flops(batch_size, seq_len) - into + again
+
+    def saved_bytes(self, batch_size: int, seq_len: int) -> int:
+        """q, k, v; features of queries and keys, values; sums, weights, heads' outputs; scaled directions.
+
+        Not causal: S, in which keys and values meet. Causal: in whole chunks, and by how much S is scaled
+        down at each. Of the usual way, as FLOPs are.
+        """
+        n, d, h, m = seq_len, self.d_model, self.heads, self.features
+        rows = rows_and_pairs(n)[0] if self.causal else n
+        between = h * m * rows // CHUNK if self.causal else m * (d + h)
+        kept = 4 * n * d + 2 * rows * (h * m + d + h) + n * h + between
+        kept = batch_size * kept + m * self.d_head
+        if self.qkv.weight.element_size() < 4:  # what is made wide: inputs and maps
+            kept += batch_size * n * d + 4 * d * d
+        return wide_bytes(self.qkv.weight) * kept
 
     def _flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
         d, h, m, head = self.d_model, self.heads, self.features, self.d_head

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, masked_softmax, merge_heads, require, split_heads
+from baselines.attention._heads import (
+    clear_padding,
+    masked_softmax,
+    merge_heads,
+    require,
+    split_heads,
+    wide_bytes,
+)
 from baselines.attention._windows import strided_windows
 from effbench.mechanism import Mechanism
 
@@ -194,11 +201,12 @@ class Poolingformer(Mechanism):
         else:  # keys and values before and after the maximum; level 1's output, if not the kernel's own
             widths += 2 * (n + self._past(n)) + 2 * rows + (n if self.near.blocked(n) else 0)
             once, masks = 0, n + rows
-        kept = batch_size * widths * d + once
+        kept, sums, weight = batch_size * widths * d + once, 0, self.qkv.weight
         for level in (self.near, self.wide):
             kept += level.executed_pairs(n) * (batch_size if level.blocked(n) else 1)
-            kept += batch_size * level.queries(n) * (d + self.heads)
-        return self.qkv.weight.element_size() * kept + masks
+            kept += batch_size * level.queries(n) * d
+            sums += batch_size * level.queries(n) * self.heads
+        return weight.element_size() * kept + wide_bytes(weight) * sums + masks
 
     def _flops(self, batch_size: int, n: int, near: int, queries: int, pooled: int, pairs: int) -> int:
         """Products of three, one, two and one width of so many rows, and two of all heads' pairs."""

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, masked_softmax, merge_heads, require, split_heads
+from baselines.attention._heads import (
+    clear_padding,
+    masked_softmax,
+    merge_heads,
+    require,
+    split_heads,
+    wide_bytes,
+)
 from effbench.mechanism import Mechanism, Unsupported
 
 IMPLEMENTATIONS = ("auto", "sdpa", "dense", "xformers")
@@ -116,10 +123,18 @@ class Vanilla(Mechanism):
         return batch_size * (2 * n * d * 4 * d + 4 * pairs * d)
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
-        """Queries, keys, values, the heads' outputs, and a sum a row of scores; declared for sdpa only."""
-        if self.implementation != "sdpa":
+        """Queries, keys, values, the heads' outputs, and a sum a row of scores, in float32 at least.
+
+        Dense: the weights twice, before and after what is not seen is cleared, and which of them, twice. Not
+        declared for xformers, whose kernels keep what no other device shows.
+        """
+        if self.implementation == "xformers":
             return None
-        return self.qkv.weight.element_size() * batch_size * seq_len * (4 * self.d_model + self.heads)
+        weight, rows = self.qkv.weight, batch_size * seq_len
+        tokens = weight.element_size() * rows * 4 * self.d_model
+        if self.implementation == "sdpa":
+            return tokens + wide_bytes(weight) * rows * self.heads
+        return tokens + (weight.element_size() + 1) * 2 * self.heads * rows * seq_len
 
 
 def _xformers(device: torch.device) -> Any:
