@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, masked_softmax, no_autocast, require
+from baselines.attention._heads import clear_padding, masked_softmax, no_autocast, require, summed
 from baselines.attention._running import past_pairs, rows_and_pairs, running_softmax
 from effbench.mechanism import Mechanism
 
@@ -281,30 +281,36 @@ class Fastformer(Mechanism):
         b, n, d, h, width = batch_size, seq_len, self.d_head, self.heads, self.d_model
         square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
         if n < width:
-            thin = 4 * 2 * n * width
+            thin = 2 * 2 * h * (n * summed(d) + summed(n) * d)
             flops = b * (n * square * (3 if self.sharing == "none" else 2) + n * last + thin)
             if self.interaction == "concat":
-                # [d, d] maps of q, of sum beta_i k_i, of k and of all v_i; and the score vectors' own
-                flops += 2 * width * d * b * (3 + n) + 2 * self.score_key.numel() * d
+                # halves of q, of sum beta_i k_i, of k and of all v_i; and the score vectors' own
+                flops += self._joined_flops(b * (3 + n)) + 2 * self.score_key.numel() * summed(d)
             return flops
         # the maps of the last product, and the thin ones' way into W_q, W_k and out of W_k, W_q
         maps = (b if self.interaction == "product" else 1) * width * last
         shift = 0 if self.interaction == "product" else b * last
-        into = 2 * width * width * (1 + 2 * b + (b if self.interaction == "product" else 1))
+        scored = 1 + (b if self.interaction == "product" else 1)
+        into = 2 * width * (summed(d) * h * scored + summed(width) * 2 * b)
         flops = b * n * (square + 4 * 2 * h * width) + maps + shift + into
         if self.interaction == "concat":
-            # [d, d] maps of q, of sum beta_i k_i, of k and of W_v; and the score vectors' own
-            flops += 2 * width * d * (3 * b + width) + 2 * self.score_key.numel() * d
+            # halves of q, of sum beta_i k_i, of k and of W_v; and the score vectors' own
+            flops += self._joined_flops(3 * b + width) + 2 * self.score_key.numel() * summed(d)
         return flops
+
+    def _joined_flops(self, vectors: int) -> int:
+        """Halves of the [2 d -> d] maps, for so many vectors [heads, d]."""
+        one_for_all = len(self.join_key) == 1
+        return 2 * self.d_model * (self.d_head if one_for_all else summed(self.d_head)) * vectors
 
     def _official_flops(self, b: int, n: int) -> int:
         h, width = self.heads, self.d_model
         square = 2 * width * width
         if n < width:  # four maps of tokens, two logits a head, two sums
-            return b * n * (4 * square + 2 * 2 * h * width + 2 * 2 * width)
+            return b * (n * (4 * square + 2 * 2 * h * width) + 2 * 2 * width * summed(n))
         # W_r W_o and the first scores' way into W_q; the last map, the second scores' way into W_k, and the
         # global query, global key and shift, which are four vectors' way through a map
-        made = square * (width + h) + b * square * (width + h + 4)
+        made = square * (width + h) + b * (square * (width + h + 2) + 2 * 2 * width * summed(width))
         return b * n * (square + 4 * 2 * h * width) + made
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
@@ -319,10 +325,10 @@ class Fastformer(Mechanism):
         square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
         official = self.variant == "official"
         maps = square * (3 if self.sharing == "none" or official else 2) + last
-        flops = n * (maps + 2 * 2 * width * (h if official else 1))
+        flops = n * (maps + 2 * 2 * h * (width if official else summed(d)))
         flops += 2 * 2 * pairs * h * (d + 1)
         if self.interaction == "concat":
-            flops += 4 * 2 * n * width * d
+            flops += self._joined_flops(4 * n)
         return batch_size * flops
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
@@ -339,7 +345,7 @@ class Fastformer(Mechanism):
             kept = batch_size * (pooled + width) + square
         else:
             kept = batch_size * (pooled + 4 * width) + self.score_key.numel() + 2 * square
-            kept += square if self.sharing == "head-wise" else 0
+            kept += square if self.sharing == "head-wise" and h > 1 else 0  # one map, once a head
         return self.query.weight.element_size() * kept
 
     def _weights(self, score: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:

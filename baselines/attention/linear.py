@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, merge_heads, no_autocast, split_heads, summed, wide_bytes
+from baselines.attention._heads import (
+    clear_padding,
+    merge_heads,
+    no_autocast,
+    split_heads,
+    summed,
+    wide_bytes,
+)
 from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
 from effbench.mechanism import Mechanism
 

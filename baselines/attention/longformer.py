@@ -136,7 +136,9 @@ class Longformer(Mechanism):
             return None
         n, d = seq_len, self.d_model
         if how == "dense":
-            return batch_size * (2 * n * d * 4 * d + 4 * n * n * d + (6 * n * d * d + 4 * n * n * d) * self._any)
+            return batch_size * (
+                2 * n * d * 4 * d + 4 * n * n * d + (6 * n * d * d + 4 * n * n * d) * self._any
+            )
         rows = self._rows(n) + self.window + self.after if self._blocked(n) else n
         return self._flops(batch_size, n, rows, sum(self._executed_pairs(n)))
 

@@ -89,7 +89,7 @@ class Luna(Mechanism):
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Of tokens: keys, values, queries, heads' outputs; of packed rows too; a wide sum a row of scores."""
+        """Of tokens and of packed rows: keys, values, queries, heads' outputs; a wide sum a score row."""
         n, d, h, rows = seq_len, self.d_model, self.heads, self.length
         kept = batch_size * (n * 4 * d + rows * 3 * d) + rows * d
         weight = self.out.weight

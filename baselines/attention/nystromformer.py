@@ -18,7 +18,8 @@ from baselines.attention._heads import (
 )
 from effbench.mechanism import Mechanism
 
-LONGEST = 31  # filter that a convolution may pad for: oneDNN 3.12 takes wrong gradients of longer ones, or crashes
+# longest filter that a convolution may pad for: oneDNN 3.12 takes wrong gradients of longer ones, or crashes
+LONGEST = 31
 
 
 class Nystromformer(Mechanism):

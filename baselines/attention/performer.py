@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, merge_heads, no_autocast, require, split_heads, wide_bytes
+from baselines.attention._heads import (
+    clear_padding,
+    merge_heads,
+    no_autocast,
+    require,
+    split_heads,
+    wide_bytes,
+)
 from baselines.attention._running import (
     CHUNK,
     past_pairs,
