@@ -77,8 +77,35 @@ FORMS = [
     (Luna, {"length": 5}),
     (Luna, {"length": 64}),
 ]
-IDS = [f"{kind.__name__}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for kind, options in FORMS]
-every_form = pytest.mark.parametrize(("kind", "options"), FORMS, ids=IDS)
+# Options at the ends of their ranges, and dense implementations: for the laws of counts and the reference.
+ENDS = [
+    (Vanilla, {"implementation": "dense"}),
+    (Vanilla, {"implementation": "dense", "causal": True}),
+    (Linformer, {"k": 1}),
+    (Linformer, {"k": 50}),
+    (Longformer, {"window": 4, "implementation": "dense"}),
+    (Longformer, {"window": 4, "global_tokens": 0, "implementation": "dense", "causal": True}),
+    (Longformer, {"window": 1, "global_tokens": 40}),
+    (BigBird, {"block": 4, "implementation": "dense"}),
+    (BigBird, {"block": 1}),
+    (BigBird, {"block": 100}),
+    (Performer, {"features": 1}),
+    (Performer, {"features": 40, "causal": True}),
+    (Poolingformer, {"window": 1, "pool_window": 1, "kernel": 1, "stride": 1}),
+    (Poolingformer, {"window": 3, "pool_window": 40, "kernel": 50, "stride": 2}),
+    (Nystromformer, {"landmarks": 1}),
+    (Nystromformer, {"landmarks": 3, "iterations": 1}),
+    (Nystromformer, {"landmarks": 3, "iterations": 1, "conv": 33}),
+    (Luna, {"length": 1}),
+]
+
+
+def ids(forms):
+    return [f"{kind.__name__}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for kind, options in forms]
+
+
+every_form = pytest.mark.parametrize(("kind", "options"), FORMS, ids=ids(FORMS))
+every_form_and_end = pytest.mark.parametrize(("kind", "options"), FORMS + ENDS, ids=ids(FORMS + ENDS))
 MAX_LEN, WIDTH, HEADS = 260, 12, 3
 LENGTHS = (1, 2, 3, 4, 5, 8, 17, 64, 65, 130, 257)
 
@@ -110,7 +137,7 @@ def gradients(function, module, x, mask, weights):
     return out.detach(), {"x": x.grad, **grads}
 
 
-@every_form
+@every_form_and_end
 @settings(max_examples=12)
 @given(n=st.sampled_from(LENGTHS), batch=st.integers(1, 5), masked=st.booleans(), seed=st.integers(0, 99))
 def test_equals_its_reference_forward_and_backward(kind, options, n, batch, masked, seed):
@@ -171,10 +198,10 @@ def test_padding_gets_no_gradient_and_rows_without_tokens_stay_finite(kind, opti
     assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"), [form for form in FORMS if form[0] not in (BigBird, FNet)],
-    ids=[name for name, form in zip(IDS, FORMS, strict=True) if form[0] not in (BigBird, FNet)],
-)  # fmt: skip
+INDEPENDENT = [form for form in FORMS if form[0] not in (BigBird, FNet)]
+
+
+@pytest.mark.parametrize(("kind", "options"), INDEPENDENT, ids=ids(INDEPENDENT))
 def test_more_padding_changes_nothing(kind, options):
     """Not so for BigBird, whose last global block and random plan depend on N, nor FNet's frequencies."""
     module = build(kind, options)
@@ -314,12 +341,24 @@ def test_linear_features_keep_their_digits_far_below_0():
     torch.testing.assert_close(x.grad, expected.clamp(max=1), rtol=1e-6, atol=0)
 
 
-@every_form
-@pytest.mark.parametrize("n", [6, 64, 130, 200])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_declared_flops_are_the_executed(kind, options, n, batch):
-    module = build(kind, options, dtype=torch.float32)
-    x = torch.randn(batch, n, WIDTH, requires_grad=True)
+SHAPES = ((12, 3), (12, 1), (12, 12), (6, 2), (30, 3), (1, 1))  # width, heads
+
+
+@every_form_and_end
+@settings(max_examples=8)
+@given(data=st.data())
+def test_declared_counts_are_the_executed(kind, options, data):
+    """FLOPs and saved bytes in closed form, at the edges of lengths, of options, of widths and of heads."""
+    near = [value + by for value in options.values() if type(value) is int for by in (-1, 0, 1, value)]
+    lengths = st.one_of(
+        st.integers(1, 12),
+        st.sampled_from([n for n in (*near, 16, 17, 31, 32, 33, 63, 64, 65, 130, 200) if 1 <= n <= 200]),
+    )
+    n, batch = data.draw(lengths), data.draw(st.integers(1, 3))
+    width, heads = data.draw(st.sampled_from(SHAPES))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+    module = build(kind, options, width=width, heads=heads, dtype=dtype)
+    x = torch.randn(batch, n, width, dtype=dtype, requires_grad=True)
     gradient = torch.randn_like(x)
     module(x)
     forward, train = count_work(lambda: module(x)), count_work(lambda: module(x).backward(gradient))
@@ -328,12 +367,12 @@ def test_declared_flops_are_the_executed(kind, options, n, batch):
     assert not forward.uncounted
     assert not train.uncounted
     declared = module.saved_bytes(batch, n)
-    assert declared in (None, saved_bytes(lambda: module(x), [x, *module.parameters()]))
-    by_tokens = kind is Fastformer and n < WIDTH
-    causal = "causal" in options and kind not in (Vanilla, Poolingformer)
-    assert (declared is None) == (by_tokens or causal or kind in (Performer, CosFormer))
+    if kind is Fastformer and (n < width or module.causal):
+        assert declared is None
+    else:
+        assert declared == saved_bytes(lambda: module(x), [x, *module.parameters()])
     useful = module.useful_flops(batch, n)
-    assert useful == forward.flops == 0 if kind is FNet else 0 < useful <= forward.flops
+    assert useful == forward.flops == 0 if kind is FNet else 0 <= useful <= forward.flops
 
 
 def pairs_by_definition(module, n):

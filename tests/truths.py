@@ -134,7 +134,7 @@ class Multiplies(Mechanism):
 class Busy(Mechanism):
     """Spins for ``us`` microseconds, times N^power (log N)^logs / (the same at 64 tokens).
 
-    Where the environment names a folder, it leaves the overrun of each call there as US,POWER,LOGS,N.
+    Where the environment names a folder, it leaves the overrun of each call there as US,POWER,LOGS,MAX_LEN.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Busy(Mechanism):
 
     def forward(self, x, mask=None):
         n = x.shape[1]
-        kept = _shared(f"{self.us},{self.power},{self.logs},{n}")
+        kept = _shared(f"{self.us},{self.power},{self.logs},{self.max_len}")
         over = busy(self.us * 1e-6 * (n / 64) ** self.power * (math.log(n) / math.log(64)) ** self.logs)
         if kept is not None:
             kept[0] += 1

@@ -207,11 +207,10 @@ def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
 
 
 def _text(ok: pd.DataFrame, name: str) -> str | None:
-    """What the records say in a column of texts, each once."""
-    if name not in ok.columns:
+    """What the records say in a column of texts, each once; None where none has the column."""
+    if name not in ok.columns or ok[name].isna().all():
         return None
-    said = dict.fromkeys(part for text in ok[name].dropna() for part in text.split("; ") if part)
-    return "; ".join(said) or None
+    return "; ".join(dict.fromkeys(part for text in ok[name].dropna() for part in text.split("; ") if part))
 
 
 def _first(ok: pd.DataFrame, name: str) -> Any:

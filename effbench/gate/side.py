@@ -432,6 +432,10 @@ def _operations(call: Callable[[], object]) -> Counter[str]:
     seen: Counter[str] = Counter()
 
     class Count(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # else torch imports its compiler, for seconds
+
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
         ) -> Any:

@@ -151,6 +151,11 @@ _PARTLY_INSIDE = frozenset({"aten::_cdist_forward"})
 class _Counter(TorchDispatchMode):
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: else torch imports its compiler, which takes seconds, to keep it away from this class."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.work = Work()
