@@ -19,7 +19,7 @@ from effbench import registry
 from effbench.blame import place
 from effbench.growth import Growth, slope
 from effbench.mechanism import Mechanism, Unsupported
-from effbench.probes.correctness import gradients
+from effbench.probes.correctness import gradients, has_reference
 from effbench.probes.flops import count_flops, count_work
 from effbench.probes.memory import peak_bytes, saved_bytes
 from effbench.probes.time import sample_seconds
@@ -41,6 +41,8 @@ _TIME_ROUNDS, _TIME_S = 3, 0.02
 # Long enough that a window or a block of the usual sizes no longer covers the sequence, and not round.
 _LONG = 777
 _CALLS = 4
+_OUTPUT = "the output"
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -432,6 +434,32 @@ def _finite_in(dtype: torch.dtype) -> Callable[[_Subject], Passed]:
     return check
 
 
+def _large_inputs(s: _Subject) -> Passed:
+    """Outputs and gradients of large inputs are finite in float32, and in float64 those of ``reference``.
+
+    Where the reference itself, in float64, leaves the range of float32, nothing is asked of it.
+    """
+    single, exact = s.make(dtype=torch.float32), s.make()
+    reference = _reference(exact) if has_reference(exact) else None
+    asked, worst = "", None
+    for n, mask in _cases(s, 65, 200):
+        for scale in (10, 100):
+            x, weights = scale * s.input(2, n), _weights(s, 2, n, mask)
+            where = f"at N={n}{_masked(mask)}, for normal inputs times {scale}"
+            expected = {} if reference is None else _results(reference, exact, x, mask, weights)
+            for name, found in _results(single, single, x.float(), mask, weights.float()).items():
+                if bool(found.isfinite().all()):
+                    continue
+                if name not in expected or bool((expected[name].abs() <= _LARGEST).all()):
+                    raise _Wrong(f"{name} is not finite {where}")
+                asked = "nothing is asked where the reference leaves the range of float32"
+            if reference is not None and bool(expected[_OUTPUT].isfinite().all()):
+                out = _real(_call(exact, x, mask), mask)
+                worst = max(worst or 0.0, _same(out, expected[_OUTPUT], f"{_OUTPUT} differs {where}"))
+    largest = "" if worst is None else f"largest relative error {worst:.0e}"
+    return "; ".join(filter(None, (largest, asked))), worst
+
+
 def _padded_rows(s: _Subject) -> Passed:
     """A row without a real token stays finite, forward and backward, and disturbs no other row."""
     for dtype in _EXACT:
@@ -739,6 +767,7 @@ _CHECKS: dict[str, Callable[[_Subject], Passed]] = {
     "input untouched": _input_untouched,
     "finite in float16": _finite_in(torch.float16),
     "finite in bfloat16": _finite_in(torch.bfloat16),
+    "large inputs": _large_inputs,
     "finite differences": _finite_differences,
     "options": _options,
     "forward FLOPs": _forward_flops,
@@ -766,6 +795,7 @@ _RESTS_ON: dict[str, tuple[str, ...]] = {
     "hidden state": _SOUND,
     "finite in float16": ("shape and dtype",),
     "finite in bfloat16": ("shape and dtype",),
+    "large inputs": (*_SOUND, "reference, forward"),
     "finite differences": _SOUND,
     "train FLOPs": ("forward FLOPs",),
 }
@@ -788,11 +818,11 @@ def _cases(s: _Subject, *lengths: int, batch: int = 2) -> Iterator[tuple[int, Te
         yield n, _ragged(batch, n)
 
 
-def _call(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+def _call(function: Callable[..., Any], x: Tensor, mask: Tensor | None) -> Tensor:
     """Forward without a graph, with torch's generator at a fixed seed; x is a copy of its own."""
     torch.manual_seed(7)
     with torch.no_grad():
-        return module(x, mask)  # type: ignore[no-any-return]
+        return function(x, mask)  # type: ignore[no-any-return]
 
 
 def _real(t: Tensor, mask: Tensor | None) -> Tensor:
@@ -815,6 +845,15 @@ def _gradients(
     """``gradients`` with torch's generator at a fixed seed, as ``_call`` has it."""
     torch.manual_seed(7)
     return gradients(function, module, x, mask, weights)
+
+
+def _results(
+    function: Callable[..., Any], module: nn.Module, x: Tensor, mask: Tensor | None, weights: Tensor
+) -> dict[str, Tensor]:
+    """The output of real tokens and each gradient, by name."""
+    out = _real(_call(function, x, mask), mask)
+    grads = _gradients(function, module, x, mask, weights)
+    return {_OUTPUT: out, **{f"the gradient of {name}": gradient for name, gradient in grads.items()}}
 
 
 def _derivative(loss: Callable[[], float], tensor: Tensor, line: Tensor, step: float) -> float:

@@ -309,6 +309,24 @@ class OverflowsInBfloat16(Clean):
         return out if out.dtype == torch.float64 else out * 1e30 * 1e30
 
 
+class OverflowsAtLargeInputs(Clean):
+    """Its values are small enough for float32 where inputs are."""
+
+    def forward(self, x, mask=None):
+        out = super().forward(x, mask)
+        return (out * 1e35) / 1e35 if out.dtype == torch.float32 else out
+
+
+class SaturatesAtLargeInputs(Clean):
+    """Its reference does not."""
+
+    def forward(self, x, mask=None):
+        return super().forward(x, mask).clamp(-100, 100)
+
+    def saved_bytes(self, batch_size, seq_len):
+        return super().saved_bytes(batch_size, seq_len) + 4 * batch_size * seq_len * self.d_model
+
+
 class OptionWithoutEffect(Clean):
     def __init__(self, d_model, heads, *, max_len, causal=False, window: int = 4):
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
@@ -447,6 +465,8 @@ FOUND_BY = {
     OverflowsInHalf: "finite in float16",
     GradientOverflowsInHalf: "finite in float16",
     OverflowsInBfloat16: "finite in bfloat16",
+    OverflowsAtLargeInputs: "large inputs",
+    SaturatesAtLargeInputs: "large inputs",
     OptionWithoutEffect: "options",
     ChoiceWithoutEffect: "options",
     OverstatesForwardFlops: "forward FLOPs",
