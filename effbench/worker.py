@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -307,5 +308,14 @@ def prepare() -> dict[str, Any]:
     """What a fork server does once, so that its children need not: no op runs that would start threads."""
     from effbench.probes import accuracy, memory  # noqa: F401
 
+    with suppress(ImportError):  # torch imports it, for half a second, at the first backward pass
+        import_module("torch.fx.experimental.symbolic_shapes")
     memory.prime()
     return {"torch": torch.__version__, "cuda_devices": torch.cuda.device_count()}
+
+
+def prepare_for(job: Job) -> None:
+    """What a fork server does before its first training: torch's optimizers import its compiler (1.5 s)."""
+    if job.cell.probe == "accuracy":
+        with suppress(ImportError):
+            import_module("torch._dynamo")

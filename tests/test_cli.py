@@ -201,8 +201,9 @@ def test_run_show_and_plot_end_to_end(plugin, here):
     refused = here("plot", "out", "--kind", "accuracy")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    again = here("run", "--config", "out/sweep.toml", "--out", "out")
+    again = here("run", "--config", "out/sweep.toml", "--out", "out", "--strict")
     assert "0 cells to measure" in again.stderr
+    assert again.returncode == 6, "a row that crashed, under --strict"
     shown = here("show", "out").stdout
     assert "forward: time per call" in shown
     assert here("show", "out", "--summary").stdout == shown, "the summary is what show prints"
@@ -211,8 +212,6 @@ def test_run_show_and_plot_end_to_end(plugin, here):
     for form in ("table", "csv", "json", "markdown", "latex"):
         assert "vanilla" in here("show", "out", "--complexity", "--format", form).stdout
     assert here("show", "out", "--format", "latex").stdout.count("tabular") < 20
-    strict = here("run", "--config", "out/sweep.toml", "--out", "out", "--strict")
-    assert strict.returncode == 6, "a row that crashed, under --strict"
 
 
 def test_a_reader_that_stops_early_is_no_error():
@@ -313,11 +312,11 @@ def results(folder: str, *groups) -> None:
         store.write(record)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_an_output_that_is_not_utf_8_is_written_all_the_same(encoding):
     results("out", cost_records(("vanilla", "linear"), (128, 256)))
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "90"}
-    for arguments in (["show", "out"], ["show", "out", "--rows"], ["run", "-h"], ["list", "presets"]):
+    for arguments in (["show", "out"], ["show", "out", "--rows"], ["run", "-h"]):
         done = subprocess.run(
             [sys.executable, "-m", "effbench", *arguments], capture_output=True, env=environment, timeout=60
         )

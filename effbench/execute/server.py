@@ -49,6 +49,7 @@ def serve(commands: int, answers: int) -> None:
 
 def _measure(job: Job, commands: int, answers: int, pending: bytes) -> bytes:
     """Fork, relay what the child says, and report how it ended. Returns commands read meanwhile."""
+    worker.prepare_for(job)
     with tempfile.TemporaryFile() as log:
         reading, writing = os.pipe()
         child = os.fork()
