@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from frames import SIX, accuracy_records, cost_records, raw
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from effbench.analyse.complexity import exponents
@@ -194,9 +193,8 @@ def test_every_kind_draws_what_there_is(name):
 def assert_nothing_covers_data(drawn):
     """Neither legends nor labels."""
     for _, figure in drawn:
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        width, height = canvas.get_width_height()
+        figure.draw_without_rendering()
+        width, height = figure.bbox.size
         title = figure._suptitle.get_window_extent()
         assert title.x0 >= 0
         assert title.x1 <= width
@@ -326,7 +324,7 @@ def test_a_measured_value_has_no_cross_and_a_failed_panel_stays():
 
 def test_memory_is_read_in_bytes_and_zeros_do_not_break_a_plot():
     ((_, figure),) = plots.draw(summary("six"), RAWS["six"], "memory")
-    FigureCanvasAgg(figure).draw()
+    figure.draw_without_rendering()
     assert any("iB" in tick.get_text() for tick in figure.axes[0].get_yticklabels())
     frame = raw(cost_records(SIX[:2], FEW), accuracy_records(SIX[:2]))
     frame.loc[frame["probe"] == "flops", "flops"] = 0.0
@@ -375,7 +373,7 @@ def test_the_roofline_shows_every_point_under_its_roof():
     assert rows.roof_share.notna().all()
     ((name, figure),) = plots.draw(rows, frame, "roofline")
     assert name == "roofline"
-    FigureCanvasAgg(figure).draw()
+    figure.draw_without_rendering()
     assert [axes.get_title() for axes in figure.axes] == ["forward", "train"]
     for axes in figure.axes:
         drawn = {line.get_label(): line for line in axes.lines}
@@ -460,7 +458,7 @@ def test_an_exponent_that_noise_hides_is_not_printed():
 def test_one_length_is_drawn_as_dots_with_intervals_and_priors_as_rows():
     for kind in ("time", "memory", "flops", "tokens"):
         ((_, figure),) = plots.draw(summary("one length"), RAWS["one length"], kind)
-        FigureCanvasAgg(figure).draw()
+        figure.draw_without_rendering()
         assert [axes.get_title() for axes in figure.axes] == ["forward", "train"]
         names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
         assert sorted(names) == sorted(SIX)
@@ -479,9 +477,8 @@ def test_labels_of_neighbouring_crossovers_do_not_touch(monkeypatch):
     monkeypatch.setattr(frames, "ORDER", dict.fromkeys(rivals, 2.0))
     records = raw(cost_records((*rivals, "linear"), (32, 64, 128, 256, 512), modes=("forward",), noise=1e-3))
     ((_, figure),) = plots.draw(summarise(records), records, "time")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.axes[0].texts]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 3
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 

@@ -10,7 +10,6 @@ from functools import cache
 import numpy as np
 import pytest
 from frames import ORIGIN, cost_records, raw
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from effbench.analyse.statistics import mean_interval, ratio_interval
 from effbench.analyse.summary import label, summarise
@@ -146,9 +145,8 @@ def of(name, mechanism, **where):
 @every_picture
 def test_names_stand_in_the_picture_and_on_no_other(name, kind):
     figure = drawn(name, kind)[0]
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    width, height = canvas.get_width_height()
+    figure.draw_without_rendering()
+    width, height = figure.bbox.size
     boxes = {figure._suptitle: figure._suptitle.get_window_extent()}
     legends = [text for legend in figure.legends for text in legend.get_texts()]
     for axes in figure.axes:
@@ -206,7 +204,7 @@ def test_a_bubble_stands_at_the_means_with_bars_over_seeds_and_an_area_of_its_me
 
 def test_the_legend_of_sizes_has_the_scale_of_the_bubbles():
     (figure,) = drawn("trainings", "bubble")
-    FigureCanvasAgg(figure).draw()
+    figure.draw_without_rendering()
     handle = figure.legends[0].legend_handles[-1]
     largest = max(by_gid(figure, f"bubble-{m}")[0].get_sizes()[0] for m in SIX if m != "bigbird")
     assert handle.get_markersize() == pytest.approx(2 * (largest / np.pi) ** 0.5)
@@ -332,7 +330,7 @@ def test_ablation_bars_end_at_the_means_on_an_axis_whose_cut_is_seen_and_said():
     found = dict(plots.draw(summarise(frame), frame, "ablation"))
     assert list(found) == ["ablation-interaction", "ablation-sharing"]
     for name, figure in found.items():
-        FigureCanvasAgg(figure).draw()
+        figure.draw_without_rendering()
         option = name.split("-")[1]
         for axes, (metric, task) in zip(
             figure.axes, itertools.product(figures.METRICS, ("amazon", "mind-topics")), strict=True
