@@ -308,14 +308,14 @@ def prepare() -> dict[str, Any]:
     """What a fork server does once, so that its children need not: no op runs that would start threads."""
     from effbench.probes import accuracy, memory  # noqa: F401
 
-    with suppress(ImportError):  # torch imports it, for half a second, at the first backward pass
+    with suppress(ImportError):  # the first backward pass imports it, which takes half a second
         import_module("torch.fx.experimental.symbolic_shapes")
     memory.prime()
     return {"torch": torch.__version__, "cuda_devices": torch.cuda.device_count()}
 
 
 def prepare_for(job: Job) -> None:
-    """What a fork server does before its first training: torch's optimizers import its compiler (1.5 s)."""
+    """Import before the fork what a training imports: torch's optimizers import its compiler (1.5 s)."""
     if job.cell.probe == "accuracy":
         with suppress(ImportError):
             import_module("torch._dynamo")
