@@ -6,6 +6,7 @@ import gc
 import inspect
 import json
 import math
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from effbench.mechanism import Mechanism, Unsupported
 from effbench.probes.correctness import gradients, has_reference
 from effbench.probes.flops import count_flops, count_work
 from effbench.probes.memory import peak_bytes, saved_bytes
-from effbench.probes.time import sample_seconds
+from effbench.probes.time import sample_seconds, waited_ns
 from effbench.spec import Cell, Option, UsageError
 from effbench.wording import one_line
 
@@ -638,6 +639,11 @@ def _order_of_memory(s: _Subject) -> Passed:
     return max(results, key=lambda result: result[1] or 0.0)
 
 
+def _own_ns() -> int:
+    """A clock that stands while this thread waits for a core, so that others' work is no growth."""
+    return time.perf_counter_ns() - waited_ns()
+
+
 def _order_of_time(s: _Subject) -> Passed:
     """Time grows not clearly faster than ``order``: the fastest of samples that take turns at each length."""
     best: dict[int, float] = {}
@@ -646,7 +652,7 @@ def _order_of_time(s: _Subject) -> Passed:
         for _ in range(_TIME_ROUNDS):
             for n in lengths:
                 call = _forward(s.make(max_len=n, dtype=torch.float32), s.input(1, n, torch.float32))
-                samples, _how = sample_seconds(call, seconds=_TIME_S)
+                samples, _how = sample_seconds(call, seconds=_TIME_S, clock_ns=_own_ns)
                 best[n] = min(best.get(n, math.inf), *samples)
         return [best[n] for n in lengths]
 

@@ -494,6 +494,9 @@ def plot(
         if each not in plots.KINDS:
             raise UsageError(f"kind {each!r} is not one of {', '.join(plots.KINDS)}")
     frame, raw = _load(folders, raw=False), _load(folders, raw=True)
+    if raw.empty:
+        print("no results")
+        return
     for path in _draw(frame, raw, out or folders[0] / "plots", kinds, format):
         print(path)
 

@@ -24,9 +24,9 @@ class Exit(IntEnum):
 def of_run(rows: Iterable[tuple[str, str, bool]], *, strict: bool = False) -> Exit:
     """The exit code of a sweep, from (mechanism, status, whether anything was measured) of each row.
 
-    BROKEN where a mechanism has nothing but rows that crashed or are incorrect, and under ``strict`` where
-    any row is such; NOTHING where no row has a number; else DONE: out of memory, a timeout and unsupported
-    are results.
+    BROKEN where nothing was measured of a mechanism and a row of it crashed or is incorrect, and under
+    ``strict`` where any row is such; NOTHING where no row has a number; else DONE: out of memory, a timeout
+    and unsupported are results.
     """
     rows = list(rows)
     broken = {name for name, status, _ in rows if status in BROKEN_STATUSES}

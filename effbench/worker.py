@@ -28,7 +28,7 @@ from effbench.probes.flops import count_work
 from effbench.probes.memory import left_out, parameter_bytes, peak_bytes, rss_growth_bytes, saved_bytes
 from effbench.probes.time import sample_seconds
 from effbench.spec import Cell, Job, Record, UsageError, to_json
-from effbench.wording import one_line, plural
+from effbench.wording import one_line, plural, shown
 
 _SHORT = 64  # tokens of a call that is not measured
 
@@ -125,7 +125,7 @@ def _probe(job: Job, progress: Progress, watch: Watch) -> tuple[Samples, Values]
     }
     train = cell.mode == "train"
     if cell.probe == "time":
-        check(module, x, backward=train, causal=bool(cell.options.get("causal")))
+        check(module, x, train=train, causal=bool(cell.options.get("causal")))
         values["checked"] = "laws and reference" if has_reference(module) else "laws"
         watch.reseeds(partial(module, x[:1, :_SHORT]))
         watch.undo("a call")
@@ -146,7 +146,7 @@ def _check_before_training(make: Callable[[], nn.Module], cell: Cell, watch: Wat
     torch.manual_seed(cell.seed + cell.repeat)
     module = make().to(cell.device)
     x = torch.randn(1, cell.seq_len, cell.d_model, device=cell.device)
-    check_laws(module, x, causal=bool(cell.options.get("causal")))
+    check_laws(module, x, causal=bool(cell.options.get("causal")), train=True)
     watch.undo("its constructor or a call")
 
 
@@ -179,10 +179,11 @@ def _flops(module: nn.Module, call: Callable[[], object], cell: Cell) -> Values:
     call()  # what a first call sets up is no call's own work
     work = count_work(call)
     train = cell.mode == "train"
+    analytic = _declared(module, "train_flops" if train else "forward_flops", cell)
     useful = _declared(module, "useful_flops", cell)
     return {
         "flops": work.flops,
-        "flops_analytic": _declared(module, "train_flops" if train else "forward_flops", cell),
+        "flops_analytic": analytic,
         # of a product's backward all is of use, but not what a kernel computes again to save memory
         "flops_useful": None if useful is None else useful * (3 if train else 1),
         "flops_other": work.other,
@@ -203,7 +204,10 @@ def _named(left_out: Mapping[str, int]) -> str:
 def _declared(module: nn.Module, name: str, cell: Cell) -> int | None:
     """A closed form of what is measured, at the cell's shape; None where there is none, as in an encoder."""
     form = getattr(module, name, None)
-    return None if form is None else form(cell.batch_size, cell.seq_len)
+    found = None if form is None else form(cell.batch_size, cell.seq_len)
+    if found is None or (type(found) is int and found >= 0):
+        return found
+    raise Incorrect(f"{name} returned {shown(found)}, must be a whole number of at least 0, or None")
 
 
 def _declared_growth(module: nn.Module, cell: Cell) -> Values:

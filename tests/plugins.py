@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
 import signal
 import threading
 import time
 import warnings
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import nn
@@ -191,6 +193,43 @@ class Reseeds(Empty):
         return x * 1.0
 
 
+class SetsThreadsOnce(Empty):
+    """Sets torch's threads in its first call only."""
+
+    called = False
+
+    def forward(self, x, mask=None):
+        if not self.called:
+            self.called = True
+            torch.set_num_threads(1)
+        return x
+
+
+class SeedsOthers(Empty):
+    """Seeds the generators of numpy and of Python, each time."""
+
+    def forward(self, x, mask=None):
+        random.seed(0)
+        np.random.seed(0)
+        return x
+
+
+class MovesAway(Empty):
+    """Changes the working folder."""
+
+    def forward(self, x, mask=None):
+        os.chdir("/")
+        return x
+
+
+class ClearsEnvironment(Empty):
+    """Removes an environment variable."""
+
+    def forward(self, x, mask=None):
+        os.environ.pop("PATH", None)
+        return x
+
+
 class Warns(Empty):
     """Warns in every call."""
 
@@ -275,6 +314,62 @@ class WritesInput(_Mean):
         out = super().forward(x, mask)
         x.mul_(2.0)
         return out
+
+
+class KeepsResults(_Mean):
+    """Keeps its results by the address of its input."""
+
+    def forward(self, x, mask=None):
+        self.kept = getattr(self, "kept", {})
+        key = x.data_ptr(), x.shape, mask is None
+        if key not in self.kept:
+            self.kept[key] = super().forward(x, mask), x  # with x, so that its address is not used again
+        return self.kept[key][0]
+
+
+class IgnoresCausalInInference(_Mean):
+    """Is causal unless torch is in inference mode."""
+
+    def forward(self, x, mask=None):
+        if not torch.is_inference_mode_enabled():
+            return x
+        return super().forward(x, mask)
+
+
+class LooksAheadInTraining(_Mean):
+    """Is causal where no gradients are asked for."""
+
+    def forward(self, x, mask=None):
+        return super().forward(x, mask) if torch.is_grad_enabled() else x
+
+
+class NotFiniteInTraining(_Mean):
+    """Divides by 0 where gradients are asked for."""
+
+    def forward(self, x, mask=None):
+        out = super().forward(x, mask)
+        return out / 0 if torch.is_grad_enabled() else out
+
+
+class GradientNotFinite(_Mean):
+    """The derivative of a square root at 0."""
+
+    def forward(self, x, mask=None):
+        return super().forward(x, mask) + (x - x).sqrt()
+
+
+class DeclaresWords(Empty):
+    """Declares FLOPs in words."""
+
+    def forward_flops(self, batch_size, seq_len):
+        return "many"
+
+
+class DeclaresNaN(Empty):
+    """Declares a number of FLOPs that is none."""
+
+    def forward_flops(self, batch_size, seq_len):
+        return float("nan")
 
 
 class TakesNoMask(_Mean):

@@ -38,9 +38,13 @@ def measured(executor, mechanism: str, **changes):
         ("SetsThreads", "a call changes torch's number of threads to 1: its numbers were taken so"),
         ("SetsDefaults", "its constructor changes torch's default dtype to torch.float64; undone"),
         ("Reseeds", "a call seeds torch's random generator"),
-        ("LeavesProcess", "it leaves 1 process running, which were ended"),
+        ("LeavesProcess", "it leaves 1 process running, ended with the cell"),
         ("LeavesThread", "it keeps 1 thread of Python running"),
         ("Talks", "it prints"),
+        ("SetsThreadsOnce", "a call changes torch's number of threads to 1; undone before the measurement"),
+        ("SeedsOthers", "a call seeds numpy's random generator; a call seeds Python's random generator"),
+        ("MovesAway", "a call changes the working folder to /: its numbers were taken so"),
+        ("ClearsEnvironment", "a call changes environment variables: PATH: its numbers were taken so"),
     ],
 )
 def test_what_a_mechanism_does_to_its_process_is_said(executor, plugin, name, said):
@@ -48,10 +52,9 @@ def test_what_a_mechanism_does_to_its_process_is_said(executor, plugin, name, sa
     record = measured(executor, plugin(name))
     assert (record.status, record.reason) == ("ok", "")
     assert record.samples["time_s"]
-    if said is None:
-        assert "side_effects" not in record.values
-    else:
-        assert said in record.values["side_effects"]
+    found = record.values.get("side_effects", "")
+    assert said in found if said else not found
+    assert "undone" not in found or "taken so" not in found, "one or the other"
     assert time.monotonic() - begin < 20, "what is left running costs no timeout"
     assert measured(executor, plugin("Empty")).values.get("side_effects") is None
 
@@ -87,6 +90,8 @@ def test_a_process_left_behind_is_ended(executor, plugin):
         ("IgnoresCausal", {"causal": True}, "causal=true, but an output depends on later tokens"),
         ("MixesBatch", {}, "an output depends on another element of the batch"),
         ("WritesInput", {}, "forward changes its input in place"),
+        ("KeepsResults", {}, "an output is that of what its input held before"),
+        ("IgnoresCausalInInference", {"causal": True}, "causal=true, but an output depends on later tokens"),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -94,6 +99,28 @@ def test_a_broken_law_gets_no_time(executor, plugin, name, options, reason, dtyp
     record = measured(executor, plugin(name), options=options, dtype=dtype)
     assert (record.status, record.samples) == ("incorrect", {})
     assert reason in record.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("LooksAheadInTraining", {"causal": True}, "an output depends on later tokens, in training"),
+        ("NotFiniteInTraining", {}, "forward returned a number that is not finite"),
+        ("GradientNotFinite", {}, "the gradient of the input is not finite"),
+    ],
+)
+def test_what_is_wrong_in_training_only_gets_no_time_there(executor, plugin, name, options, reason):
+    record = measured(executor, plugin(name), options=options, mode="train")
+    assert (record.status, record.samples) == ("incorrect", {})
+    assert reason in record.reason
+    assert measured(executor, plugin(name), options=options).status == "ok"
+
+
+@pytest.mark.parametrize(("name", "said"), [("DeclaresWords", "'many'"), ("DeclaresNaN", "nan")])
+def test_a_declaration_that_is_no_number_is_named(executor, plugin, name, said):
+    record = measured(executor, plugin(name), probe="flops")
+    assert record.status == "incorrect"
+    assert record.reason == f"forward_flops returned {said}, must be a whole number of at least 0, or None"
 
 
 @pytest.mark.parametrize(("name", "options"), [("TakesNoMask", {}), ("IgnoresCausal", {}), ("Plain", {})])

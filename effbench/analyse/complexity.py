@@ -118,7 +118,7 @@ def _held_against(
     ending = {
         "agrees": "as declared",
         "grows faster": "it grows faster than declared",
-        "grows slower": "slower than declared: terms of lower order still dominate",
+        "grows slower": "it grows slower than declared: terms of lower order still dominate",
         "cannot be told": "whether as declared cannot be told",
     }[verdict]
     return {**claim, "statement": f"{statement}, declared {declared}: {ending}{curve}"}

@@ -74,7 +74,7 @@ class LocalExecutor:
             )
         values = {**record.values, "peak_rss_bytes": ending["max_rss_bytes"]}
         if left := ending.get("left"):
-            said = f"it leaves {plural(left, 'process', 'processes')} running, which were ended"
+            said = f"it leaves {plural(left, 'process', 'processes')} running, ended with the cell"
             values["side_effects"] = "; ".join(filter(None, [str(values.get("side_effects") or ""), said]))
         return replace(record, values=values, started=unmeasured.started, seconds=seconds)
 

@@ -311,28 +311,16 @@ class Side:
 
         With one thread, less the time for which it could have run and the system gave its core to others.
         """
+        from effbench.probes.time import waited_ns
+
         call = self._calls[index]
-        waited = _waited_ns if self._threads[index] == 1 else _nothing
+        waited = waited_ns if self._threads[index] == 1 else _nothing
         start = time.perf_counter_ns()
         before = waited()
         for _ in range(calls):
             call()
         others = waited() - before  # within start and stop, so that it is never more than they are apart
         return (time.perf_counter_ns() - start - others) / calls / 1e9
-
-
-def _waited_ns() -> int:
-    """How long this thread has waited for its core in all, by Linux's account; 0 where there is none."""
-    global _account
-    if _account is None:
-        try:
-            _account = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-        except OSError:
-            _account = -1
-    return int(os.pread(_account, 64, 0).split()[1]) if _account >= 0 else 0
-
-
-_account: int | None = None
 
 
 def _nothing() -> int:
@@ -412,7 +400,7 @@ def _callable(cell: Any, check: bool) -> Callable[[], object]:
     x = torch.randn(cell.batch_size, cell.seq_len, cell.d_model, device=cell.device, dtype=dtype)
     train = cell.mode == "train"
     if check:
-        right(module, x, backward=train)
+        right(module, x, train=train)
     call = worker._train(module, x) if train else worker._forward(module, x)
     gc.disable()
     if not cell.device.startswith("cuda"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,21 +18,22 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, to
 # Longer than what the windows here make of one piece (321 tokens by default), and no multiple of a block.
 _LENGTH = 337
 _LAW_LENGTH = 130
+_LOOKS_AHEAD = "causal=true, but an output depends on later tokens"
 
 
 class Incorrect(Exception):
     """The mechanism's output is wrong; its text says how."""
 
 
-def check(module: nn.Module, x: Tensor, *, backward: bool = False, causal: bool = False) -> None:
+def check(module: nn.Module, x: Tensor, *, train: bool = False, causal: bool = False) -> None:
     """Refuse a wrong result, by Incorrect.
 
     First the laws of every mechanism (``check_laws``). Then, on up to 337 tokens, with and without a padding
     mask, the output must have the input's shape and dtype, be finite, and equal the mechanism's own dense
-    reference in float64, where it has one; with ``backward``, so must the gradients of the input and of every
+    reference in float64, where it has one; with ``train``, so must the gradients of the input and of every
     parameter (without a mask). x is [B, N, D].
     """
-    check_laws(module, x, causal=causal)
+    check_laws(module, x, causal=causal, train=train)
     length = min(x.shape[1], _LENGTH)
     sample = torch.randn(2, length, x.shape[2], device=x.device, dtype=x.dtype)
     mask = torch.ones(2, length, dtype=torch.bool, device=x.device)
@@ -55,7 +58,7 @@ def check(module: nn.Module, x: Tensor, *, backward: bool = False, causal: bool 
                 where = "without a mask" if given is None else "with a padding mask"
                 what = f"forward differs from the mechanism's reference {where}"
                 _compare(out, expected, what, _TOLERANCE[out.dtype])
-    if backward and exact is not None:
+    if train and exact is not None:
         sample = sample[:1]
         weights = torch.randn_like(sample)
         found = gradients(module, module, sample, None, weights)
@@ -68,53 +71,95 @@ def check(module: nn.Module, x: Tensor, *, backward: bool = False, causal: bool 
             _compare(gradient, wanted[name], what, 10 * _TOLERANCE[x.dtype], floor=1e-3 * largest)
 
 
-def check_laws(module: nn.Module, x: Tensor, *, causal: bool = False) -> None:
+def check_laws(module: nn.Module, x: Tensor, *, causal: bool = False, train: bool = False) -> None:
     """Refuse, by Incorrect, what breaks a law that every mechanism keeps; the cheap part of an audit.
 
     On up to 130 tokens of a batch of two: the input and the mask are left as they were; no output depends on
-    another element of the batch; no output of a real token depends on what padding holds; with ``causal``, no
-    output depends on a later token. A law that the mechanism refuses with Unsupported is left out. Outputs
-    are compared within the tolerance of x's dtype. x [B, N, D] gives length, width, dtype and device.
+    another element of the batch, nor on what its input held before; no output of a real token depends on what
+    padding holds; with ``causal``, no output depends on a later token. With ``train``, outputs and gradients
+    in training mode are finite too, and causal. A law that the mechanism refuses with Unsupported is left
+    out. Outputs are compared within the tolerance of x's dtype. x [B, N, D] gives length, width, dtype and
+    device. Without ``train`` all is asked in inference mode, as a forward pass is timed.
     """
+    run = partial(_output, module, mode=torch.no_grad if train else torch.inference_mode)
     length = min(x.shape[1], _LAW_LENGTH)
     sample, other = (torch.randn(2, length, x.shape[2], device=x.device, dtype=x.dtype) for _ in range(2))
     half = (length + 1) // 2
     mask = torch.ones(2, length, dtype=torch.bool, device=x.device)
     mask[1, half:] = False
     module.eval()
-    alone = _output(module, sample, None)
+    alone = run(sample, None)
     if alone is None:
         return  # nothing so short; what is timed speaks for itself
     changed = torch.stack([sample[0], other[1]])
-    _same(
-        _output(module, changed, None),
-        alone,
-        slice(0, 1),
-        "an output depends on another element of the batch",
-    )
-    if causal and length > 1:
-        later = torch.cat([sample[:, :half], other[:, half:]], dim=1)
-        what = "causal=true, but an output depends on later tokens"
-        _same(_output(module, later, None), alone, (slice(None), slice(0, half)), what)
-    masked = _output(module, sample, mask)
+    expected = run(changed, None)
+    _same(expected, alone, slice(0, 1), "an output depends on another element of the batch")
+    place = torch.empty_like(sample)
+    run(sample, None, place=place)
+    if expected is not None:
+        what = "an output is that of what its input held before: results are kept by address"
+        _same(run(changed, None, place=place), expected, slice(None), what)
+    later = torch.cat([sample[:, :half], other[:, half:]], dim=1) if causal and length > 1 else None
+    if later is not None:
+        _same(run(later, None), alone, (slice(None), slice(0, half)), _LOOKS_AHEAD)
+    if train:
+        _check_training(module, sample, later)
+    masked = run(sample, mask)
     if masked is None:
         return  # it takes no mask
     padded = torch.where(mask[..., None], sample, 10 * other)
     what = "an output of a real token depends on what padding holds"
     if torch.equal(masked, alone) and length > 1:
         what += "; the mask is ignored (where none can be taken, raise Unsupported if one is given)"
-    _same(_output(module, padded, mask), masked, mask, what)
+    _same(run(padded, mask), masked, mask, what)
 
 
-def _output(module: nn.Module, sample: Tensor, mask: Tensor | None) -> Tensor | None:
-    """The output for a copy of the sample, with torch's generator at a fixed seed; None if it is refused."""
-    x, given = sample.clone(), None if mask is None else mask.clone()
+def _check_training(module: nn.Module, sample: Tensor, later: Tensor | None) -> None:
+    """In training mode, output and gradients are finite, and the past is that of ``later``, if given.
+
+    That is not asked of what draws numbers elsewhere than from torch's generator.
+    """
+    module.train()
+    run = partial(_output, module, mode=torch.enable_grad)
+    first, again = run(sample, None), run(sample, None)
+    if first is not None and again is not None:
+        if later is not None and torch.equal(first, again):
+            past = (slice(None), slice(0, (sample.shape[1] + 1) // 2))
+            _same(run(later, None), first, past, f"{_LOOKS_AHEAD}, in training")
+        torch.manual_seed(7)
+        with torch.enable_grad():
+            found = gradients(module, module, sample, None, torch.ones_like(sample))
+        for name, gradient in found.items():
+            if not bool(torch.isfinite(gradient).all()):
+                raise Incorrect(f"the gradient of {name} is not finite")
+    module.eval()
+
+
+def _output(
+    module: nn.Module,
+    sample: Tensor,
+    mask: Tensor | None,
+    *,
+    mode: Callable[[], AbstractContextManager[object]],
+    place: Tensor | None = None,
+) -> Tensor | None:
+    """The output for a copy of the sample, made in ``place`` if given; None if it is refused.
+
+    torch's generator starts at a fixed seed. What inference mode refuses is done without gradients.
+    """
+    x = sample.clone() if place is None else place.copy_(sample)
+    given = None if mask is None else mask.clone()
     torch.manual_seed(7)
-    with torch.no_grad():
-        try:
+    try:
+        with mode():
             out = module(x, given)
-        except Unsupported:
-            return None
+    except Unsupported:
+        return None
+    except RuntimeError as error:
+        if mode is not torch.inference_mode or "inference tensor" not in str(error).lower():
+            raise
+        return _output(module, sample, mask, mode=torch.no_grad, place=place)
+    out = out.detach() if isinstance(out, Tensor) else out
     if not isinstance(out, Tensor) or out.shape != sample.shape or out.dtype != sample.dtype:
         raise Incorrect(f"forward returned {_describe(out)} for an input of {_describe(sample)}")
     if not bool(torch.isfinite(out if given is None else out[mask]).all()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import sys
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from effbench.wording import one_line, plural
@@ -28,6 +30,28 @@ class _Setting:
     name: str
     read: Callable[[], Any]
     write: Callable[[Any], object]
+    tell: Callable[[Any, Any], str] = lambda before, now: f" to {now}"
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "one that is gone"
+
+
+def _variables() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def _set_variables(variables: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def _changed_variables(before: dict[str, str], now: dict[str, str]) -> str:
+    """Those that were there before; libraries add some when they are imported."""
+    return ": " + ", ".join(name for name, value in before.items() if now.get(name) != value)
 
 
 _SETTINGS = (
@@ -44,6 +68,8 @@ _SETTINGS = (
         torch.get_float32_matmul_precision,
         torch.set_float32_matmul_precision,
     ),
+    _Setting("the working folder", _folder, os.chdir),
+    _Setting("environment variables", _variables, _set_variables, _changed_variables),
 )
 
 
@@ -57,18 +83,24 @@ class Watch:
         self._threads = set(threading.enumerate())
         self._printed = _printed_bytes()
         self.said: list[str] = []
+        self._undone: dict[str, str] = {}
 
     def undo(self, who: str) -> None:
         """Put back what ``who`` (its constructor, a call) has changed, and say it."""
-        for setting, now in self._changed():
+        for setting, changed in self._changed():
             setting.write(self._before[setting.name])
-            self.say(f"{who} changes {setting.name} to {now}; undone before the measurement")
+            self._undone[setting.name] = (
+                f"{who} changes {setting.name}{changed}; undone before the measurement"
+            )
 
     def end(self) -> None:
         """Say what is other than at the start: it was so while measurements were taken."""
-        for setting, now in self._changed():
-            self.say(f"a call changes {setting.name} to {now}: its numbers were taken so")
+        for setting, changed in self._changed():
+            self.say(f"a call changes {setting.name}{changed}: its numbers were taken so")
             setting.write(self._before[setting.name])
+            self._undone.pop(setting.name, None)
+        for text in self._undone.values():
+            self.say(text)
         left = [each for each in set(threading.enumerate()) - self._threads if not _is_torchs(each)]
         if left:
             self.say(f"it keeps {plural(len(left), 'thread')} of Python running")
@@ -78,21 +110,31 @@ class Watch:
             self.say("it prints")
 
     def reseeds(self, call: Callable[[], object]) -> None:
-        """Say whether ``call`` leaves torch's random generator in one state, whatever it was before."""
-        states = []
+        """Say which random generators ``call`` leaves in one state, whatever they were in before."""
+        states: list[dict[str, object]] = []
         for seed in (11, 12):
             torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
             with torch.no_grad():
                 call()
-            states.append(torch.get_rng_state())
-        if torch.equal(*states):
-            self.say("a call seeds torch's random generator")
+            states.append(
+                {
+                    "torch": torch.get_rng_state().tolist(),
+                    "numpy": str(np.random.get_state(legacy=False)["state"]["key"].tolist()),
+                    "Python": random.getstate(),
+                }
+            )
+        for name, state in states[0].items():
+            if state == states[1][name]:
+                self.say(f"a call seeds {name}'s random generator")
 
-    def _changed(self) -> Iterator[tuple[_Setting, Any]]:
+    def _changed(self) -> Iterator[tuple[_Setting, str]]:
+        """What is other than it was, and how."""
         for setting in _SETTINGS:
-            now = setting.read()
-            if now != self._before[setting.name]:
-                yield setting, now
+            before, now = self._before[setting.name], setting.read()
+            if now != before and (changed := setting.tell(before, now)) != ": ":
+                yield setting, changed
 
     def say(self, text: str) -> None:
         """Keep a sentence, once."""

@@ -268,8 +268,8 @@ def _checks(frame: pd.DataFrame) -> list[Block]:
         return []
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     note = (
-        f"{listed}: no reference to compare with; shape, padding, causality and batch were checked. "
-        "effbench audit checks the rest."
+        f"{listed}: no reference to compare with; shape, padding, batch and, with causal=true, causality "
+        "were checked. effbench audit checks the rest."
     )
     return [Block(notes=[note])]
 
