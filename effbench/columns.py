@@ -91,12 +91,12 @@ _BY_NAME: Mapping[str, Column] = {column.name: column for column in KNOWN}
 
 
 def is_number(name: str) -> bool:
-    """Whether the value of this name in a record is a number, as far as that is known."""
+    """True if a record's value of this name must be a number; False if the name is not known."""
     return name.startswith(PRIOR) or (name in _BY_NAME and _BY_NAME[name].unit != "text")
 
 
 def is_text(name: str) -> bool:
-    """Whether the value of this name in a record is a text, as far as that is known."""
+    """True if a record's value of this name must be a text; False if the name is not known."""
     return name in _BY_NAME and _BY_NAME[name].unit == "text"
 
 

@@ -13,6 +13,7 @@ from effbench import registry
 from effbench.execute.local import LocalExecutor
 from effbench.mechanism import Unsupported
 from effbench.probes.correctness import Incorrect, check_laws
+from effbench.probes.effects import Watch
 from effbench.spec import Cell, Job, Limits
 
 
@@ -57,6 +58,17 @@ def test_what_a_mechanism_does_to_its_process_is_said(executor, plugin, name, sa
     assert "undone" not in found or "taken so" not in found, "one or the other"
     assert time.monotonic() - begin < 20, "what is left running costs no timeout"
     assert measured(executor, plugin("Empty")).values.get("side_effects") is None
+
+
+def test_a_working_folder_that_is_gone_ends_no_watch(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    watch = Watch(noisy=True)
+    os.chdir(tmp_path)
+    gone.rmdir()
+    watch.end()
+    assert watch.said == [f"a call changes the working folder to {tmp_path}: its numbers were taken so"]
 
 
 def test_warnings_are_kept_each_once(executor, plugin):

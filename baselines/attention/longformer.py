@@ -196,7 +196,7 @@ class Longformer(Mechanism):
 
     @property
     def _any(self) -> bool:
-        """Whether there are global tokens."""
+        """True if there are global tokens."""
         return self.global_tokens > 0
 
     def _flops(self, batch_size: int, seq_len: int, rows: int, pairs: int) -> int:

@@ -178,7 +178,7 @@ def _summed(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor
 
 
 def _underflown(weights_bhn1: Tensor, mask: Tensor | None) -> bool:
-    """Whether a real token's denominator is the least; a token of padding may see nothing."""
+    """True if a real token's denominator has underflowed; padding is left out, since it may see nothing."""
     weights_bhn1 = weights_bhn1.detach()
     if mask is not None:
         weights_bhn1 = weights_bhn1.masked_fill(~mask[:, None, :, None], 1.0)

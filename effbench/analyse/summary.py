@@ -207,7 +207,7 @@ def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
 
 
 def _text(ok: pd.DataFrame, name: str) -> str | None:
-    """What the records say in a column of texts, each once; None where none has the column."""
+    """The different texts of a column, joined; None if no record has the column."""
     if name not in ok.columns or ok[name].isna().all():
         return None
     return "; ".join(dict.fromkeys(part for text in ok[name].dropna() for part in text.split("; ") if part))

@@ -122,7 +122,7 @@ def _folder(repository: Repository, base: str) -> Tree:
 
 
 def _missing(repository: Repository, base: str) -> str:
-    """Why ``base`` is nothing, and what to do about it."""
+    """The reason why ``base`` is no revision, and what the user can do."""
     said = f"base {base!r} is neither a revision of {str(repository.root)!r} nor a folder"
     if named := repository.names(base):
         said = f"base {base!r} names {named}, which is no commit that is in {str(repository.root)!r}"

@@ -52,7 +52,7 @@ class Repository:
     common: Path
 
     def ask(self, *arguments: str) -> str:
-        """What git prints. Raises Refused where it fails."""
+        """The output of a git command. Raises Refused if it fails."""
         where = self.root if self.root.is_dir() else self.folder  # a submodule may have no working tree
         return _run([f"--git-dir={self.folder}", f"--work-tree={where}", *arguments], where)[0]
 
@@ -71,7 +71,7 @@ class Repository:
         return said if re.fullmatch(r"[0-9a-f]{40,64}", said) else None  # "^main" names none
 
     def has(self, commit: str) -> bool:
-        """Whether that commit is in this clone."""
+        """True if this clone has the commit."""
         try:
             self.ask("cat-file", "-e", f"{commit}^{{commit}}")
         except Refused:

@@ -115,9 +115,10 @@ def check_laws(module: nn.Module, x: Tensor, *, causal: bool = False, train: boo
 
 
 def _check_training(module: nn.Module, sample: Tensor, later: Tensor | None) -> None:
-    """In training mode, output and gradients are finite, and the past is that of ``later``, if given.
+    """In training mode, refuse outputs and gradients that are not finite, and outputs that look ahead.
 
-    That is not asked of what draws numbers elsewhere than from torch's generator.
+    ``later`` is the sample with other tokens in its second half; None where causality is not asked. It is not
+    asked either where two equal calls differ, as with random numbers that torch's generator does not give.
     """
     module.train()
     run = partial(_output, module, mode=torch.enable_grad)

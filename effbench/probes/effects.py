@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ _WARNING_CHARACTERS = 120
 
 @dataclass(frozen=True)
 class _Setting:
-    """One thing of the process that a mechanism should leave alone: how to read it and how to put it back."""
+    """One thing of the process that a mechanism should leave alone: how to read it and how to put it back.
+
+    ``tell`` says how it has changed, in words that follow its name; empty if it has not.
+    """
 
     name: str
     read: Callable[[], Any]
     write: Callable[[Any], object]
-    tell: Callable[[Any, Any], str] = lambda before, now: f" to {now}"
+    tell: Callable[[Any, Any], str] = lambda before, now: "" if now == before else f" to {now}"
 
 
 def _folder() -> str:
@@ -38,6 +41,11 @@ def _folder() -> str:
         return os.getcwd()
     except FileNotFoundError:
         return "one that is gone"
+
+
+def _set_folder(folder: str) -> None:
+    with suppress(OSError):  # the folder itself may be gone
+        os.chdir(folder)
 
 
 def _variables() -> dict[str, str]:
@@ -50,8 +58,9 @@ def _set_variables(variables: dict[str, str]) -> None:
 
 
 def _changed_variables(before: dict[str, str], now: dict[str, str]) -> str:
-    """Those that were there before; libraries add some when they are imported."""
-    return ": " + ", ".join(name for name, value in before.items() if now.get(name) != value)
+    """The variables that were there before; new ones are left out, since libraries add some on import."""
+    changed = [name for name, value in before.items() if now.get(name) != value]
+    return f": {', '.join(changed)}" if changed else ""
 
 
 _SETTINGS = (
@@ -68,7 +77,7 @@ _SETTINGS = (
         torch.get_float32_matmul_precision,
         torch.set_float32_matmul_precision,
     ),
-    _Setting("the working folder", _folder, os.chdir),
+    _Setting("the working folder", _folder, _set_folder),
     _Setting("environment variables", _variables, _set_variables, _changed_variables),
 )
 
@@ -130,10 +139,9 @@ class Watch:
                 self.say(f"a call seeds {name}'s random generator")
 
     def _changed(self) -> Iterator[tuple[_Setting, str]]:
-        """What is other than it was, and how."""
+        """Each setting that has changed, with the words that say how."""
         for setting in _SETTINGS:
-            before, now = self._before[setting.name], setting.read()
-            if now != before and (changed := setting.tell(before, now)) != ": ":
+            if changed := setting.tell(self._before[setting.name], setting.read()):
                 yield setting, changed
 
     def say(self, text: str) -> None:
