@@ -287,7 +287,8 @@ def test_the_command_prints_a_table_and_exits_with_0(monkeypatch, capsys, plugin
     code, out, err = command(monkeypatch, capsys, f"{PLANTED}:Clean")
     assert code == 0
     assert all(name in out for name in LINES)
-    assert f"{len(LINES)} passed, 0 failed, 0 not applicable" in out
+    sentences = " ".join(out.split())  # a long path breaks the line anywhere
+    assert f"{len(LINES)} passed, 0 failed, 0 not applicable" in sentences
     assert "Clean ..." in err
 
 
