@@ -15,10 +15,10 @@ import sys
 import numpy as np
 import torch
 
-from effbench import registry
-from effbench.analyse.statistics import ratio_interval
-from effbench.models.training import History, Recipe, train
-from effbench.tasks import Classification, Examples, Splits
+from effbench.common import registry
+from effbench.measured.models.training import History, Recipe, train
+from effbench.measured.tasks.base import Classification, Examples, Splits
+from effbench.records.analyse.statistics import ratio_interval
 
 ROWS, LONGEST, VOCABULARY = 640, 512, 4000
 MEAN, DEVIATION = 230.0, 170.0

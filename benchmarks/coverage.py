@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 import effbench
-from effbench.analyse.statistics import half_width, median_interval, ratio_interval
-from effbench.spec import UsageError
+from effbench.common.spec import UsageError
+from effbench.records.analyse.statistics import half_width, median_interval, ratio_interval
 
 SWEEP = """
 name = "coverage"

@@ -37,10 +37,10 @@ from typing import Any
 
 import torch
 
-from effbench.analyse.statistics import ratio_interval
+from effbench.common.inherited import environment
+from effbench.common.spec import UsageError
 from effbench.gate.exact import FIGURES
-from effbench.inherited import environment
-from effbench.spec import UsageError
+from effbench.records.analyse.statistics import ratio_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS, MODES = (512, 2048), ("forward", "train")

@@ -35,12 +35,12 @@ from typing import Any
 import gate_peers
 import numpy as np
 
-from effbench import machine
-from effbench.analyse.statistics import mean_interval, proportion_interval
+from effbench.common import machine
+from effbench.common.spec import Cell
 from effbench.gate.decide import Plan, Round, estimate
 from effbench.gate.judge import Nurseries, Track
 from effbench.gate.lockstep import take_turns
-from effbench.spec import Cell
+from effbench.records.analyse.statistics import mean_interval, proportion_interval
 
 KINDS = [(length, mode) for length in gate_peers.LENGTHS for mode in gate_peers.MODES]
 EXTRAS = (0.03, 0.05, 0.10, 0.20)

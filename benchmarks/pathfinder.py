@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from effbench.tasks._pathfinder_images import BLOCK, CONTOUR_LENGTHS, draw, shape_of
+from effbench.measured.data.pathfinder_images import BLOCK, CONTOUR_LENGTHS, draw, shape_of
 
 RUNS = 5
 

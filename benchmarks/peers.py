@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 import effbench
-from effbench.analyse.statistics import ratio_interval
-from effbench.analyse.summary import label
+from effbench.records.analyse.statistics import ratio_interval
+from effbench.records.analyse.summary import label
 
 # Ours, and whom it is held against.
 FAMILIES = {

@@ -6,27 +6,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from effbench.audit import assert_conforms
-    from effbench.loop import run
-    from effbench.mechanism import Mechanism, Unsupported
-    from effbench.spec import Cell, Limits, Record, UsageError
-    from effbench.store import load
-    from effbench.sweep import Sweep
+    from effbench.common.spec import Cell, Limits, Record, UsageError
+    from effbench.measured.audit import assert_conforms
+    from effbench.measured.mechanism import Mechanism, Unsupported
+    from effbench.measured.tasks.base import Task
+    from effbench.records.store import load
+    from effbench.sweep.loop import run
+    from effbench.sweep.sweep import Sweep
 
 __version__ = "0.1.0"
 
 # Resolved on first use, so that the command line answers without importing torch or pandas.
 _HOMES = {
-    "Cell": "effbench.spec",
-    "Limits": "effbench.spec",
-    "Mechanism": "effbench.mechanism",
-    "Record": "effbench.spec",
-    "Sweep": "effbench.sweep",
-    "Unsupported": "effbench.mechanism",
-    "UsageError": "effbench.spec",
-    "assert_conforms": "effbench.audit",
-    "load": "effbench.store",
-    "run": "effbench.loop",
+    "Cell": "effbench.common.spec",
+    "Limits": "effbench.common.spec",
+    "Mechanism": "effbench.measured.mechanism",
+    "Record": "effbench.common.spec",
+    "Sweep": "effbench.sweep.sweep",
+    "Task": "effbench.measured.tasks.base",
+    "Unsupported": "effbench.measured.mechanism",
+    "UsageError": "effbench.common.spec",
+    "assert_conforms": "effbench.measured.audit",
+    "load": "effbench.records.store",
+    "run": "effbench.sweep.loop",
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Mechanism",
     "Record",
     "Sweep",
+    "Task",
     "Unsupported",
     "UsageError",
     "assert_conforms",

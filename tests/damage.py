@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from effbench.spec import MESSAGE, UsageError
+from effbench.common.spec import MESSAGE, UsageError
 
 # What breaks readers that were not meant for it: encodings, numbers that are none, brackets, bombs of depth.
 PIECES = [

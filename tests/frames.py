@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from effbench.spec import Cell, Record
-from effbench.store import raw_frame
+from effbench.common.spec import Cell, Record
+from effbench.records.store import raw_frame
 
 SIX = ("vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear")
 ORDER = {"vanilla": 2.0}

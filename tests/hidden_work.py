@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 
 class Threaded(Mechanism):

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from effbench.probes.flops import count_work
-from effbench.probes.kernels import kernel_of
+from effbench.measured.probes.flops import count_work
+from effbench.measured.probes.kernels import kernel_of
 
 # They move numbers between processes or measure time: a single process cannot call them.
 ELSEWHERE = {"c10d", "_c10d_functional", "_c10d_functional_autograd", "symm_mem", "_dtensor", "profiler"}

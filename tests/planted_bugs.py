@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 
 class Clean(Mechanism):

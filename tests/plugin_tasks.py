@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from effbench.tasks import Classification, Examples, Splits
+from effbench.measured.tasks.base import Classification, Examples, Splits
 
 
 class Ranking(Classification):

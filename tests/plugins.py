@@ -17,7 +17,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-from effbench.mechanism import Mechanism, Unsupported
+from effbench import Mechanism, Unsupported
 
 
 class Plain(nn.Module):

@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from effbench.inherited import environment
+from effbench.common.inherited import environment
 
 
 def git(folder: Path, *arguments: str) -> str:

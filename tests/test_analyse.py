@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from effbench import columns
-from effbench.analyse.complexity import exponents
-from effbench.analyse.roofline import bandwidth_for, roofline
-from effbench.analyse.statistics import (
+from effbench.common import columns
+from effbench.common.spec import STATUSES
+from effbench.records.analyse.complexity import exponents
+from effbench.records.analyse.roofline import bandwidth_for, roofline
+from effbench.records.analyse.statistics import (
     half_width,
     mean_interval,
     median_interval,
     proportion_interval,
     ratio_interval,
 )
-from effbench.analyse.summary import COLUMNS, SEVERITY, summarise
-from effbench.spec import STATUSES
+from effbench.records.analyse.summary import COLUMNS, SEVERITY, summarise
 
 
 def test_the_median_and_its_interval_of_a_constant_are_the_constant():

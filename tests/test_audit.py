@@ -13,10 +13,11 @@ import torch
 from planted_bugs import FOUND_BY, Clean
 from torch import nn
 
-from effbench import assert_conforms, cli, registry
-from effbench.audit import LINES, audit
-from effbench.mechanism import Mechanism, Unsupported
-from effbench.spec import UsageError
+from effbench import Mechanism, Unsupported, assert_conforms
+from effbench.cli import app as cli
+from effbench.common import registry
+from effbench.common.spec import UsageError
+from effbench.measured.audit import LINES, audit
 
 SMALL = {"d_model": 16, "heads": 2, "seq_len": 256}
 PLANTED = Path(planted_bugs.__file__)
@@ -295,7 +296,7 @@ def test_the_command_prints_a_table_and_exits_with_0(monkeypatch, capsys, plugin
 def test_several_mechanisms_stand_side_by_side_with_reasons_below():
     from rich.console import Console
 
-    from effbench.show.audit import audit_tables
+    from effbench.show.audit_table import audit_tables
 
     def finding(name, verdict, reason=""):
         return {"name": name, "verdict": verdict, "reason": reason, "number": None}

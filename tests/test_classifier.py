@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from effbench.models.classifier import Classifier, HashedNGrams, token_embedding
+from effbench.measured.models.classifier import Classifier, HashedNGrams, token_embedding
 
 
 class Mean(torch.nn.Module):

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from frames import accuracy_records, cost_records
 
-from effbench import cli
-from effbench.exits import Exit, of_run
-from effbench.store import Store
+from effbench.cli import app as cli
+from effbench.common.exits import Exit, of_run
+from effbench.records.store import Store
 
 SMALL = ["--seq-len", "16,32", "--d-model", "16", "--heads", "2", "--repeats", "1", "--seconds", "0.01"]
 

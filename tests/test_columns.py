@@ -10,15 +10,16 @@ import pytest
 from rich.console import Console
 
 import effbench
-from effbench import columns
-from effbench.analyse.scores import metric_of, scores_of, with_score
-from effbench.analyse.summary import summarise
-from effbench.execute.inline import InlineExecutor
-from effbench.show import plots, seeds
+from effbench.common import columns
+from effbench.records.analyse.scores import metric_of, scores_of, with_score
+from effbench.records.analyse.summary import summarise
+from effbench.show import comparison_tables as seeds
+from effbench.show import plots
 from effbench.show.blocks import as_text
 from effbench.show.overview import overview
 from effbench.show.progress import TerminalProgress
-from effbench.sweep import Sweep
+from effbench.sweep.inline import InlineExecutor
+from effbench.sweep.sweep import Sweep
 
 TASKS = Path(__file__).parent / "plugin_tasks.py"
 

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from effbench import cli
+from effbench.cli import app as cli
+from effbench.common.spec import Cell, Record, UsageError
 from effbench.gate.decide import judge
 from effbench.gate.stored import BUSY_CORES, compare
 from effbench.gate.unpaired import difference
-from effbench.spec import Cell, Record, UsageError
-from effbench.store import Store
-from effbench.sweep import parse_time_s
+from effbench.records.store import Store
+from effbench.sweep.sweep import parse_time_s
 
 FACTS = {"name": "Test CPU, 2 cores, 8 GiB", "torch": "2.13.0", "python": "3.11.7", "cpu_capability": "AVX2"}
 CODE = "0.1.0-aaaaaaaa-bbbbbbbb"

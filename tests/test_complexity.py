@@ -12,11 +12,11 @@ import pytest
 from frames import cost_records, raw
 from rich.console import Console
 
-from effbench.analyse.complexity import exponents
-from effbench.analyse.crossover import COLUMNS, crossovers
-from effbench.growth import Growth, slope
+from effbench.common.growth import Growth, slope
+from effbench.records.analyse.complexity import exponents
+from effbench.records.analyse.crossover import COLUMNS, crossovers
 from effbench.show.blocks import renderable
-from effbench.show.complexity import as_json, complexity_blocks
+from effbench.show.complexity_tables import as_json, complexity_blocks
 
 LENGTHS = (128, 256, 512, 1024, 2048)
 

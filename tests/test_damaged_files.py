@@ -35,23 +35,25 @@ from test_text_tasks import (
     small,
 )
 
-from effbench.loop import plan
-from effbench.machine import cache_dir
-from effbench.spec import UsageError
-from effbench.store import Store
-from effbench.sweep import Sweep
-from effbench.tasks import Task, confirm, listops, pathfinder, reading, vectors
-from effbench.tasks.amazon import AmazonElectronics
-from effbench.tasks.cache import cached
-from effbench.tasks.imdb import IMDB
-from effbench.tasks.listops import FILES, ListOps
-from effbench.tasks.lra_image import GreyImage
-from effbench.tasks.lra_text import ByteText
-from effbench.tasks.mind_topics import MINDTopics
-from effbench.tasks.newsgroups import Newsgroups
-from effbench.tasks.pathfinder import Pathfinder
-from effbench.tasks.polarity import Polarity
-from effbench.tasks.retrieval import Retrieval
+from effbench.common.machine import cache_dir
+from effbench.common.spec import UsageError
+from effbench.measured.data import reading, vectors
+from effbench.measured.data.cache import cached
+from effbench.measured.tasks import listops, pathfinder
+from effbench.measured.tasks.amazon import AmazonElectronics
+from effbench.measured.tasks.base import Task, confirm
+from effbench.measured.tasks.imdb import IMDB
+from effbench.measured.tasks.listops import FILES, ListOps
+from effbench.measured.tasks.lra_image import GreyImage
+from effbench.measured.tasks.lra_text import ByteText
+from effbench.measured.tasks.mind_topics import MINDTopics
+from effbench.measured.tasks.newsgroups import Newsgroups
+from effbench.measured.tasks.pathfinder import Pathfinder
+from effbench.measured.tasks.polarity import Polarity
+from effbench.measured.tasks.retrieval import Retrieval
+from effbench.records.store import Store
+from effbench.sweep.loop import plan
+from effbench.sweep.sweep import Sweep
 
 EXAMPLES = 30
 
@@ -628,7 +630,7 @@ def test_prepared_data_under_anothers_name_is_made_anew():
 
 def test_two_processes_may_prepare_the_same_data_at_once(tmp_path):
     code = (
-        "import numpy as np, sys\nfrom effbench.tasks.cache import cached\n"
+        "import numpy as np, sys\nfrom effbench.measured.data.cache import cached\n"
         "for i in range(40): assert cached('t', {'i': i}, lambda: {'a': np.full(5000, i)})['a'][0] == i\n"
         "print('done')"
     )

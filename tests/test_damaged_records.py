@@ -17,14 +17,17 @@ from frames import accuracy_records, cost_records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from effbench import ceiling, cli, loop, machine
-from effbench.ceiling import Ceilings
-from effbench.estimate import Estimate
-from effbench.models.checkpoint import Checkpoint
-from effbench.soundness import check_ceiling
-from effbench.spec import Cell, Record, UsageError, cell_key, parse_json, to_json
-from effbench.store import Store, export
-from effbench.sweep import Sweep
+from effbench.cli import app as cli
+from effbench.common import machine
+from effbench.common.spec import Cell, Record, UsageError, cell_key, parse_json, to_json
+from effbench.measured.models.checkpoint import Checkpoint
+from effbench.records.soundness import check_ceiling
+from effbench.records.store import Store, export
+from effbench.sweep import loop
+from effbench.sweep import machine_ceiling as ceiling
+from effbench.sweep.estimate import Estimate
+from effbench.sweep.machine_ceiling import Ceilings
+from effbench.sweep.sweep import Sweep
 
 HERE = settings(suppress_health_check=list(HealthCheck))
 CEILING = {

@@ -12,10 +12,20 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from effbench import cli, doctor, machine
-from effbench.doctor import Checkup, Noise, findings, noise_of, smallest_in_pairs, smallest_in_sweep, verdict
-from effbench.show.doctor import as_json, report
-from effbench.spec import Record
+from effbench.cli import app as cli
+from effbench.common import machine
+from effbench.common.spec import Record
+from effbench.show.doctor_table import as_json, report
+from effbench.sweep import diagnosis as doctor
+from effbench.sweep.diagnosis import (
+    Checkup,
+    Noise,
+    findings,
+    noise_of,
+    smallest_in_pairs,
+    smallest_in_sweep,
+    verdict,
+)
 
 STEADY = Noise(
     seq_len=2048,

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from effbench import registry
-from effbench.execute.local import LocalExecutor
-from effbench.mechanism import Unsupported
-from effbench.probes.correctness import Incorrect, check_laws
-from effbench.probes.effects import Watch
-from effbench.spec import Cell, Job, Limits
+from effbench import Unsupported
+from effbench.common import registry
+from effbench.common.spec import Cell, Job, Limits
+from effbench.measured.probes.correctness import Incorrect, check_laws
+from effbench.measured.probes.effects import Watch
+from effbench.sweep.local import LocalExecutor
 
 
 @pytest.fixture(scope="module")

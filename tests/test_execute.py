@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from effbench.execute.inline import InlineExecutor
-from effbench.execute.local import LocalExecutor
-from effbench.spec import Cell, Job, Limits
+from effbench.common.spec import Cell, Job, Limits
+from effbench.sweep.inline import InlineExecutor
+from effbench.sweep.local import LocalExecutor
 
 GIB = 2**30
 
@@ -118,7 +118,7 @@ def test_a_child_is_cheap(executor, plugin):
         assert run(executor, plugin("Empty"), probe="memory").status == "ok"
     forked = (time.monotonic() - begin) / 3
     begin = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import effbench.worker"], check=True)
+    subprocess.run([sys.executable, "-c", "import effbench.measured.worker"], check=True)
     fresh = time.monotonic() - begin
     assert forked < fresh / 2
 
@@ -141,8 +141,8 @@ def test_nothing_outlives_the_executor(plugin, tmp_path):
     """Neither the server nor a hanging child, when the process that measures is killed outright."""
     code = f"""
 import sys
-from effbench.execute.local import LocalExecutor
-from effbench.spec import Cell, Job, Limits
+from effbench.sweep.local import LocalExecutor
+from effbench.common.spec import Cell, Job, Limits
 executor = LocalExecutor()
 executor.start()
 print(executor._server.pid, flush=True)

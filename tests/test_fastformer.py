@@ -11,7 +11,7 @@ from torch import nn
 
 from baselines.attention.fastformer import Fastformer
 from baselines.peers.authors import AuthorsFastformer
-from effbench.models.encoder import Encoder
+from effbench.measured.models.encoder import Encoder
 
 WIDTH, HEADS = 12, 3
 

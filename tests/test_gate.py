@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from repositories import commit, everything, git
 
-from effbench import cli
+from effbench.cli import app as cli
+from effbench.common.spec import Cell, UsageError
 from effbench.gate import judge as judging
 from effbench.gate.checkout import Tree
 from effbench.gate.decide import Plan, Round
@@ -27,7 +28,6 @@ from effbench.gate.lockstep import CellFailed, play
 from effbench.gate.report import Report
 from effbench.gate.settings import read
 from effbench.gate.workers import Nursery, Worker, WorkerDied
-from effbench.spec import Cell, UsageError
 
 MINE = '''
 """A mechanism of somebody's own."""

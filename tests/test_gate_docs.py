@@ -59,7 +59,7 @@ def options_of(command: str) -> set[str] | None:
     """The options that a command of the CLI has, or None if there is no such command."""
     import typer
 
-    from effbench.cli import app
+    from effbench.cli.app import app
 
     found = getattr(typer.main.get_command(app), "commands", {}).get(command)
     if found is None:

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effbench.common.spec import Cell
 from effbench.gate.checkout import Tree
 from effbench.gate.exact import ALIGNMENT_BYTES, DEFAULTS, FIGURES, compare, figure
 from effbench.gate.judge import judge
 from effbench.gate.settings import read
-from effbench.spec import Cell
 
 SOURCE = """
 import torch

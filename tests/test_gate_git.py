@@ -15,9 +15,9 @@ import repositories
 from repositories import everything, git
 
 import effbench
+from effbench.common.spec import UsageError
 from effbench.gate import git as ours
 from effbench.gate.checkout import checked_out, working_tree
-from effbench.spec import UsageError
 
 HOME = Path(effbench.__file__).parents[1]
 # What a hook runs: the gate's own way to a base, without the measurements.

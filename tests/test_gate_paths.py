@@ -6,9 +6,9 @@ import os
 
 import pytest
 
+from effbench.common.spec import Cell
 from effbench.gate.paths import from_root, inside
 from effbench.gate.settings import read
-from effbench.spec import Cell
 
 
 @pytest.fixture

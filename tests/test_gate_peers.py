@@ -14,7 +14,7 @@ import pytest
 import torch
 from repositories import git
 
-from effbench.spec import UsageError
+from effbench.common.spec import UsageError
 
 PLACE = Path(__file__).parents[1] / "benchmarks" / "gate_peers.py"
 

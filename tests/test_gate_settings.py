@@ -12,10 +12,10 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effbench.common.spec import Cell, UsageError
 from effbench.gate.exact import DEFAULTS
 from effbench.gate.settings import EXACT, KEYS, GateSettings, Override, read, unused
-from effbench.spec import Cell, UsageError
-from effbench.sweep import Sweep, parse_seconds, parse_time_s, read_axis
+from effbench.sweep.sweep import Sweep, parse_seconds, parse_time_s, read_axis
 
 FULL = """
 mechanism = ["attn.py:MyAttention", "fastformer:interaction=add"]

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from effbench.common.spec import Cell
 from effbench.gate import exports, words
 from effbench.gate.report import Figure, Line, Report
 from effbench.show import plots
-from effbench.show.gate import forest, gate_tables
+from effbench.show.gate_tables import forest, gate_tables
 from effbench.show.look import NothingToDraw
-from effbench.spec import Cell
 
 UNTIMED = ("new", "gone", "failed", "base-failed")
 LONG = "my_package.attention.mechanisms:AVeryLongNameOfAMechanism"
@@ -426,7 +426,7 @@ def test_the_forest_is_written_the_same_again(suffix, tmp_path):
 
 
 def test_verdicts_differ_without_colour():
-    from effbench.show.gate import _LOOKS
+    from effbench.show.gate_tables import _LOOKS
 
     drawn = [(marker, filled) for verdict, (_, marker, filled) in _LOOKS.items() if verdict not in UNTIMED]
     assert len(set(drawn)) == len(drawn)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from effbench.common.spec import UsageError
 from effbench.gate.checkout import Tree
 from effbench.gate.judge import judge
 from effbench.gate.pair import Pair, cells_of, exact_figures
 from effbench.gate.settings import read
 from effbench.gate.workers import NoAnswer, WorkerDied
-from effbench.spec import UsageError
 
 CLASS = '''
 {before}

@@ -15,9 +15,9 @@ from baselines.attention._heads import masked_softmax
 from baselines.attention.bigbird import BigBird, _in_plan, _table
 from baselines.attention.longformer import Longformer
 from baselines.attention.vanilla import Vanilla
-from effbench.mechanism import Unsupported
-from effbench.probes.flops import count_work
-from effbench.probes.memory import saved_bytes
+from effbench import Unsupported
+from effbench.measured.probes.flops import count_work
+from effbench.measured.probes.memory import saved_bytes
 from tests.test_mechanisms import WIDTH, build, gradients, hard_inputs, masks, row_errors
 
 BIGBIRDS = [

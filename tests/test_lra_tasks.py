@@ -20,15 +20,16 @@ import pytest
 import torch
 from torch import nn
 
-from effbench import registry
-from effbench.models.training import Recipe, train
-from effbench.models.two_towers import TwoTowers
-from effbench.spec import UsageError
-from effbench.tasks import Examples, lra_image
-from effbench.tasks.listops import ListOps
-from effbench.tasks.lra_image import BATCHES, GreyImage, grey, shrink
-from effbench.tasks.lra_text import ByteText
-from effbench.tasks.retrieval import FILES, Pairs, Retrieval, best_threshold, paired, pairs_of
+from effbench.common import registry
+from effbench.common.spec import UsageError
+from effbench.measured.models.training import Recipe, train
+from effbench.measured.models.two_towers import TwoTowers
+from effbench.measured.tasks import lra_image
+from effbench.measured.tasks.base import Examples
+from effbench.measured.tasks.listops import ListOps
+from effbench.measured.tasks.lra_image import BATCHES, GreyImage, grey, shrink
+from effbench.measured.tasks.lra_text import ByteText
+from effbench.measured.tasks.retrieval import FILES, Pairs, Retrieval, best_threshold, paired, pairs_of
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -78,7 +79,7 @@ def test_text_is_found_in_a_data_folder_of_many_and_kept(tmp_path, monkeypatch):
     def unread(data_dir: Path) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr("effbench.tasks.imdb.texts", unread)
+    monkeypatch.setattr("effbench.measured.tasks.imdb.texts", unread)
     assert task.check(tmp_path / "many") == digest
 
 
@@ -821,11 +822,12 @@ def test_wrong_options_raise_value_error(kind, options):
 
 @pytest.mark.parametrize("name", ["lra_text", "lra_image", "retrieval"])
 def test_modules_import_without_torch_and_their_schema_is_read(name):
-    code = f"import sys, effbench.tasks.{name}; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    module = f"effbench.measured.tasks.{name}"
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     root = str(Path(__file__).parents[1])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})
     kind = {"lra_text": "ByteText", "lra_image": "GreyImage", "retrieval": "Retrieval"}[name]
-    plugin = registry.find(f"effbench.tasks.{name}:{kind}", "task")
+    plugin = registry.find(f"effbench.measured.tasks.{name}:{kind}", "task")
     assert {"train", "validation", "test", "epochs", "lr"} <= {p.name for p in plugin.parameters}
     assert "Long Range Arena" in plugin.summary
     assert plugin.source

@@ -26,10 +26,10 @@ from baselines.attention.nystromformer import Nystromformer
 from baselines.attention.performer import Performer
 from baselines.attention.poolingformer import Poolingformer
 from baselines.attention.vanilla import Vanilla
-from effbench import registry
-from effbench.mechanism import Unsupported
-from effbench.probes.flops import count_work
-from effbench.probes.memory import saved_bytes
+from effbench import Unsupported
+from effbench.common import registry
+from effbench.measured.probes.flops import count_work
+from effbench.measured.probes.memory import saved_bytes
 
 FORMS = [
     (Vanilla, {}),

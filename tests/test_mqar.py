@@ -17,14 +17,14 @@ from scipy.stats import chisquare
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from effbench import registry
-from effbench.models.encoder import Encoder
-from effbench.models.tagger import Tagger
-from effbench.models.training import sorted_batches
-from effbench.probes.accuracy import measure_accuracy
-from effbench.spec import Cell, UsageError
-from effbench.store import load
-from effbench.tasks.mqar import BASED_TEST, MQAR, UNLABELLED, distinct, generate, weighted
+from effbench.common import registry
+from effbench.common.spec import Cell, UsageError
+from effbench.measured.models.encoder import Encoder
+from effbench.measured.models.tagger import Tagger
+from effbench.measured.models.training import sorted_batches
+from effbench.measured.probes.accuracy import measure_accuracy
+from effbench.measured.tasks.mqar import BASED_TEST, MQAR, UNLABELLED, distinct, generate, weighted
+from effbench.records.store import load
 
 SMALL = {"train": 400, "validation": 50, "test": 60}
 

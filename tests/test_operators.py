@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from effbench.probes.elementwise import other_work
-from effbench.probes.kernels import operator_of
-from effbench.probes.products import PRODUCTS
+from effbench.measured.probes.elementwise import other_work
+from effbench.measured.probes.kernels import operator_of
+from effbench.measured.probes.products import PRODUCTS
 
 ROOT = Path(__file__).parent.parent
 # Sums of products inside of an element-wise or normalising function: they stand in its rate per number
@@ -89,7 +89,7 @@ def test_what_works_in_place_is_counted_as_what_does_not():
 
 def test_another_library_does_not_inherit_aten_rates():
     assert operator_of("quantized::add") is not None
-    from effbench.probes.flops import _rule
+    from effbench.measured.probes.flops import _rule
 
     assert not _rule(operator_of("quantized::mul"), "QuantizedCPU").known
     assert not _rule(operator_of("_test::cat"), "CPU").known

@@ -16,13 +16,14 @@ import pytest
 from frames import accuracy_records, cost_records, raw
 from scipy import stats
 
-from effbench import cli, registry
-from effbench.analyse import published as paper
-from effbench.analyse.seeds import compare
-from effbench.analyse.statistics import ratio_interval
-from effbench.show.paper import FORMATS, report
-from effbench.spec import Record, UsageError
-from effbench.store import Store, load
+from effbench.cli import app as cli
+from effbench.common import registry
+from effbench.common.spec import Record, UsageError
+from effbench.records.analyse import published as paper
+from effbench.records.analyse.seeds import compare
+from effbench.records.analyse.statistics import ratio_interval
+from effbench.records.store import Store, load
+from effbench.show.paper_tables import FORMATS, report
 
 FIGURE_2 = Path(__file__).parents[1].parent / "shared" / "data" / "paper" / "fig2.csv"
 SEVEN = ("vanilla", "longformer", "bigbird", "linformer", "linear", "poolingformer", "fastformer")

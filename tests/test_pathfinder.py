@@ -11,10 +11,18 @@ import pytest
 from PIL import Image
 from scipy import ndimage, stats
 
-from effbench.spec import UsageError
-from effbench.tasks import Examples
-from effbench.tasks._pathfinder_images import BLOCK, Drawn, _disc_picture, _Drawing, draw, images, shape_of
-from effbench.tasks.pathfinder import FOLDERS, Pathfinder
+from effbench.common.spec import UsageError
+from effbench.measured.data.pathfinder_images import (
+    BLOCK,
+    Drawn,
+    _disc_picture,
+    _Drawing,
+    draw,
+    images,
+    shape_of,
+)
+from effbench.measured.tasks.base import Examples
+from effbench.measured.tasks.pathfinder import FOLDERS, Pathfinder
 
 SAMPLES = Path(__file__).parents[1].parent / "shared" / "data" / "lra_samples" / "pathfinder32"
 SMALL = {"contour": "baseline", "train": 20, "validation": 6, "test": 6}

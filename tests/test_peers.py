@@ -15,10 +15,10 @@ import torch
 from torch.nn import functional as F
 
 from baselines.attention import bigbird
-from effbench import registry
-from effbench.execute.inline import InlineExecutor
-from effbench.mechanism import Unsupported
-from effbench.spec import Cell, Job, Limits
+from effbench import Unsupported
+from effbench.common import registry
+from effbench.common.spec import Cell, Job, Limits
+from effbench.sweep.inline import InlineExecutor
 
 PEERS = [name for name in registry.names("mechanism") if ":" in name]
 NEED_NOTHING = ("authors:fastformer", "torch:mha", "torch:sdpa")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from effbench.probes.flops import count_flops, count_work
-from effbench.probes.memory import EVENTS, peak_bytes
-from effbench.probes.time import MAX_SAMPLES, MIN_SAMPLE_S, MIN_SAMPLES, sample_seconds
+from effbench.measured.probes.flops import count_flops, count_work
+from effbench.measured.probes.memory import EVENTS, peak_bytes
+from effbench.measured.probes.time import MAX_SAMPLES, MIN_SAMPLE_S, MIN_SAMPLES, sample_seconds
 
 
 class Clock:

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from effbench import registry
-from effbench.growth import Growth
-from effbench.spec import UsageError
+from effbench.common import registry
+from effbench.common.growth import Growth
+from effbench.common.spec import UsageError
 
 
 def test_ours_are_found_as_anybodys_would_be():
@@ -49,7 +49,7 @@ def test_options_are_read_in_the_type_of_the_constructor(plugin):
         ("nowhere.py:X", "there is no file 'nowhere.py'"),
         ("nowhere.py", "name the class too"),
         ("no_such_package.mod:X", "no Python module 'no_such_package.mod'"),
-        ("effbench.mechanism:Nechanism", "unknown class in .*did you mean 'Mechanism'"),
+        ("effbench.measured.mechanism:Nechanism", "unknown class in .*did you mean 'Mechanism'"),
     ],
 )
 def test_what_a_user_got_wrong_is_said_with_the_choices(text, complaint):

@@ -18,12 +18,12 @@ import pytest
 from rich.console import Console
 
 import effbench
-from effbench import machine
-from effbench.analyse.drift import doubts
-from effbench.loop import order, plan, run
-from effbench.spec import MACHINE, Job, Limits, Record, UsageError
-from effbench.store import Store, raw_frame
-from effbench.sweep import Sweep
+from effbench.common import machine
+from effbench.common.spec import MACHINE, Job, Limits, Record, UsageError
+from effbench.records.analyse.drift import doubts
+from effbench.records.store import Store, raw_frame
+from effbench.sweep.loop import order, plan, run
+from effbench.sweep.sweep import Sweep
 
 TOML = """
 name = "test"

@@ -13,10 +13,10 @@ from frames import ORIGIN, accuracy_records, raw
 from rich.console import Console
 from scipy import stats
 
-from effbench.analyse import seeds
-from effbench.show import seeds as show_seeds
+from effbench.common.spec import Cell, Record, UsageError
+from effbench.records.analyse import seeds
+from effbench.show import comparison_tables as show_seeds
 from effbench.show.blocks import renderable
-from effbench.spec import Cell, Record, UsageError
 
 
 def frame(scores: dict[str, list[float]], **setting: object) -> pd.DataFrame:

@@ -13,15 +13,15 @@ import pytest
 from frames import SIX, accuracy_records, cost_records, raw
 from rich.console import Console
 
-from effbench.analyse.complexity import exponents
-from effbench.analyse.crossover import crossovers
-from effbench.analyse.summary import summarise
+from effbench.common.spec import UsageError
+from effbench.records.analyse.complexity import exponents
+from effbench.records.analyse.crossover import crossovers
+from effbench.records.analyse.summary import summarise
 from effbench.show import plots, tables, units
 from effbench.show.blocks import FORMATS, as_text, renderable
-from effbench.show.complexity import complexity_blocks
+from effbench.show.complexity_tables import complexity_blocks
 from effbench.show.look import looks
 from effbench.show.overview import fastest, in_words, overview
-from effbench.spec import UsageError
 
 FAILS = {
     ("vanilla", "train", 4096): ("oom", "out of memory within 1 GiB"),

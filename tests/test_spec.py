@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effbench.spec import (
+from effbench.common.spec import (
     PROBES,
     STATUSES,
     Cell,
@@ -22,7 +22,7 @@ from effbench.spec import (
     record_from,
     to_json,
 )
-from effbench.wording import one_line
+from effbench.common.wording import one_line
 
 options = st.dictionaries(
     st.text("abcdef", min_size=1), st.booleans() | st.integers(-9, 9) | st.text("xyz") | st.none(), max_size=3

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 import effbench
-from effbench.spec import Cell, Record, UsageError, cell_key
-from effbench.store import Store, StoreFull, export, raw_frame
+from effbench.common.spec import Cell, Record, UsageError, cell_key
+from effbench.records.store import Store, StoreFull, export, raw_frame
 
 
 def record(seq_len: int = 8, status: str = "ok", time_s: float = 1.0, **changes) -> Record:

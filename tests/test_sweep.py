@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effbench.spec import UsageError
-from effbench.sweep import Sweep, parse_bytes, parse_lengths, parse_seconds, presets
+from effbench.common.spec import UsageError
+from effbench.sweep.sweep import Sweep, parse_bytes, parse_lengths, parse_seconds, presets
 
 ONE = 'name = "one"\n[[grid]]\nmechanism = "vanilla"\nseq_len = 16\nthreads = 1\n'
 

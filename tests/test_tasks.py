@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effbench import registry
-from effbench.machine import cache_dir
-from effbench.spec import UsageError
-from effbench.tasks import Examples, classification_scores, prior
-from effbench.tasks.cache import cached
-from effbench.tasks.imdb import IMDB, RATINGS
-from effbench.tasks.listops import FILES, TOKENS, ListOps, Shape, evaluate, generate
-from effbench.tasks.text import stratified_order
+from effbench.common import registry
+from effbench.common.machine import cache_dir
+from effbench.common.spec import UsageError
+from effbench.measured.data.cache import cached
+from effbench.measured.tasks.base import Examples, classification_scores, prior
+from effbench.measured.tasks.imdb import IMDB, RATINGS
+from effbench.measured.tasks.listops import FILES, TOKENS, ListOps, Shape, evaluate, generate
+from effbench.measured.tasks.text import stratified_order
 
 SAMPLES = Path(__file__).parents[1].parent / "shared" / "data" / "lra_samples" / "listops"
 SMALL = {"train": 60, "validation": 20, "test": 20}
@@ -281,7 +281,8 @@ def test_options_are_read_from_the_source():
 
 
 def test_tasks_import_without_torch():
-    code = "import sys, effbench.tasks.listops, effbench.tasks.imdb; sys.exit('torch' in sys.modules)"
+    modules = "effbench.measured.tasks.listops, effbench.measured.tasks.imdb"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     root = str(Path(__file__).parents[1])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})
 

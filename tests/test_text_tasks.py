@@ -16,19 +16,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effbench import registry
-from effbench.machine import cache_dir
-from effbench.spec import UsageError
-from effbench.tasks import Examples, Splits, imdb
-from effbench.tasks.amazon import HUB as AMAZON_HUB
-from effbench.tasks.amazon import AmazonElectronics
-from effbench.tasks.imdb import IMDB
-from effbench.tasks.mind_topics import MINDTopics
-from effbench.tasks.newsgroups import Newsgroups
-from effbench.tasks.polarity import Polarity
-from effbench.tasks.reference import tfidf_logreg
-from effbench.tasks.sources import reservoir
-from effbench.tasks.text import TextClassification
+from effbench.common import registry
+from effbench.common.machine import cache_dir
+from effbench.common.spec import UsageError
+from effbench.measured.data.sources import reservoir
+from effbench.measured.tasks import imdb
+from effbench.measured.tasks.amazon import HUB as AMAZON_HUB
+from effbench.measured.tasks.amazon import AmazonElectronics
+from effbench.measured.tasks.base import Examples, Splits
+from effbench.measured.tasks.imdb import IMDB
+from effbench.measured.tasks.mind_topics import MINDTopics
+from effbench.measured.tasks.newsgroups import Newsgroups
+from effbench.measured.tasks.polarity import Polarity
+from effbench.measured.tasks.reference import tfidf_logreg
+from effbench.measured.tasks.text import TextClassification
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 OPENERS: dict[str, Callable] = {"": open, ".xz": lzma.open, ".gz": gzip.open}
@@ -223,7 +224,7 @@ def test_an_empty_folder_is_named_with_what_belongs_there(kind, tmp_path):
 def test_the_second_cell_does_not_pay_for_the_reference(kind, tmp_path, monkeypatch):
     task, folder = small(kind), MADE[kind](tmp_path / "data")
     first = task.data(16, 0, folder).priors
-    monkeypatch.setattr("effbench.tasks.text.tfidf_logreg", None)
+    monkeypatch.setattr("effbench.measured.tasks.text.tfidf_logreg", None)
     assert task.data(8, 0, folder).priors == first
     with pytest.raises(TypeError):
         task.data(16, 1, folder)  # other rows, another reference
@@ -266,7 +267,7 @@ def test_options_are_read_from_the_source():
 
 def test_tasks_import_without_torch_or_scikit_learn():
     modules = ", ".join(
-        f"effbench.tasks.{n}" for n in ("amazon", "imdb", "mind_topics", "newsgroups", "polarity")
+        f"effbench.measured.tasks.{n}" for n in ("amazon", "imdb", "mind_topics", "newsgroups", "polarity")
     )
     code = f"import sys, {modules}; sys.exit(bool({{'torch', 'sklearn', 'tokenizers'}} & set(sys.modules)))"
     root = str(Path(__file__).parents[1])
@@ -287,7 +288,7 @@ def test_words_are_those_of_the_tasks_docstring(tmp_path):
 
 
 def stand_in(table: dict[str, float]) -> types.ModuleType:
-    module = types.ModuleType("effbench.tasks.vectors")
+    module = types.ModuleType("effbench.measured.data.vectors")
     module.asked = []
 
     def initial(words: list[str], vectors: str, seed: int) -> np.ndarray:
@@ -300,7 +301,7 @@ def stand_in(table: dict[str, float]) -> types.ModuleType:
 
 def test_vectors_stand_at_their_words_ids(tmp_path, monkeypatch):
     module = stand_in({"the": 5.0, "engine": 6.0})
-    monkeypatch.setitem(sys.modules, "effbench.tasks.vectors", module)
+    monkeypatch.setitem(sys.modules, "effbench.measured.data.vectors", module)
     folder = newsgroups_lines(tmp_path / "n")
     plain, task = small(Newsgroups), small(Newsgroups, vectors="package")
     assert task.check(folder) == plain.check(folder) + "-of-package"
@@ -321,7 +322,7 @@ def test_vectors_stand_at_their_words_ids(tmp_path, monkeypatch):
 
 
 def test_check_refuses_vectors_that_cannot_be_read(tmp_path):
-    pytest.importorskip("effbench.tasks.vectors")
+    pytest.importorskip("effbench.measured.data.vectors")
     with pytest.raises(UsageError, match="nowhere.txt"):
         small(Newsgroups, vectors="nowhere.txt").check(newsgroups_lines(tmp_path / "n"))
 

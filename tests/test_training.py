@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import nn
 
-from effbench.mechanism import Mechanism, Unsupported
-from effbench.models.checkpoint import Checkpoint
-from effbench.models.classifier import AdditivePooling, Classifier
-from effbench.models.encoder import Encoder, FeatureDropout
-from effbench.models.training import Diverged, Recipe, shuffled_batches, sorted_batches, train
-from effbench.probes.accuracy import measure_accuracy
-from effbench.spec import Cell
-from effbench.tasks import Classification, Examples, Splits
-from effbench.tasks.listops import ListOps
+from effbench import Mechanism, Unsupported
+from effbench.common.spec import Cell
+from effbench.measured.models.checkpoint import Checkpoint
+from effbench.measured.models.classifier import AdditivePooling, Classifier
+from effbench.measured.models.encoder import Encoder, FeatureDropout
+from effbench.measured.models.training import Diverged, Recipe, shuffled_batches, sorted_batches, train
+from effbench.measured.probes.accuracy import measure_accuracy
+from effbench.measured.tasks.base import Classification, Examples, Splits
+from effbench.measured.tasks.listops import ListOps
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from frames import ORIGIN, cost_records, raw
 
-from effbench.analyse.statistics import mean_interval, ratio_interval
-from effbench.analyse.summary import label, summarise
+from effbench.common.spec import Cell, Record, UsageError
+from effbench.records.analyse.statistics import mean_interval, ratio_interval
+from effbench.records.analyse.summary import label, summarise
 from effbench.show import figures, look, plots
-from effbench.spec import Cell, Record, UsageError
 
 SIX = ("vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear")
 LONG = tuple(f"my_package.mechanisms:Attention{i}" for i in range(12))

@@ -9,8 +9,8 @@ import pytest
 import truths
 
 import effbench
-from effbench.analyse.complexity import exponents
-from effbench.growth import Growth
+from effbench.common.growth import Growth
+from effbench.records.analyse.complexity import exponents
 
 TRUTHS = Path(truths.__file__)
 N, D = 64, 16

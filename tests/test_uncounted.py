@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effbench import worker
-from effbench.mechanism import Unsupported
-from effbench.probes import flops as flops_probe
-from effbench.probes.failure import ProbeFailed
-from effbench.probes.flops import EAGER, EXECUTED, count_work
-from effbench.probes.memory import left_out, peak_bytes, saved_bytes
-from effbench.spec import Cell, Job, Limits
+from effbench import Unsupported
+from effbench.common.spec import Cell, Job, Limits
+from effbench.measured import worker
+from effbench.measured.probes import flops as flops_probe
+from effbench.measured.probes.failure import ProbeFailed
+from effbench.measured.probes.flops import EAGER, EXECUTED, count_work
+from effbench.measured.probes.memory import left_out, peak_bytes, saved_bytes
 
 Q = torch.randn(2, 3, 8, 4)
 ATTENTION = 2 * 2 * 2 * 3 * 8 * 8 * 4  # FLOPs of softmax(q k^T) v without its softmax

@@ -16,14 +16,12 @@ from damage import changed, complaint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from effbench import cli, registry
-from effbench.analyse import published_data
-from effbench.gate import settings as gate
-from effbench.growth import Growth
-from effbench.spec import MESSAGE, UsageError, parse_json
-from effbench.store import Store
-from effbench.sweep import _AXES, MOST_CELLS, Sweep, read_axis, read_toml
-from effbench.values import (
+from effbench.cli import app as cli
+from effbench.common import registry
+from effbench.common.files import read_toml
+from effbench.common.growth import Growth
+from effbench.common.spec import MESSAGE, UsageError, parse_json
+from effbench.common.values import (
     MOST,
     MOST_LENGTHS,
     number,
@@ -35,7 +33,11 @@ from effbench.values import (
     parse_whole,
     whole,
 )
-from effbench.wording import one_line, shown
+from effbench.common.wording import one_line, shown
+from effbench.gate import settings as gate
+from effbench.records.analyse import published_data
+from effbench.records.store import Store
+from effbench.sweep.sweep import _AXES, MOST_CELLS, Sweep, read_axis
 
 HERE = settings(suppress_health_check=list(HealthCheck))
 SOME = settings(HERE, max_examples=40)
@@ -526,7 +528,7 @@ def test_a_complaint_about_a_sweep_names_file_and_key(change, words, tmp_path):
 
 # The paper's numbers.
 
-PUBLISHED = (files("effbench") / "published" / "fastformer.toml").read_text(encoding="utf-8")
+PUBLISHED = (files("effbench.records") / "published" / "fastformer.toml").read_text(encoding="utf-8")
 
 
 def test_the_papers_numbers_are_read():

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effbench.spec import UsageError
-from effbench.tasks import vectors
-from effbench.tasks.vectors import fingerprint, found, initial
+from effbench.common.spec import UsageError
+from effbench.measured.data import vectors
+from effbench.measured.data.vectors import fingerprint, found, initial
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec(vectors.PACKAGE) is None,

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 MIB = 2**20
 OVERRUNS = "EFFBENCH_TRUTHS_OVERRUNS"  # names a folder in which Busy leaves by how much each call overran

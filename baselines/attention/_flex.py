@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from effbench.mechanism import Unsupported
+from effbench import Unsupported
 
 BLOCK = 128  # queries, and keys, that the kernels take or leave together
 NARROWEST = 16  # the least width of a head that the kernels take

@@ -56,7 +56,7 @@ def summed(size: int) -> int:
 def refuse_causal(causal: bool, name: str, why: str) -> None:
     """Raise Unsupported with the reason, for a mechanism without a causal form."""
     if causal:
-        from effbench.mechanism import Unsupported
+        from effbench import Unsupported
 
         raise Unsupported(f"{name} has no causal form here: {why}")
 

@@ -22,7 +22,7 @@ from baselines.attention._heads import (
     split_heads,
     wide_bytes,
 )
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 TOGETHER = 64  # blocks of queries, of one head or a few, that gather at once
 

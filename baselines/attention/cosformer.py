@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from baselines.attention._heads import clear_padding, merge_heads, no_autocast, split_heads, wide_bytes
 from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 EPSILON = 1e-6
 

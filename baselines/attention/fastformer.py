@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from baselines.attention._heads import clear_padding, masked_softmax, no_autocast, require, summed
 from baselines.attention._running import past_pairs, rows_and_pairs, running_softmax
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 
 class Fastformer(Mechanism):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from baselines.attention._heads import clear_padding, refuse_causal
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 
 class FNet(Mechanism):

@@ -17,7 +17,7 @@ from baselines.attention._heads import (
     wide_bytes,
 )
 from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 EPSILON = 1e-6
 

@@ -14,7 +14,7 @@ from baselines.attention._heads import (
     split_heads,
     wide_bytes,
 )
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 
 class Linformer(Mechanism):

@@ -19,7 +19,7 @@ from baselines.attention._heads import (
     wide_bytes,
 )
 from baselines.attention._windows import attend_in_windows
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 
 class Longformer(Mechanism):

@@ -15,7 +15,7 @@ from baselines.attention._heads import (
     split_heads,
     wide_bytes,
 )
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 
 class Luna(Mechanism):

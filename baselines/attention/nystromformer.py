@@ -16,7 +16,7 @@ from baselines.attention._heads import (
     split_heads,
     wide_bytes,
 )
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 # longest filter that a convolution may pad for: oneDNN 3.12 takes wrong gradients of longer ones, or crashes
 LONGEST = 31

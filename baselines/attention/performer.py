@@ -21,7 +21,7 @@ from baselines.attention._running import (
     running_features,
     running_features_of_any_range,
 )
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 
 class Performer(Mechanism):

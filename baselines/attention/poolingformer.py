@@ -18,7 +18,7 @@ from baselines.attention._heads import (
     wide_bytes,
 )
 from baselines.attention._windows import strided_windows
-from effbench.mechanism import Mechanism
+from effbench import Mechanism
 
 NEAR_BLOCK = 32  # queries that go together in the first level
 WIDE_BLOCK = 64  # and in the second, at least: there it is a multiple of the stride

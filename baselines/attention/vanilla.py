@@ -16,7 +16,7 @@ from baselines.attention._heads import (
     split_heads,
     wide_bytes,
 )
-from effbench.mechanism import Mechanism, Unsupported
+from effbench import Mechanism, Unsupported
 
 IMPLEMENTATIONS = ("auto", "sdpa", "dense", "xformers")
 

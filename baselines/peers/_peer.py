@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from effbench.mechanism import Mechanism, Unsupported
+from effbench import Mechanism, Unsupported
 
 
 class Peer(Mechanism):

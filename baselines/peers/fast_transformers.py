@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from baselines.peers._peer import Peer
-from effbench.mechanism import Unsupported
+from effbench import Unsupported
 
 
 class Linear(Peer):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from baselines.peers._peer import Peer, refuse_causal, refuse_mask
-from effbench.mechanism import Unsupported
+from effbench import Unsupported
 
 
 class Longformer(Peer):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from baselines.peers._peer import Peer, refuse_causal, refuse_mask
-from effbench.mechanism import Unsupported
+from effbench import Unsupported
 
 
 class Linformer(Peer):

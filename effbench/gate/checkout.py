@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effbench.common.spec import UsageError
 from effbench.gate import git
 from effbench.gate.git import Refused, Repository
 from effbench.gate.submodules import check_out_submodules
-from effbench.spec import UsageError
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 

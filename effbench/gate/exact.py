@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from effbench.common.spec import Cell
 from effbench.gate.report import Figure
-from effbench.spec import Cell
 
 FIGURES = ("flops", "peak_bytes", "saved_bytes", "parameters", "ops")
 # How much a figure may grow: by a share, by one unit in which torch hands out memory, or by anything.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from effbench.common.spec import Cell
 from effbench.gate.checkout import Tree
 from effbench.gate.decide import Decision, Plan, Round, decide
 from effbench.gate.lockstep import CellFailed, play
@@ -19,7 +20,6 @@ from effbench.gate.pair import Pair, cells_of, exact_figures
 from effbench.gate.report import Line, Report, Verdict
 from effbench.gate.settings import GateSettings, unused
 from effbench.gate.workers import Nursery
-from effbench.spec import Cell
 
 Listener = Callable[[str], None]
 # A slowdown is asked again with an error of its own: it must pass both, so that the first bounds the gate's.

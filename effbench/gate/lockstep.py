@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from effbench.common.spec import Cell
 from effbench.gate.decide import Round
 from effbench.gate.workers import Nursery, Worker, WorkerDied
-from effbench.spec import Cell
 
 MIN_BLOCK_S = 1.5e-3  # a timed block lasts at least this long: asking for it costs a tenth of that
 # What other processes left in the caches costs a call about 0.5 ms here; a call this long shows it as little.

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from effbench.common.spec import Cell, UsageError, to_json
 from effbench.gate import exact
 from effbench.gate.checkout import Tree
 from effbench.gate.report import Figure, Line, Verdict
 from effbench.gate.settings import GateSettings
 from effbench.gate.workers import NoAnswer, Nursery, Worker, WorkerDied
-from effbench.spec import Cell, UsageError, to_json
 
 _LEAST_S = 10.0  # that a side has for the exact figures of one cell, however little budget is left
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from effbench.exits import Exit
-from effbench.spec import Cell
+from effbench.common.exits import Exit
+from effbench.common.spec import Cell
 
 # slower: confirmed. suspected: slower, but fresh workers did not confirm it, or had no time to.
 # new, gone: only the head, only the base has it. failed: the head cannot run it. base-failed: the head can,

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from effbench import files, registry, sweep
+from effbench.common import files, registry
+from effbench.common.spec import MODES, Cell, Option, UsageError, spec_label
+from effbench.common.values import number, parse_share, parse_time_s, parse_whole
+from effbench.common.wording import shown
 from effbench.gate.exact import DEFAULTS, Tolerance
 from effbench.gate.exact import FIGURES as EXACT
 from effbench.gate.paths import from_root
-from effbench.spec import MODES, Cell, Option, UsageError, spec_label
-from effbench.values import number, parse_share, parse_time_s, parse_whole
-from effbench.wording import shown
+from effbench.sweep import sweep
 
 TABLE = "tool.effbench.gate"
 # One thread, since on a shared machine the others wait for whoever has the other cores.
@@ -186,7 +187,7 @@ def _file(root: Path, config: Path | None) -> tuple[dict[str, Any], str]:
         return {}, str(path)
     if path.is_dir():
         raise UsageError(f"config {str(config)!r} is a folder: name a file")
-    data = sweep.read_toml(path)
+    data = files.read_toml(path)
     if path.name != "pyproject.toml":
         return data, str(path)
     for name in ("tool", "effbench"):

@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from effbench.common.spec import Cell, Record, UsageError
 from effbench.gate import exact
 from effbench.gate.decide import detectable, judge
 from effbench.gate.report import Figure, Line, Report, Verdict
 from effbench.gate.unpaired import difference
-from effbench.spec import Cell, Record, UsageError
-from effbench.store import Store
+from effbench.records.store import Store
 
 # So many cores' worth of other work, by the median over a side's repeats, make a cell's times unfit: what
 # is left of caches and memory bandwidth is another machine's. The reference's records show 0.13 at most.

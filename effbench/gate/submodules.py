@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from effbench.common.spec import UsageError
 from effbench.gate import git
 from effbench.gate.git import Refused, Repository
-from effbench.spec import UsageError
 
 
 def check_out_submodules(

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
+from effbench.common.spec import Cell, spec_label
 from effbench.gate.report import Figure, Line, Report, Verdict
-from effbench.spec import Cell, spec_label
 
 # What may set cells apart besides mechanism, mode and length. Not the probe: a figure's cell may be another
 # probe's than that of the time.

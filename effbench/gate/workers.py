@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from effbench.inherited import environment
-from effbench.spec import Cell, to_json
+from effbench.common.inherited import environment
+from effbench.common.spec import Cell, to_json
 
-_SCRIPT = Path(__file__).with_name("side.py")
+_SCRIPT = Path(__file__).parents[1] / "measured" / "side.py"
 _START_S = 120.0
 _LOG_TAIL_BYTES = 2000
 
@@ -38,7 +38,7 @@ class NoAnswer(WorkerDied):
 
 
 class Nursery:
-    """A process that has torch and effbench imported and forks workers; see effbench.gate.side.
+    """A process that has torch and effbench imported and forks workers; see effbench.measured.side.
 
     ``inside`` is a folder of every worker's root whose modules come before the root's own, "" for none.
     """
@@ -106,7 +106,7 @@ class Nursery:
 
 
 class Worker:
-    """One process with the code of one side; ``ask`` is a method call on effbench.gate.side.Side."""
+    """One process with the code of one side; ``ask`` is a method call on effbench.measured.side.Side."""
 
     def __init__(self, nursery: Nursery, side: str, root: Path) -> None:
         self.side = side

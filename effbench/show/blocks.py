@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from effbench.spec import Status
+from effbench.common.spec import Status
 
 FORMATS = ("table", "csv", "json", "markdown", "latex")
 _FAILED = set(get_args(Status)) - {"ok"}

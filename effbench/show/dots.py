@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from effbench.analyse.summary import label
+from effbench.records.analyse.summary import label
 from effbench.show.look import GREY, Style
 from effbench.show.tables import each_row
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from effbench.analyse.load import undisturbed
-from effbench.analyse.published import MODES, published, published_scores, published_times, settled
-from effbench.analyse.statistics import ratio_interval
-from effbench.analyse.summary import label
+from effbench.records.analyse.load import undisturbed
+from effbench.records.analyse.published import MODES, published, published_scores, published_times, settled
+from effbench.records.analyse.statistics import ratio_interval
+from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.look import (
     GREY,
@@ -62,7 +62,7 @@ def figure2(raw: pd.DataFrame, paper: PublishedTimes | None = None) -> list[tupl
     """Time over Fastformer's at the same length, against length, at a constant number of tokens a batch.
 
     From time cells at d_model 256 whose batch_size x seq_len is the same at two lengths or more. Ratios are
-    paired by repeat (:func:`effbench.analyse.statistics.ratio_interval`). The paper's points stand beside
+    paired by repeat (``statistics.ratio_interval``). The paper's points stand beside
     ours as ratios too, since its unit of time is not known. Raises NothingToDraw.
     """
     nothing = "there is nothing to draw for figure2: "

@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import ScaledTranslation
 
-from effbench.analyse.scores import metric_of
-from effbench.analyse.statistics import mean_interval
-from effbench.analyse.summary import label
+from effbench.common.spec import UsageError
+from effbench.common.wording import plural
+from effbench.records.analyse.scores import metric_of
+from effbench.records.analyse.statistics import mean_interval
+from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.tables import each_row, what_was_measured
-from effbench.spec import UsageError
-from effbench.wording import plural
 
 # Okabe and Ito's colours without the yellow, which is too light for a line; markers and dashes carry the
 # same information in grey.

@@ -7,15 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from effbench import columns
-from effbench.analyse.drift import doubts
-from effbench.analyse.load import BESIDE_LOAD
-from effbench.analyse.scores import metric_of
-from effbench.analyse.summary import ONE_REPEAT, label
+from effbench.common import columns
+from effbench.common.wording import plural
+from effbench.records.analyse.drift import doubts
+from effbench.records.analyse.load import BESIDE_LOAD
+from effbench.records.analyse.scores import metric_of
+from effbench.records.analyse.summary import ONE_REPEAT, label
 from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.tables import SHAPE, each_row, what_was_measured
-from effbench.wording import plural
 
 ABOVE_THE_ROOF = 1.1
 _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -280,7 +280,7 @@ def mixtures(frame: pd.DataFrame) -> list[str]:
     machines = sorted(frame["machine"].unique())
     if len(machines) > 1:
         found.append(f"measured on {len(machines)} machines: {'; '.join(machines)}")
-    # version-measuring-plugin: see effbench.fingerprint
+    # version-measuring-plugin: see effbench.sweep.fingerprint
     measuring = sorted({code.rpartition("-")[0] for code in frame["code"]})
     if len(measuring) > 1:
         found.append(f"measured by {len(measuring)} versions of effbench: {', '.join(measuring)}")

@@ -17,13 +17,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from effbench.analyse.complexity import exponents, told
-from effbench.analyse.crossover import crossovers
-from effbench.analyse.scores import metric_of, with_score
-from effbench.analyse.summary import label
-from effbench.columns import score_unit
+from effbench.common.columns import score_unit
+from effbench.common.spec import UsageError
+from effbench.records.analyse.complexity import exponents, told
+from effbench.records.analyse.crossover import crossovers
+from effbench.records.analyse.scores import metric_of, with_score
+from effbench.records.analyse.summary import label
 from effbench.show import figures as paper_figures
-from effbench.show import training, units
+from effbench.show import training_plots, units
 from effbench.show.dots import dots
 from effbench.show.look import (
     RC,
@@ -44,12 +45,11 @@ from effbench.show.look import (
     ticks_apart,
 )
 from effbench.show.tables import SHAPE, each_row, of_shape
-from effbench.spec import UsageError
 
 _TRADEOFF = ["score", "tokens_per_s", "peak_bytes"]
 _COST = ("time", "tokens", "memory", "flops", "roofline")
 _SCORES = ("accuracy", "tradeoff")
-KINDS = (*_COST, *_SCORES, *training.KINDS, *paper_figures.KINDS)
+KINDS = (*_COST, *_SCORES, *training_plots.KINDS, *paper_figures.KINDS)
 SUFFIXES = (".png", ".svg", ".pdf")
 
 MOST_CROSSOVERS = 3  # in a panel: more would hide the curves
@@ -102,8 +102,8 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, F
     if kind not in KINDS:
         raise UsageError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     with mpl.rc_context(RC):
-        if kind in training.KINDS:
-            found = training.KINDS[kind](raw)
+        if kind in training_plots.KINDS:
+            found = training_plots.KINDS[kind](raw)
         elif kind in paper_figures.KINDS:
             found = paper_figures.KINDS[kind](raw)
         else:

@@ -13,11 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from effbench.columns import headline
+from effbench.common.columns import headline
+from effbench.common.spec import Cell, Job, Record
+from effbench.common.wording import plural
+from effbench.records.store import Problem
 from effbench.show.units import score_words, written_score
-from effbench.spec import Cell, Job, Record
-from effbench.store import Problem
-from effbench.wording import plural
 
 _STYLES = {"ok": "", "interrupted": "yellow", "skipped": "yellow", "unsupported": "yellow"}
 _PLAIN_EVERY_S = 10.0

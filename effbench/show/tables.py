@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from effbench.columns import Unit, column
+from effbench.common.columns import Unit, column
+from effbench.common.spec import UsageError
+from effbench.common.wording import plural
 from effbench.show import units
 from effbench.show.blocks import FORMATS, latex_table, markdown_row
-from effbench.spec import UsageError
-from effbench.wording import plural
 
 # A row's shape: configurations are compared only within one.
 SHAPE = ["scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads", "allocator"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from effbench.columns import score_unit
+from effbench.common.columns import score_unit
 
 
 def seconds(value: float) -> str:

@@ -1,0 +1,5 @@
+"""The command line: one file a command, options that several commands share in options.py."""
+
+from effbench.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,59 @@
+"""The line that an error comes from: the user's, before effbench's, torch's or Python's own."""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_EFFBENCH = Path(__file__).resolve().parents[1]
+_PYTHON = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+_FAULT = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)')
+
+Frame = tuple[str, int, str]  # file, line, function
+
+
+def place(error: BaseException, home: Path | None = None) -> str:
+    """``mine.py:12 in forward``: the innermost line of an exception that the user can mend; "" without one.
+
+    ``home`` is the folder of the code that was asked for, whose lines win over all others.
+    """
+    frames = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)]
+    return _written(_chosen(list(reversed(frames)), home))
+
+
+def fault_place(log: str, home: Path | None = None) -> str:
+    """The same of what Python's fault handler wrote, the innermost frame first."""
+    frames = [(m["file"], int(m["line"]), m["function"]) for m in _FAULT.finditer(log)]
+    return _written(_chosen(frames, home))
+
+
+def _chosen(frames: Sequence[Frame], home: Path | None) -> Frame | None:
+    """Of frames, the innermost first, the first that the strictest rule lets through."""
+    rules: list[Callable[[Path], bool]] = [
+        lambda path: home is not None and path.is_relative_to(home.resolve()) and not _is_ours(path),
+        lambda path: not (_is_ours(path) or _is_pythons(path) or "site-packages" in path.parts),
+        lambda path: not (_is_ours(path) or _is_pythons(path) or "torch" in path.parts),
+        lambda path: not _is_ours(path),
+        lambda path: True,
+    ]
+    real = [frame for frame in frames if not frame[0].startswith("<")]
+    for rule in rules:
+        for frame in real:
+            if rule(Path(frame[0]).resolve()):
+                return frame
+    return None
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_relative_to(_EFFBENCH)
+
+
+def _is_pythons(path: Path) -> bool:
+    return any(path.is_relative_to(folder) for folder in _PYTHON) and "site-packages" not in path.parts
+
+
+def _written(frame: Frame | None) -> str:
+    return "" if frame is None else f"{Path(frame[0]).name}:{frame[1]} in {frame[2]}"

@@ -1,0 +1,182 @@
+"""The machine: what it is, its allocator and threads, and how busy it is."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from effbench.common.spec import Allocator
+
+# glibc's mallopt parameters (malloc.h)
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+
+@cache
+def name() -> str:
+    """What tells this machine from another: processor, cores that this process may use, memory."""
+    memory = total_memory_bytes() / 2**30
+    return f"{processor()}, {cores()} cores, {memory:.0f} GiB"
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+# Others' work disturbs a measurement from so many cores on, if so large a share of all cores is in use: a
+# thread that waits for a core delays all that wait for it.
+BUSY_CORES, BUSY_SHARE = 0.5, 0.75
+
+
+def crowded(others_cores: float | None, threads: int, machine_cores: float | None) -> bool:
+    """Whether others' work competes for cores with an operation of ``threads`` threads on this machine."""
+    if others_cores is None or machine_cores is None or not others_cores >= BUSY_CORES:
+        return False
+    return bool(threads + others_cores > BUSY_SHARE * machine_cores)
+
+
+def cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/effbench``, or ``~/.cache/effbench``; safe to delete at any time."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "effbench"
+    except RuntimeError:  # a user without a home folder, as in some containers: nothing can be kept
+        return Path(os.devnull) / "effbench"
+
+
+def total_memory_bytes() -> int:
+    """Memory that this process could have: the machine's, or its control group's if that is less; bytes."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (most := limit.read_text().strip()) != "max":
+        return min(physical, int(most))
+    return physical
+
+
+def keep_freed_memory() -> bool:
+    """Make malloc keep what is freed, so that a large tensor is not page-faulted anew at every call.
+
+    glibc hands blocks of 32 MiB and more back to the kernel at once; the next call of the same size then
+    pays for fresh zeroed pages, which can exceed the arithmetic. One arena, no mmap, no trimming. Returns
+    False where the C library has no mallopt (only glibc's does this).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1))
+    return all(mallopt(parameter, value) == 1 for parameter, value in wanted)
+
+
+def set_allocator(allocator: Allocator) -> str:
+    """Set malloc's policy for this process and say which one is in force."""
+    if allocator == "system":
+        return "system"
+    return "kept" if keep_freed_memory() else "system (freed memory cannot be kept here)"
+
+
+def cpu_quota_cores() -> float | None:
+    """Cores' worth of time that the control group allows; None without a limit or where it is not visible."""
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    if not limit.is_file():
+        return None
+    most, _, period = limit.read_text().partition(" ")
+    return None if most == "max" else int(most) / int(period)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """The machine's clocks at one moment, so that what went on since then can be told.
+
+    ``busy_s`` and ``steal_s`` are seconds that all cores together were busy, and were kept from this machine
+    by its hypervisor, since it started; None where that is not visible.
+    """
+
+    wall_s: float
+    own_s: float
+    busy_s: float | None
+    steal_s: float | None
+    frequency_hz: float | None
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Read the clocks."""
+        busy_s, steal_s = _stat(Path("/proc/stat"))
+        return cls(
+            wall_s=time.perf_counter(),
+            own_s=time.process_time(),
+            busy_s=busy_s,
+            steal_s=steal_s,
+            frequency_hz=frequency_hz(),
+        )
+
+    def since(self) -> dict[str, float | None]:
+        """Since then ``steal_s``, ``others_cores`` and ``frequency_change``; now ``frequency_hz``."""
+        end = Moment.now()
+        others = steal = change = None
+        if self.busy_s is not None and end.busy_s is not None:
+            busy = (end.busy_s - self.busy_s) - (end.own_s - self.own_s)
+            others = round(max(0.0, busy) / max(end.wall_s - self.wall_s, 1e-3), 2)
+        if self.steal_s is not None and end.steal_s is not None:
+            steal = round(end.steal_s - self.steal_s, 3)
+        if self.frequency_hz and end.frequency_hz:
+            change = round(end.frequency_hz / self.frequency_hz - 1, 4)
+        return {
+            "steal_s": steal,
+            "others_cores": others,
+            "frequency_hz": end.frequency_hz,
+            "frequency_change": change,
+        }
+
+
+def _stat(path: Path) -> tuple[float | None, float | None]:
+    """(busy, stolen) seconds of all cores since the start, from /proc/stat; None if it is not there."""
+    if not path.is_file():
+        return None, None
+    fields = [int(field) for field in path.read_text().split("\n", 1)[0].split()[1:]]
+    if len(fields) < 8:
+        return None, None
+    user, nice, system, _, _, irq, softirq, steal = fields[:8]
+    tick = float(os.sysconf("SC_CLK_TCK"))
+    return (user + nice + system + irq + softirq) / tick, steal / tick
+
+
+def affinity() -> tuple[int, ...] | None:
+    """The cores that this process may run on, by number; None where that is not visible."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
+
+
+def load_1min() -> float:
+    """Load average over the last minute."""
+    return os.getloadavg()[0]
+
+
+def frequency_hz() -> float | None:
+    """The first core's clock as the system shows it, in Hz; None where it does not."""
+    scaling = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    if scaling.is_file():
+        return float(scaling.read_text()) * 1e3
+    megahertz = _cpuinfo("cpu MHz")
+    return float(megahertz) * 1e6 if megahertz else None
+
+
+def processor() -> str:
+    """The name of the processor, as the system tells it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == field:
+                return " ".join(value.split())
+    return ""

@@ -1,0 +1,393 @@
+"""What goes over the wire: Cell, Limits, Record and their JSON. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from effbench.common.wording import one_line, shown
+
+Option = bool | int | float | str | None
+Probe = Literal["time", "memory", "flops", "accuracy", "audit", "ceiling", "noise"]
+Scope = Literal["attention", "encoder"]
+Mode = Literal["forward", "train"]
+Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+Allocator = Literal["kept", "system"]
+Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "incorrect", "skipped", "interrupted"]
+
+# What a sweep can measure. The others are asked by effbench itself: an audit of a mechanism, and of the
+# machine its ceiling (peak FLOP/s and bandwidth) and its noise.
+PROBES: tuple[Probe, ...] = ("time", "memory", "flops", "accuracy")
+MACHINE = "machine"  # the mechanism of a cell that measures the machine alone
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+MODES: tuple[Mode, ...] = get_args(Mode)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+MIN_SAMPLES = 5  # of a time cell, and its warm-up at least: an estimate counts on them too
+WARM_UP_MIN_S = 0.1
+DEVICE = r"cpu|cuda(:[0-9]{1,3})?"
+MESSAGE = 1000  # characters of a complaint
+_LARGEST = 2**63  # no integer of a record is as large: a table's columns have 64 bits
+
+
+class UsageError(ValueError):
+    """Something the user got wrong: shown as one printable line of bounded length, exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, MESSAGE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One measurement to make.
+
+    ``mechanism`` is a registered name or a reference such as ``path/to/file.py:MyAttention``;
+    ``repeat`` is the replicate: a fresh process, seeded with ``seed + repeat``. ``scope`` says what is
+    measured: one attention layer, or an encoder of ``layers`` blocks. ``seconds`` is how long a time cell
+    samples at most; ``precision`` is the half-width of the interval that is asked for, as a share of the
+    time: it ends the sampling of one cell early, and says whether the repeats of a cell are enough.
+    """
+
+    mechanism: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    probe: Probe
+    scope: Scope = "attention"
+    mode: Mode = "forward"
+    task: str | None = None
+    task_options: Mapping[str, Option] = field(default_factory=dict)
+    seq_len: int
+    batch_size: int = 1
+    d_model: int = 256
+    heads: int = 16
+    layers: int = 1
+    dtype: Dtype = "float32"
+    device: str = "cpu"
+    threads: int = 1
+    allocator: Allocator = "kept"
+    seconds: float = 0.5
+    precision: float = 0.02
+    seed: int = 0
+    repeat: int = 0
+
+    @property
+    def key(self) -> str:
+        """A hash of the cell's JSON: the name of its record."""
+        return cell_key(to_json(self))
+
+    @property
+    def label(self) -> str:
+        """The mechanism as a user would write it: ``fastformer:interaction=add``."""
+        return spec_label(self.mechanism, self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one cell may use: seconds of wall time, and bytes above what its process started with."""
+
+    timeout_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A cell on its way down: with its limits, the folder of its task's data, and what makes its number.
+
+    ``code`` fingerprints the sources and ``data`` the input files; both are copied into the record.
+    ``checkpoint`` is the file in which a training may keep what it needs to go on after it was killed.
+    """
+
+    cell: Cell
+    limits: Limits
+    data_dir: str | None = None
+    code: str = ""
+    data: str = ""
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What became of a cell. Failure is a status with a reason, never a missing row.
+
+    ``samples`` holds raw series in SI units (``time_s``), ``values`` single numbers (``peak_bytes``),
+    ``machine`` the facts of the machine, ``code`` and ``data`` what produced the number, ``started``
+    an ISO time in UTC and ``seconds`` the wall time the cell took.
+    """
+
+    cell: Cell
+    status: Status
+    reason: str = ""
+    samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    values: Mapping[str, float | int | str | None] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
+    data: str = ""
+    limits: Limits | None = None
+    started: str = ""
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, job: Job, status: Status, reason: str = "", machine: str = "") -> Record:
+        """A job's record without a measurement yet: its cell, limits and fingerprints, and the time now."""
+        return cls(
+            cell=job.cell,
+            status=status,
+            reason=reason,
+            machine={"name": machine} if machine else {},
+            code=job.code,
+            data=job.data,
+            limits=job.limits,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def cell_key(text: str) -> str:
+    """The key of a cell from its JSON, of this version or of an earlier one with fewer fields."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_json(value: Cell | Job | Record) -> str:
+    """Canonical JSON: sorted keys, no spaces; NaN is refused, since JSON has none."""
+    return json.dumps(asdict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says, held to the standard.
+
+    Raises ValueError for what is not JSON, and for what Python's reader lets through: NaN and infinities,
+    numbers that no float or 64-bit integer holds, a key that stands twice, nesting beyond reason.
+    """
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_no_number,
+            parse_float=_float,
+            parse_int=_integer,
+        )
+    except RecursionError:
+        raise ValueError("arrays or objects are nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {shown(key)} stands twice in an object")
+        found[key] = value
+    return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+def _float(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(f"the number {shown(text)} is too large")
+    return found
+
+
+def _integer(text: str) -> int:
+    found = int(text) if len(text) < 40 else _LARGEST
+    if abs(found) >= _LARGEST:
+        raise ValueError(f"the number {shown(text)} is too large")
+    return found
+
+
+def cell_from(data: object) -> Cell:
+    """Read a Cell from parsed JSON; ValueError names what is missing, unknown, of the wrong type or range."""
+    return Cell(**_fields(Cell, data, _CELL))
+
+
+def job_from(data: object) -> Job:
+    """Read a Job from parsed JSON; ValueError says what does not fit."""
+    values = _checked(Job, data)
+    values["cell"] = cell_from(values["cell"])
+    values["limits"] = _limits("limits", values["limits"])
+    return Job(**values)
+
+
+def record_from(data: object) -> Record:
+    """Read a Record from parsed JSON; ValueError says what does not fit.
+
+    Types and ranges are those that later code relies on. A reason is made one printable line.
+    """
+    return Record(**_fields(Record, data, _RECORD))
+
+
+Read = Callable[[str, Any], Any]
+
+
+def _fields(kind: type[Cell | Record | Limits], data: object, readers: Mapping[str, Read]) -> dict[str, Any]:
+    values = _checked(kind, data)
+    return {name: readers[name](name, value) for name, value in values.items()}
+
+
+def _one_of(allowed: Iterable[str]) -> Read:
+    names = tuple(allowed)
+
+    def read(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError(f"{name} is {shown(value)}, not one of {', '.join(names)}")
+        return value
+
+    return read
+
+
+def _whole_from(least: int) -> Read:
+    def read(name: str, value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{name} is {shown(value)}, not a whole number")
+        if not least <= value < _LARGEST:
+            raise ValueError(f"{name} is {shown(value)}, not a whole number of at least {least}")
+        return value
+
+    return read
+
+
+def _number(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {shown(value)}, not a number")
+    if not (math.isfinite(value) if isinstance(value, float) else abs(value) < _LARGEST):
+        raise ValueError(f"{name} is {shown(value)}, not a finite number, or too large")
+    return value
+
+
+def _at_least_zero(name: str, value: Any) -> Any:
+    if _number(name, value) < 0:
+        raise ValueError(f"{name} is {shown(value)}, less than 0")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {shown(value)}, not text")
+    if not value.isascii() and re.search("[\ud800-\udfff]", value):
+        raise ValueError(f"{name} holds half of a surrogate pair, which is no character")
+    return value
+
+
+def _some_text(name: str, value: Any) -> str:
+    if not _text(name, value):
+        raise ValueError(f"{name} is empty")
+    return str(value)
+
+
+def _or_none(read: Read) -> Read:
+    return lambda name, value: None if value is None else read(name, value)
+
+
+def _scalar(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    return _text(name, value) if isinstance(value, str) else _number(name, value)
+
+
+def _object_of(read: Read) -> Read:
+    def object_(name: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} is {shown(value)}, not an object")
+        for key in value:
+            _some_text(f"a name in {name}", key)
+        return {key: read(f"{name}.{key}", one) for key, one in value.items()}
+
+    return object_
+
+
+def _series(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{name} is {shown(value)}, not a list")
+    return tuple(_number(name, one) for one in value)
+
+
+def _fact(name: str, value: Any) -> Any:
+    """A fact of the machine: a scalar, a list of scalars, or an object of these."""
+    if isinstance(value, dict):
+        return _object_of(_flat)(name, value)
+    return _flat(name, value)
+
+
+def _flat(name: str, value: Any) -> Any:
+    return [_scalar(name, one) for one in value] if isinstance(value, list) else _scalar(name, value)
+
+
+def _device(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(DEVICE, value):
+        raise ValueError(f"{name} is {shown(value)}, not cpu, cuda or cuda:N")
+    return value
+
+
+def _limits(name: str, value: Any) -> Limits:
+    return Limits(**_fields(Limits, value, _LIMITS))
+
+
+def _cell(name: str, value: Any) -> Cell:
+    return cell_from(value)
+
+
+def _reason(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {shown(value)}, not text")
+    return one_line(value, 10 * MESSAGE)
+
+
+_CELL: dict[str, Read] = {
+    "mechanism": _some_text,
+    "options": _object_of(_scalar),
+    "probe": _one_of(get_args(Probe)),
+    "scope": _one_of(SCOPES),
+    "mode": _one_of(MODES),
+    "task": _or_none(_some_text),
+    "task_options": _object_of(_scalar),
+    **dict.fromkeys(("seq_len", "batch_size", "d_model", "heads", "layers", "threads"), _whole_from(1)),
+    "dtype": _one_of(DTYPES),
+    "device": _device,
+    "allocator": _one_of(ALLOCATORS),
+    **dict.fromkeys(("seconds", "precision"), _at_least_zero),
+    **dict.fromkeys(("seed", "repeat"), _whole_from(0)),
+}
+_LIMITS: dict[str, Read] = {"timeout_s": _number, "memory_bytes": _whole_from(0)}
+_RECORD: dict[str, Read] = {
+    "cell": _cell,
+    "status": _one_of(STATUSES),
+    "reason": _reason,
+    "samples": _object_of(_series),
+    "values": _object_of(_scalar),
+    "machine": _object_of(_fact),
+    **dict.fromkeys(("code", "data", "started"), _text),
+    "limits": _or_none(_limits),
+    "seconds": _at_least_zero,
+}
+
+
+def spec_label(name: str, options: Mapping[str, Option]) -> str:
+    """``name:option=value,...``, the form that ``-m`` and ``--task`` read."""
+    written = ",".join(f"{k}={_written(v)}" for k, v in sorted(options.items()))
+    return f"{name}:{written}" if written else name
+
+
+def _written(value: Option) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _checked(kind: type[Cell | Job | Limits | Record], data: object) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ValueError(f"expected a JSON object for {kind.__name__}, found {type(data).__name__}")
+    known = {f.name for f in fields(kind)}
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise ValueError(f"unknown field {unknown[0]!r} in {kind.__name__}")
+    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    missing = sorted(required - set(data))
+    if missing:
+        raise ValueError(f"missing field {missing[0]!r} in {kind.__name__}")
+    return dict(data)

@@ -1,0 +1,1 @@
+"""How tasks read, cache and generate their data."""

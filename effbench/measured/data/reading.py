@@ -1,0 +1,163 @@
+"""Bytes of data files, whole or by lines, unpacked within bounds; what is wrong is named with its place."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from effbench.common.files import is_file, refuse_special, size, why
+from effbench.common.spec import UsageError
+
+PACKED = ("", ".xz", ".gz")  # what a file's name may end with
+LINE_BYTES = 16 * 2**20
+FILE_BYTES = 2**30  # of what is kept of one file, so that a small packed file cannot take the memory
+XZ_MEMORY = 512 * 2**20  # that unpacking may take: xz -9 needs 65 MiB
+
+_CHUNK = 2**20
+_BOM = b"\xef\xbb\xbf"
+DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)  # what reading and unpacking raise
+
+
+def lines(path: Path, most: int | None = FILE_BYTES) -> Iterator[tuple[int, bytes]]:
+    """(1-based number, line without its end) of a file that may be packed with .xz or .gz.
+
+    A byte order mark at the beginning is left out. Raises UsageError for what cannot be read, for a line of
+    more than 16 MiB, and for more than ``most`` bytes in all.
+    """
+    for number, line in whole_lines(path, most):
+        yield number, (line.removeprefix(_BOM) if number == 1 else line).rstrip(b"\r\n")
+
+
+def whole_lines(path: Path, most: int | None = FILE_BYTES) -> Iterator[tuple[int, bytes]]:
+    """(1-based number, line as it stands, its end included), with the errors of ``lines``."""
+    number = total = 0
+    try:
+        with _opened(path) as file:
+            while line := file.readline(LINE_BYTES + 1):
+                number, total = number + 1, total + len(line)
+                if len(line) > LINE_BYTES:
+                    raise UsageError(f"{path}:{number}: the line has more than {size(LINE_BYTES)}")
+                if most is not None and total > most:
+                    raise UsageError(f"{path}:{number}: the file has more than {size(most)}")
+                yield number, line
+    except DAMAGE as error:
+        raise UsageError(f"{path}:{number + 1}: {_verb(path)}: {why(error)}") from None
+
+
+def content(path: Path, most: int = FILE_BYTES) -> bytes:
+    """The whole file, unpacked. Raises UsageError for what cannot be read, or is more than ``most``."""
+    found = bytearray()
+    try:
+        with _opened(path) as file:
+            while chunk := file.read(_CHUNK):
+                found += chunk
+                if len(found) > most:
+                    raise UsageError(f"{path}: the file has more than {size(most)}")
+    except DAMAGE as error:
+        raise UsageError(f"{path}: {_verb(path)}: {why(error)} (after {len(found)} bytes)") from None
+    return bytes(found)
+
+
+def decoded(text: bytes, where: str) -> str:
+    """The bytes as UTF-8."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not UTF-8 text: {error.reason} (byte {error.start})") from None
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """A digest of the files' contents in the given order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        refuse_special(path)
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UsageError(f"{path}: {why(error)}") from None
+    return digest.hexdigest()[:16]
+
+
+def packed_file(folder: Path, name: str) -> Path | None:
+    """The file of this name in the folder, as it is or packed."""
+    return next((path for suffix in PACKED if is_file(path := folder / f"{name}{suffix}")), None)
+
+
+def unchanged(before: str, now: Callable[[], str], where: object) -> Callable[[], None]:
+    """A check for ``cache.cached``: that the digest of what was read is still what it was."""
+
+    def check() -> None:
+        if now() != before:
+            raise UsageError(f"{where}: the files changed while they were read; run it again")
+
+    return check
+
+
+def _opened(path: Path) -> IO[bytes]:
+    refuse_special(path)
+    if path.suffix == ".gz":
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    file = path.open("rb")
+    return io.BufferedReader(_Xz(file)) if path.suffix == ".xz" else file
+
+
+def _verb(path: Path) -> str:
+    return "cannot be unpacked" if path.suffix in PACKED[1:] else "cannot be read"
+
+
+class _Xz(io.RawIOBase):
+    """What an xz file holds.
+
+    Unlike the standard library's reader it bounds the memory that unpacking takes, and does not take a second
+    stream that is damaged for the end of the file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._stream: lzma.LZMADecompressor | None = None
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def close(self) -> None:
+        """Close the packed file too."""
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the beginning of the buffer; 0 at the end of the file."""
+        found = self._next(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def _next(self, most: int) -> bytes:
+        """The next bytes, at most so many; none at the end."""
+        while True:
+            packed = b""
+            if self._stream is None or self._stream.eof:
+                packed = self._padded(self._stream.unused_data if self._stream else b"")
+                if not packed and self._stream is not None:
+                    return b""
+                self._stream = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+            elif self._stream.needs_input:
+                packed = self._file.read(_CHUNK)
+            if not packed and self._stream.needs_input:
+                raise EOFError("the file is cut: its end is missing")
+            if found := self._stream.decompress(packed, most):
+                return found
+
+    def _padded(self, packed: bytes) -> bytes:
+        """What follows a stream, without the zeros that may stand between two."""
+        while not (packed := packed.lstrip(b"\0")):
+            packed = self._file.read(_CHUNK)
+            if not packed:
+                return b""
+        return packed

@@ -1,0 +1,49 @@
+"""Tagger: embedding, encoder, and a token of the vocabulary predicted at chosen positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from effbench.measured.models.classifier import EMBEDDING_STD
+from effbench.measured.models.encoder import Encoder, FeatureDropout
+
+
+class Tagger(nn.Module):
+    """tokens [B, N], mask [B, N], at [B, N] -> logits [Q, vocab_size], a row for each True of ``at``.
+
+    Rows come in the order of the batch, then of the positions. Only the positions asked for meet the
+    vocabulary, since logits of all of them, [B, N, vocab_size], would be most of a model's memory and time.
+    Learned absolute positions are added to the token embeddings, whose transpose is the output layer (Press
+    and Wolf 2017, arXiv 1608.05859). Padding is what ``mask`` says; no id is special. ``max_len`` is the
+    longest N, ``ffn_width`` as in :class:`~effbench.measured.models.encoder.Encoder`.
+    """
+
+    def __init__(
+        self,
+        make_mechanism: Callable[[], nn.Module],
+        *,
+        vocab_size: int,
+        max_len: int,
+        d_model: int,
+        layers: int,
+        ffn_width: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, d_model)
+        self.positions = nn.Embedding(max_len, d_model)
+        for embedding in (self.tokens, self.positions):
+            nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
+        self.embedding_dropout = FeatureDropout(dropout)
+        self.encoder = Encoder(
+            make_mechanism, d_model=d_model, layers=layers, ffn_width=ffn_width, dropout=dropout
+        )
+
+    def forward(self, tokens: Tensor, mask: Tensor | None, at: Tensor) -> Tensor:
+        """Logits [Q, vocab_size] at the True positions of ``at`` [B, N]; mask [B, N] is True for a token."""
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        x = self.encoder(self.embedding_dropout(x), mask)
+        return linear(x[at], self.tokens.weight)

@@ -1,0 +1,148 @@
+"""Accuracy: train a task's model around the mechanism, then score it on the test part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from effbench.common import columns
+from effbench.common.spec import Cell, UsageError
+from effbench.measured.mechanism import Unsupported
+from effbench.measured.models.checkpoint import Checkpoint
+from effbench.measured.models.training import on_device, sorted_batches, train
+from effbench.measured.probes.memory import peak_bytes
+from effbench.measured.tasks.base import Examples, Task
+
+Samples = dict[str, tuple[float, ...]]
+Values = dict[str, float | int | str | None]
+
+
+def measure_accuracy(
+    task: Task,
+    *,
+    make_mechanism: Callable[[], nn.Module],
+    cell: Cell,
+    data_dir: Path | None,
+    progress: Callable[[float, str], None],
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Samples, Values]:
+    """(samples, values) of one training, which goes on from its ``checkpoint`` if it was killed.
+
+    The data comes from ``cell.seed`` alone, so that all repeats share it; initial weights, shuffling and
+    dropout come from ``seed + repeat``. The test part is scored once, with the weights that did best on the
+    validation part. ``peak_bytes`` is of one training step, forward and backward, on a full batch without
+    padding, above the model's parameters; the optimizer's state is not in it.
+
+    A cell of dtype bfloat16 trains float32 weights under torch.autocast: forward and loss, in training and in
+    evaluation, compute in bfloat16 what autocast deems safe. Raises Unsupported for other dtypes.
+    """
+    autocast = _autocast(cell)
+    progress(0.0, "preparing data")
+    splits = task.data(cell.seq_len, cell.seed, data_dir)
+    seed = cell.seed + cell.repeat
+    device = torch.device(cell.device)
+    torch.manual_seed(seed)
+    model = task.model(
+        make_mechanism, splits=splits, seq_len=cell.seq_len, d_model=cell.d_model, layers=cell.layers
+    ).to(device)
+
+    def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        with autocast():
+            return task.loss(model, batch).float()
+
+    def score(part: Examples) -> dict[str, float]:
+        rows = sorted_batches(part.lengths, cell.batch_size * cell.seq_len)
+        with autocast():
+            found = task.score(model, (on_device(task.batch(part, r), device) for r in rows))
+        _check_scores(task, found)
+        return found
+
+    history = train(
+        model,
+        loss=loss,
+        batch=lambda rows: task.batch(splits.train, rows),
+        lengths=splits.train.lengths,
+        score=lambda: score(splits.validation),
+        metric=task.metric,
+        recipe=task.recipe(),
+        batch_size=cell.batch_size,
+        seed=seed,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    progress(1.0, "scoring the test part")
+    model.eval()
+    with torch.no_grad():
+        scores = score(splits.test)
+    full = on_device(task.full_batch(splits, cell.batch_size, cell.seq_len), device)
+    model.train()
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        loss(model, full).backward()
+
+    step()  # what a first call makes and keeps is not the step's own
+    model.zero_grad(set_to_none=True)
+    peak, method = peak_bytes(step, cell.device)
+    metric = task.metric
+    named = [metric, *(name for name, value in scores.items() if name != metric and isinstance(value, float))]
+    values: Values = {name if name == metric else f"test_{name}": value for name, value in scores.items()}
+    values |= {columns.METRIC: metric, columns.SCORES: ",".join(named)}
+    values |= {f"prior_{name.replace(' ', '_')}": value for name, value in splits.priors.items()}
+    values |= splits.facts
+    curves = {  # what are not counts
+        f"validation_{name}": series
+        for name, series in history.scores.items()
+        if isinstance(series[0], float)
+    }
+    values |= {name: series[history.best] for name, series in curves.items()}
+    values |= {
+        "train_examples": len(splits.train),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens_per_s": history.tokens_per_s,
+        "padding_share": history.padding_share,
+        "train_seconds": history.seconds,
+        "checkpoint_seconds": history.checkpoint_seconds,
+        "resumed": history.resumed,
+        "epochs": history.epochs,
+        "best_epoch": history.best_epoch,
+        "stopped": history.stopped,
+        "peak_bytes": peak,
+        "memory_method": method,
+    }
+    samples = {
+        "step_s": history.step_s,
+        "step_loss": history.step_loss,
+        "train_loss": history.train_loss,
+        **curves,
+        "curve_epoch": history.curve_epoch,
+        "curve_step": history.curve_step,
+        "curve_seconds": history.curve_seconds,
+        "learning_rate": history.learning_rate,
+    }
+    return samples, values
+
+
+def _check_scores(task: Task, found: Mapping[str, float]) -> None:
+    """Raise UsageError where a task's scores lack its metric, or have the name of a column that is taken."""
+    name = type(task).__name__
+    if task.metric not in found:
+        raise UsageError(f"task {name}: its metric is {task.metric!r}, its scores are {', '.join(found)}")
+    taken = [score for score in found if columns.is_taken(score)]
+    if taken:
+        raise UsageError(f"task {name}: a score cannot be called {taken[0]!r}, which is a column of its own")
+
+
+def _autocast(cell: Cell) -> Callable[[], AbstractContextManager[object]]:
+    """What forward and loss of the cell run in."""
+    if cell.dtype == "float32":
+        return nullcontext
+    if cell.dtype == "bfloat16":
+        return lambda: torch.autocast(torch.device(cell.device).type, dtype=torch.bfloat16)
+    float16 = "small gradients vanish in it unless the loss is scaled, which would be another recipe"
+    why = float16 if cell.dtype == "float16" else "it is no way to train a model"
+    raise Unsupported(f"accuracy is measured by training in float32 or bfloat16, not {cell.dtype}: {why}")

@@ -1,0 +1,67 @@
+"""What this machine can do at most: matrix-product FLOP/s, and bytes per second at several sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from effbench.common.spec import Cell
+
+Samples = dict[str, tuple[float, ...]]
+Values = dict[str, float | int | str | None]
+
+PRODUCT_SIZES = (1024, 1536, 2048)
+# All three operands of an addition together: from what a core's cache holds to main memory.
+BANDWIDTH_BYTES = (2**19, 2**21, 2**23, 2**25, 2**27, 2**28)
+_ENOUGH_S = 0.01
+_CALLS = 2
+_ROUNDS = 4
+
+
+def measure_ceiling(cell: Cell) -> tuple[Samples, Values]:
+    """Peak and bandwidth in the cell's dtype, on its device, with the threads in force.
+
+    ``peak_flops_per_s``: the best of square products of three sizes. ``bandwidth_bytes_per_s``: of c = a + b
+    into kept memory, read and written bytes over the best time, for each total of ``bandwidth_at_bytes``; the
+    last is main memory's. The best, not the median, of some calls each: this is a ceiling.
+    """
+    dtype, device = getattr(torch, cell.dtype), torch.device(cell.device)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    torch.manual_seed(0)
+    calls: list[Callable[[], object]] = []
+    for n in PRODUCT_SIZES:
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        calls.append(partial(torch.mm, a, b, out=torch.empty_like(a)))
+    counts = [total // 3 // dtype.itemsize for total in BANDWIDTH_BYTES]
+    for count in counts:
+        a, b, c = (torch.zeros(count, device=device, dtype=dtype) for _ in range(3))
+        calls.append(partial(torch.add, a, b, out=c))
+    # in rounds, so that an interruption meets no size in all of its calls
+    rounds = [[_best_s(call, synchronize) for call in calls] for _ in range(_ROUNDS)]
+    best = [min(seconds) for seconds in zip(*rounds, strict=True)]
+    products, additions = best[: len(PRODUCT_SIZES)], best[len(PRODUCT_SIZES) :]
+    samples = {
+        "bandwidth_at_bytes": tuple(float(total) for total in BANDWIDTH_BYTES),
+        "bandwidth_bytes_per_s": tuple(
+            3 * count * dtype.itemsize / seconds for count, seconds in zip(counts, additions, strict=True)
+        ),
+    }
+    peak = max(2 * n**3 / seconds for n, seconds in zip(PRODUCT_SIZES, products, strict=True))
+    return samples, {"peak_flops_per_s": peak}
+
+
+def _best_s(call: Callable[[], object], synchronize: Callable[[], object]) -> float:
+    """Seconds of the fastest call, of at least two and as many as fit into 10 ms."""
+    call()
+    synchronize()
+    best, spent, calls = float("inf"), 0.0, 0
+    while calls < _CALLS or spent < _ENOUGH_S:
+        start = time.perf_counter()
+        call()
+        synchronize()
+        took = time.perf_counter() - start
+        best, spent, calls = min(best, took), spent + took, calls + 1
+    return best

@@ -1,0 +1,213 @@
+"""Is the result right? Asked before a mechanism is timed: no time is given for a wrong result."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effbench.measured.mechanism import Mechanism, Unsupported
+
+# Relative to the largest number that is compared; gradients sum over more, so they are given ten times this.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+# Longer than what the windows here make of one piece (321 tokens by default), and no multiple of a block.
+_LENGTH = 337
+_LAW_LENGTH = 130
+_LOOKS_AHEAD = "causal=true, but an output depends on later tokens"
+
+
+class Incorrect(Exception):
+    """The mechanism's output is wrong; its text says how."""
+
+
+def check(module: nn.Module, x: Tensor, *, train: bool = False, causal: bool = False) -> None:
+    """Refuse a wrong result, by Incorrect.
+
+    First the laws of every mechanism (``check_laws``). Then, on up to 337 tokens, with and without a padding
+    mask, the output must have the input's shape and dtype, be finite, and equal the mechanism's own dense
+    reference in float64, where it has one; with ``train``, so must the gradients of the input and of every
+    parameter (without a mask). x is [B, N, D].
+    """
+    check_laws(module, x, causal=causal, train=train)
+    length = min(x.shape[1], _LENGTH)
+    sample = torch.randn(2, length, x.shape[2], device=x.device, dtype=x.dtype)
+    mask = torch.ones(2, length, dtype=torch.bool, device=x.device)
+    mask[1, (length + 1) // 2 :] = False
+    module.eval()
+    exact = copy.deepcopy(module).double() if has_reference(module) else None
+    with torch.no_grad():
+        for given in (None, mask):
+            try:
+                out = module(sample, given)
+            except Unsupported:
+                continue  # it takes no mask, or nothing so short; what is timed speaks for itself
+            if not isinstance(out, Tensor) or out.shape != sample.shape or out.dtype != sample.dtype:
+                raise Incorrect(f"forward returned {_describe(out)} for an input of {_describe(sample)}")
+            real = out if given is None else out[given]
+            if not bool(torch.isfinite(real).all()):
+                raise Incorrect("forward returned a number that is not finite")
+            if exact is not None:
+                expected = exact.reference(sample.double(), given)  # type: ignore[operator]
+                if given is not None:
+                    out, expected = out[given], expected[given]
+                where = "without a mask" if given is None else "with a padding mask"
+                what = f"forward differs from the mechanism's reference {where}"
+                _compare(out, expected, what, _TOLERANCE[out.dtype])
+    if train and exact is not None:
+        sample = sample[:1]
+        weights = torch.randn_like(sample)
+        found = gradients(module, module, sample, None, weights)
+        reference: Callable[..., Any] = exact.reference  # type: ignore[assignment]
+        wanted = gradients(reference, exact, sample.double(), None, weights.double())
+        largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+        for name, gradient in found.items():
+            what = f"the gradient of {name} differs from that of the mechanism's reference"
+            # some gradients are zero but for rounding, such as that of a bias of keys under a softmax
+            _compare(gradient, wanted[name], what, 10 * _TOLERANCE[x.dtype], floor=1e-3 * largest)
+
+
+def check_laws(module: nn.Module, x: Tensor, *, causal: bool = False, train: bool = False) -> None:
+    """Refuse, by Incorrect, what breaks a law that every mechanism keeps; the cheap part of an audit.
+
+    On up to 130 tokens of a batch of two: the input and the mask are left as they were; no output depends on
+    another element of the batch, nor on what its input held before; no output of a real token depends on what
+    padding holds; with ``causal``, no output depends on a later token. With ``train``, outputs and gradients
+    in training mode are finite too, and causal. A law that the mechanism refuses with Unsupported is left
+    out. Outputs are compared within the tolerance of x's dtype. x [B, N, D] gives length, width, dtype and
+    device. Without ``train`` all is asked in inference mode, as a forward pass is timed.
+    """
+    run = partial(_output, module, mode=torch.no_grad if train else torch.inference_mode)
+    length = min(x.shape[1], _LAW_LENGTH)
+    sample, other = (torch.randn(2, length, x.shape[2], device=x.device, dtype=x.dtype) for _ in range(2))
+    half = (length + 1) // 2
+    mask = torch.ones(2, length, dtype=torch.bool, device=x.device)
+    mask[1, half:] = False
+    module.eval()
+    alone = run(sample, None)
+    if alone is None:
+        return  # nothing so short; what is timed speaks for itself
+    changed = torch.stack([sample[0], other[1]])
+    expected = run(changed, None)
+    _same(expected, alone, slice(0, 1), "an output depends on another element of the batch")
+    place = torch.empty_like(sample)
+    run(sample, None, place=place)
+    if expected is not None:
+        what = "an output is that of what its input held before: results are kept by address"
+        _same(run(changed, None, place=place), expected, slice(None), what)
+    later = torch.cat([sample[:, :half], other[:, half:]], dim=1) if causal and length > 1 else None
+    if later is not None:
+        _same(run(later, None), alone, (slice(None), slice(0, half)), _LOOKS_AHEAD)
+    if train:
+        _check_training(module, sample, later)
+    masked = run(sample, mask)
+    if masked is None:
+        return  # it takes no mask
+    padded = torch.where(mask[..., None], sample, 10 * other)
+    what = "an output of a real token depends on what padding holds"
+    if torch.equal(masked, alone) and length > 1:
+        what += "; the mask is ignored (where none can be taken, raise Unsupported if one is given)"
+    _same(run(padded, mask), masked, mask, what)
+
+
+def _check_training(module: nn.Module, sample: Tensor, later: Tensor | None) -> None:
+    """In training mode, refuse outputs and gradients that are not finite, and outputs that look ahead.
+
+    ``later`` is the sample with other tokens in its second half; None where causality is not asked. It is not
+    asked either where two equal calls differ, as with random numbers that torch's generator does not give.
+    """
+    module.train()
+    run = partial(_output, module, mode=torch.enable_grad)
+    first, again = run(sample, None), run(sample, None)
+    if first is not None and again is not None:
+        if later is not None and torch.equal(first, again):
+            past = (slice(None), slice(0, (sample.shape[1] + 1) // 2))
+            _same(run(later, None), first, past, f"{_LOOKS_AHEAD}, in training")
+        torch.manual_seed(7)
+        with torch.enable_grad():
+            found = gradients(module, module, sample, None, torch.ones_like(sample))
+        for name, gradient in found.items():
+            if not bool(torch.isfinite(gradient).all()):
+                raise Incorrect(f"the gradient of {name} is not finite")
+    module.eval()
+
+
+def _output(
+    module: nn.Module,
+    sample: Tensor,
+    mask: Tensor | None,
+    *,
+    mode: Callable[[], AbstractContextManager[object]],
+    place: Tensor | None = None,
+) -> Tensor | None:
+    """The output for a copy of the sample, made in ``place`` if given; None if it is refused.
+
+    torch's generator starts at a fixed seed. What inference mode refuses is done without gradients.
+    """
+    x = sample.clone() if place is None else place.copy_(sample)
+    given = None if mask is None else mask.clone()
+    torch.manual_seed(7)
+    try:
+        with mode():
+            out = module(x, given)
+    except Unsupported:
+        return None
+    except RuntimeError as error:
+        if mode is not torch.inference_mode or "inference tensor" not in str(error).lower():
+            raise
+        return _output(module, sample, mask, mode=torch.no_grad, place=place)
+    out = out.detach() if isinstance(out, Tensor) else out
+    if not isinstance(out, Tensor) or out.shape != sample.shape or out.dtype != sample.dtype:
+        raise Incorrect(f"forward returned {_describe(out)} for an input of {_describe(sample)}")
+    if not bool(torch.isfinite(out if given is None else out[mask]).all()):
+        raise Incorrect("forward returned a number that is not finite")
+    if not torch.equal(x, sample):
+        raise Incorrect("forward changes its input in place")
+    if given is not None and not torch.equal(given, mask):  # type: ignore[arg-type]
+        raise Incorrect("forward changes its mask in place")
+    return out
+
+
+def _same(out: Tensor | None, expected: Tensor, where: Any, what: str) -> None:
+    """Raise Incorrect unless the outputs agree there; one that was refused is not compared."""
+    if out is not None and out[where].numel():
+        _compare(out[where], expected[where].double(), what, _TOLERANCE[out.dtype])
+
+
+def has_reference(module: nn.Module) -> bool:
+    """Whether the module defines a dense reference of its own."""
+    return isinstance(module, Mechanism) and type(module).reference is not Mechanism.reference
+
+
+def gradients(
+    function: Callable[..., Any], module: nn.Module, x: Tensor, mask: Tensor | None, weights: Tensor
+) -> dict[str, Tensor]:
+    """Gradients of the weighted sum of ``function(x, mask)``: of "the input" and of each parameter.
+
+    0 where one is not used.
+    """
+    x = x.detach().clone().requires_grad_()
+    tensors = {"the input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
+    out = function(x, mask)
+    found = torch.autograd.grad(out, list(tensors.values()), grad_outputs=weights, allow_unused=True)
+    return {
+        name: torch.zeros_like(tensor) if gradient is None else gradient
+        for (name, tensor), gradient in zip(tensors.items(), found, strict=True)
+    }
+
+
+def _compare(out: Tensor, expected: Tensor, what: str, allowed: float, floor: float = 1e-30) -> None:
+    error = float((out.double() - expected).abs().max() / expected.abs().max().clamp_min(floor))
+    if not error <= allowed:
+        kind = str(out.dtype).removeprefix("torch.")
+        raise Incorrect(f"{what}: relative error {error:.1e}, allowed {allowed:.0e} in {kind}")
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return type(value).__name__

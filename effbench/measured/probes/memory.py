@@ -1,0 +1,160 @@
+"""The memory of a call: its peak, what it keeps for backward, what the operating system saw."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from effbench.measured.probes import profiler
+from effbench.measured.probes.elsewhere import Elsewhere
+from effbench.measured.probes.failure import ProbeFailed, observed
+from effbench.measured.probes.tensors import storages
+from effbench.measured.probes.witness import operators_on_other_threads
+
+EVENTS = "allocator events"
+CUDA_STATISTICS = "CUDA allocator statistics"
+
+
+def peak_bytes(call: Callable[[], object], device: str = "cpu") -> tuple[int, str]:
+    """Peak bytes that ``call()`` holds above what existed before it, and the method's name.
+
+    Inputs and parameters existed before and do not count; the output does. On the CPU the profiler
+    reports every allocation and release by size, so the running sum's maximum is exact to the byte for
+    all that goes through torch's allocator, scratch space of kernels included; memory that C code takes
+    elsewhere is not seen. Never call this while timing: the events cost time.
+
+    Raises ProbeFailed if this torch's profiler does not report a known allocation exactly, or if the call
+    fails under the profiler alone.
+    """
+    if torch.device(device).type == "cuda":
+        return _cuda_peak(call), CUDA_STATISTICS
+    _self_test()
+    return observed("peak_bytes", lambda: _running_peak(call), call), EVENTS
+
+
+def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:
+    """Bytes that autograd keeps for the backward pass of one ``forward()``, each storage once and whole.
+
+    ``besides`` exist anyway, the parameters and the input, and do not count. What a custom function keeps
+    by other means than ``save_for_backward`` is not seen.
+
+    Raises ProbeFailed if torch does not tell the size of a tensor that is kept, or if the pass fails under
+    the hooks alone, as one through torch.func's derivatives does.
+    """
+    there = {storage for t in besides for storage in storages(t)}
+    kept: dict[int, int] = {}
+    opaque: set[str] = set()
+
+    def pack(t: Tensor) -> Tensor:
+        found = storages(t)
+        kept.update({storage: size for storage, size in found.items() if storage not in there})
+        if not found:
+            opaque.add(str(t.layout))
+        return t
+
+    def run() -> None:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            out = forward()  # the graph holds what is kept, so that no storage's place is used twice
+        del out
+
+    observed("saved_bytes", run, forward)
+    if opaque:
+        layouts = ", ".join(sorted(opaque))
+        raise ProbeFailed(f"saved_bytes cannot be measured: torch hides the size of layout {layouts}")
+    return sum(kept.values())
+
+
+def left_out(call: Callable[[], object]) -> Counter[str]:
+    """What one ``call()`` does where ``peak_bytes`` and ``saved_bytes`` cannot see: what, and how often.
+
+    Operators on threads that Python code started, child processes, other libraries. Work on the threads of
+    autograd and of ``torch.jit.fork`` is seen.
+    """
+    elsewhere = Elsewhere()
+
+    def watched() -> object:
+        with elsewhere:
+            return call()
+
+    events = observed("memory_left_out", lambda: profiler.record(watched, all_threads=True), call)
+    return operators_on_other_threads(events) + elsewhere.work
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Bytes of the module's parameters, those that share a storage once."""
+    return sum(dict(pair for p in module.parameters() for pair in storages(p).items()).values())
+
+
+def rss_growth_bytes(call: Callable[[], object]) -> int | None:
+    """How much the process's resident memory rose above its start during ``call()``; None where it
+    cannot be seen, as outside Linux.
+
+    What the operating system saw: also memory that C code takes without torch's allocator, and what a first
+    call sets up; but nothing where freed pages of the heap serve again. Pages, so good to 0.1 MiB at best.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    except OSError:
+        call()  # who asks for the first call's growth still gets its first call
+        return None
+    before = _status_bytes("VmRSS")
+    kept = call()
+    highest = _status_bytes("VmHWM")
+    del kept
+    return max(0, highest - before)
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def prime() -> None:
+    """Start the profiler once and test it: a second of set-up that forked processes then inherit."""
+    _self_test()
+
+
+def _running_peak(call: Callable[[], object]) -> int:
+    gc.collect()
+    held = peak = 0
+    for event in profiler.record(call, memory=True):
+        if event.name() == profiler.MEMORY:
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+@cache
+def _self_test() -> None:
+    size = 3 * 4096
+
+    def known() -> torch.Tensor:
+        first = torch.empty(size, dtype=torch.uint8)
+        second = torch.empty(2 * size, dtype=torch.uint8)
+        del first
+        return second
+
+    seen = _running_peak(known)
+    if seen != 3 * size:
+        raise ProbeFailed(
+            f"peak_bytes cannot be measured: torch {torch.__version__}'s profiler reports {seen} bytes for a "
+            f"peak of {3 * size}"
+        )
+
+
+def _cuda_peak(call: Callable[[], object]) -> int:
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    kept = call()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    del kept
+    return int(peak)

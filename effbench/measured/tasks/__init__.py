@@ -1,0 +1,1 @@
+"""Tasks, one a file: data, a model around a mechanism, a loss and a score."""

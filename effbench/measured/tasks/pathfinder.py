@@ -1,0 +1,270 @@
+"""Pathfinder: are two discs on one contour? Images as rows of grey levels, drawn or read from LRA's files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from effbench.common.files import entries, is_dir, read_bytes, refuse_special
+from effbench.common.spec import UsageError
+from effbench.common.wording import shown
+from effbench.measured.data.cache import Arrays, cached
+from effbench.measured.data.grey_png import FILE_BYTES, DamagedImage, OtherImage, grey_levels
+from effbench.measured.data.pathfinder_images import BLOCK, SIDES, Bytes, Ints, images, shape_of
+from effbench.measured.data.reading import decoded, lines, unchanged
+from effbench.measured.tasks.base import Classification, Examples, Splits, folder_of, prior, require
+
+FOLDERS = {
+    "baseline": "curv_baseline",
+    "intermediate": "curv_contour_length_9",
+    "hard": "curv_contour_length_14",
+}
+LEVELS = 256
+
+_VERSION = 1  # of the generator and the reader: raise it when their output changes
+_FEWEST = 10  # images of a difficulty
+_LENGTHS = ", ".join(str(side * side) for side in SIDES)
+
+
+class Pathfinder(Classification):
+    """Tell whether two discs are on the same dashed contour (Long Range Arena's Pathfinder), 2 classes.
+
+    An image of side² grey levels is read row by row; its side is 32, 64 or 128 as seq_len is 1024, 4096 or
+    16384. ``contour`` is the difficulty: contours of 6, 9 or 14 dashes (LRA reports 14). Without a data
+    folder ``train``, ``validation`` and ``test`` images are drawn as the original generator draws them, with
+    LRA's settings; the defaults are LRA's sizes.
+
+    With a data folder LRA's release is read instead: ``pathfinder<side>/<difficulty>/metadata/<n>.npy``,
+    which is text, and the PNG files that it names, but for empty ones (``empty_images`` counts them). They
+    are divided 80/10/10 by the seed and then cut to the sizes; ``data=generated`` draws all the same.
+    """
+
+    source = "Linsley et al. 2018 (arXiv 1805.08315); Tay et al. 2021, Long Range Arena (arXiv 2011.04006)"
+
+    def __init__(
+        self,
+        *,
+        contour: Literal["baseline", "intermediate", "hard"] = "hard",
+        train: int = 160_000,
+        validation: int = 20_000,
+        test: int = 20_000,
+        data: Literal["auto", "generated", "files"] = "auto",
+        epochs: int = 10,
+        lr: float = 1e-3,
+        dropout: float = 0.1,
+        patience: int = 3,
+    ) -> None:
+        super().__init__(epochs=epochs, lr=lr, dropout=dropout, patience=patience)
+        require(contour in FOLDERS, f"contour is {contour!r}, not {', '.join(FOLDERS)}")
+        require(min(train, validation, test) >= 1, "train, validation and test must each be at least 1")
+        require(data in ("auto", "generated", "files"), f"data is {data!r}, not auto, generated or files")
+        self.contour: Literal["baseline", "intermediate", "hard"] = contour
+        self.sizes = (train, validation, test)
+        self.origin = data
+
+    def check(self, data_dir: Path | None) -> str:
+        """Read LRA's files of this difficulty, if those are to be used, at every side that is there."""
+        if not self._from_files(data_dir):
+            return ""
+        folders = {_difficulty(data_dir, side, self.contour) for side in SIDES}
+        there = sorted(filter(is_dir, folders)) or [min(folders)]  # reading says what is missing
+        found = [_images(folder)[1].fingerprint for folder in there]
+        return hashlib.sha256("".join(found).encode()).hexdigest()[:16]
+
+    def check_length(self, seq_len: int, data_dir: Path | None) -> None:
+        """A length is a square image's; of files, there must be images of that side."""
+        side = _side(seq_len)
+        if self._from_files(data_dir):
+            _images_of(_difficulty(data_dir, side, self.contour), side)
+
+    def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
+        """Images of ``seq_len`` levels drawn with ``seed``, or the files' divided by it."""
+        side = _side(seq_len)
+        facts: dict[str, int] = {}
+        if self._from_files(data_dir):
+            parts, facts["empty_images"] = self._divided(
+                _difficulty(data_dir, side, self.contour), side, seed
+            )
+        else:
+            parts = [self._drawn(part, side, seed) for part in range(3)]
+        train, validation, test = parts
+        return Splits(
+            train=train,
+            validation=validation,
+            test=test,
+            vocab_size=LEVELS + 1,
+            classes=2,
+            priors={"majority": prior(train, test)},
+            facts=facts,
+        )
+
+    def _from_files(self, data_dir: Path | None) -> bool:
+        if self.origin == "files" and data_dir is None:
+            raise UsageError(
+                "pathfinder:data=files needs --data-dir DIR, with pathfinder32/" + FOLDERS[self.contour]
+            )
+        return self.origin != "generated" and data_dir is not None
+
+    def _drawn(self, part: int, side: int, seed: int) -> Examples:
+        """A part has a seed sequence of its own, so that its images do not depend on the others' sizes."""
+        shape, count = shape_of(side, self.contour), self.sizes[part]
+        key = {
+            "version": _VERSION,
+            "block": BLOCK,
+            "seed": seed,
+            "part": part,
+            "count": count,
+            **asdict(shape),
+        }
+
+        def make() -> Arrays:
+            pixels, labels = images(count, shape, (seed, part))
+            return {"pixels": pixels, "labels": labels}
+
+        arrays = cached("pathfinder", key | asdict(shape), make)
+        return _examples(arrays["pixels"], arrays["labels"])
+
+    def _divided(self, folder: Path, side: int, seed: int) -> tuple[list[Examples], int]:
+        arrays, read = _images_of(folder, side)
+        pixels, labels = arrays["pixels"], arrays["labels"]
+        order = np.random.default_rng(seed).permutation(len(labels))
+        tenth = len(labels) // 10
+        ends = (len(labels) - 2 * tenth, len(labels) - tenth, len(labels))
+        parts = []
+        for first, end, size in zip((0, *ends), ends, self.sizes, strict=False):
+            rows = order[first:end][:size]
+            parts.append(_examples(pixels[rows], labels[rows]))
+        return parts, read.empty
+
+
+def _side(seq_len: int) -> int:
+    side = isqrt(seq_len)
+    if side * side != seq_len or side not in SIDES:
+        raise UsageError(f"pathfinder: seq_len is {seq_len}, not {_LENGTHS}, a square image's levels")
+    return side
+
+
+def _examples(pixels: Bytes, labels: Ints) -> Examples:
+    """Images [n, side, side] as rows of tokens: level v is token v + 1, since 0 is padding."""
+    size = pixels.shape[1] * pixels.shape[2]
+    tokens = pixels.reshape(-1).astype(np.uint16)
+    tokens += 1
+    return Examples(tokens=tokens, starts=np.arange(len(pixels) + 1) * size, labels=labels)
+
+
+# LRA's files.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Release:
+    """A difficulty's images that are not empty: where each is named, its file and label."""
+
+    rows: list[tuple[str, Path, int]]
+    empty: int
+    fingerprint: str
+
+
+def _difficulty(data_dir: Path | None, side: int, contour: str) -> Path:
+    name = f"pathfinder{side}"
+    folder = folder_of(data_dir, f"lra_release/lra_release/{name}", name, f"lra_samples/{name}")
+    assert folder is not None
+    return folder / FOLDERS[contour]
+
+
+def _images_of(folder: Path, side: int) -> tuple[Arrays, _Release]:
+    """What ``_images`` finds, if its images have this side and can be divided."""
+    arrays, read = _images(folder)
+    count, found, _ = arrays["pixels"].shape
+    if found != side:
+        raise UsageError(
+            f"{folder}: its images have {found} x {found} pixels; seq_len {side * side} means {side} x {side}"
+        )
+    if count < _FEWEST:
+        raise UsageError(f"{folder}: {count} images, and 80/10/10 needs at least {_FEWEST}")
+    return arrays, read
+
+
+def _images(folder: Path) -> tuple[Arrays, _Release]:
+    """({pixels [n, side, side], labels [n]} of the images that are not empty, where they come from)."""
+    read = _read(folder)
+    key = {"version": _VERSION, "digest": read.fingerprint}
+    again = unchanged(read.fingerprint, lambda: _read(folder).fingerprint, folder)
+    return cached("pathfinder-files", key, lambda: _pixels(folder, read), again), read
+
+
+def _read(folder: Path) -> _Release:
+    """Read all files of a difficulty, without looking into the images."""
+    lists = [path for path in _listed(folder / "metadata") if path.suffix == ".npy"]
+    lists.sort(key=lambda path: (int(path.stem) if re.fullmatch("[0-9]{1,9}", path.stem) else -1, path.name))
+    if not lists:
+        raise UsageError(
+            f"{folder / 'metadata'}: no <n>.npy file there; pathfinder reads those of LRA's release and the "
+            "images that they name (pathfinder:data=generated needs no files)"
+        )
+    digest = hashlib.sha256()
+    rows, empty = [], 0
+    for path in lists:
+        for where, name, label in _metadata(path):
+            content = _image_bytes(where, folder / name)
+            digest.update(f"{name} {label} {len(content)} ".encode())
+            digest.update(content)
+            if content:
+                rows.append((where, folder / name, label))
+            else:
+                empty += 1
+    if not rows:
+        raise UsageError(f"{folder}: of the {empty} images named in metadata/ all are empty")
+    return _Release(rows=rows, empty=empty, fingerprint=digest.hexdigest()[:16])
+
+
+def _listed(folder: Path) -> list[Path]:
+    return entries(folder) if is_dir(folder) else []
+
+
+def _image_bytes(where: str, path: Path) -> bytes:
+    try:
+        refuse_special(path)
+        return read_bytes(path, FILE_BYTES)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _metadata(path: Path) -> Iterator[tuple[str, str, int]]:
+    """(file and line, image's path inside the difficulty's folder, label) of each row of a metadata file."""
+    for number, line in lines(path):
+        where = f"{path}:{number}"
+        if not line.isascii() or b"\0" in line:
+            raise UsageError(
+                f"{where}: not text; expected lines 'imgs/0 sample_0.png 0 <label> ...', as in LRA's release"
+            )
+        fields = decoded(line, where).split()
+        if len(fields) < 4:
+            raise UsageError(f"{where}: {len(fields)} fields, not 'imgs/0 sample_0.png 0 <label> ...'")
+        if fields[3] not in ("0", "1"):
+            raise UsageError(f"{where}: field 4, the label, is {shown(fields[3])}, not 0 or 1")
+        yield where, f"{fields[0]}/{fields[1]}", int(fields[3])
+
+
+def _pixels(folder: Path, read: _Release) -> Arrays:
+    """Decode every image: all have the first one's side."""
+    sides: tuple[int, ...] = SIDES
+    pixels = np.empty(0, dtype=np.uint8)
+    for i, (where, path, _) in enumerate(read.rows):
+        try:
+            levels = grey_levels(_image_bytes(where, path), sides)
+        except DamagedImage as error:
+            raise UsageError(f"{where}: {path} is not a whole PNG image: {error}") from None
+        except OtherImage as error:
+            raise UsageError(f"{where}: {path}: {error}") from None
+        if i == 0:
+            sides = (len(levels),)
+            pixels = np.empty((len(read.rows), *levels.shape), dtype=np.uint8)
+        pixels[i] = levels
+    return {"pixels": pixels, "labels": np.array([label for _, _, label in read.rows], dtype=np.int64)}

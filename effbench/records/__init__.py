@@ -1,0 +1,1 @@
+"""Results: one file for each record, and every table that is computed from records."""

@@ -1,0 +1,210 @@
+"""Where one mechanism becomes faster than another: crossover lengths between every pair, with intervals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from effbench.records.analyse.complexity import LINE
+from effbench.records.analyse.load import undisturbed
+from effbench.records.analyse.statistics import LEVEL, ratio_interval, student_t
+from effbench.records.analyse.summary import label
+
+RESAMPLES = 1000
+SHAPE = [name for name in LINE if name not in ("mechanism", "options", "code", "data")]
+_COLUMNS = ["first_label", "second_label", "faster_before", "faster_after", "crossover"]
+COLUMNS = [*SHAPE, *_COLUMNS, "crossover_low", "crossover_high", "first", "last", "statement"]
+
+Times = dict[int, dict[int, list[float]]]  # length -> repeat -> samples
+
+
+def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """A row for each crossing of a pair of mechanisms within a shape, mode and machine; one if none crosses.
+
+    At each common length the ratio of the two times, paired by repeat, says who is surely faster (its 95 %
+    interval is wholly on one side of 1) or that it cannot be told. Between two lengths at which different
+    ones are surely faster the curves cross: ``crossover`` is where the line between the two logarithms of
+    the ratio meets 0, among the neighbouring lengths where the ratio changes sides. Its 95 % interval comes
+    from a bootstrap that draws repeats, for both alike, and samples inside them: Student's t times the spread
+    of its logarithm, within those two lengths. A length with one repeat has no interval and is left out, and
+    the statement says so. Nothing is extrapolated: an interval that would leave what was measured is open,
+    ``crossover_low`` or ``crossover_high`` missing and ``< first`` or ``> last`` in the statement.
+
+    A pair that does not cross has no ``crossover``; ``faster_before`` and ``faster_after`` are who is surely
+    faster at the first and the last common length, missing where it cannot be told. A mechanism measured
+    with several codes is several lines, its code beside its name.
+    """
+    if raw.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    times = undisturbed(raw[(raw["probe"] == "time") & (raw["status"] == "ok") & (raw["task"] == "")])
+    rows: list[dict[str, Any]] = []
+    for key, group in times.groupby(SHAPE, sort=False, dropna=False):
+        shape = dict(zip(SHAPE, key, strict=True))
+        codes = group.groupby(["mechanism", "options"])["code"].nunique()
+        lines: dict[str, Times] = {}
+        for (mechanism, options, code), cells in group.groupby(["mechanism", "options", "code"]):
+            name = label(str(mechanism), str(options))
+            lines[f"{name} ({code})" if codes[mechanism, options] > 1 else name] = _times(cells)
+        for first, second in itertools.combinations(sorted(lines), 2):
+            rng = np.random.default_rng(seed)
+            rows += [
+                {**shape, **row} for row in _pair(first, lines[first], second, lines[second], resamples, rng)
+            ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _times(cells: pd.DataFrame) -> Times:
+    times: Times = {}
+    for n, repeat, samples in zip(cells["seq_len"], cells["repeat"], cells["samples_time_s"], strict=True):
+        own = times.setdefault(int(n), {})
+        # two folders may both hold a repeat; sorted, so that the order of records does not matter
+        own[int(repeat)] = sorted([*own.get(int(repeat), []), *samples])
+    return times
+
+
+def _pair(
+    first: str, ours: Times, second: str, theirs: Times, resamples: int, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    common = sorted(ours.keys() & theirs.keys())
+    lengths = [n for n in common if _repeats(ours[n], theirs[n]) > 1]
+    if not common:
+        return []
+    if not lengths:
+        span = f"at {common[0]}" if len(common) == 1 else f"from {common[0]} to {common[-1]}"
+        statement = f"{first} and {second} cannot be told apart {span}: one repeat has no interval"
+        known = {"first_label": first, "second_label": second, "first": common[0], "last": common[-1]}
+        return [{**known, "statement": statement}]
+    known = {"first_label": first, "second_label": second, "first": lengths[0], "last": lengths[-1]}
+    # -1: the first is faster, 1: the second, 0: unknown
+    sides = {n: _side(ours[n], theirs[n]) for n in lengths}
+    sure = [n for n in lengths if sides[n]]
+    names = {-1: first, 1: second}
+    alone = [n for n in common if n not in lengths]
+    note = f"; one repeat has no interval at {_listed(alone)}" if alone else ""
+    changes = [(a, b) for a, b in itertools.pairwise(sure) if sides[a] != sides[b]]
+    found = []
+    for low, high in changes:
+        between = [n for n in lengths if low <= n <= high]
+        logs = np.array([_log_ratios(ours[n], theirs[n], resamples, rng) for n in between])
+        places = _crossing(between, logs, sides[low])
+        center = float(places[0])
+        repeats = min(_repeats(ours[n], theirs[n]) for n in between)
+        spread = float(np.std(np.log(places[1:])))
+        half = spread * student_t(LEVEL, repeats - 1) * (repeats / (repeats - 1)) ** 0.5
+        start, end = center * math.exp(-half), center * math.exp(half)
+        open_low, open_high = start < low == lengths[0], end > high == lengths[-1]
+        start, end = max(start, low), min(end, high)
+        before, after = names[sides[low]], names[sides[high]]
+        close = [n for n in lengths if (low == sure[0] and n < low) or (high == sure[-1] and n > high)]
+        found.append(
+            {
+                **known,
+                "faster_before": before,
+                "faster_after": after,
+                "crossover": center,
+                "crossover_low": np.nan if open_low else start,
+                "crossover_high": np.nan if open_high else end,
+                "statement": f"{after} is faster than {before} from N = {center:.0f} "
+                f"[{'< ' * open_low}{start:.0f}, {'> ' * open_high}{end:.0f}]"
+                + (f"; too close to tell at {_listed(close)}" if close else "")
+                + note,
+            }
+        )
+    if found:
+        return found
+    row = _no_crossing(first, second, sides, sure, names)
+    return [{**known, **row, "statement": row["statement"] + note}]
+
+
+def _no_crossing(
+    first: str, second: str, sides: dict[int, int], sure: list[int], names: dict[int, str]
+) -> dict[str, Any]:
+    lengths = sorted(sides)
+    span = f"at {lengths[0]}" if len(lengths) == 1 else f"from {lengths[0]} to {lengths[-1]}"
+    if not sure:
+        return {"statement": f"{first} and {second} cannot be told apart {span}"}
+    winner = names[sides[sure[0]]]
+    loser = second if winner == first else first
+    close = [n for n in lengths if not sides[n]]
+    ends = {
+        "faster_before": winner if sides[lengths[0]] else None,
+        "faster_after": winner if sides[lengths[-1]] else None,
+    }
+    if None in ends.values():
+        said = f"at {_listed(sure)}; whether they cross cannot be told: too close at {_listed(close)}"
+    else:
+        but = f", but for {_listed(close)}, where they cannot be told apart" if close else ""
+        said = f"{span}{but}: no crossover within what was measured"
+    return {**ends, "statement": f"{winner} is faster than {loser} {said}"}
+
+
+def _listed(lengths: list[int]) -> str:
+    return ", ".join(map(str, lengths))
+
+
+def _side(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> int:
+    _, low, high = ratio_interval(ours, theirs)
+    return -1 if high < 1 else 1 if low > 1 else 0
+
+
+def _repeats(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> int:
+    """How many repeats a comparison rests on: the common ones, or without any the fewer of the two."""
+    return len(ours.keys() & theirs.keys()) or min(len(ours), len(theirs))
+
+
+def _log_ratios(
+    ours: dict[int, list[float]], theirs: dict[int, list[float]], resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """[1 + resamples]: the mean over repeats of the log ratio of medians as measured, then as drawn.
+
+    Repeats that only one of them has are left out; without a common one, each is drawn by itself.
+    """
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        a, b = (_log_medians(list(t.values()), resamples, rng) for t in (ours, theirs))
+        apart: np.ndarray = _draw(a, rng) - _draw(b, rng)
+        return apart
+    a, b = (_log_medians([t[r] for r in common], resamples, rng) for t in (ours, theirs))
+    return _draw(a - b, rng)
+
+
+def _log_medians(repeats: list[list[float]], resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """[repeats, 1 + resamples]: the log median of each repeat, then of its samples drawn anew."""
+    rows = []
+    for samples in map(np.asarray, repeats):
+        drawn = samples[rng.integers(len(samples), size=(resamples, len(samples)))]
+        rows.append(np.log([np.median(samples), *np.median(drawn, axis=1)]))
+    return np.stack(rows)
+
+
+def _draw(logs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[1 + resamples]: the mean of all repeats [repeats, 1 + resamples], then of as many drawn ones."""
+    count, columns = logs.shape
+    chosen = rng.integers(count, size=(count, columns))
+    chosen[:, 0] = np.arange(count)
+    means: np.ndarray = np.take_along_axis(logs, chosen, axis=0).mean(axis=0)
+    return means
+
+
+def _crossing(lengths: list[int], logs: np.ndarray, before: int) -> np.ndarray:
+    """Where log ratios [lengths, draws] leave the side that they begin on, between two lengths: [draws].
+
+    A draw that begins on the other side crosses at the first length, one that never leaves it at the last.
+    """
+    x = np.log(np.array(lengths, dtype=float))
+    places = np.full(logs.shape[1], x[-1])
+    for draw in range(logs.shape[1]):
+        value = logs[:, draw] * before
+        left = np.flatnonzero(value <= 0)
+        if not len(left):
+            continue
+        k = int(left[0])
+        places[draw] = (
+            x[0] if k == 0 else x[k - 1] + (x[k] - x[k - 1]) * value[k - 1] / (value[k - 1] - value[k])
+        )
+    crossings: np.ndarray = np.exp(places)
+    return crossings

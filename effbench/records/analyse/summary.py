@@ -1,0 +1,221 @@
+"""From one row a record to one row a cell: repeats and probes merged, failures kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from effbench.common import columns
+from effbench.common.wording import plural
+from effbench.records.analyse.load import BESIDE_LOAD, crowded_rows, undisturbed
+from effbench.records.analyse.roofline import roofline
+from effbench.records.analyse.scores import metric_of, scores_of
+from effbench.records.analyse.statistics import (
+    half_width,
+    mean_interval,
+    median_interval,
+    proportion_interval,
+    ratio_interval,
+)
+
+# What makes two records belong to the same row, and where they come from.
+IDENTITY = columns.of_role("identity")
+ORIGIN = columns.of_role("origin")
+_EXACT = columns.of_role("exact")
+COLUMNS = columns.of_summary()
+
+# What the roofline of a cell is made of, from its record of FLOPs.
+_OF_THE_ROOF = (
+    "flops",
+    "bytes_moved",
+    "peak_flops_per_s",
+    "samples_bandwidth_at_bytes",
+    "samples_bandwidth_bytes_per_s",
+)
+# Texts of the records that hold for their row.
+_TEXTS = ("memory_method", "memory_left_out", "flops_left_out", "flops_method", "checked", "side_effects")
+_HITS = {"test_correct", "test_examples"}
+ONE_REPEAT = "one repeat"
+# A time that changes by more than this from the first to the last third of the samples has not settled.
+TREND = 0.05
+
+# Of a row's records the status that says most: what is wrong with the mechanism before what the machine or
+# its limits did, and what was not tried last.
+SEVERITY = ["incorrect", "crashed", "unsupported", "oom", "timeout", "skipped", "interrupted", "ok"]
+
+
+def label(mechanism: str, options: str) -> str:
+    """A mechanism with its options, as ``-m`` reads it."""
+    return f"{mechanism}:{options}" if options else mechanism
+
+
+def summarise(raw: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell from the frame of ``effbench.records.store.raw_frame``; columns as in docs/results.md.
+
+    A row's status is ``ok`` if all its records are; otherwise the most telling failure, with its reason and,
+    where other probes succeeded, the probe's name. What the successful records measured stays.
+    """
+    if raw.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    rows = []
+    for key, group in raw.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False):
+        identity = dict(zip([*IDENTITY, *ORIGIN], key, strict=True))
+        rows.append({**identity, **_status(group), **_values(group)})
+    scores = dict.fromkeys(name for row in rows for name in row.pop(columns.SCORES, ()))
+    priors = [name for name in raw.columns if name.startswith(columns.PRIOR)]
+    frame = pd.DataFrame(rows).reindex(columns=columns.of_summary(list(scores), priors))
+    frame = _ratios(frame, raw)
+    numbers = [name for name in frame.columns if columns.column(name).unit != "text"]
+    frame[numbers] = frame[numbers].apply(pd.to_numeric)
+    frame["repeats"] = frame["repeats"].astype(int)
+    order = ["task", "scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads"]
+    order += ["allocator", "mode", "mechanism", "options", "seq_len", *ORIGIN]
+    return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def _status(group: pd.DataFrame) -> dict[str, str]:
+    """The status of what the row shows: a record that was not reached says nothing of those that were."""
+    reached = group[group["status"] != "interrupted"]
+    shown = reached if (reached["status"] == "ok").any() else group
+    wrong = shown["status"] != "ok"
+    if not wrong.any():
+        return {"status": "ok", "reason": ""}
+    failed = shown[wrong]
+    rank = failed["status"].map(SEVERITY.index)
+    worst = failed.assign(rank=rank).sort_values(["rank", "probe", "repeat"]).iloc[0]
+    some = set(group["probe"]) != set(failed["probe"]) or len(failed) < len(group)
+    prefix = f"{worst['probe']}: " if some else ""
+    return {"status": str(worst["status"]), "reason": f"{prefix}{worst['reason']}"}
+
+
+def _values(group: pd.DataFrame) -> dict[str, Any]:
+    # a mask copies every column, and there are many: it is applied to those that are looked at
+    good = group["status"] == "ok"
+    ok = (group if good.all() else group[good]).sort_values("repeat")
+    priors = [name for name in ok.columns if name.startswith(columns.PRIOR)]
+    found: dict[str, Any] = {name: _first(ok, name) for name in (*_EXACT, *priors)}
+    found["peak_rss_bytes"] = None
+    if "peak_rss_bytes" in ok.columns:
+        measured = ok["probe"].isin(["memory", "accuracy"])
+        found["peak_rss_bytes"] = _first(ok[["peak_rss_bytes"]][measured], "peak_rss_bytes")
+    found |= {name: _text(ok, name) for name in _TEXTS}
+    times = ok[ok["probe"] == "time"]
+    trained = ok[ok["probe"] == "accuracy"]
+    found["repeats"] = max(len(times), len(trained))
+    if len(times):
+        quiet = undisturbed(times)
+        center, low, high = median_interval(list(quiet["samples_time_s"]))
+        found |= {"time_s": center, "time_low_s": low, "time_high_s": high}
+        found["noisy"] = _noisy(times, quiet, half_width((center, low, high)))
+        found |= _roofline(ok, found)
+        found["tokens_per_s"] = float(times["batch_size"].iloc[0] * times["seq_len"].iloc[0]) / center
+    if len(trained):
+        found["tokens_per_s"] = trained["tokens_per_s"].median()
+        found["train_seconds"] = trained["train_seconds"].median()
+        found |= _scores(trained)
+    return found
+
+
+def _noisy(times: pd.DataFrame, quiet: pd.DataFrame, half: float) -> str:
+    """Reasons to distrust a time: other load, an interval wider than asked, no steady state; empty if none.
+
+    ``quiet`` are the repeats that the time was taken from.
+    """
+    said = []
+    disturbed = int(crowded_rows(times).sum())
+    if disturbed and len(quiet) == len(times):  # too few others to leave these out
+        said.append(f"{BESIDE_LOAD} in {disturbed} of {plural(len(times), 'repeat')}")
+    asked = float(times["precision"].max()) if "precision" in times else 0.0
+    if len(quiet) < 2:
+        said.append(ONE_REPEAT)
+    elif asked and half > asked:
+        known = f"± {100 * half:.1f} %" if half < 1 else "± a factor of 2 or more"
+        said.append(f"{known}, target ± {100 * asked:g} %")
+    if "warmed_up" in times and (times["warmed_up"] == "no").any():
+        said.append("did not settle in the warm-up")
+    if "trend" in times and abs(drift := float(times["trend"].median())) > TREND:
+        said.append(f"{'slows down' if drift > 0 else 'speeds up'} by {100 * abs(drift):.0f} % while it runs")
+    return "; ".join(said)
+
+
+def _roofline(ok: pd.DataFrame, found: dict[str, Any]) -> dict[str, Any]:
+    """The roofline's columns, where FLOPs and the machine's ceiling are known."""
+    if "peak_flops_per_s" not in ok or not (known := ok["peak_flops_per_s"].notna()).any():
+        return {}
+    row = ok.loc[known, [*_OF_THE_ROOF]].iloc[0]
+    return roofline(
+        flops=float(row["flops"]),
+        bytes_moved=float(row["bytes_moved"]),
+        time_s=found["time_s"],
+        footprint_bytes=None if pd.isna(found["peak_bytes"]) else float(found["peak_bytes"]),
+        peak_flops_per_s=float(row["peak_flops_per_s"]),
+        bandwidth_at_bytes=row["samples_bandwidth_at_bytes"],
+        bandwidth_bytes_per_s=row["samples_bandwidth_bytes_per_s"],
+    )
+
+
+def _ratios(frame: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
+    """Each time over the fastest at the same shape, mode and length, paired by repeat."""
+    times = undisturbed(raw[(raw["probe"] == "time") & (raw["status"] == "ok")])
+    place = {
+        key: number
+        for number, key in enumerate(frame[[*IDENTITY, *ORIGIN]].itertuples(index=False, name=None))
+    }
+    rivals = [name for name in [*IDENTITY, "machine"] if name not in ("mechanism", "options")]
+    for _, block in times.groupby(rivals, sort=False, dropna=False):
+        cells = {
+            place[key]: dict(zip(cell["repeat"], cell["samples_time_s"], strict=True))
+            for key, cell in block.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False)
+        }
+        best = frame.loc[list(cells), "time_s"].idxmin()
+        for number, samples in cells.items():
+            ratio = (1.0, 1.0, 1.0) if number == best else ratio_interval(samples, cells[best])
+            frame.loc[number, ["time_ratio", "time_ratio_low", "time_ratio_high"]] = ratio
+    return frame
+
+
+def _scores(trained: pd.DataFrame) -> dict[str, Any]:
+    """Each score's mean over seeds with an interval, the task's ``metric``, and the names of ``scores``."""
+    names = scores_of(trained)
+    found: dict[str, Any] = {columns.SCORES: list(names)}
+    for score, at in names.items():
+        found |= _score(score, trained[trained[at].notna()], at)
+    return found | ({columns.METRIC: metric_of(trained)} if names else {})
+
+
+def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
+    """A score's mean and interval, clipped to 0 and 1 where it is a share; ``at`` is its column.
+
+    The interval of one seed is that of a proportion of test examples, which accuracy alone is.
+    """
+    values = [float(value) for value in trained[at]]
+    low_at, high_at, kind_at = columns.bounds(score)
+    if len(values) > 1:
+        mean, low, high = mean_interval(values)
+        kind = f"t over {len(values)} seeds"
+    elif score == "accuracy" and set(trained) >= _HITS and trained[list(_HITS)].notna().all(axis=None):
+        mean, low, high = proportion_interval(
+            int(trained["test_correct"].iloc[0]), int(trained["test_examples"].iloc[0])
+        )
+        kind = "Wilson over test examples"
+    else:
+        return {score: values[0]}
+    if columns.score_unit(score) == "share":
+        low, high = max(0.0, low), min(1.0, high)
+    return {score: mean, low_at: low, high_at: high, kind_at: kind}
+
+
+def _text(ok: pd.DataFrame, name: str) -> str | None:
+    """The different texts of a column, joined; None if no record has the column."""
+    if name not in ok.columns or ok[name].isna().all():
+        return None
+    return "; ".join(dict.fromkeys(part for text in ok[name].dropna() for part in text.split("; ") if part))
+
+
+def _first(ok: pd.DataFrame, name: str) -> Any:
+    """The value of an exact quantity; the median where repeats measured it several times."""
+    if name not in ok.columns:
+        return None
+    known = ok[name].dropna()
+    return known.median() if len(known) else None

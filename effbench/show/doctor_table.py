@@ -1,0 +1,81 @@
+"""A checkup as a table, the smallest differences that can be told, and a verdict in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from effbench.sweep.diagnosis import (
+    BUDGETS_S,
+    Checkup,
+    findings,
+    smallest_in_pairs,
+    smallest_in_sweep,
+    verdict,
+)
+
+_STYLES = {"ok": "green", "warn": "yellow", "bad": "red"}
+
+
+def report(seen: Checkup) -> RenderableType:
+    """The verdict, each finding with what to do, and the differences that can be told at 1, 10 and 60 s."""
+    found = findings(seen)
+    table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
+    for finding in found:
+        style = _STYLES[finding.verdict]
+        advice = f"\n[{style}]-> {escape(finding.advice)}[/]" if finding.advice else ""
+        table.add_row(f"[{style}]{finding.verdict}[/]", finding.name, f"{escape(finding.value)}{advice}")
+    told = Table(
+        title="smallest difference that can be told (95 % confidence, 80 % of the times)", box=None,
+        pad_edge=False, padding=(0, 1), title_justify="left",
+    )  # fmt: skip
+    for name in ("a call of", "how", *(f"in {budget:g} s" for budget in BUDGETS_S)):
+        told.add_column(name, justify="left" if name == "how" else "right")
+    for noise in seen.noise:
+        call = f"{1e3 * noise.call_s:.3g} ms, {noise.threads} threads"
+        for how, smallest in (
+            ("two mechanisms in a sweep", smallest_in_sweep),
+            ("A/B call by call in one process", smallest_in_pairs),
+        ):
+            told.add_row(call, how, *(_share(smallest(noise, budget)) for budget in BUDGETS_S))
+            call = ""
+    name, words = verdict(found)
+    style = {"fit": "green", "fit with care": "yellow", "unfit": "red"}[name]
+    return Group(table, Text(""), told, Text(f"\nThis machine is {words}.", f"bold {style}"))
+
+
+def as_json(seen: Checkup) -> str:
+    """Everything as plain numbers; null where a budget is too short for any answer."""
+    found = findings(seen)
+    told = [
+        {
+            "seq_len": noise.seq_len,
+            "threads": noise.threads,
+            "budget_s": budget,
+            "in_sweep": _finite(smallest_in_sweep(noise, budget)),
+            "in_pairs": _finite(smallest_in_pairs(noise, budget)),
+        }
+        for noise in seen.noise
+        for budget in BUDGETS_S
+    ]
+    whole = {
+        "verdict": verdict(found)[0],
+        "findings": [asdict(finding) for finding in found],
+        "smallest_difference": told,
+        "checkup": asdict(seen),
+    }
+    return json.dumps(whole, indent=1)
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.2g} %" if math.isfinite(value) and value < 10 else "cannot be told"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

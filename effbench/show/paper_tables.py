@@ -1,0 +1,372 @@
+"""The paper's numbers alone or with ours beside them: tables, what they say in words, and caveats."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+
+from effbench.records.analyse import published as paper
+from effbench.records.analyse.seeds import ONE_SEED
+from effbench.show import units
+from effbench.show.blocks import Block, as_table, as_text, renderable
+from effbench.show.overview import mixtures
+from effbench.show.tables import each_row, plain
+
+FORMATS = ("table", "markdown", "latex", "csv", "json")
+_METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F"}
+
+
+def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", lengths: str = "paper") -> str:
+    """``what`` of the paper, alone or (``raw``, the raw frame) beside our records, in one of FORMATS.
+
+    csv is one row a mechanism, metric and setting (or time), json has these as ``rows`` beside the ranks, the
+    source, what to be careful with and the caveats; both hold plain SI numbers, scores from 0 to 1. Raises
+    UsageError where the records hold nothing to compare.
+    """
+    ranks = pd.DataFrame()
+    if raw is None or what in paper.ALONE:
+        frame, blocks = _published(what)
+    elif what in paper.TIMED:
+        frame = paper.compare_times(raw)
+        blocks = _times(frame)
+    else:
+        frame = paper.compare_scores(what, raw, lengths)
+        ranks = paper.rank_agreement(frame)
+        blocks = _scores(frame, ranks, what)
+    caveats = list(paper.published()[what]["caveats"])
+    careful = [] if raw is None or what in paper.ALONE else _careful(what, raw)
+    if what in paper.ALONE:
+        caveats.insert(
+            0, f"effbench has no run to set beside {what} yet: these are the published numbers alone."
+        )
+    if format == "csv":
+        return str(frame.to_csv(index=False))
+    if format == "json":
+        return _json(what, frame, ranks, careful, caveats)
+    heading = f"{paper.published()[what]['title']} ({_source()})"
+    if format == "markdown":
+        return _markdown(heading, blocks, [*careful, *caveats])
+    if format == "latex":
+        comments = [f"% {line}" for line in (*careful, *caveats)]
+        return "\n".join([f"% {heading}", as_text(blocks, "latex"), *comments])
+    return _terminal(heading, blocks, [*careful, *caveats])
+
+
+def _careful(what: str, raw: pd.DataFrame) -> list[str]:
+    """What is missing because it failed, and which records come from several machines or versions."""
+    failed = [
+        f"{row.status}: {row.label} {row.task or row.mode} N={row.seq_len}, repeat {row.repeat}: {row.reason}"
+        for row in each_row(paper.failures(what, raw))
+    ]
+    used = raw[(raw["status"] == "ok") & (raw["probe"] == ("time" if what in paper.TIMED else "accuracy"))]
+    return [*failed, *mixtures(used)]
+
+
+def _source() -> str:
+    source = paper.published()["source"]
+    return f"Fastformer, arXiv {source['arxiv']} {source['version']}"
+
+
+def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
+    """The paper's own numbers: as a frame, and as it prints them."""
+    table = paper.published()[what]
+    if what in paper.TIMED:
+        frame = paper.published_times()
+        return frame, [
+            Block(
+                title=f"{mode} ({paper.MODES[mode]}): {title}",
+                head=["mechanism", *map(units.length, table["lengths"])],
+                fold=True,
+                rows=_pivot(rows, column),
+            )
+            for mode, rows in frame.groupby("mode", sort=False)
+            for column, title in (
+                ("published_time", "time in the figure's unit"),
+                ("published_ratio", "time over Fastformer's"),
+            )
+        ]
+    if what in paper.ALONE:
+        head = ["name", *table["columns"]]
+        rows = [[row["name"], *(_printed(value) for value in row["values"])] for row in table["row"]]
+        frame = pd.DataFrame([[row["name"], *row["values"]] for row in table["row"]], columns=head)
+        return frame, [Block(head=head, rows=rows, fold=True)]
+    frame = paper.published_scores(what)
+    blocks = []
+    for metric, scores in frame.groupby("metric", sort=False):
+        datasets = list(dict.fromkeys(scores["dataset"]))
+        lines = [
+            [name, *(_score(row.published, row.published_std) for row in each_row(line))]
+            for name, line in scores.groupby("name", sort=False)
+        ]
+        head = ["mechanism", *datasets]
+        blocks.append(Block(title=_METRICS[str(metric)], head=head, rows=lines, fold=True))
+    return frame, blocks
+
+
+def _pivot(rows: pd.DataFrame, column: str) -> list[list[str]]:
+    lengths = sorted(set(rows["seq_len"]))
+    return [
+        [str(name), *(_number(dict(zip(line["seq_len"], line[column], strict=True)).get(n)) for n in lengths)]
+        for name, line in rows.groupby("name", sort=False)
+    ]
+
+
+def _scores(frame: pd.DataFrame, ranks: pd.DataFrame, what: str) -> list[Block]:
+    """For each setting: scores side by side, then for each metric the differences and what they say."""
+    reference = paper.published()[what]["reference"]
+    blocks = []
+    keys = [*paper.GROUP, "dataset"]
+    for key, group in frame.groupby(keys, sort=False, dropna=False):
+        setting = dict(zip(keys, key, strict=True))
+        blocks.append(_side_by_side(group, setting))
+        for metric, rows in group.groupby("metric", sort=False):
+            same = ranks["metric"] == metric
+            for name in paper.GROUP:
+                same &= ranks[name] == setting[name]
+            blocks.append(_differences(rows, str(metric), reference, ranks[same].iloc[0].to_dict()))
+    return blocks
+
+
+def _side_by_side(group: pd.DataFrame, setting: dict[str, Any]) -> Block:
+    metrics = list(dict.fromkeys(group["metric"]))
+    by_metric = {metric: group[group["metric"] == metric].set_index("name") for metric in metrics}
+    first = by_metric[metrics[0]]
+    rows = []
+    for name in first.index:
+        line = [str(name), _whole(first.loc[name, "seq_len"])]
+        for metric in metrics:
+            row = by_metric[metric].loc[name]
+            line += [_score(row["published"], row["published_std"]), _score(row["mean"], row["std"])]
+        rows.append([*line, _whole(first.loc[name, "seeds"])])
+    head = ["mechanism", "length"]
+    for metric in metrics:
+        head += [f"{_METRICS[metric]}: paper", "ours"]
+    notes = [
+        f"Ours: {name} is {ours}." for name, ours in first["ours"].items() if ":" in ours
+    ] + _data(setting, first)  # fmt: skip
+    return Block(title=_title(setting, first), head=[*head, "seeds"], rows=rows, notes=notes, fold=True)
+
+
+def _title(setting: dict[str, Any], rows: pd.DataFrame) -> str:
+    lengths = sorted({int(n) for n in rows["seq_len"].dropna()})
+    seeds = sorted({int(n) for n in rows["seeds"].dropna()})
+    train = rows["train_examples"].iloc[0]
+    examples = f"{train:,.0f} examples to train on, " if pd.notna(train) else ""
+    stand_in = ", a stand-in" if paper.is_stand_in(str(setting["task"])) else ""
+    return (
+        f"{setting['dataset']} in the paper; ours is {setting['task']}{stand_in}: {examples}"
+        f"{setting['layers']} layers, d_model {setting['d_model']}, {setting['heads']} heads, batch "
+        f"{setting['batch_size']}, cut at {' and '.join(map(str, lengths))} tokens, "
+        f"{'-'.join(map(str, seeds))} seeds; {rows['machine'].iloc[0]}"
+    )
+
+
+def _data(setting: dict[str, Any], rows: pd.DataFrame) -> list[str]:
+    entry = paper.published()["datasets"][setting["dataset"]]
+    there = paper.published()["setting"]
+    said = [
+        f"The paper's: {entry['about']}; {there['layers']} layers, d_model {there['d_model']}, "
+        f"{there['heads']} heads, batch {there['batch_size']}, cut at {entry['max_len']} tokens (Transformer "
+        f"{entry['max_len_transformer']})."
+    ]
+    if paper.is_stand_in(str(setting["task"])) or not entry["same_data"]:
+        said.append(
+            f"{str(setting['task']).partition(':')[0]} is other data than the paper's {setting['dataset']}: "
+            "orders and differences can be compared, scores cannot."
+        )
+    return said
+
+
+def _differences(rows: pd.DataFrame, metric: str, reference: str, ranks: dict[str, Any]) -> Block:
+    others = rows[rows["name"] != reference]
+    lines = []
+    for row in each_row(rows.rename(columns={"name": "name_"})):
+        lines.append(
+            [
+                row.name_,
+                _difference(row.published_difference, row.published_low, row.published_high),
+                _difference(row.difference, row.difference_low, row.difference_high),
+                "" if pd.isna(row.p_holm) else _p(row.p_holm),
+                row.seeds_to_tell if isinstance(row.seeds_to_tell, str) else "",
+                "" if pd.isna(row.rank) else f"{row.published_rank:.0f} / {row.rank:.0f}",
+                row.outcome,
+            ]
+        )  # fmt: skip
+    head = ["mechanism", "paper: points [95 %]", "ours: points [95 %]", "p (Holm)", "seeds to tell"]
+    return Block(
+        fold=True,
+        title=f"{_METRICS[metric]}: difference to {reference}",
+        head=[*head, "rank: paper / ours", "the published difference is"],
+        rows=lines,
+        notes=[*_outcomes(others, reference), _ranks_in_words(ranks)],
+    )
+
+
+def _outcomes(others: pd.DataFrame, reference: str) -> list[str]:
+    """How many published differences are reproduced, and which; why none can be, where that is so."""
+    compared = others[others["difference"].notna()]
+    if compared.empty:
+        return [f"No differences: {reference} and another row were not both trained in this setting."]
+    said = []
+    for kind in (paper.REPRODUCED, paper.CONTRARY, paper.UNTOLD_HERE, paper.UNTOLD_THERE):
+        names = list(compared.loc[compared["outcome"] == kind, "name"])
+        said.append(f"{len(names)} {kind}{_in_brackets(names)}")
+    lines = [f"Of {len(compared)} published differences to {reference}: {'; '.join(said)}."]
+    if (compared["verdict"] == ONE_SEED).any():
+        lines.append("One seed tells nothing about training noise: give --repeats 5 to effbench run.")
+    return lines
+
+
+def _in_brackets(names: Sequence[str]) -> str:
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _ranks_in_words(ranks: dict[str, Any]) -> str:
+    n = ranks["n"]
+    if math.isnan(ranks["spearman"]):
+        return f"No rank correlation: it takes three mechanisms whose scores differ, here are {n}."
+    said = (
+        f"Order of {n} mechanisms: Spearman {ranks['spearman']:.2f} (p {_p(ranks['spearman_p'])}), Kendall "
+        f"{ranks['kendall']:.2f} (p {_p(ranks['kendall_p'])})"
+    )
+    if math.isnan(ranks["spearman_least"]):
+        return f"{said}; no correlation of {n} could be told from chance."
+    return (
+        f"{said}; of {n}, chance alone reaches a Spearman of {ranks['spearman_least']:.2f} once in 20 times."
+    )
+
+
+def _times(frame: pd.DataFrame) -> list[Block]:
+    """For each shape and mode: ratios to Fastformer, mechanism by mechanism, lengths across."""
+    blocks = []
+    shape = ["scope", "d_model", "heads", "layers", "dtype", "device", "threads", "allocator", "machine"]
+    for key, group in frame.groupby([*shape, "mode"], sort=False):
+        found = dict(zip([*shape, "mode"], key, strict=True))
+        layer = "one attention layer" if found["scope"] == "attention" else f"{found['layers']} blocks"
+        rows = []
+        for name, line in group.groupby("name", sort=False):
+            by_length = {row.seq_len: row for row in each_row(line)}
+            lengths = sorted(set(group["seq_len"]))
+            cells = [by_length.get(n) for n in lengths]
+            rows += [
+                [str(name), "paper", *("" if c is None else units.ratio(c.published_ratio) for c in cells)],
+                ["", "ours", *("" if c is None else units.ratio(c.ratio) for c in cells)],
+                ["", "95 %", *("" if c is None else _range(c.ratio_low, c.ratio_high) for c in cells)],
+                ["", "ours / paper", *("" if c is None else units.ratio(c.factor) for c in cells)],
+                ["", "95 %", *("" if c is None else _range(c.factor_low, c.factor_high) for c in cells)],
+            ]
+        title = (
+            f"{found['mode']} ({paper.MODES[str(found['mode'])]} in the paper), time over Fastformer's: "
+            f"{layer}, d_model {found['d_model']}, {found['heads']} heads, {found['dtype']}, "
+            f"{found['device']}, {found['threads']} threads; {found['machine']}"
+        )
+        blocks.append(
+            Block(
+                fold=True,
+                title=title,
+                head=["mechanism", "", *(units.length(n) for n in lengths)],
+                rows=rows,
+                notes=[_faster(group), *_batches(group), *_others(group)],
+            )
+        )
+    return blocks
+
+
+def _faster(group: pd.DataFrame) -> str:
+    """Whether Fastformer is the faster one where it is in the paper, which it is at every published point."""
+    slower, faster = (group["ratio_low"] > 1).sum(), (group["ratio_high"] < 1).sum()
+    return (
+        f"The paper has Fastformer as the faster at all {len(group)} points: ours is so at {slower}, "
+        f"contrary at {faster}, and cannot be told at {len(group) - slower - faster} (each at 95 %)."
+    )
+
+
+def _batches(group: pd.DataFrame) -> list[str]:
+    """What was kept constant over the lengths, beside what the paper kept."""
+    theirs = paper.published()["figure2"]["tokens_per_batch"]
+    tokens = sorted(set(group["batch_size"] * group["seq_len"]))
+    if len(tokens) == 1:
+        as_there = "as in the paper" if tokens[0] == theirs else f"{theirs:,} in the paper"
+        return [f"Ours: batch x length is {tokens[0]:,} at every length ({as_there})."]
+    batches = ", ".join(map(str, sorted(set(group["batch_size"]))))
+    return [f"Ours: batch {batches}; batch x length is not constant, {theirs:,} in the paper."]
+
+
+def _others(group: pd.DataFrame) -> list[str]:
+    labels = sorted(ours for ours in set(group["ours"]) if ":" in ours)
+    few = group["repeats"].min()
+    said = [f"Ours with options: {', '.join(labels)}."] if labels else []
+    if few < 2:
+        said.append("One repeat: no interval.")
+    return said
+
+
+def _score(mean: float, std: float) -> str:
+    if pd.isna(mean):
+        return ""
+    return units.percent(mean) if pd.isna(std) else f"{units.percent(mean)} ± {units.percent(std)}"
+
+
+def _difference(value: float, low: float, high: float) -> str:
+    if pd.isna(value):
+        return ""
+    return units.points(value) + ("" if pd.isna(low) else f" [{units.points(low)}, {units.points(high)}]")
+
+
+def _range(low: float, high: float) -> str:
+    return "" if pd.isna(low) else f"{units.ratio(low)}-{units.ratio(high)}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _whole(value: float) -> str:
+    return "" if pd.isna(value) else str(int(value))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else units.ratio(value)
+
+
+def _printed(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.2f}"
+
+
+def _json(
+    what: str, frame: pd.DataFrame, ranks: pd.DataFrame, careful: Sequence[str], caveats: Sequence[str]
+) -> str:
+    source = {key: str(value) for key, value in paper.published()["source"].items()}
+    rows, orders = (
+        [plain(row) for row in found.astype(object).to_dict(orient="records")] for found in (frame, ranks)
+    )
+    found = {"what": what, "source": source, "rows": rows, "ranks": orders}
+    return json.dumps({**found, "careful": list(careful), "caveats": list(caveats)}, indent=1)
+
+
+def _markdown(heading: str, blocks: Sequence[Block], caveats: Sequence[str]) -> str:
+    parts = [f"**{heading}**", as_text(blocks, "markdown"), "\n".join(f"- {caveat}" for caveat in caveats)]
+    return "\n\n".join(parts)
+
+
+def _terminal(heading: str, blocks: Sequence[Block], caveats: Sequence[str]) -> str:
+    wide = shutil.get_terminal_size((100, 24)).columns
+    if not sys.stdout.isatty():  # into a pipe or a file nothing is cut
+        wide = max(100, *(Console(width=10_000).measure(as_table(each)).maximum + 1 for each in blocks))
+    out = io.StringIO()
+    console = Console(file=out, width=wide, highlight=False, color_system=None)
+    console.print(Text(heading))
+    console.print(renderable(blocks))
+    console.print(Text("\nTo be read with:"))
+    for caveat in caveats:
+        console.print(Text(f"- {caveat}"))
+    return out.getvalue()

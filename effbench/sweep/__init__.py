@@ -1,0 +1,1 @@
+"""A sweep: what to measure, and the loop that measures it."""

@@ -1,0 +1,50 @@
+"""What code a number comes from: a digest of the sources that decide it."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from effbench import __version__
+from effbench.common import files, registry
+from effbench.common.spec import Cell
+
+# Below the wire: what runs in the measured process. What plans, stores and shows changes no number.
+_MEASURING = (
+    "common/machine.py",
+    "measured/facts.py",
+    "measured/worker.py",
+    "measured/mechanism.py",
+    "measured/probes",
+    "measured/models",
+)
+
+
+def code_of(cell: Cell) -> str:
+    """``version-measuring-plugin``: digests of effbench's measuring code with torch, and of the plug-ins.
+
+    The last part covers the mechanism's sources, the versions of the libraries it requires and, for accuracy,
+    the task's.
+    """
+    plugins = [registry.find(cell.mechanism, "mechanism")]
+    if cell.task:
+        plugins.append(registry.find(cell.task, "task"))
+    home = Path(__file__).parents[1]
+    measuring = tuple(path for name in _MEASURING for path in _python_files(home / name))
+    sources = tuple(path for plugin in plugins for path in registry.sources(plugin))
+    libraries = " ".join(f"{name} {found}" for p in plugins for name, found in registry.versions(p).items())
+    return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest(sources, libraries)}"
+
+
+@cache
+def _digest(paths: tuple[Path, ...], more: str = "") -> str:
+    digest = hashlib.sha256(more.encode())
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + files.read_bytes(path) + b"\0")
+    return digest.hexdigest()[:8]
+
+
+def _python_files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.py")) if path.is_dir() else [path]

@@ -1,0 +1,176 @@
+"""Measure on this machine: a fresh process a cell, forked from a server that has torch imported."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+from effbench.common import machine, registry
+from effbench.common.blame import fault_place
+from effbench.common.inherited import environment
+from effbench.common.spec import Job, Record, Status, record_from, to_json
+from effbench.common.wording import one_line, plural
+from effbench.sweep.executor import Progress
+
+_START_S = 120.0
+_KILL_GRACE_S = 10.0
+
+
+class ServerDied(RuntimeError):
+    """The fork server itself ended; its last words are the text."""
+
+
+class LocalExecutor:
+    """One fork server, started on demand and replaced when it dies; one child at a time."""
+
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[bytes] | None = None
+        self._pending = b""
+
+    def start(self) -> dict[str, Any]:
+        """Start the server and wait for its greeting. Raises ServerDied with what it printed."""
+        self._pending = b""
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "effbench.measured.server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            start_new_session=True,  # Ctrl-C in the terminal is for us, not for what we measure
+        )
+        message = self._read(time.monotonic() + _START_S)
+        if message is None:
+            self.close()
+            raise ServerDied(f"the measuring process did not start within {_START_S:.0f} s")
+        return dict(message["hello"])
+
+    def run(self, job: Job, progress: Progress) -> Record:
+        """Measure in a child of the server; it is killed when its time is over."""
+        unmeasured = Record.of(job, "crashed", machine=machine.name())
+        clock = time.monotonic()
+        try:
+            if self._server is None:
+                self.start()
+            record, ending, timed_out = self._converse(job, progress, clock + job.limits.timeout_s)
+        except ServerDied as error:
+            self.close()
+            record, ending, timed_out = None, {"signal": 0, "code": None, "log": str(error)}, False
+        seconds = time.monotonic() - clock
+        if record is None:
+            status, reason = _verdict(job, ending, timed_out)
+            values = {"peak_rss_bytes": ending["max_rss_bytes"]} if "max_rss_bytes" in ending else {}
+            return replace(unmeasured, status=status, reason=reason, values=values, seconds=seconds)
+        if record.status == "oom":
+            record = replace(
+                record, reason=f"out of memory within {_gib(job.limits.memory_bytes)}: {record.reason}"
+            )
+        values = {**record.values, "peak_rss_bytes": ending["max_rss_bytes"]}
+        if left := ending.get("left"):
+            said = f"it leaves {plural(left, 'process', 'processes')} running, ended with the cell"
+            values["side_effects"] = "; ".join(filter(None, [str(values.get("side_effects") or ""), said]))
+        return replace(record, values=values, started=unmeasured.started, seconds=seconds)
+
+    def close(self) -> None:
+        """End the server and the child it may have."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        for stream in (server.stdin, server.stdout, server.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        try:
+            server.wait(timeout=_KILL_GRACE_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+    def _converse(
+        self, job: Job, progress: Progress, deadline: float
+    ) -> tuple[Record | None, dict[str, Any], bool]:
+        """(the child's record if it gave one, how it ended, whether its time was over)."""
+        self._send({"job": json.loads(to_json(job))})
+        record: Record | None = None
+        timed_out = False
+        while True:
+            message = self._read(deadline)
+            if message is None:
+                if timed_out:
+                    raise ServerDied("the measuring process did not answer after its child was killed")
+                timed_out = True
+                deadline = time.monotonic() + _KILL_GRACE_S
+                self._send({"kill": True})
+            elif "progress" in message:
+                progress(*message["progress"])
+            elif "record" in message:
+                record = record_from(message["record"])
+            elif "exit" in message:
+                return record, message["exit"], timed_out
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._server is not None
+        assert self._server.stdin is not None
+        try:
+            self._server.stdin.write(json.dumps(message).encode() + b"\n")
+            self._server.stdin.flush()
+        except BrokenPipeError:
+            raise ServerDied(self._last_words()) from None
+
+    def _read(self, deadline: float) -> dict[str, Any] | None:
+        """The server's next message, or None at the deadline."""
+        assert self._server is not None
+        assert self._server.stdout is not None
+        while b"\n" not in self._pending:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._server.stdout, selectors.EVENT_READ)
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    return None
+            chunk = os.read(self._server.stdout.fileno(), 65536)
+            if not chunk:
+                raise ServerDied(self._last_words())
+            self._pending += chunk
+        line, self._pending = self._pending.split(b"\n", 1)
+        message = json.loads(line)
+        assert isinstance(message, dict)
+        return message
+
+    def _last_words(self) -> str:
+        assert self._server is not None
+        assert self._server.stderr is not None
+        self._server.kill()
+        words = self._server.stderr.read().decode("utf-8", "replace").strip().splitlines()
+        return f"the measuring process ended: {words[-1] if words else 'no message'}"
+
+
+def _verdict(job: Job, ending: dict[str, Any], timed_out: bool) -> tuple[Status, str]:
+    """What it means that a child ended without a record."""
+    log = ending["log"]
+    if timed_out:
+        return "timeout", f"still running after {job.limits.timeout_s:g} s"
+    rss = f"at {_gib(ending['max_rss_bytes'])} of resident memory" if "max_rss_bytes" in ending else ""
+    number = ending["signal"]
+    if number == signal.SIGKILL:
+        return "oom", f"killed from outside {rss}, most likely by the kernel for want of memory"
+    if "bad_alloc" in log:
+        return "oom", f"out of memory within {_gib(job.limits.memory_bytes)}, {rss}"
+    if number:
+        name = signal.Signals(number).name
+        at = fault_place(log, registry.home(job.cell.mechanism))
+        return "crashed", f"{name} ({signal.strsignal(number)}){f' at {at}' if at else ''}"
+    lines = [line for line in log.strip().splitlines() if line.strip()]
+    last = one_line(lines[-1]) if lines else "no message"
+    if ending["code"] is None:
+        return "crashed", last
+    return "crashed", f"the process left with exit code {ending['code']}: {last}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

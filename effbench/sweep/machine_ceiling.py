@@ -1,0 +1,94 @@
+"""What the machine can do at most, measured once a machine and kept in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from effbench.common import files, machine
+from effbench.common.spec import MACHINE, Cell, Job, Limits, Record, parse_json
+from effbench.records.soundness import check_ceiling
+from effbench.records.store import replacing
+from effbench.sweep.executor import Executor
+
+_LIMITS = Limits(timeout_s=120.0, memory_bytes=4 * 2**30)
+_ATTEMPTS = 3
+_QUIET_CORES = 0.25  # busy with others' work
+_VERSION = 3  # of how it is measured; a number of another version is measured anew
+
+
+class Ceilings:
+    """The machine's peak FLOP/s and bandwidth for a record's dtype, device, threads and allocator."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._known: dict[str, Mapping[str, Any]] = {}
+
+    def beside(self, record: Record) -> Record:
+        """The record of a FLOPs cell with the ceiling in its machine's facts; any other as it is.
+
+        It is measured on first use and kept in the cache folder, by the machine's name, torch's version and
+        the settings. Other load would make it too low: if there is some at all of three attempts, or if it
+        cannot be measured, the record holds a reason instead.
+        """
+        if record.cell.probe != "flops" or record.status != "ok":
+            return record
+        cell = Cell(
+            mechanism=MACHINE,
+            probe="ceiling",
+            seq_len=1,
+            dtype=record.cell.dtype,
+            device=record.cell.device,
+            threads=record.cell.threads,
+            allocator=record.cell.allocator,
+        )
+        if cell.key not in self._known:
+            self._known[cell.key] = self._find(cell)
+        return replace(record, machine={**record.machine, "ceiling": self._known[cell.key]})
+
+    def _find(self, cell: Cell) -> Mapping[str, Any]:
+        key = f"{_VERSION} {cell.key} {machine.name()} {version('torch')}"
+        path = machine.cache_dir() / f"ceiling-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        kept = _read(path)
+        if kept is not None:
+            return kept
+        for _ in range(_ATTEMPTS):
+            record = self._executor.run(Job(cell=cell, limits=_LIMITS), lambda fraction, text: None)
+            if record.status != "ok":
+                return {"reason": f"{record.status}: {record.reason}"}
+            series = {name: list(values) for name, values in record.samples.items()}
+            others = float(record.machine.get("others_cores") or 0.0)
+            found: dict[str, Any] = {**series, **record.values, "measured": record.started}
+            if others <= _QUIET_CORES:
+                break
+        else:
+            return {"reason": f"other processes kept {others:.1f} cores busy while the ceiling was measured"}
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run two seconds
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(found)
+            with replacing(path, f"{_checksum(text)}\n{text}\n".encode()):
+                pass
+        return found
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    """A ceiling kept earlier; None if there is none, or it is not as it was written."""
+    if not files.is_file(path):
+        return None
+    try:
+        checksum, _, text = files.read_text(path).removesuffix("\n").partition("\n")
+        found = parse_json(text)
+        check_ceiling(found)
+    except ValueError:  # UsageError is one
+        return None
+    return found if checksum == _checksum(text) else None
