@@ -256,7 +256,7 @@ def test_the_exit_code_of_a_run(rows, strict, code):
 
 
 def test_every_exit_code_is_documented():
-    text = (Path(cli.__file__).parents[1] / "docs" / "exit-codes.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "exit-codes.md").read_text()
     for code in Exit:
         assert f"| {int(code)} |" in text
     for command in ("run", "show", "plot", "paper", "audit", "gate", "compare", "doctor", "list"):
@@ -292,7 +292,9 @@ def test_a_shell_completes_commands_and_names():
             **os.environ, "_EFFBENCH_COMPLETE": "complete_bash", "COMP_WORDS": line,
             "COMP_CWORD": str(len(line.split(" ")) - 1), "_TYPER_COMPLETE_ARGS": line,
         }  # fmt: skip
-        code = "import sys; sys.argv = ['effbench']; from effbench.cli import app; app(prog_name='effbench')"
+        code = (
+            "import sys; sys.argv = ['effbench']; from effbench.cli.app import app; app(prog_name='effbench')"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
         )

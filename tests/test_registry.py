@@ -80,7 +80,7 @@ def test_options_that_the_source_does_not_tell_are_left_to_the_class(plugin):
 
 def test_finding_imports_neither_torch_nor_the_mechanisms():
     code = (
-        "import sys; from effbench import registry\n"
+        "import sys; from effbench.common import registry\n"
         "[registry.find(n, 'mechanism') for n in registry.names('mechanism')]\n"
         "[registry.find(n, 'task') for n in registry.names('task')]\n"
         "assert not {'torch', 'baselines.attention.vanilla', 'pandas'} & set(sys.modules)"
