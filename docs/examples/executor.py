@@ -14,7 +14,7 @@ from effbench.sweep.executor import Executor, Progress
 class RetryOnce:
     """Run each job with another executor; run it a second time if the first attempt crashed.
 
-    An executor has three methods. ``run`` must return a record in every case: effbench stores what it returns.
+    An executor has three methods. ``run`` always returns a record, and effbench stores it.
     """
 
     def __init__(self, inner: Executor) -> None:

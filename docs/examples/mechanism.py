@@ -15,7 +15,7 @@ from effbench import Mechanism
 class MeanGate(Mechanism):
     """out_i = W_o (v_i * gain * mean of v_j over the real tokens j), v = W_v x.
 
-    x [B, N, D] -> [B, N, D]. Time O(N D^2), memory O(N D). With ``causal``, token i takes the mean over j <= i.
+    x [B, N, D] -> [B, N, D]. Time O(N D^2), memory O(N D). ``causal``: token i takes the mean over j <= i.
     """
 
     order = 1.0  # time grows with N^1
