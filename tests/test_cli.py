@@ -292,7 +292,7 @@ def test_a_shell_completes_commands_and_names():
             **os.environ, "_EFFBENCH_COMPLETE": "complete_bash", "COMP_WORDS": line,
             "COMP_CWORD": str(len(line.split(" ")) - 1), "_TYPER_COMPLETE_ARGS": line,
         }  # fmt: skip
-        code = "import sys; sys.argv = ['effbench']; from effbench.cli.app import app; app(prog_name=sys.argv[0])"
+        code = (
             "import sys; sys.argv = ['effbench']; from effbench.cli.app import app; app(prog_name='effbench')"
         )
         done = subprocess.run(
