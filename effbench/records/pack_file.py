@@ -9,6 +9,7 @@ are sorted by path. A damaged byte damages one line; the other lines are read.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ RECORDS = "records"
 SUPERSEDED = "superseded"
 LINE_BYTES = 640 * 2**20  # above the most bytes of one record in either form
 
+_PATH_BYTES = 240  # a name has 255 at most, and one that is superseded becomes longer
 _HEADER = '{{"format":"effbench records 1","lines":{}}}\n'
 _HEADER_FORM = re.compile(rb'\{"format":"effbench records 1","lines":([0-9]{1,18})\}\n')
 _START = re.compile(rb'\{"path":("(?:[^"\\]|\\.)*")')
-_LINE = re.compile(_START.pattern + rb',"(file|text)":(.*)\}\n', re.DOTALL)
+_LINE = re.compile(_START.pattern + rb',"(file|text)":(.*)\}\n?', re.DOTALL)
 _PATH = re.compile(rf"({RECORDS}|{SUPERSEDED})/[^./\0][^/\0]*\.json")
 
 
@@ -51,7 +53,10 @@ class Line:
 
 def can_hold(path: str) -> bool:
     """True if the pack can hold a file of this path in a results folder."""
-    return _PATH.fullmatch(path) is not None
+    try:
+        return _PATH.fullmatch(path) is not None and len(os.fsencode(path)) <= _PATH_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:
