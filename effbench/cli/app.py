@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from effbench import __version__
+from effbench.cli import pack as packing
 from effbench.common.exits import Exit, of_run
 from effbench.common.spec import PROBES, UsageError
 from effbench.common.wording import plural
@@ -799,6 +800,10 @@ def _deliver(report: Report, outputs: dict[str, Path | None]) -> bool:
 def _append(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
+
+
+app.command(cls=Command)(packing.pack)
+app.command(cls=Command)(packing.unpack)
 
 
 @app.command("list", cls=Command)

@@ -1,12 +1,14 @@
-"""Files that a user names, read within a bound; whatever is wrong with one is a complaint with its name."""
+"""Files: those that a user names, read within a bound; and files replaced atomically."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from effbench.common.spec import UsageError
 from effbench.common.wording import shown
@@ -15,7 +17,7 @@ TEXT_BYTES = 16 * 2**20  # of a configuration or a source file
 
 
 def read_bytes(path: Path, most: int = TEXT_BYTES) -> bytes:
-    """The whole file. Raises UsageError for what cannot be read, and for more than ``most`` bytes."""
+    """Return the whole file. Raises UsageError if it cannot be read or has more than ``most`` bytes."""
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)
@@ -27,7 +29,10 @@ def read_bytes(path: Path, most: int = TEXT_BYTES) -> bytes:
 
 
 def read_text(path: Path, most: int = TEXT_BYTES) -> str:
-    """The whole file as UTF-8, without a byte order mark. Raises UsageError as ``read_bytes`` does, too."""
+    """Return the whole file as UTF-8 text, without a byte order mark.
+
+    Raises UsageError if it is not UTF-8, cannot be read or has more than ``most`` bytes.
+    """
     try:
         return read_bytes(path, most).decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -37,7 +42,7 @@ def read_text(path: Path, most: int = TEXT_BYTES) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a regular file of this name; False for what is no name, too."""
+    """True if there is a regular file of this name; False also if no file can have this name."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -45,7 +50,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_dir(path: Path) -> bool:
-    """Whether there is a folder of this name; False for what is no name, too."""
+    """True if there is a folder of this name; False also if no folder can have this name."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -53,7 +58,7 @@ def is_dir(path: Path) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What stands in a folder, sorted by name. Raises UsageError for a folder that cannot be listed."""
+    """Return the paths in a folder, sorted by name. Raises UsageError if it cannot be listed."""
     try:
         return sorted(folder.iterdir())
     except (OSError, ValueError) as error:
@@ -61,7 +66,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def refuse_special(path: Path) -> None:
-    """Raise UsageError unless this is a regular file: a pipe would be waited for, a device never ends."""
+    """Raise UsageError unless this is a regular file: a pipe can block, and a device need not end."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
@@ -70,17 +75,59 @@ def refuse_special(path: Path) -> None:
         raise UsageError(f"{path}: {'is a folder' if stat.S_ISDIR(mode) else 'is no regular file'}")
 
 
+@contextlib.contextmanager
+def replacing(path: Path, partial: Path | None = None) -> Iterator[IO[bytes]]:
+    """Replace a file atomically: the body writes a new file, which is flushed to the disk and then renamed.
+
+    At any moment ``path`` is whole: the old file or the new one. If the body raises, the old one stays.
+    ``partial`` is the new file's name until then; by default a hidden file beside ``path``, of this process
+    alone. Raises OSError if the disk does not take the file.
+    """
+    partial = partial or path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("w+b") as file:
+            yield file
+            flush(file)
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    flush_folder(path.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace a file by one with these bytes, as ``replacing`` does."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def flush(file: IO[bytes]) -> None:
+    """Flush an open file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's list of names to the disk, so that a rename survives a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _name(path: Path) -> str:
     return shown(str(path), 300)
 
 
 def why(error: Exception) -> str:
-    """What went wrong with a file, without its name."""
+    """Return the reason of a failed file operation, without the file's name."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def size(count: int) -> str:
-    """Bytes in words: the limits that complaints name are whole numbers of a unit."""
+    """Return a number of bytes with a unit, for limits in messages, which are whole numbers of a unit."""
     for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
         if count >= 1 << power and count % (1 << power) == 0:
             return f"{count >> power} {unit}"
@@ -88,12 +135,12 @@ def size(count: int) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises UsageError with the file and what is wrong."""
+    """Return the tables of a TOML file. Raises UsageError with the file's name and the reason."""
     return parse_toml(read_text(path), str(path))
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
-    """The tables of a TOML text; ``where`` names it in a complaint, which is a UsageError."""
+    """Return the tables of a TOML text. Raises UsageError with the reason; ``where`` names the text in it."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -1,52 +1,38 @@
-"""One JSON file a record, written so that a crash loses nothing but the cell in flight."""
+"""The results folder: one JSON file per record, written so that a crash loses only the cell in flight."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
-import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from effbench.common import columns, files
+from effbench.common import files
 from effbench.common.files import why
-from effbench.common.spec import (
-    MESSAGE,
-    Cell,
-    Record,
-    UsageError,
-    cell_key,
-    parse_json,
-    record_from,
-    spec_label,
-    to_json,
-)
+from effbench.common.spec import MESSAGE, Cell, Record, UsageError
 from effbench.common.wording import one_line, shown
-from effbench.records.soundness import check_content
+from effbench.records import pack_file, record_file
+from effbench.records.frame import raw_frame as raw_frame
+from effbench.records.pack_file import PACK, RECORDS, SUPERSEDED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-RECORDS = "records"
-SUPERSEDED = "superseded"
 CHECKPOINTS = "checkpoints"
-RECORD_BYTES = 256 * 2**20  # of one record, most of them samples
+_ATTEMPTS = 5  # to read a folder that is packed or unpacked meanwhile
 
 
 class StoreFull(RuntimeError):
-    """A record could not be written; its text says where and why."""
+    """A record could not be written; the message says where and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A file in a results folder that is not a sound record, and why. It is reported and left alone."""
+    """A file in a results folder that is not a sound record, with the reason; it is left alone."""
 
     path: Path
     reason: str
@@ -56,21 +42,38 @@ class Problem:
 
 
 class Store:
-    """A results folder: ``records/`` with one file a record, named after its cell's key.
+    """A results folder: ``records/`` with one file per record, named after its cell's key.
 
     A newer record of the same cell moves the older one to ``superseded/``; no record is ever deleted.
-    ``checkpoints/`` holds what trainings under way need to go on, a file a cell.
+    ``records.jsonl`` holds packed records (see effbench.records.packing): they are read as if they were in
+    ``records/``, where a record of the same cell is newer and replaces the packed one.
+    ``checkpoints/`` holds the state of unfinished trainings, one file per cell.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.pack = folder / PACK
         self._records = folder / RECORDS
+
+    def exists(self) -> bool:
+        """True if the folder is a results folder, with records or with none yet."""
+        return files.is_dir(self._records) or files.is_file(self.pack)
+
+    def require(self) -> None:
+        """Raise UsageError if the folder is not a results folder."""
+        if not self.exists():
+            raise UsageError(
+                f"{shown(str(self.folder))} is not a results folder: "
+                f"it has no {RECORDS}/ and no {PACK} inside"
+            )
 
     def create(self) -> None:
         """Make the folder. Raises UsageError if something that is no results folder is in its place."""
         try:
-            if self.folder.exists() and not self._records.is_dir() and any(self.folder.iterdir()):
-                raise UsageError(f"{self.folder} exists and is not a results folder: it has no {RECORDS}/")
+            if self.folder.exists() and not self.exists() and any(self.folder.iterdir()):
+                raise UsageError(
+                    f"{self.folder} exists and is not a results folder: it has no {RECORDS}/ and no {PACK}"
+                )
             self._records.mkdir(parents=True, exist_ok=True)
         except UsageError:
             raise
@@ -98,34 +101,55 @@ class Store:
 
     def write(self, record: Record) -> Path:
         """Write a record atomically and durably. Raises StoreFull when the disk does not take it."""
-        path = self._records / f"{_slug(record)}.{record.cell.key}.json"
-        body = to_json(record)
-        text = f'{{"checksum":"{_checksum(body)}","record":{body}}}\n'
+        path = self._records / record_file.name_of(record)
         try:
-            with replacing(path, text.encode()):
+            with files.replacing(path) as file:
+                file.write(record_file.content_of(record))
+                files.flush(file)  # the older record moves away only when the new one is safe
                 for old in self._records.glob(f"*.{record.cell.key}.json"):
-                    self._supersede(old)
+                    self.supersede(old)
         except OSError as error:
             raise StoreFull(f"cannot write {path}: {error.strerror or error}") from error
         return path
 
     def read(self) -> tuple[list[Record], list[Problem]]:
-        """Every sound record, by file name, and every file that is not one."""
-        if not files.is_dir(self._records):
-            raise UsageError(
-                f"{shown(str(self.folder))} is not a results folder: it has no {RECORDS}/ inside"
-            )
-        records: list[Record] = []
-        problems: list[Problem] = []
-        for path in files.entries(self._records):
-            try:
-                records.append(_read(path))
-            except ValueError as error:
-                problems.append(Problem(path=path, reason=str(error)))
+        """Return every sound record, packed or not, by file name; and a problem for everything else.
+
+        Raises UsageError if the folder is not a results folder.
+        """
+        self.require()
+        for _ in range(_ATTEMPTS):
+            before = pack_file.stamp(self.pack)
+            records, problems = self._read()
+            if pack_file.stamp(self.pack) == before:
+                break
         return records, problems
 
+    def _read(self) -> tuple[list[Record], list[Problem]]:
+        records: list[tuple[str, Record]] = []
+        problems: list[Problem] = []
+        for path in files.entries(self._records) if files.is_dir(self._records) else ():
+            try:
+                records.append((path.name, record_file.read(path)[1]))
+            except ValueError as error:
+                if os.path.lexists(path):  # else it was packed or replaced meanwhile
+                    problems.append(Problem(path=path, reason=str(error)))
+        newer = {record_file.key_in(name) for name, _ in records} - {""}
+        for line in pack_file.read(self.pack):
+            place, _, name = line.path.partition("/")
+            if place == SUPERSEDED or record_file.key_in(name) in newer:
+                continue
+            try:
+                if line.reason:
+                    raise ValueError(line.reason)
+                records.append((name, record_file.parse(name, line.content)))
+            except ValueError as error:
+                problem = pack_file.Line(path=line.path, reason=str(error))
+                problems.append(Problem(path=self.pack, reason=str(problem)))
+        return [record for _, record in sorted(records, key=lambda pair: pair[0])], problems
+
     def checkpoint(self, cell: Cell) -> Path:
-        """Where a training of the cell may keep its state; absolute, for another process."""
+        """Return the path where a training of the cell may keep its state; absolute, for another process."""
         return (self.folder / CHECKPOINTS / f"{cell.key}.pt").absolute()
 
     def drop_checkpoint(self, cell: Cell) -> None:
@@ -139,24 +163,24 @@ class Store:
         with contextlib.suppress(OSError):  # it is not there, or others are in it
             path.parent.rmdir()
 
-    def _supersede(self, old: Path) -> None:
-        """Move what is being replaced out of the way, under a name of its own, if it measured something."""
+    def supersede(self, old: Path) -> None:
+        """Move a record file that is replaced to ``superseded/``, unless it is an interrupted record."""
         with contextlib.suppress(ValueError):
-            if _read(old).status == "interrupted":
+            if record_file.read(old)[1].status == "interrupted":
                 old.unlink()
                 return
         folder = self.folder / SUPERSEDED
         folder.mkdir(exist_ok=True)
-        digest = hashlib.sha256(old.read_bytes()).hexdigest()[:8]
-        os.replace(old, folder / f"{old.stem}.{digest}.json")
+        os.replace(old, folder / record_file.superseded_name(old.name, old.read_bytes()))
 
 
 def load(folders: str | Path | Sequence[str | Path], *, raw: bool = False) -> DataFrame:
-    """Results as a DataFrame; docs/results.md defines its columns.
+    """Return results as a DataFrame; docs/results.md defines its columns.
 
-    One row a cell with repeats and probes merged, or, with ``raw``, one row a record. Several folders are
-    joined, with a column ``folder``. Files that are not sound records are warned about by name and left out.
-    Raises UsageError for what is not a results folder.
+    The summary has one row per configuration, with repeats and probes merged. With ``raw``, there is one
+    row per record. Several folders are joined, with a column ``folder``. Files and packed lines that are
+    not sound records are left out, with a warning that names them. Raises UsageError for a folder that is
+    not a results folder.
     """
     import pandas as pd
 
@@ -177,44 +201,10 @@ def load(folders: str | Path | Sequence[str | Path], *, raw: bool = False) -> Da
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
 
-def raw_frame(records: Iterable[Record]) -> DataFrame:
-    """One row a record. Series of samples are lists in columns ``samples_NAME``."""
-    import pandas as pd
-
-    rows = [_row(record) for record in records]
-    first = list(_row(_EMPTY)) if not rows else []
-    return pd.DataFrame(rows, columns=first or None)
-
-
-@contextlib.contextmanager
-def replacing(path: Path, data: bytes) -> Iterator[None]:
-    """Write beside the target and flush to the disk; the body runs; then rename.
-
-    The target is whole, old or new, at any moment, and the body runs only once the new one is safe.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def export(folder: Path) -> DataFrame:
-    """Write results.csv, results.parquet (a row a cell) and raw.csv (a row a record, without samples).
+    """Write results.csv and results.parquet (the summary) and raw.csv (one row per record, without samples).
 
-    Returns the rows of cells. Raises StoreFull when the disk does not take the files.
+    Returns the summary. Raises StoreFull when the disk does not take the files.
     """
     from effbench.records.analyse.summary import summarise
 
@@ -229,111 +219,7 @@ def export(folder: Path) -> DataFrame:
     }
     for name, data in contents.items():
         try:
-            with replacing(folder / name, data):
-                pass
+            files.replace(folder / name, data)
         except OSError as error:
             raise StoreFull(f"cannot write {folder / name}: {error.strerror or error}") from error
     return frame
-
-
-def _read(path: Path) -> Record:
-    if path.name.startswith(".") and path.name.endswith(".part"):
-        raise ValueError("half-written by a run that was killed; its cell is measured again")
-    if not files.is_file(path) or path.suffix != ".json":
-        raise ValueError("not a record of effbench")
-    content = files.read_bytes(path, RECORD_BYTES)
-    try:
-        data = parse_json(content.decode())
-    except UnicodeDecodeError:
-        raise ValueError("damaged: not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"damaged: not JSON ({error.msg} at line {error.lineno})") from None
-    except ValueError as error:
-        raise ValueError(f"damaged: {error}") from None
-    if not isinstance(data, dict) or set(data) != {"checksum", "record"}:
-        raise ValueError("not a record of effbench")
-    try:
-        record = record_from(data["record"])
-        check_content(record, _COLUMNS)
-    except ValueError as error:
-        raise ValueError(f"damaged or of another version: {error}") from None
-    # what was written is checked, not what this version would write: it may know more fields
-    if _checksum(_canonical(data["record"])) != data["checksum"]:
-        raise ValueError("changed since it was written: the checksum does not fit")
-    if cell_key(_canonical(data["record"]["cell"])) not in path.name.split("."):
-        raise ValueError("the file's name is not its cell's")
-    return record
-
-
-def _canonical(data: object) -> str:
-    """Parsed JSON as effbench.common.spec.to_json writes it."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"))
-
-
-def _checksum(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()[:16]
-
-
-def _slug(record: Record) -> str:
-    cell = record.cell
-    name = re.sub(r"[^A-Za-z0-9]+", "-", cell.label).strip("-")[-40:]
-    return f"{name}-{cell.probe}-{cell.mode}-n{cell.seq_len}-r{cell.repeat}"
-
-
-def _row(record: Record) -> dict[str, Any]:
-    cell = record.cell
-    times = record.samples.get("time_s")
-    return {
-        "mechanism": cell.mechanism,
-        "options": spec_label("", cell.options).removeprefix(":"),
-        "probe": cell.probe,
-        "scope": cell.scope,
-        "mode": cell.mode,
-        "task": spec_label(cell.task, cell.task_options) if cell.task else "",
-        "seq_len": cell.seq_len,
-        "batch_size": cell.batch_size,
-        "d_model": cell.d_model,
-        "heads": cell.heads,
-        "layers": cell.layers,
-        "dtype": cell.dtype,
-        "device": cell.device,
-        "threads": cell.threads,
-        "allocator": cell.allocator,
-        "seconds_budget": cell.seconds,
-        "precision": cell.precision,
-        "seed": cell.seed,
-        "repeat": cell.repeat,
-        "status": record.status,
-        "reason": record.reason,
-        "time_s": median(times) if times else None,
-        **{f"samples_{name}": list(series) for name, series in record.samples.items()},
-        **record.values,
-        **_ceiling(record),
-        **{name: record.machine.get(name) for name in columns.of_role("fact")},
-        "torch": record.machine.get("torch"),
-        "machine": _machine_name(record),
-        "code": record.code,
-        "data": record.data,
-        "started": record.started,
-        "seconds": record.seconds,
-    }
-
-
-def _ceiling(record: Record) -> dict[str, Any]:
-    """What the machine can do at most, where the record holds it: see effbench.sweep.machine_ceiling."""
-    ceiling = record.machine.get("ceiling") or {}
-    return {
-        "peak_flops_per_s": ceiling.get("peak_flops_per_s"),
-        "no_ceiling": ceiling.get("reason"),
-        "samples_bandwidth_at_bytes": ceiling.get("bandwidth_at_bytes"),
-        "samples_bandwidth_bytes_per_s": ceiling.get("bandwidth_bytes_per_s"),
-    }
-
-
-def _machine_name(record: Record) -> str:
-    gpu = record.machine.get("gpu")
-    return f"{record.machine.get('name', '')}{f', {gpu}' if gpu else ''}"
-
-
-_EMPTY = Record(cell=Cell(mechanism="", probe="time", seq_len=1), status="ok")
-_COLUMNS = frozenset(_row(_EMPTY))  # of every row

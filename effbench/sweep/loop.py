@@ -19,7 +19,7 @@ from effbench.common.spec import PROBES, Cell, Job, Probe, Record, Status, Usage
 from effbench.records.analyse.load import is_crowded
 from effbench.records.analyse.statistics import half_width, median_interval
 from effbench.records.analyse.summary import summarise
-from effbench.records.store import Problem, Store, StoreFull, export, raw_frame, replacing
+from effbench.records.store import Problem, Store, StoreFull, export, raw_frame
 from effbench.sweep.estimate import Estimate, whole_seconds
 from effbench.sweep.executor import Executor
 from effbench.sweep.fingerprint import code_of
@@ -164,7 +164,7 @@ def plan(
     """
     cells = sweep.cells()
     data, unchecked = _check_tasks(cells, Path(data_dir) if data_dir is not None else None, check_data)
-    records, problems = store.read() if (store.folder / "records").is_dir() else ([], [])
+    records, problems = store.read() if store.exists() else ([], [])
     known = {record.cell.key: record for record in records} if resume else {}
     empty = Plan(
         jobs=(),
@@ -470,7 +470,6 @@ def _write_sweep(sweep: Sweep, folder: Path) -> None:
             if path.read_text(encoding="utf-8") == text:
                 return
     try:
-        with replacing(path, text.encode()):
-            pass
+        files.replace(path, text.encode())
     except OSError as error:
         raise StoreFull(f"cannot write {path}: {error.strerror or error}") from error

@@ -14,7 +14,6 @@ from typing import Any
 from effbench.common import files, machine
 from effbench.common.spec import MACHINE, Cell, Job, Limits, Record, parse_json
 from effbench.records.soundness import check_ceiling
-from effbench.records.store import replacing
 from effbench.sweep.executor import Executor
 
 _LIMITS = Limits(timeout_s=120.0, memory_bytes=4 * 2**30)
@@ -72,8 +71,7 @@ class Ceilings:
         with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run two seconds
             path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(found)
-            with replacing(path, f"{_checksum(text)}\n{text}\n".encode()):
-                pass
+            files.replace(path, f"{_checksum(text)}\n{text}\n".encode())
         return found
 
 

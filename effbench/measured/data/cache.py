@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effbench.common.files import replacing
 from effbench.common.machine import cache_dir
 
 Arrays = dict[str, NDArray[Any]]
@@ -66,18 +65,12 @@ def _read(path: Path, key: str) -> Arrays | None:
 
 def _write(path: Path, key: str, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            file.write(_MAGIC + bytes(_DIGEST_BYTES))
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            digest = hashlib.blake2b(key.encode(), digest_size=_DIGEST_BYTES)
-            file.seek(len(_MAGIC) + _DIGEST_BYTES)
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-            file.seek(len(_MAGIC))
-            file.write(digest.digest())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(_MAGIC + bytes(_DIGEST_BYTES))
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        digest = hashlib.blake2b(key.encode(), digest_size=_DIGEST_BYTES)
+        file.seek(len(_MAGIC) + _DIGEST_BYTES)
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+        file.seek(len(_MAGIC))
+        file.write(digest.digest())

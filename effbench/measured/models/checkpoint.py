@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+
+from effbench.common import files
 
 State = dict[str, Any]
 
@@ -106,7 +106,8 @@ class Checkpoint:
         partial = self.path.with_name(f"{self.path.name}.part")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            # always the same name, so that killed trainings leave one half-written file at most
+            with files.replacing(self.path, partial) as file:
                 head = _MAGIC + self._belongs
                 file.write(head + bytes(_DIGEST_BYTES))
                 body = _Hashed(file, self._belongs)
@@ -114,13 +115,8 @@ class Checkpoint:
                 body.check()
                 file.seek(len(head))
                 file.write(body.digest())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.path)
             self._unwritten_because = ""
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             self._unwritten_because = f"no checkpoint: cannot write {self.path} ({error.strerror or error})"
         self._wrote = self._clock()
         self._cost_s = self._wrote - began
@@ -133,7 +129,7 @@ class _Hashed:
     torch does not survive an error while it writes: it is kept until ``check`` raises it.
     """
 
-    def __init__(self, file: io.BufferedWriter, salt: bytes) -> None:
+    def __init__(self, file: IO[bytes], salt: bytes) -> None:
         self._file, self._hash = file, hashlib.sha256(salt)
         self._error: OSError | None = None
 
