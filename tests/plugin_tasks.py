@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from effbench.measured.tasks.base import Classification, Examples, Splits
+from effbench.measured.data.examples import Examples, Splits
+from effbench.measured.tasks.base import Classification
 
 
 class Ranking(Classification):
@@ -15,7 +16,7 @@ class Ranking(Classification):
     def __init__(self, *, epochs: int = 1):
         super().__init__(epochs=epochs, lr=1e-2, dropout=0.0, patience=9)
 
-    def check(self, data_dir):
+    def fingerprint(self, data_dir):
         return ""
 
     def data(self, seq_len, seed, data_dir):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from effbench.measured.models.classifier import Classifier, HashedNGrams, token_embedding
+from effbench.measured.models.classifier import Classifier, HashedNGrams, WordRecipe, token_embedding
 
 
 class Mean(torch.nn.Module):
@@ -23,8 +23,8 @@ class Mean(torch.nn.Module):
 
 
 def classifier(**options):
-    made = {"vocab_size": 50, "classes": 3, "max_len": 12, "d_model": 8, "layers": 1, **options}
-    return Classifier(Mean, **made)
+    words = WordRecipe(**options)
+    return Classifier(Mean, vocab_size=50, classes=3, max_len=12, d_model=8, layers=1, words=words)
 
 
 def test_an_ngram_is_the_tokens_that_end_there_and_their_order():

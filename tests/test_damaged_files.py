@@ -140,7 +140,7 @@ def case(name: str, folder: Path) -> SimpleNamespace:
 
 def read(it: SimpleNamespace) -> str:
     """All that is read when a run is planned."""
-    fingerprint = it.task.check(it.folder)
+    fingerprint = it.task.fingerprint(it.folder)
     it.task.check_length(1024, it.folder)
     return fingerprint
 
@@ -376,7 +376,7 @@ def test_an_archive_with_links_devices_and_odd_names_is_refused_by_name(tmp_path
         member = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
         member.type, member.linkname = kind, "/etc/passwd"
         folder = archive(tmp_path / str(number), (member, b""))
-        said = complaint(lambda f=folder: GreyImage().check(f), folder / "cifar-10-binary.tar.gz")
+        said = complaint(lambda f=folder: GreyImage().fingerprint(f), folder / "cifar-10-binary.tar.gz")
         assert "there is no data_batch_1.bin in it" in said
 
 

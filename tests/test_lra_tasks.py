@@ -22,14 +22,17 @@ from torch import nn
 
 from effbench.common import registry
 from effbench.common.spec import UsageError
+from effbench.measured.data import image_files
+from effbench.measured.data.baseline_scores import best_threshold
+from effbench.measured.data.examples import Examples
+from effbench.measured.data.image_files import BATCHES, grey
+from effbench.measured.data.text_pairs import FILES, Pairs, paired, pairs_of
 from effbench.measured.models.training import Recipe, train
 from effbench.measured.models.two_towers import TwoTowers
-from effbench.measured.tasks import lra_image
-from effbench.measured.tasks.base import Examples
 from effbench.measured.tasks.listops import ListOps
-from effbench.measured.tasks.lra_image import BATCHES, GreyImage, grey, shrink
+from effbench.measured.tasks.lra_image import GreyImage, shrink
 from effbench.measured.tasks.lra_text import ByteText
-from effbench.measured.tasks.retrieval import FILES, Pairs, Retrieval, best_threshold, paired, pairs_of
+from effbench.measured.tasks.retrieval import Retrieval
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -73,14 +76,14 @@ def test_text_is_its_bytes_cut(tmp_path):
 def test_text_is_found_in_a_data_folder_of_many_and_kept(tmp_path, monkeypatch):
     write_reviews(tmp_path / "many" / "imdb")
     task = ByteText(validation=10)
-    digest = task.check(tmp_path / "many")
-    assert digest == task.check(tmp_path / "many" / "imdb")
+    digest = task.fingerprint(tmp_path / "many")
+    assert digest == task.fingerprint(tmp_path / "many" / "imdb")
 
     def unread(data_dir: Path) -> None:
         raise AssertionError("read again")
 
     monkeypatch.setattr("effbench.measured.tasks.imdb.texts", unread)
-    assert task.check(tmp_path / "many") == digest
+    assert task.fingerprint(tmp_path / "many") == digest
 
 
 def test_text_divides_by_class_and_seed(tmp_path):
@@ -111,15 +114,15 @@ def test_text_counts_test_reviews_seen_in_training(tmp_path):
 def test_text_says_what_is_wrong(tmp_path):
     folder = write_reviews(tmp_path / "imdb", 12)
     with pytest.raises(UsageError, match=r"validation=10 and train=3 together exceed the 12 reviews"):
-        ByteText(validation=10, train=3).check(folder)
+        ByteText(validation=10, train=3).fingerprint(folder)
     with pytest.raises(UsageError, match=r"test=13 exceeds the 12 reviews"):
-        ByteText(validation=2, test=13).check(folder)
+        ByteText(validation=2, test=13).fingerprint(folder)
     (folder / "train.jsonl").write_text('{"label": 1, "text": "a"}\n{"label": 7, "text": "a"}\n')
     with pytest.raises(UsageError, match=r"train.jsonl:2: column 'label' is 7"):
-        ByteText(validation=1).check(folder)
+        ByteText(validation=1).fingerprint(folder)
     (folder / "train.jsonl").write_text("")
     with pytest.raises(UsageError, match=r"train.jsonl:1: the train part is empty"):
-        ByteText(validation=1).check(folder)
+        ByteText(validation=1).fingerprint(folder)
 
 
 # Images.
@@ -186,7 +189,7 @@ def same_images(left: Examples, right: Examples) -> bool:
 @pytest.mark.parametrize("kind", ["bin", "bin tar", "py2", "py3", "py2 tar"])
 def test_cifar_is_the_same_from_every_format(tmp_path, kind):
     folder = write_cifar(tmp_path / "data", kind)
-    assert GreyImage().check(folder) != ""
+    assert GreyImage().fingerprint(folder) != ""
     splits = GreyImage().data(1024, 0, folder)
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [90, 10, 20]
     planes, labels = pictures(5)  # the test batch
@@ -202,7 +205,7 @@ def test_cifar_is_the_same_from_every_format(tmp_path, kind):
 
 def test_the_python_folder_may_be_given_itself_and_under_a_task_name(tmp_path):
     found = write_cifar(tmp_path / "cifar10", "py2")
-    digests = {GreyImage().check(f) for f in (tmp_path, found, found / "cifar-10-batches-py")}
+    digests = {GreyImage().fingerprint(f) for f in (tmp_path, found, found / "cifar-10-batches-py")}
     assert len(digests) == 1
 
 
@@ -236,7 +239,7 @@ def test_image_subsets_keep_their_parts_and_depend_on_the_seed(tmp_path):
     assert same_images(splits.train, task.data(64, 0, folder).train)
     assert not same_images(splits.train, task.data(64, 1, folder).train)
     with pytest.raises(UsageError, match=r"validation=11 is not 1 to 10"):
-        GreyImage(validation=11).check(folder)
+        GreyImage(validation=11).fingerprint(folder)
 
 
 def test_image_prior_is_a_linear_model(tmp_path):
@@ -288,7 +291,7 @@ def test_cifar_binary_errors_name_the_file_and_the_byte(tmp_path, damage, words)
     folder = write_cifar(tmp_path / "data", "bin")
     damage(folder)
     with pytest.raises(UsageError, match=words):
-        GreyImage().check(folder)
+        GreyImage().fingerprint(folder)
 
 
 class Harmful:
@@ -320,7 +323,7 @@ def test_cifar_pickles_are_read_safely_and_their_errors_named(tmp_path, content,
     folder = write_cifar(tmp_path / "data", "py3")
     (folder / "cifar-10-batches-py" / "data_batch_4").write_bytes(content)
     with pytest.raises(UsageError, match=rf"data_batch_4: .*{words}|data_batch_4: {words}"):
-        GreyImage().check(folder)
+        GreyImage().fingerprint(folder)
     assert not Path("harmed").exists()
 
 
@@ -330,13 +333,13 @@ def test_cifar_archives_that_are_cut_or_lack_a_file_are_named(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UsageError, match=r"cifar-10-binary.tar.gz: cannot be unpacked"):
-        GreyImage().check(folder)
+        GreyImage().fingerprint(folder)
     with tarfile.open(path, "w:gz"):
         pass
     with pytest.raises(UsageError, match=r"cifar-10-binary.tar.gz: there is no data_batch_1.bin in it"):
-        GreyImage().check(folder)
+        GreyImage().fingerprint(folder)
     with pytest.raises(UsageError, match=r"none of cifar-10-batches-bin/, cifar-10-binary.tar.gz"):
-        GreyImage().check(tmp_path)
+        GreyImage().fingerprint(tmp_path)
 
 
 def hub(load) -> types.ModuleType:
@@ -353,7 +356,7 @@ def test_cifar_from_the_hub(tmp_path, monkeypatch):
         return {"img": list(np.moveaxis(planes, 1, -1)), "label": [int(n) for _, ls in found for n in ls]}
 
     monkeypatch.setitem(sys.modules, "datasets", hub(load))
-    assert GreyImage().check(None)
+    assert GreyImage().fingerprint(None)
     from_files = GreyImage().data(256, 0, write_cifar(tmp_path / "data", "bin"))
     from_hub = GreyImage().data(256, 0, None)
     for name in ("train", "validation", "test"):
@@ -363,14 +366,14 @@ def test_cifar_from_the_hub(tmp_path, monkeypatch):
 def test_cifar_without_the_library_or_the_network_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match=r"pip install 'effbench\[data\]'.*--data-dir DIR"):
-        GreyImage().check(None)
+        GreyImage().fingerprint(None)
 
     def load(name: str, split: str) -> None:
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setitem(sys.modules, "datasets", hub(load))
     with pytest.raises(UsageError, match=r"Couldn't reach the Hub.*network.*--data-dir DIR"):
-        GreyImage().check(None)
+        GreyImage().fingerprint(None)
 
 
 def idx(values: np.ndarray) -> bytes:
@@ -406,16 +409,16 @@ def test_fashion_mnist_is_padded_and_may_be_packed(tmp_path):
 
 
 def test_fashion_mnist_of_the_system_is_found_when_the_folder_has_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(lra_image, "SYSTEM_FASHION", tmp_path / "system")
+    monkeypatch.setattr(image_files, "SYSTEM_FASHION", tmp_path / "system")
     task = GreyImage(dataset="fashion-mnist")
     for data_dir in (None, tmp_path):
         with pytest.raises(UsageError, match=r"there is no train-images-idx3-ubyte.*dataset-fashion-mnist"):
-            task.check(data_dir)
+            task.fingerprint(data_dir)
     write_idx(tmp_path / "system")
-    assert task.check(None) == task.check(tmp_path) != ""
+    assert task.fingerprint(None) == task.fingerprint(tmp_path) != ""
     (tmp_path / "system" / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(UsageError, match=r"there is no t10k-labels-idx1-ubyte \(or .gz\)"):
-        task.check(None)
+        task.fingerprint(None)
 
 
 @pytest.mark.parametrize(
@@ -434,11 +437,11 @@ def test_idx_errors_name_the_file_and_what_was_expected(tmp_path, name, content,
     folder = write_idx(tmp_path / "fashion-mnist")
     (folder / name).write_bytes(content)
     with pytest.raises(UsageError, match=rf"{name}: .*{words}|{name}: {words}"):
-        GreyImage(dataset="fashion-mnist").check(folder)
+        GreyImage(dataset="fashion-mnist").fingerprint(folder)
     (folder / f"{name}.gz").write_bytes(b"\x1f\x8b not packed")
     (folder / name).unlink()
     with pytest.raises(UsageError, match=rf"{name}.gz: cannot be unpacked"):
-        GreyImage(dataset="fashion-mnist").check(folder)
+        GreyImage(dataset="fashion-mnist").fingerprint(folder)
 
 
 # Retrieval.
@@ -454,7 +457,7 @@ def write_aan(folder: Path, rows: list[bytes] | None = None, **changed: list[byt
 
 def test_aan_rows_become_pairs_of_bytes(tmp_path):
     folder = write_aan(tmp_path / "lra_release" / "lra_release" / "tsv_data")
-    assert Retrieval().check(tmp_path) == Retrieval().check(folder) != ""
+    assert Retrieval().fingerprint(tmp_path) == Retrieval().fingerprint(folder) != ""
     splits = Retrieval().data(64, 0, tmp_path)
     for part, pairs in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         first, second = pairs.sides
@@ -481,7 +484,7 @@ def test_aan_quotation_marks_are_text_unless_asked_for(tmp_path):
     assert [text_of(side, 1) for side in train.sides] == [b'one "two"\tthree\nfour\x85', b'plain "five"']
     assert [text_of(side, 2) for side in train.sides] == [b"e", b"f"]
     with pytest.raises(UsageError, match=r"new_aan_pairs.train.tsv:3: 2 columns, not 5"):
-        Retrieval().check(quoted)
+        Retrieval().fingerprint(quoted)
 
 
 def test_aan_texts_may_be_longer_than_a_csv_field(tmp_path):
@@ -508,24 +511,24 @@ def test_aan_texts_may_be_longer_than_a_csv_field(tmp_path):
 def test_aan_errors_name_file_line_and_column(tmp_path, row, words, quoting):
     folder = write_aan(tmp_path / "aan", validation=[b"0\ta\tb\tc\td", row, b"1\ta\tb\tc\td"])
     with pytest.raises(UsageError, match=words):
-        Retrieval(quoting=quoting).check(folder)
+        Retrieval(quoting=quoting).fingerprint(folder)
 
 
 def test_aan_says_what_is_missing(tmp_path):
     with pytest.raises(UsageError, match=r"needs --data-dir DIR with new_aan_pairs.train.tsv"):
-        Retrieval().check(None)
+        Retrieval().fingerprint(None)
     folder = write_aan(tmp_path / "aan")
     with pytest.raises(UsageError, match=r"test=13 exceeds the 12 pairs of new_aan_pairs.test.tsv"):
-        Retrieval(test=13).check(folder)
+        Retrieval(test=13).fingerprint(folder)
     (folder / "new_aan_pairs.test.tsv").write_bytes(b"")
     with pytest.raises(UsageError, match=r"new_aan_pairs.test.tsv:1: the file is empty"):
-        Retrieval().check(folder)
+        Retrieval().fingerprint(folder)
     (folder / "new_aan_pairs.test.tsv").unlink()
     with pytest.raises(UsageError, match=r"new_aan_pairs.test.tsv: No such file"):
-        Retrieval().check(folder)
+        Retrieval().fingerprint(folder)
     open_mark = [b"0\ta\tb\tc\td", b'0\ta\tb\t"never closed\td', b"0\ta\tb\tc\td"]
     with pytest.raises(UsageError, match=r"new_aan_pairs.train.tsv:2: 4 columns"):
-        Retrieval(quoting=True).check(write_aan(tmp_path / "open", open_mark))
+        Retrieval(quoting=True).fingerprint(write_aan(tmp_path / "open", open_mark))
 
 
 GROUPS = ("cars", "space", "hockey")
@@ -559,7 +562,7 @@ def number_of(text: bytes) -> tuple[bytes, bytes]:
 def test_posts_are_paired_by_group_and_stay_in_their_part(tmp_path, suffix):
     folder = write_posts(tmp_path / "newsgroups20", suffix)
     task = Retrieval(dataset="newsgroups")
-    assert task.check(tmp_path) == task.check(folder) != ""
+    assert task.fingerprint(tmp_path) == task.fingerprint(folder) != ""
     splits = task.data(100, 0, tmp_path)
     posts = []
     for pairs, count in ((splits.train, 108), (splits.validation, 12), (splits.test, 120)):
@@ -620,23 +623,23 @@ POST = {"label": "cars", "text": "a"}
 )
 def test_post_errors_name_file_line_and_column(tmp_path, bad, words):
     with pytest.raises(UsageError, match=words):
-        Retrieval(dataset="newsgroups").check(write_posts(tmp_path, train=[POST, bad, POST]))
+        Retrieval(dataset="newsgroups").fingerprint(write_posts(tmp_path, train=[POST, bad, POST]))
 
 
 def test_posts_say_what_is_missing(tmp_path):
     task = Retrieval(dataset="newsgroups")
     with pytest.raises(UsageError, match=r"needs --data-dir DIR with train.jsonl"):
-        task.check(None)
+        task.fingerprint(None)
     with pytest.raises(UsageError, match=r"there is no train.jsonl \(or"):
-        task.check(tmp_path)
+        task.fingerprint(tmp_path)
     with pytest.raises(UsageError, match=r"test.jsonl:1: there is no post"):
-        task.check(write_posts(tmp_path / "empty", test=[]))
+        task.fingerprint(write_posts(tmp_path / "empty", test=[]))
     with pytest.raises(UsageError, match=r"the 3 posts for validation cannot be paired"):
-        task.check(write_posts(tmp_path / "few", count=30))
+        task.fingerprint(write_posts(tmp_path / "few", count=30))
     packed = write_posts(tmp_path / "packed", ".jsonl.xz") / "test.jsonl.xz"
     packed.write_bytes(packed.read_bytes()[:-40])
     with pytest.raises(UsageError, match=r"test.jsonl.xz:\d+: cannot be unpacked"):
-        task.check(packed.parent)
+        task.fingerprint(packed.parent)
 
 
 def test_cosine_prior_finds_pairs_that_share_words(tmp_path):
@@ -838,7 +841,7 @@ def test_listops_is_found_in_a_data_folder_of_many(tmp_path):
     folder.mkdir(parents=True)
     for part in ("train", "val", "test"):
         (folder / f"basic_{part}.tsv").write_text("Source\tTarget\n( ( [MAX 4 ) 3 ) ]\t4\n")
-    assert ListOps().check(tmp_path) == ListOps().check(folder) != ""
+    assert ListOps().fingerprint(tmp_path) == ListOps().fingerprint(folder) != ""
     assert ListOps().data(16, 0, tmp_path).test.labels.tolist() == [4]
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +15,12 @@ from torch.nn.functional import cross_entropy
 
 from effbench.common import registry
 from effbench.common.spec import Cell, UsageError
+from effbench.measured.data.recall_rows import distinct, generate, weighted
 from effbench.measured.models.encoder import Encoder
 from effbench.measured.models.tagger import Tagger
 from effbench.measured.models.training import sorted_batches
 from effbench.measured.probes.accuracy import measure_accuracy
-from effbench.measured.tasks.mqar import BASED_TEST, MQAR, UNLABELLED, distinct, generate, weighted
-from effbench.records.store import load
+from effbench.measured.tasks.mqar import BASED_TEST, MQAR, UNLABELLED
 
 SMALL = {"train": 400, "validation": 50, "test": 60}
 
@@ -286,34 +282,3 @@ def test_attention_learns_to_recall_and_a_bag_of_words_does_not():
     bag, _ = accuracy(lambda: BagOfWords(32))
     assert bag < prior + 0.05
 
-
-@pytest.mark.slow
-def test_from_the_command_line(tmp_path):
-    task = "mqar:pairs=2,vocab=64,train=200,validation=20,test=50,epochs=1"
-    arguments = ["run", "-m", "linear:causal=true", "--probe", "accuracy", "--task", task, "--seq-len", "16"]
-    sizes = [
-        "--d-model",
-        "16",
-        "--heads",
-        "2",
-        "--layers",
-        "1",
-        "--batch-size",
-        "32",
-        "--repeats",
-        "1",
-        "--threads",
-        "1",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "effbench", *arguments, *sizes, "--out", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    frame = load(tmp_path / "out", raw=True)
-    assert frame["status"].tolist() == ["ok"]
-    assert 0 <= frame["accuracy"].iloc[0] <= 1
-    assert frame["test_examples"].iloc[0] == 100

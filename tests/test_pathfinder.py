@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from effbench.common.spec import UsageError
+from effbench.measured.data.examples import Examples
 from effbench.measured.data.pathfinder_images import (
     BLOCK,
     Drawn,
@@ -21,7 +22,6 @@ from effbench.measured.data.pathfinder_images import (
     images,
     shape_of,
 )
-from effbench.measured.tasks.base import Examples
 from effbench.measured.tasks.pathfinder import FOLDERS, Pathfinder
 
 SAMPLES = Path(__file__).parents[1].parent / "shared" / "data" / "lra_samples" / "pathfinder32"
@@ -219,8 +219,8 @@ def test_the_comparison_sees_another_number_of_distractors():
 @with_samples
 def test_lra_sample_files():
     task = Pathfinder(contour="hard")
-    fingerprint = task.check(SAMPLES.parents[1])  # the data folder of all tasks
-    assert fingerprint == task.check(SAMPLES) != ""
+    fingerprint = task.fingerprint(SAMPLES.parents[1])  # the data folder of all tasks
+    assert fingerprint == task.fingerprint(SAMPLES) != ""
     splits = task.data(1024, 0, SAMPLES.parents[1])
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [240, 30, 30]
     assert splits.facts == {"empty_images": 0}
@@ -259,9 +259,9 @@ def rows_of(*parts: Examples) -> list[bytes]:
 def test_files_are_divided_by_the_seed_and_empty_images_skipped(tmp_path):
     inside = write_release(tmp_path)
     task = Pathfinder()
-    before = task.check(tmp_path)
+    before = task.fingerprint(tmp_path)
     (inside / "imgs" / "1" / "sample_2.png").write_bytes(b"")
-    assert task.check(tmp_path) != before
+    assert task.fingerprint(tmp_path) != before
     one, other = (task.data(1024, seed, tmp_path) for seed in (0, 1))
     for splits in (one, other):
         assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [17, 1, 1]
@@ -282,7 +282,7 @@ def test_files_are_divided_by_the_seed_and_empty_images_skipped(tmp_path):
 def test_errors_in_metadata_name_file_and_line(tmp_path, text, words):
     write_release(tmp_path, {"1.npy": text})
     with pytest.raises(UsageError, match=words):
-        Pathfinder().check(tmp_path)
+        Pathfinder().fingerprint(tmp_path)
 
 
 def test_errors_in_files_name_them(tmp_path):
@@ -300,7 +300,7 @@ def test_errors_in_files_name_them(tmp_path):
         Pathfinder().data(1024, 0, tmp_path)
     np.save(inside / "metadata" / "1.npy", np.full(3, -1.0))
     with pytest.raises(UsageError, match=r"1.npy:1: not text; expected lines"):
-        Pathfinder().check(tmp_path)
+        Pathfinder().fingerprint(tmp_path)
 
 
 def test_images_of_another_side_are_refused(tmp_path):
@@ -311,10 +311,10 @@ def test_images_of_another_side_are_refused(tmp_path):
 
 def test_files_or_generated(tmp_path):
     with pytest.raises(UsageError, match="--data-dir"):
-        Pathfinder(data="files").check(None)
+        Pathfinder(data="files").fingerprint(None)
     with pytest.raises(UsageError, match=r"curv_contour_length_14/metadata: no <n>.npy file"):
-        Pathfinder().check(tmp_path)
-    assert Pathfinder(data="generated").check(tmp_path) == Pathfinder().check(None) == ""
+        Pathfinder().fingerprint(tmp_path)
+    assert Pathfinder(data="generated").fingerprint(tmp_path) == Pathfinder().fingerprint(None) == ""
     with pytest.raises(UsageError, match="seq_len is 1000, not 1024, 4096, 16384"):
         Pathfinder().data(1000, 0, None)
 

@@ -18,11 +18,13 @@ import pytest
 from effbench.common import registry
 from effbench.common.machine import cache_dir
 from effbench.common.spec import UsageError
+from effbench.measured.data.baseline_scores import prior
 from effbench.measured.data.cache import cached
-from effbench.measured.tasks.base import Examples, classification_scores, prior
+from effbench.measured.data.examples import Examples, stratified_order
+from effbench.measured.data.listops_trees import TOKENS, Shape, evaluate, generate
+from effbench.measured.data.scoring import classification_scores
 from effbench.measured.tasks.imdb import IMDB, RATINGS
-from effbench.measured.tasks.listops import FILES, TOKENS, ListOps, Shape, evaluate, generate
-from effbench.measured.tasks.text import stratified_order
+from effbench.measured.tasks.listops import FILES, ListOps
 
 SAMPLES = Path(__file__).parents[1].parent / "shared" / "data" / "lra_samples" / "listops"
 SMALL = {"train": 60, "validation": 20, "test": 20}
@@ -191,8 +193,8 @@ def test_evaluate_refuses(tokens, words):
 )
 def test_lra_sample_files():
     task = ListOps()
-    fingerprint = task.check(SAMPLES)  # evaluates every row
-    assert fingerprint == task.check(SAMPLES) != ""
+    fingerprint = task.fingerprint(SAMPLES)  # evaluates every row
+    assert fingerprint == task.fingerprint(SAMPLES) != ""
     splits = task.data(2000, 0, SAMPLES)
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [200, 50, 50]
     for i in range(50):
@@ -227,7 +229,7 @@ def write_tsv(folder: Path, **changed: str) -> Path:
 )
 def test_lra_files_errors_name_file_line_and_column(tmp_path, text, words):
     with pytest.raises(UsageError, match=words):
-        ListOps().check(write_tsv(tmp_path / "lra", val=text))
+        ListOps().fingerprint(write_tsv(tmp_path / "lra", val=text))
 
 
 def test_lra_files_or_generated(tmp_path):
@@ -236,13 +238,13 @@ def test_lra_files_or_generated(tmp_path):
     assert words(splits.train, 1) == ["[SM", "9", "3", "]"]
     assert splits.train.labels.tolist() == [4, 2]
     generated = ListOps(data="generated", max_depth=3, **SMALL)
-    assert generated.check(folder) == ""
+    assert generated.fingerprint(folder) == ""
     assert len(generated.data(64, 0, folder).train) == 60
     with pytest.raises(UsageError, match="--data-dir"):
-        ListOps(data="files").check(None)
+        ListOps(data="files").fingerprint(None)
     (folder / "basic_test.tsv").unlink()
     with pytest.raises(UsageError, match=r"basic_test.tsv: No such file"):
-        ListOps().check(folder)
+        ListOps().fingerprint(folder)
 
 
 @pytest.mark.parametrize(
@@ -386,7 +388,7 @@ def test_imdb_is_the_same_from_every_format(tmp_path, classes):
     raw = write_folders(tmp_path / "raw")
     sources = [raw, raw / "aclImdb"]
     sources += [write_json_lines(tmp_path / s[1:], s) for s in (".jsonl", ".jsonl.xz", ".jsonl.gz")]
-    assert all(task.check(source) for source in sources)
+    assert all(task.fingerprint(source) for source in sources)
     found = [task.data(16, 0, source) for source in sources]
     for splits in found[1:]:
         for name in ("train", "validation", "test"):
@@ -450,43 +452,43 @@ GOOD = [{"label": i % 2, "rating": (1, 10)[i % 2], "text": "a b"} for i in range
 def test_imdb_errors_name_file_line_and_column(tmp_path, bad, words):
     folder = write_json_lines(tmp_path / "imdb", train=[*GOOD[:2], bad, *GOOD])
     with pytest.raises(UsageError, match=words):
-        small_imdb(validation=2).check(folder)
+        small_imdb(validation=2).fingerprint(folder)
 
 
 def test_imdb_missing_things_are_named(tmp_path):
     with pytest.raises(UsageError, match="neither train.jsonl"):
-        IMDB().check(tmp_path)
+        IMDB().fingerprint(tmp_path)
     folder = write_json_lines(tmp_path / "imdb", test=[])
     with pytest.raises(UsageError, match=r"test.jsonl:1: the test part is empty"):
-        small_imdb().check(folder)
+        small_imdb().fingerprint(folder)
     (folder / "test.jsonl").unlink()
     with pytest.raises(UsageError, match=r"no test.jsonl"):
-        small_imdb().check(folder)
+        small_imdb().fingerprint(folder)
     unrated = [{key: row[key] for key in ("label", "text")} for row in GOOD]
     folder = write_json_lines(tmp_path / "unrated", train=[*GOOD[:4], *unrated], test=GOOD)
-    small_imdb(validation=2).check(folder)
+    small_imdb(validation=2).fingerprint(folder)
     with pytest.raises(UsageError, match=r"train.jsonl:5: .*'rating', which is missing"):
-        small_imdb(validation=2, classes="rating").check(folder)
+        small_imdb(validation=2, classes="rating").fingerprint(folder)
     with pytest.raises(UsageError, match="exceed the 16 reviews"):
-        small_imdb(validation=16).check(folder)
+        small_imdb(validation=16).fingerprint(folder)
     packed = write_json_lines(tmp_path / "packed", ".jsonl.xz")
     (packed / "test.jsonl.xz").write_bytes((packed / "test.jsonl.xz").read_bytes()[:-40])
     with pytest.raises(UsageError, match=r"test.jsonl.xz:\d+: cannot be unpacked"):
-        small_imdb().check(packed)
+        small_imdb().fingerprint(packed)
 
 
 def test_imdb_folder_errors_name_the_file(tmp_path):
     root = write_folders(tmp_path) / "aclImdb"
     (root / "train" / "pos" / "nine.txt").write_text("x")
     with pytest.raises(UsageError, match=r"nine.txt: its name is not <id>_<rating>.txt"):
-        small_imdb().check(tmp_path)
+        small_imdb().fingerprint(tmp_path)
     (root / "train" / "pos" / "nine.txt").rename(root / "train" / "pos" / "99_2.txt")
     with pytest.raises(UsageError, match=r"99_2.txt: the rating in its name is 2, but .* positive"):
-        small_imdb().check(tmp_path)
+        small_imdb().fingerprint(tmp_path)
     (root / "train" / "pos" / "99_2.txt").rename(root / "train" / "pos" / "99_9.txt")
     (root / "train" / "pos" / "99_9.txt").write_bytes(b"\xff\xff")
     with pytest.raises(UsageError, match=r"99_9.txt: not UTF-8"):
-        small_imdb().check(tmp_path)
+        small_imdb().fingerprint(tmp_path)
 
 
 def hub(load) -> types.ModuleType:
@@ -502,23 +504,23 @@ def test_imdb_from_the_hub(monkeypatch):
         return {column: [row[column] for row in found] for column in ("text", "label")}
 
     monkeypatch.setitem(sys.modules, "datasets", hub(load))
-    assert small_imdb().check(None)
+    assert small_imdb().fingerprint(None)
     assert len(small_imdb().data(16, 0, None).train) == 30
     with pytest.raises(UsageError, match=r"stanfordnlp/imdb train row 0: .*rating"):
-        small_imdb(classes="rating").check(None)
+        small_imdb(classes="rating").fingerprint(None)
 
 
 def test_imdb_without_the_library_or_the_network_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match=r"pip install 'effbench\[data\]'.*--data-dir DIR"):
-        IMDB().check(None)
+        IMDB().fingerprint(None)
 
     def load(name: str, split: str) -> None:
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setitem(sys.modules, "datasets", hub(load))
     with pytest.raises(UsageError, match=r"Couldn't reach the Hub.*network.*--data-dir DIR"):
-        IMDB().check(None)
+        IMDB().fingerprint(None)
 
 
 def test_every_beginning_of_a_stratified_order_has_the_classes_in_proportion():

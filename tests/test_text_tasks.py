@@ -19,16 +19,16 @@ import pytest
 from effbench.common import registry
 from effbench.common.machine import cache_dir
 from effbench.common.spec import UsageError
-from effbench.measured.data.sources import reservoir
+from effbench.measured.data.baseline_scores import tfidf_logreg
+from effbench.measured.data.examples import Examples, Splits
+from effbench.measured.data.text_sets import reservoir
 from effbench.measured.tasks import imdb
 from effbench.measured.tasks.amazon import HUB as AMAZON_HUB
 from effbench.measured.tasks.amazon import AmazonElectronics
-from effbench.measured.tasks.base import Examples, Splits
 from effbench.measured.tasks.imdb import IMDB
 from effbench.measured.tasks.mind_topics import MINDTopics
 from effbench.measured.tasks.newsgroups import Newsgroups
 from effbench.measured.tasks.polarity import Polarity
-from effbench.measured.tasks.reference import tfidf_logreg
 from effbench.measured.tasks.text import TextClassification
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -162,9 +162,9 @@ def rows(examples: Examples) -> list[bytes]:
 @KINDS
 def test_parts_are_in_proportion_and_depend_on_the_seed_alone(kind, tmp_path):
     task, folder = small(kind), MADE[kind](tmp_path / "data")
-    fingerprint = task.check(folder)
+    fingerprint = task.fingerprint(folder)
     splits, other = task.data(64, 0, folder), task.data(64, 1, folder)
-    assert fingerprint == task.check(folder) != ""
+    assert fingerprint == task.fingerprint(folder) != ""
     assert equal(splits, task.data(64, 0, folder))
     assert not equal(splits, other)
     for part in (splits.train, splits.validation, splits.test):
@@ -185,7 +185,7 @@ def test_no_text_is_in_two_parts(kind, tmp_path, monkeypatch):
     task, folder = small(kind), MADE[kind](tmp_path / "data")
     corpus = task._corpus(folder)
     division = task._divide(corpus, 0)
-    parts = [set(corpus.texts[r].tolist()) for r in (division.train, division.validation, division.test)]
+    parts = [set(corpus.hashes[r].tolist()) for r in (division.train, division.validation, division.test)]
     assert len(parts[0] | parts[1] | parts[2]) == sum(map(len, parts))
     assert sum(map(len, parts)) == len(division.train) + len(division.validation) + len(division.test)
     assert [len(part) for part in parts][1:] == [len(division.validation), len(division.test)]
@@ -195,15 +195,15 @@ def test_no_text_is_in_two_parts(kind, tmp_path, monkeypatch):
 def test_same_content_is_prepared_once_and_a_changed_byte_anew(kind, tmp_path):
     task = small(kind)
     first = MADE[kind](tmp_path / "first")
-    before = task.check(first)
-    assert before == task.check(MADE[kind](tmp_path / "second"))
+    before = task.fingerprint(first)
+    assert before == task.fingerprint(MADE[kind](tmp_path / "second"))
     assert len(list(cache_dir().glob("*.npz"))) == 1
     file = next(path for path in sorted(first.rglob("*")) if path.is_file())
     with OPENERS[file.suffix if file.suffix in OPENERS else ""](file, "rb") as handle:
         content = handle.read()
     word = next(word.encode() for word in WORDS if word.encode() in content)
     write(file, content.replace(word, word[:-1] + b"X", 1))
-    assert task.check(first) != before
+    assert task.fingerprint(first) != before
     assert len(list(cache_dir().glob("*.npz"))) == 2
 
 
@@ -211,30 +211,30 @@ def test_same_content_is_prepared_once_and_a_changed_byte_anew(kind, tmp_path):
 def test_a_folder_of_the_tasks_name_is_found_among_others(kind, tmp_path):
     MADE[kind](tmp_path / kind.name)
     (tmp_path / "listops").mkdir()
-    assert small(kind).check(tmp_path) == small(kind).check(tmp_path / kind.name)
+    assert small(kind).fingerprint(tmp_path) == small(kind).fingerprint(tmp_path / kind.name)
 
 
 @KINDS
 def test_an_empty_folder_is_named_with_what_belongs_there(kind, tmp_path):
     with pytest.raises(UsageError, match=f"^{tmp_path}: there is n"):
-        small(kind).check(tmp_path)
+        small(kind).fingerprint(tmp_path)
 
 
 @KINDS
-def test_the_second_cell_does_not_pay_for_the_reference(kind, tmp_path, monkeypatch):
+def test_the_second_cell_does_not_pay_for_the_baseline_score(kind, tmp_path, monkeypatch):
     task, folder = small(kind), MADE[kind](tmp_path / "data")
     first = task.data(16, 0, folder).priors
     monkeypatch.setattr("effbench.measured.tasks.text.tfidf_logreg", None)
     assert task.data(8, 0, folder).priors == first
     with pytest.raises(TypeError):
-        task.data(16, 1, folder)  # other rows, another reference
+        task.data(16, 1, folder)  # other rows, another baseline score
 
 
 @KINDS
 def test_too_many_rows_are_refused_with_the_sizes(kind, tmp_path):
     folder = MADE[kind](tmp_path / "data")
     with pytest.raises(UsageError, match=r"validation=900 .*exceed the \d+ "):
-        small(kind, validation=900).check(folder)
+        small(kind, validation=900).fingerprint(folder)
 
 
 @pytest.mark.parametrize("kind", [IMDB, *MADE], ids=lambda kind: kind.name)
@@ -274,7 +274,7 @@ def test_tasks_import_without_torch_or_scikit_learn():
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})
 
 
-# Words, vectors, reference.
+# Words, vectors, baseline scores.
 
 
 def test_words_are_those_of_the_tasks_docstring(tmp_path):
@@ -304,7 +304,7 @@ def test_vectors_stand_at_their_words_ids(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "effbench.measured.data.vectors", module)
     folder = newsgroups_lines(tmp_path / "n")
     plain, task = small(Newsgroups), small(Newsgroups, vectors="package")
-    assert task.check(folder) == plain.check(folder) + "-of-package"
+    assert task.fingerprint(folder) == plain.fingerprint(folder) + "-of-package"
     splits = task.data(16, 3, folder)
     assert equal(splits, plain.data(16, 3, folder))
     words, named, seed = module.asked[-1]
@@ -324,10 +324,10 @@ def test_vectors_stand_at_their_words_ids(tmp_path, monkeypatch):
 def test_check_refuses_vectors_that_cannot_be_read(tmp_path):
     pytest.importorskip("effbench.measured.data.vectors")
     with pytest.raises(UsageError, match="nowhere.txt"):
-        small(Newsgroups, vectors="nowhere.txt").check(newsgroups_lines(tmp_path / "n"))
+        small(Newsgroups, vectors="nowhere.txt").fingerprint(newsgroups_lines(tmp_path / "n"))
 
 
-def test_the_reference_beats_the_majority_and_learns_order(tmp_path):
+def test_the_baseline_score_beats_the_majority_and_learns_order(tmp_path):
     rng = np.random.default_rng(0)
 
     def part(count: int) -> tuple[list[str], np.ndarray]:
@@ -346,7 +346,7 @@ def test_the_reference_beats_the_majority_and_learns_order(tmp_path):
     assert accuracy == macro_f1 == 1.0
 
 
-def test_the_reference_is_above_the_majority_class(tmp_path):
+def test_the_baseline_score_is_above_the_majority_class(tmp_path):
     priors = small(Newsgroups).data(4, 0, newsgroups_lines(tmp_path / "n")).priors
     assert priors["majority"] == pytest.approx(1 / 3)
     assert priors["tfidf_logreg"] > 0.5
@@ -366,7 +366,7 @@ def test_training_on_one_class_is_refused(tmp_path):
     folder = newsgroups_lines(tmp_path / "n", train=one)
     write(folder / "test.jsonl", json_text(one))
     with pytest.raises(UsageError, match=r"train.jsonl:\d+: .*fewer than two classes.* alt.atheism"):
-        small(Newsgroups).check(folder)
+        small(Newsgroups).fingerprint(folder)
 
 
 def test_reservoir_is_even_ordered_and_repeatable():
@@ -437,7 +437,7 @@ def test_newsgroups_lose_their_headers(tmp_path):
 def test_newsgroups_errors_name_file_line_and_column(tmp_path, bad, words):
     good = [{"label": label, "text": text} for label, text in messages(12, 0)]
     with pytest.raises(UsageError, match=words):
-        small(Newsgroups).check(newsgroups_lines(tmp_path / "n", train=[*good[:2], bad, *good]))
+        small(Newsgroups).fingerprint(newsgroups_lines(tmp_path / "n", train=[*good[:2], bad, *good]))
 
 
 def test_newsgroups_that_training_lacks_and_missing_parts_are_named(tmp_path):
@@ -446,17 +446,17 @@ def test_newsgroups_that_training_lacks_and_missing_parts_are_named(tmp_path):
     with pytest.raises(
         UsageError, match=r"test.jsonl:1: the class is 'rec.auto', not one of alt.atheism, rec.a"
     ):
-        small(Newsgroups).check(folder)
+        small(Newsgroups).fingerprint(folder)
     (folder / "test.jsonl").unlink()
     with pytest.raises(UsageError, match="there is no test.jsonl"):
-        small(Newsgroups).check(folder)
+        small(Newsgroups).fingerprint(folder)
     raw = newsgroups_folders(tmp_path / "raw")
     (raw / "20news-bydate-test").rename(raw / "moved")
     with pytest.raises(UsageError, match="20news-bydate-test: there is no such folder"):
-        small(Newsgroups).check(raw)
+        small(Newsgroups).fingerprint(raw)
     (raw / "20news-bydate-test").mkdir()
     with pytest.raises(UsageError, match="20news-bydate-test: the test part is empty"):
-        small(Newsgroups).check(raw)
+        small(Newsgroups).fingerprint(raw)
 
 
 def hub(load: Callable) -> types.ModuleType:
@@ -473,7 +473,7 @@ def test_newsgroups_from_the_hub(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", hub(load))
     task = small(Newsgroups)
-    assert task.check(None)
+    assert task.fingerprint(None)
     assert equal(task.data(16, 0, None), task.data(16, 0, newsgroups_lines(tmp_path / "n")))
 
 
@@ -481,20 +481,20 @@ def test_newsgroups_from_the_hub(tmp_path, monkeypatch):
 def test_without_the_library_or_the_network_it_is_said_what_to_do(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match=r"pip install 'effbench\[data\]'.*--data-dir DIR"):
-        kind().check(None)
+        kind().fingerprint(None)
 
     def load(*args: object, **options: object) -> None:
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setitem(sys.modules, "datasets", hub(load))
     with pytest.raises(UsageError, match=r"Couldn't reach the Hub.*network.*--data-dir DIR"):
-        kind().check(None)
+        kind().fingerprint(None)
 
 
 @pytest.mark.parametrize("kind", [Polarity, MINDTopics], ids=lambda kind: kind.name)
 def test_without_a_hub_the_official_location_is_named(kind):
     with pytest.raises(UsageError, match=r"--data-dir DIR.*https://"):
-        kind().check(None)
+        kind().fingerprint(None)
 
 
 # Polarity.
@@ -528,43 +528,43 @@ def test_polarity_errors_name_the_file(tmp_path):
     folder = polarity_folders(tmp_path / "raw")
     bad = write(folder / "txt_sentoken" / "pos" / "cv12.txt", "a")
     with pytest.raises(UsageError, match=r"cv12.txt: its name is not cvNNN_"):
-        small(Polarity).check(folder)
+        small(Polarity).fingerprint(folder)
     bad.unlink()
     write(folder / "txt_sentoken" / "pos" / "cv012_1.txt", b"\xff")
     with pytest.raises(UsageError, match=r"pos/cv012_1.txt: not UTF-8"):
-        small(Polarity).check(folder)
+        small(Polarity).fingerprint(folder)
     for path in (folder / "txt_sentoken" / "neg").iterdir():
         path.unlink()
     with pytest.raises(UsageError, match=r"neg: there is no cvNNN_"):
-        small(Polarity).check(folder)
+        small(Polarity).fingerprint(folder)
     (folder / "txt_sentoken" / "neg").rmdir()
     with pytest.raises(UsageError, match=r"neg: there is no such folder"):
-        small(Polarity).check(folder)
+        small(Polarity).fingerprint(folder)
     low = {name: text for name, text in polarity_texts().items() if name[6] < "8"}
     with pytest.raises(UsageError, match=r"polarity: none of the \d+ reviews found is of the test part"):
-        small(Polarity).check(polarity_zip(tmp_path / "low", low))
+        small(Polarity).fingerprint(polarity_zip(tmp_path / "low", low))
 
 
 def test_polarity_zip_errors_name_the_member(tmp_path):
     texts = polarity_texts()
     folder = polarity_zip(tmp_path / "a", {**texts, "pos/cv001_1.txt": b"\xff"})
     with pytest.raises(UsageError, match=r"movie_reviews.zip:movie_reviews/pos/cv001_1.txt: not UTF-8"):
-        small(Polarity).check(folder)
+        small(Polarity).fingerprint(folder)
     only = {name: text for name, text in texts.items() if name.startswith("pos")}
     with pytest.raises(UsageError, match=r"movie_reviews.zip: there is no neg/cvNNN"):
-        small(Polarity).check(polarity_zip(tmp_path / "b", only))
+        small(Polarity).fingerprint(polarity_zip(tmp_path / "b", only))
     path = polarity_zip(tmp_path / "c") / "movie_reviews.zip"
     content = bytearray(path.read_bytes())
     content[content.index(texts["neg/cv000_7.txt"].encode())] ^= 1
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"neg/cv000_7.txt: cannot be unpacked"):
-        small(Polarity).check(tmp_path / "c")
+        small(Polarity).fingerprint(tmp_path / "c")
     path.write_bytes(content[:500])
     with pytest.raises(UsageError, match=r"movie_reviews.zip: cannot be unpacked"):
-        small(Polarity).check(tmp_path / "c")
+        small(Polarity).fingerprint(tmp_path / "c")
     write(tmp_path / "c" / "other.zip", "")
     with pytest.raises(UsageError, match=r"2 .zip files, not one: movie_reviews.zip, other.zip"):
-        small(Polarity).check(tmp_path / "c")
+        small(Polarity).fingerprint(tmp_path / "c")
 
 
 # Amazon.
@@ -598,14 +598,14 @@ def test_amazon_samples_reviews_with_text_from_the_whole_file(tmp_path):
         row["reviewText"] = " "
     folder = write(tmp_path / "a" / "reviews_Electronics.json", json_text(rows)).parent
     task = small(AmazonElectronics)
-    sample = list(task.source_of(folder).read("whole"))
+    sample = list(task.texts_in(folder).read("whole"))
     assert len(sample) == 60
     assert all(review.text.strip() for review in sample)
     where = [next(i for i, row in enumerate(rows) if row["reviewText"] == review.text) for review in sample]
     assert where == sorted(where)
     assert max(where) > 500
     with pytest.raises(UsageError, match=r"test=10 together exceed the 300 reviews with text"):
-        small(AmazonElectronics, train=300).check(folder)
+        small(AmazonElectronics, train=300).fingerprint(folder)
 
 
 @pytest.mark.parametrize(
@@ -625,7 +625,7 @@ def test_amazon_errors_name_file_line_and_column(tmp_path, bad, words):
     good = amazon_rows(80)
     folder = write(tmp_path / "a" / "reviews_Electronics.json", json_text([*good[:2], bad, *good])).parent
     with pytest.raises(UsageError, match=words):
-        small(AmazonElectronics).check(folder)
+        small(AmazonElectronics).fingerprint(folder)
 
 
 def test_amazon_refuses_two_files_and_a_cut_one(tmp_path):
@@ -633,11 +633,11 @@ def test_amazon_refuses_two_files_and_a_cut_one(tmp_path):
     path = write(folder / "reviews_Electronics_5.json.gz", json_text(amazon_rows(80)))
     write(folder / "Electronics.jsonl", "")
     with pytest.raises(UsageError, match=r"2 files of reviews, not one: Electronics.jsonl, reviews_E"):
-        small(AmazonElectronics).check(folder)
+        small(AmazonElectronics).fingerprint(folder)
     (folder / "Electronics.jsonl").unlink()
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UsageError, match=r"5.json.gz:\d+: cannot be unpacked"):
-        small(AmazonElectronics).check(folder)
+        small(AmazonElectronics).fingerprint(folder)
 
 
 # MIND.
@@ -666,7 +666,7 @@ def test_mind_drops_categories_of_one_news_from_all_parts(tmp_path):
     one = [row.replace("\tsports\t", "\tnews\t").replace("\tautos\t", "\tnews\t") for row in news_rows(60)]
     folder = write(tmp_path / "one" / "news.tsv", "\n".join(one)).parent
     with pytest.raises(UsageError, match=r"fewer than two classes of 2 or more; .* found are news"):
-        small(MINDTopics).check(folder)
+        small(MINDTopics).fingerprint(folder)
 
 
 @pytest.mark.parametrize(
@@ -684,7 +684,7 @@ def test_mind_errors_name_file_line_and_column(tmp_path, bad, words):
     text = "\n".join([*news_rows(2), bad, *news_rows(40, 10)])
     folder = write(tmp_path / "m" / "news.tsv", text.encode(errors="surrogateescape")).parent
     with pytest.raises(UsageError, match=words):
-        small(MINDTopics).check(folder)
+        small(MINDTopics).fingerprint(folder)
 
 
 # Real files.
@@ -707,7 +707,7 @@ def test_real_polarity():
 @real("newsgroups20")
 @pytest.mark.slow
 def test_real_newsgroups():
-    source = Newsgroups().source_of(DATA)
+    source = Newsgroups().texts_in(DATA)
     groups = {part: [text.label for text in source.read(part)] for part in source.parts}
     assert {part: len(found) for part, found in groups.items()} == {"train": 11_293, "test": 7_528}
     assert len(set(groups["train"])) == len(set(groups["test"])) == 20
@@ -725,4 +725,4 @@ def test_real_imdb_texts():
 @real("amazon-games-mind")
 def test_real_file_in_minds_format_has_one_category():
     with pytest.raises(UsageError, match=r"fewer than two classes of 2 or more; .* found are games"):
-        MINDTopics().check(DATA / "amazon-games-mind")
+        MINDTopics().fingerprint(DATA / "amazon-games-mind")

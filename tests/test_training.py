@@ -15,12 +15,13 @@ from torch import nn
 
 from effbench import Mechanism, Unsupported
 from effbench.common.spec import Cell
+from effbench.measured.data.examples import Examples, Splits
 from effbench.measured.models.checkpoint import Checkpoint
 from effbench.measured.models.classifier import AdditivePooling, Classifier
 from effbench.measured.models.encoder import Encoder, FeatureDropout
 from effbench.measured.models.training import Diverged, Recipe, shuffled_batches, sorted_batches, train
 from effbench.measured.probes.accuracy import measure_accuracy
-from effbench.measured.tasks.base import Classification, Examples, Splits
+from effbench.measured.tasks.base import Classification
 from effbench.measured.tasks.listops import ListOps
 
 
@@ -73,7 +74,7 @@ class Occurs(Classification):
     def __init__(self, *, epochs: int = 8, lr: float = 1e-2, dropout: float = 0.0, patience: int = 8):
         super().__init__(epochs=epochs, lr=lr, dropout=dropout, patience=patience)
 
-    def check(self, data_dir):
+    def fingerprint(self, data_dir):
         return ""
 
     def data(self, seq_len, seed, data_dir):
@@ -719,8 +720,7 @@ def test_a_task_chooses_its_batches():
     assert Occurs().recipe().bucketed
 
     class Unsorted(Occurs):
-        def __init__(self):
-            Classification.__init__(self, epochs=1, lr=0.01, dropout=0.0, patience=1, bucketed=False)
+        bucketed = False
 
     assert not Unsorted().recipe().bucketed
 

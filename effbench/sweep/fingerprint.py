@@ -20,13 +20,15 @@ _MEASURING = (
     "measured/probes",
     "measured/models",
 )
+# In a training's process, beside the task's own file.
+_PREPARING = ("measured/data", "measured/tasks")
 
 
 def code_of(cell: Cell) -> str:
     """``version-measuring-plugin``: digests of effbench's measuring code with torch, and of the plug-ins.
 
     The last part covers the mechanism's sources, the versions of the libraries it requires and, for accuracy,
-    the task's.
+    the task's sources, the base classes of tasks and the readers of data.
     """
     plugins = [registry.find(cell.mechanism, "mechanism")]
     if cell.task:
@@ -34,6 +36,8 @@ def code_of(cell: Cell) -> str:
     home = Path(__file__).parents[1]
     measuring = tuple(path for name in _MEASURING for path in _python_files(home / name))
     sources = tuple(path for plugin in plugins for path in registry.sources(plugin))
+    if cell.task:
+        sources += tuple(path for name in _PREPARING for path in _python_files(home / name))
     libraries = " ".join(f"{name} {found}" for p in plugins for name, found in registry.versions(p).items())
     return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest(sources, libraries)}"
 

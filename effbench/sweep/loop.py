@@ -25,6 +25,7 @@ from effbench.sweep.executor import Executor
 from effbench.sweep.fingerprint import code_of
 from effbench.sweep.local import LocalExecutor
 from effbench.sweep.machine_ceiling import Ceilings
+from effbench.sweep.preparation import Preparation
 from effbench.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -280,6 +281,7 @@ class _Loop:
         self._budget_s, self._store = sweep.budget_s, store
         self._executor, self._listener = executor, listener
         self._estimate = Estimate(self.records)
+        self._preparation = Preparation()
         # a roofline needs the FLOPs and the time of a cell
         self._ceilings = Ceilings(executor) if {"time", "flops"} <= {c.probe for c in sweep.cells()} else None
         self._began = time.monotonic()
@@ -311,6 +313,7 @@ class _Loop:
 
     def _train(self, job: Job) -> Record:
         """Train with a checkpoint, until the end of the budget if that comes first."""
+        self._preparation.of(job, self._listener.progressed)
         job = replace(job, checkpoint=str(self._store.checkpoint(job.cell)))
         left_s = math.inf if self._budget_s is None else self._budget_s - self._spent_s()
         if left_s >= job.limits.timeout_s:
@@ -428,7 +431,7 @@ def _check_tasks(
                     files.entries(data_dir)  # raises for a folder that is not there
                 tasks[label] = _task_class(cell.task or "")(**cell.task_options)
                 try:
-                    fingerprints[label] = tasks[label].check(data_dir)
+                    fingerprints[label] = tasks[label].fingerprint(data_dir)
                 except UsageError as error:
                     if strict:
                         raise

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from effbench.common.files import is_file, refuse_special, size, why
+from effbench.common.files import is_dir, is_file, refuse_special, size, why
 from effbench.common.spec import UsageError
 
 PACKED = ("", ".xz", ".gz")  # what a file's name may end with
@@ -88,6 +88,16 @@ def digest_of(paths: Iterable[Path]) -> str:
 def packed_file(folder: Path, name: str) -> Path | None:
     """The file of this name in the folder, as it is or packed."""
     return next((path for suffix in PACKED if is_file(path := folder / f"{name}{suffix}")), None)
+
+
+def folder_of(data_dir: Path | None, *names: str) -> Path | None:
+    """Return the first folder of these names inside ``data_dir``, or ``data_dir`` where there is none.
+
+    One data folder can hold those of several tasks, each under its task's name.
+    """
+    if data_dir is None:
+        return None
+    return next((data_dir / name for name in names if is_dir(data_dir / name)), data_dir)
 
 
 def unchanged(before: str, now: Callable[[], str], where: object) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -77,14 +78,26 @@ class HashedNGrams(nn.Module):
         return nn.functional.pad(self.rows(hashed), (0, 0, tokens.shape[1] - ends, 0))
 
 
+@dataclass(frozen=True, kw_only=True)
+class WordRecipe:
+    """How tokens that are words are embedded.
+
+    ``vectors`` [vocab_size, width], if given, are the first weights of the embedding; a linear map without
+    bias takes them to d_model where the widths differ. With ``ngrams`` of 2 or more, embeddings of hashed
+    n-grams of up to that many tokens are added. In training, the embedding of a token or an n-gram is left
+    out with probability ``word_dropout`` (Iyyer et al. 2015).
+    """
+
+    vectors: NDArray[np.float32] | None = None
+    ngrams: int = 1
+    word_dropout: float = 0.0
+
+
 class Classifier(nn.Module):
     """tokens [B, N], mask [B, N] -> logits [B, classes].
 
     Learned absolute positions are added to the token embeddings; id 0 is padding. ``max_len`` is the
-    longest N. The token embedding starts from ``vectors`` [vocab_size, width] if given, which a linear map
-    without bias takes to d_model where the widths differ; it is trained like any other. With ``ngrams`` of 2
-    or more, hashed n-grams of up to so many tokens are added to it. ``word_dropout`` is the probability with
-    which, in training, the embedding of a token is left out (Iyyer et al. 2015), and that of an n-gram.
+    longest N. ``words`` says how tokens are embedded, by default plainly.
     """
 
     def __init__(
@@ -98,14 +111,13 @@ class Classifier(nn.Module):
         layers: int,
         ffn_width: int | None = None,
         dropout: float = 0.0,
-        vectors: NDArray[np.float32] | None = None,
-        ngrams: int = 1,
-        word_dropout: float = 0.0,
+        words: WordRecipe | None = None,
     ) -> None:
         super().__init__()
-        self.tokens = token_embedding(vocab_size, d_model, vectors)
-        self.ngrams = nn.ModuleList(HashedNGrams(n, d_model) for n in range(2, ngrams + 1))
-        self.word_dropout = word_dropout
+        words = words or WordRecipe()
+        self.tokens = token_embedding(vocab_size, d_model, words.vectors)
+        self.ngrams = nn.ModuleList(HashedNGrams(n, d_model) for n in range(2, words.ngrams + 1))
+        self.word_dropout = words.word_dropout
         self.positions = nn.Embedding(max_len, d_model)
         nn.init.normal_(self.positions.weight, std=EMBEDDING_STD)
         self.embedding_dropout = FeatureDropout(dropout)

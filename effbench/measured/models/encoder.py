@@ -13,8 +13,8 @@ class Encoder(nn.Module):
 
     Pre-norm: x + mechanism(norm(x)), then x + ffn(norm(x)), and a norm at the end. ``ffn_width`` is the
     hidden width of the feed-forward layer, 2 d_model if None (LRA's ratio); 0 leaves feed-forward layers out.
-    A mechanism whose instances have ``shares_layers`` serves all layers with one instance; norms and
-    feed-forward layers are always a layer's own.
+    One instance of a mechanism with ``shares_layers`` serves all layers; each layer has its own norms and
+    feed-forward layer.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Encoder(nn.Module):
 class FeatureDropout(nn.Module):
     """x [B, N, D] -> [B, N, D]: dropout with one mask [B, 1, D] for all positions of a row.
 
-    Gal and Ghahramani 2016 (arXiv 1512.05287). It regularises as well here as a mask of its own for every
+    Gal and Ghahramani 2016 (arXiv 1512.05287). In this model it regularises as well as a mask for every
     token, whose random numbers would take about half of a training step on a CPU.
     """
 
@@ -78,7 +78,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         mixed = self.mechanism(self.mix_norm(x), mask)
         if mask is not None:
-            # What a mechanism leaves at padding, even NaN, goes no further.
+            # A mechanism may leave anything at padding, even NaN: it must not reach later layers.
             mixed = mixed.masked_fill(~mask[..., None], 0.0)
         x = x + self.dropout(mixed)
         if not self.feed_forward:

@@ -14,10 +14,10 @@ from effbench.measured.models.encoder import Encoder, FeatureDropout
 class Tagger(nn.Module):
     """tokens [B, N], mask [B, N], at [B, N] -> logits [Q, vocab_size], a row for each True of ``at``.
 
-    Rows come in the order of the batch, then of the positions. Only the positions asked for meet the
-    vocabulary, since logits of all of them, [B, N, vocab_size], would be most of a model's memory and time.
-    Learned absolute positions are added to the token embeddings, whose transpose is the output layer (Press
-    and Wolf 2017, arXiv 1608.05859). Padding is what ``mask`` says; no id is special. ``max_len`` is the
+    Logits come in the order of the rows, then of the positions. They are computed only where ``at`` is True:
+    logits of all positions, [B, N, vocab_size], would take most of the model's memory and time. Learned
+    absolute positions are added to the token embeddings, whose transpose is the output layer (Press and Wolf
+    2017, arXiv 1608.05859). Only ``mask`` marks padding; no id is special. ``max_len`` is the
     longest N, ``ffn_width`` as in :class:`~effbench.measured.models.encoder.Encoder`.
     """
 

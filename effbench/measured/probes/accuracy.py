@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from effbench.common import columns
 from effbench.common.spec import Cell, UsageError
+from effbench.measured.data.examples import Examples
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.models.checkpoint import Checkpoint
 from effbench.measured.models.training import on_device, sorted_batches, train
 from effbench.measured.probes.memory import peak_bytes
-from effbench.measured.tasks.base import Examples, Task
+from effbench.measured.tasks.base import Task
 
 Samples = dict[str, tuple[float, ...]]
 Values = dict[str, float | int | str | None]

@@ -14,18 +14,18 @@ from effbench.common.files import entries
 from effbench.common.spec import UsageError
 from effbench.common.wording import shown
 from effbench.measured.data.cache import Arrays, cached
-from effbench.measured.data.reading import digest_of, lines
-from effbench.measured.data.sources import (
+from effbench.measured.data.reading import digest_of, folder_of, lines
+from effbench.measured.data.text_sets import (
     WHOLE,
-    Source,
     Text,
+    TextSet,
     hub_failure,
     hub_loader,
     json_object,
     reservoir,
     text_column,
 )
-from effbench.measured.tasks.base import folder_of, require
+from effbench.measured.tasks.base import require
 from effbench.measured.tasks.text import TextClassification
 
 STARS = ("1", "2", "3", "4", "5")
@@ -38,22 +38,22 @@ PATTERNS = tuple(
 HUB = "hf://datasets/McAuley-Lab/Amazon-Reviews-2023/raw/review_categories/Electronics.jsonl"
 LOCATION = "jmcauley.ucsd.edu/data/amazon (2014) or amazon-reviews-2023.github.io (2023)"
 
-_VERSION = 1  # of what is kept of the hub's stream
+_VERSION = 1  # of the part of the hub's stream that is kept
 
 
 class AmazonElectronics(TextClassification):
     """Stars of product reviews (Amazon Electronics), 5 classes.
 
     Reads from the data folder, or its folder ``amazon``, the one raw file there: of 2014,
-    ``reviews_Electronics*.json[.gz|.xz]`` (an object a line: reviewText, overall), or of 2023,
+    ``reviews_Electronics*.json[.gz|.xz]`` (an object per line: reviewText, overall), or of 2023,
     ``Electronics*.jsonl[.gz|.xz]`` (text, rating). Titles and summaries are not read; reviews without text
     are dropped. Without a data folder, the file of 2023 through the ``datasets`` library, as a stream.
 
     There is no official split; as many reviews as the paper has are used: ``train``, ``validation`` and
-    ``test`` together are sampled from the whole file, all alike likely and always the same ones, and ``seed``
-    divides them, stratified by stars. The file is read a line at a time and never held in memory. From the
-    hub it is the first reviews of the stream instead, since the whole is 22 GB. Which of Amazon's reviews
-    the paper took is not known. Words, ``vocabulary`` and ``vectors`` are as in ``imdb``.
+    ``test`` together are a uniform sample of the whole file, always the same one, and ``seed`` divides them,
+    stratified by stars. The file is read line by line and never held in memory. From the hub the first
+    reviews of the stream are taken instead, since the whole is 22 GB. It is not known which of Amazon's
+    reviews the paper took. Words, ``vocabulary`` and ``vectors`` are as in ``imdb``.
     """
 
     source = "McAuley et al. 2015, Image-based Recommendations on Styles and Substitutes (SIGIR)"
@@ -61,40 +61,23 @@ class AmazonElectronics(TextClassification):
     unit = "reviews"
     names = STARS
 
-    def __init__(
-        self,
-        *,
-        train: int = 40_000,
-        validation: int = 5_000,
-        test: int = 5_000,
-        vocabulary: int = 20_000,
-        epochs: int = 5,
-        lr: float = 1e-3,
-        dropout: float = 0.2,
-        patience: int = 2,
-        vectors: str = "none",
-        ngrams: int = 1,
-        word_dropout: float = 0.0,
-    ) -> None:
-        require(train >= 1, f"train must be at least 1, got {train}")
-        require(test >= 1, f"test must be at least 1, got {test}")
-        super().__init__(
-            train=train,
-            validation=validation,
-            test=test,
-            vocabulary=vocabulary,
-            epochs=epochs,
-            lr=lr,
-            dropout=dropout,
-            patience=patience,
-            vectors=vectors,
-            ngrams=ngrams,
-            word_dropout=word_dropout,
-        )
-        self.count = train + validation + test
+    train: int = 40_000
+    validation: int = 5_000
+    test: int = 5_000
 
-    def source_of(self, data_dir: Path | None) -> Source:
-        """The sample of reviews, in the order of the file."""
+    def check_options(self) -> None:
+        """Refuse parts of all reviews: the file is sampled."""
+        super().check_options()
+        require(self.train >= 1, f"train must be at least 1, got {self.train}")
+        require(self.test >= 1, f"test must be at least 1, got {self.test}")
+
+    @property
+    def count(self) -> int:
+        """Reviews of all parts together."""
+        return self.train + self.validation + self.test
+
+    def texts_in(self, data_dir: Path | None) -> TextSet:
+        """Return the sample of reviews, in the order of the file."""
         folder = folder_of(data_dir, "amazon")
         if folder is None:
             return self._hub()
@@ -111,16 +94,16 @@ class AmazonElectronics(TextClassification):
 
         def read(part: str) -> list[Text]:
             try:
-                found = reservoir(_reviews(path), self.count, lambda review: len(review.text))
+                sample = reservoir(_reviews(path), self.count, lambda review: len(review.text))
             except UsageError:
                 raise
             except ValueError as error:
                 raise UsageError(f"{path}: {error}") from None
-            self._enough(len(found), str(path))
-            return found
+            self._enough(len(sample), str(path))
+            return sample
 
         digest = hashlib.sha256(f"{digest_of([path])} {self.count}".encode()).hexdigest()[:16]
-        return Source(digest=digest, parts=WHOLE, read=read, where=lambda part, row: str(path))
+        return TextSet(digest=digest, parts=WHOLE, read=read, where=lambda part, row: str(path))
 
     def _enough(self, found: int, where: str) -> None:
         if found < self.count:
@@ -130,7 +113,7 @@ class AmazonElectronics(TextClassification):
                 f"the {found} reviews with text found"
             )
 
-    def _hub(self) -> Source:
+    def _hub(self) -> TextSet:
         instead = f"or pass --data-dir DIR with a file from {LOCATION}"
 
         def make() -> Arrays:
@@ -169,7 +152,7 @@ class AmazonElectronics(TextClassification):
         digest = hashlib.sha256(joined + arrays["ends"].tobytes() + arrays["stars"].tobytes()).hexdigest()[
             :16
         ]
-        return Source(
+        return TextSet(
             digest=digest, parts=WHOLE, read=read, where=lambda part, row: f"{HUB}, review {row} with text"
         )
 
@@ -183,7 +166,7 @@ def _reviews(path: Path) -> Iterator[Text]:
 
 
 def _review(row: dict[str, Any], where: str) -> Text | None:
-    """The review, or None where it has no text."""
+    """Return the review, or None if it has no text."""
     text, stars = next((names for names in COLUMNS if names[0] in row), COLUMNS[0])
     for column in (text, stars):
         if column not in row:

@@ -1,94 +1,43 @@
-"""The seam: a task is data, a model around a mechanism, a loss and a score. NumPy only until it runs."""
+"""Base classes of tasks: data, a model around a mechanism, a loss and a score. Imports no torch."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from effbench.common.files import is_dir
 from effbench.common.spec import UsageError
+from effbench.measured.data.examples import PAD, Examples, Integers, Splits
+from effbench.measured.data.scoring import classification_scores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from effbench.measured.models.classifier import WordRecipe
     from effbench.measured.models.training import Recipe
 
     MakeMechanism = Callable[[], nn.Module]
     Batch = Mapping[str, Tensor]
 
-Integers = NDArray[np.integer[Any]]
-
-PAD = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Examples:
-    """Ragged token rows with a label each: row i is ``tokens[starts[i]:starts[i + 1]]``.
-
-    ``tokens`` [all tokens], ``starts`` [n + 1] and ``labels`` [n] are integer arrays; id 0 is padding and
-    stands in no row.
-    """
-
-    tokens: Integers
-    starts: Integers
-    labels: Integers
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def lengths(self) -> Integers:
-        """Tokens in each row, [n]."""
-        return np.diff(self.starts)
-
-    def row(self, i: int) -> Integers:
-        """The tokens of row i."""
-        return self.tokens[self.starts[i] : self.starts[i + 1]]
-
-    def take(self, rows: Integers, longest: int | None = None) -> Examples:
-        """The given rows in the given order, cut to their first ``longest`` tokens."""
-        first = self.starts[rows]
-        lengths = self.lengths[rows]
-        if longest is not None:
-            lengths = np.minimum(lengths, longest)
-        starts = np.concatenate(([0], np.cumsum(lengths)))
-        inside = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
-        return Examples(
-            tokens=self.tokens[np.repeat(first, lengths) + inside], starts=starts, labels=self.labels[rows]
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Splits:
-    """A task's data: three parts, the sizes that its model needs, and what a score is to be read against.
-
-    ``priors`` are the scores on the test part of predictors that hardly read the input; ``facts`` are
-    counts worth keeping beside a score. Both are copied into the record. ``vectors`` [vocab_size, width], if
-    given, initialise the token embedding, in whatever width they have.
-    """
-
-    train: Examples
-    validation: Examples
-    test: Examples
-    vocab_size: int
-    classes: int
-    priors: Mapping[str, float]
-    facts: Mapping[str, int] = field(default_factory=dict)
-    vectors: NDArray[np.float32] | None = None
+T = TypeVar("T")
 
 
 class Task(ABC):
-    """What accuracy is measured on.
+    """The thing that accuracy is measured on.
 
-    The first line of a task's docstring is its summary and ``source`` where it comes from. The constructor
-    takes keyword-only options with literal defaults, int, float, bool, str or Literal: they are read from
-    the source, there is no other schema. It raises ValueError for a value that is not allowed.
+    The first line of a task's docstring is its summary and ``source`` is where it comes from. Its options are
+    annotated class fields with literal defaults, ``epochs: int = 10``, of type int, float, bool, str or
+    Literal, with ``| None`` if need be. effbench reads them from the source, base classes included; there is
+    no other schema. A subclass changes a default by assigning the field again. ``ClassVar`` fields are no
+    options, and neither are names that begin with an underscore. An option whose name the class needs
+    otherwise gets an underscore at its end: ``data_: str = "auto"`` is the option ``data``.
+
+    The constructor sets the options as attributes and calls ``check_options``. A class may have a constructor
+    of its own instead: then its keyword-only parameters are the options.
 
     The training loop and the probe know only this class: they pass the parts of ``Splits`` and what
     ``batch`` makes of them back to the task, and read ``lengths`` of a part and ``mask`` of a batch. A task
@@ -98,42 +47,66 @@ class Task(ABC):
     source: ClassVar[str] = ""
     metric: ClassVar[str] = "accuracy"  # the score that training stops on; higher is better
 
-    @abstractmethod
-    def check(self, data_dir: Path | None) -> str:
-        """A fingerprint of the input files, "" if the data is generated; called before anything runs.
+    def __init__(self, **options: Any) -> None:
+        attributes = _option_attributes(type(self))
+        for name in options:
+            if name not in attributes:
+                allowed = ", ".join(attributes) or "none"
+                raise TypeError(f"{type(self).__name__} has no option {name!r}; its options: {allowed}")
+        for name, attribute in attributes.items():
+            if name in options:
+                setattr(self, attribute, options[name])
+            elif not hasattr(type(self), attribute):
+                raise TypeError(f"{type(self).__name__} needs the option {name!r}")
+        self.check_options()
 
-        Raises UsageError naming the file, line and column that is wrong, and what is allowed: whatever can be
-        wrong with a file, so that ``data`` meets only what has changed since.
+    def check_options(self) -> None:  # noqa: B027  # nothing is refused
+        """Raise ValueError for an option's value that is not allowed."""
+
+    @abstractmethod
+    def fingerprint(self, data_dir: Path | None) -> str:
+        """Read every file and return a fingerprint of them, "" if the data is generated.
+
+        It is called before anything runs, and again before a training. Raises UsageError that names the file,
+        line and column that is wrong, and what is allowed: whatever can be wrong with a file, so that
+        ``data`` meets only what has changed since.
         """
 
     def check_length(self, seq_len: int, data_dir: Path | None) -> None:  # noqa: B027  # none is refused
-        """Raise UsageError for a length that the task or its files do not have; called after ``check``."""
+        """Raise UsageError for a length that the task or its files lack; called after ``fingerprint``."""
+
+    def prepare(self, seq_len: int, seed: int, data_dir: Path | None) -> None:  # noqa: B027  # nothing is kept
+        """Put into the cache on disk what all trainings on this data share, such as baseline scores.
+
+        It is called once before the trainings on this data begin, so that the time limit of the first one
+        does not include it.
+        """
 
     @abstractmethod
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
-        """The data at up to ``seq_len`` tokens a row, the same whenever seq_len, seed and files are."""
+        """Return the data at up to ``seq_len`` tokens per row, a function of seq_len, seed and files only."""
 
     @abstractmethod
     def model(
         self, make_mechanism: MakeMechanism, *, splits: Splits, seq_len: int, d_model: int, layers: int
     ) -> nn.Module:
-        """The model around the mechanism, freshly initialised from torch's random state."""
+        """Return the model around the mechanism, freshly initialised from torch's random state."""
 
     @abstractmethod
     def batch(self, part: Examples, rows: Integers) -> Batch:
-        """CPU tensors for the given rows of a part; ``mask`` [B, N] is True for a real token."""
+        """Return CPU tensors for the given rows of a part; ``mask`` [B, N] is True for a real token."""
 
     @abstractmethod
     def full_batch(self, splits: Splits, batch_size: int, seq_len: int) -> Batch:
-        """A batch without padding, of the largest size that a model of ``seq_len`` meets."""
+        """Return a batch without padding, of the largest size that a model of ``seq_len`` meets."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The mean loss of a batch, a scalar."""
+        """Return the mean loss of a batch, a scalar."""
 
     @abstractmethod
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """Scores over all batches, ``metric`` among them; the model is in evaluation mode.
+        """Return scores over all batches, ``metric`` among them; the model is in evaluation mode.
 
         A float is a score: a share from 0 to 1, or in the unit that its name ends with (``loss_nats``). An
         int is a count beside them.
@@ -141,42 +114,33 @@ class Task(ABC):
 
     @abstractmethod
     def recipe(self) -> Recipe:
-        """How to train."""
+        """Return how to train."""
 
 
-class Classification(Task):
-    """Rows of tokens with one of a few classes each: cross-entropy, accuracy and macro-averaged F1.
+class TrainedTask(Task):
+    """A task with the usual options of training.
 
-    A subclass brings ``check`` and ``data``, and sets the part of the recipe that depends on the task:
-    ``epochs``, ``lr``, ``dropout``, ``evaluations`` an epoch and ``patience``, the evaluations without a new
-    best after which training stops; ``bucketed`` says whether rows of similar length share a batch.
-    ``ngrams`` and ``word_dropout`` are the classifier's.
+    ``patience`` is the number of evaluations without a new best after which training stops. A subclass sets
+    ``evaluations`` per epoch, and ``bucketed`` to False if batches must mix rows of different lengths.
     """
 
-    def __init__(
-        self,
-        *,
-        epochs: int,
-        lr: float,
-        dropout: float,
-        patience: int,
-        evaluations: int = 1,
-        bucketed: bool = True,
-        ngrams: int = 1,
-        word_dropout: float = 0.0,
-    ) -> None:
-        require(epochs >= 1, f"epochs must be at least 1, got {epochs}")
-        require(lr > 0, f"lr must be above 0, got {lr}")
-        require(0 <= dropout < 1, f"dropout must be at least 0 and below 1, got {dropout}")
-        require(patience >= 1, f"patience must be at least 1, got {patience}")
-        require(1 <= ngrams <= 5, f"ngrams must be 1 (words alone) to 5, got {ngrams}")
-        require(0 <= word_dropout < 1, f"word_dropout must be at least 0 and below 1, got {word_dropout}")
-        self.ngrams, self.word_dropout = ngrams, word_dropout
-        self.epochs, self.lr, self.dropout = epochs, lr, dropout
-        self.patience, self.evaluations, self.bucketed = patience, evaluations, bucketed
+    epochs: int = 10
+    lr: float = 1e-3
+    dropout: float = 0.1
+    patience: int = 3
+
+    evaluations: ClassVar[int] = 1
+    bucketed: ClassVar[bool] = True
+
+    def check_options(self) -> None:
+        """Refuse what no training can have."""
+        require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        require(self.lr > 0, f"lr must be above 0, got {self.lr}")
+        require(0 <= self.dropout < 1, f"dropout must be at least 0 and below 1, got {self.dropout}")
+        require(self.patience >= 1, f"patience must be at least 1, got {self.patience}")
 
     def recipe(self) -> Recipe:
-        """AdamW with the subclass's options; the rest is the recipe's own."""
+        """Return AdamW with the task's options; the rest is the recipe's own."""
         from effbench.measured.models.training import Recipe
 
         return Recipe(
@@ -187,10 +151,21 @@ class Classification(Task):
             bucketed=self.bucketed,
         )
 
+
+class Classification(TrainedTask):
+    """Rows of tokens with one of a few classes each: cross-entropy, accuracy and macro-averaged F1.
+
+    A subclass brings ``fingerprint`` and ``data``.
+    """
+
+    def word_recipe(self, splits: Splits) -> WordRecipe | None:
+        """Return how the classifier embeds words; None for a plain embedding."""
+        return None
+
     def model(
         self, make_mechanism: MakeMechanism, *, splits: Splits, seq_len: int, d_model: int, layers: int
     ) -> nn.Module:
-        """An encoder under additive-attention pooling and a linear classifier."""
+        """Return an encoder under additive-attention pooling and a linear classifier."""
         from effbench.measured.models.classifier import Classifier
 
         return Classifier(
@@ -201,13 +176,11 @@ class Classification(Task):
             d_model=d_model,
             layers=layers,
             dropout=self.dropout,
-            vectors=splits.vectors,
-            ngrams=self.ngrams,
-            word_dropout=self.word_dropout,
+            words=self.word_recipe(splits),
         )
 
     def batch(self, part: Examples, rows: Integers) -> Batch:
-        """``tokens`` [B, N], ``mask`` [B, N] and ``labels`` [B], N being the longest of the rows."""
+        """Return ``tokens`` [B, N], ``mask`` [B, N] and ``labels`` [B]; N is the longest row's length."""
         import torch
 
         taken = part.take(rows)
@@ -222,7 +195,7 @@ class Classification(Task):
         }
 
     def full_batch(self, splits: Splits, batch_size: int, seq_len: int) -> Batch:
-        """Arbitrary tokens and labels: memory does not depend on which."""
+        """Return arbitrary tokens and labels: memory does not depend on their values."""
         import torch
 
         tokens = torch.arange(batch_size * seq_len).reshape(batch_size, seq_len) % (splits.vocab_size - 1) + 1
@@ -233,13 +206,13 @@ class Classification(Task):
         }
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy in nats."""
+        """Return the cross-entropy in nats."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(model(batch["tokens"], batch["mask"]), batch["labels"])
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """``accuracy``, ``macro_f1`` over the classes that occur, and counts ``correct`` and ``examples``."""
+        """Return ``accuracy``, ``macro_f1`` over the classes that occur, ``correct`` and ``examples``."""
         truth: list[int] = []
         predicted: list[int] = []
         for batch in batches:
@@ -248,55 +221,45 @@ class Classification(Task):
         return classification_scores(np.array(truth), np.array(predicted))
 
 
-def classification_scores(truth: Integers, predicted: Integers) -> dict[str, float]:
-    """Accuracy and macro F1 of predicted labels [n] against the true ones [n]."""
-    right = truth == predicted
-    # F1 of a class is 2 TP / (true + predicted): finite for every class that occurs among the true ones.
-    f1 = [
-        2 * int(right[truth == c].sum()) / (int((truth == c).sum()) + int((predicted == c).sum()))
-        for c in np.unique(truth)
-    ]
-    return {
-        "accuracy": float(right.mean()),
-        "macro_f1": float(np.mean(f1)),
-        "correct": int(right.sum()),
-        "examples": len(truth),
-    }
+class LastRead(Generic[T]):
+    """The content of folders as ``fingerprint`` read it, so that ``data`` need not read them again."""
 
+    def __init__(self, read: Callable[[Path | None], T]) -> None:
+        self._read = read
+        self._content: dict[Path | None, T] = {}
 
-def folder_of(data_dir: Path | None, *names: str) -> Path | None:
-    """The first folder of these names inside ``data_dir``, or ``data_dir`` itself where there is none.
+    def anew(self, folder: Path | None) -> T:
+        """Read the folder and keep its content."""
+        self._content.pop(folder, None)
+        self._content[folder] = content = self._read(folder)
+        return content
 
-    So that one data folder can hold those of several tasks, each under its task's name.
-    """
-    if data_dir is None:
-        return None
-    return next((data_dir / name for name in names if is_dir(data_dir / name)), data_dir)
+    def of(self, folder: Path | None) -> T:
+        """Return what ``anew`` read from the folder; read it where ``anew`` was not called."""
+        return self._content[folder] if folder in self._content else self._read(folder)
 
 
 def confirm(task: Task, data_dir: Path | None, fingerprint: str) -> None:
-    """Raise UsageError where the task's files are not what they were when ``check`` gave the fingerprint."""
-    if fingerprint and task.check(data_dir) != fingerprint:
+    """Raise UsageError where the task's files are not those of the fingerprint that was taken before."""
+    if fingerprint and task.fingerprint(data_dir) != fingerprint:
         raise UsageError(f"{data_dir}: the data changed after the run was planned; run it again")
 
 
-def prior(train: Examples, test: Examples, clue: Callable[[Examples], Integers] | None = None) -> float:
-    """Test accuracy of always answering the commonest training label among rows of the same clue.
-
-    ``clue`` gives an integer a row; without it there is one group, which makes this the majority class. A
-    clue that training never saw is answered with the commonest label of all.
-    """
-    common = int(np.bincount(train.labels).argmax())
-    if clue is None:
-        return float((test.labels == common).mean())
-    train_clue, test_clue = clue(train), clue(test)
-    answers = np.full(len(test), common)
-    for value in np.unique(train_clue):
-        answers[test_clue == value] = np.bincount(train.labels[train_clue == value]).argmax()
-    return float((test.labels == answers).mean())
-
-
 def require(allowed: bool, message: str) -> None:
-    """Raise ValueError with the message unless what it is about is allowed."""
+    """Raise ValueError with the message unless the condition holds."""
     if not allowed:
         raise ValueError(message)
+
+
+def _option_attributes(kind: type[Task]) -> dict[str, str]:
+    """Return the class's options, each with the attribute that holds it, as plugin_source.py reads them."""
+    attributes: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        for attribute, annotation in inspect.get_annotations(base).items():
+            written = annotation if isinstance(annotation, str) else repr(annotation)
+            name = attribute.removesuffix("_")
+            if "ClassVar" in written.partition("[")[0]:
+                attributes.pop(name, None)
+            elif not name.startswith("_"):
+                attributes[name] = attribute
+    return attributes

@@ -11,20 +11,24 @@ import numpy as np
 from effbench.common.files import entries, is_dir
 from effbench.common.spec import UsageError
 from effbench.common.wording import shown
-from effbench.measured.data.sources import (
+from effbench.measured.data.corpus import Corpus
+from effbench.measured.data.examples import Integers
+from effbench.measured.data.reading import folder_of
+from effbench.measured.data.text_sets import (
     OFFICIAL,
-    Source,
     Text,
     TextFile,
-    hub,
+    TextSet,
+    hub_texts,
     json_lines,
     text_column,
     text_files,
 )
-from effbench.measured.tasks.base import Integers, folder_of, require
-from effbench.measured.tasks.text import Corpus, TextClassification
+from effbench.measured.tasks.base import require
+from effbench.measured.tasks.text import TextClassification
 
 POLARITIES = ("neg", "pos")
+CLASSES = ("polarity", "rating")
 RATINGS = (1, 2, 3, 4, 7, 8, 9, 10)
 HUB = "stanfordnlp/imdb"
 
@@ -32,7 +36,7 @@ HUB = "stanfordnlp/imdb"
 class IMDB(TextClassification):
     """Sentiment of movie reviews (Large Movie Review Dataset), 2 polarities or 8 ratings.
 
-    Reads from the data folder, or its folder ``imdb``, ``{train,test}.jsonl[.xz|.gz]`` (one object a line:
+    Reads from the data folder, or its folder ``imdb``, ``{train,test}.jsonl[.xz|.gz]`` (one object per line:
     label 0 or 1, text, and for ``classes=rating`` rating 1-4 or 7-10) or the raw
     ``aclImdb/<split>/<pos|neg>/<id>_<rating>.txt``; without a data folder, ``stanfordnlp/imdb`` through the
     ``datasets`` library (polarity only). The unlabelled reviews are not read; nothing else is dropped.
@@ -52,44 +56,21 @@ class IMDB(TextClassification):
     unit = "reviews"
     names = POLARITIES
 
-    def __init__(
-        self,
-        *,
-        classes: Literal["polarity", "rating"] = "polarity",
-        train: int = 0,
-        validation: int = 2_500,
-        test: int = 0,
-        vocabulary: int = 20_000,
-        epochs: int = 5,
-        lr: float = 1e-3,
-        dropout: float = 0.2,
-        patience: int = 2,
-        vectors: str = "none",
-        ngrams: int = 1,
-        word_dropout: float = 0.0,
-    ) -> None:
-        super().__init__(
-            train=train,
-            validation=validation,
-            test=test,
-            vocabulary=vocabulary,
-            epochs=epochs,
-            lr=lr,
-            dropout=dropout,
-            patience=patience,
-            vectors=vectors,
-            ngrams=ngrams,
-            word_dropout=word_dropout,
-        )
-        require(classes in ("polarity", "rating"), f"classes is {classes!r}, not polarity or rating")
-        self.classes = classes
+    classes: Literal["polarity", "rating"] = "polarity"
+    validation: int = 2_500
+    test: int = 0
 
-    def source_of(self, data_dir: Path | None) -> Source:
-        """The reviews, train and test, with their rating as number (0 where there is none)."""
-        return _source(data_dir)
+    def check_options(self) -> None:
+        """Refuse other classes."""
+        super().check_options()
+        require(self.classes in CLASSES, f"classes is {self.classes!r}, not polarity or rating")
+
+    def texts_in(self, data_dir: Path | None) -> TextSet:
+        """Return the official parts of the reviews, with their rating as number (0 if there is none)."""
+        return _reviews(data_dir)
 
     def labels(self, corpus: Corpus) -> tuple[Integers, int]:
-        """Polarities, negative first, or ratings in ascending order."""
+        """Return polarities, negative first, or ratings in ascending order."""
         if self.classes == "polarity":
             return super().labels(corpus)
         if not corpus.numbers.all():
@@ -99,40 +80,37 @@ class IMDB(TextClassification):
 
 
 def texts(data_dir: Path | None) -> tuple[dict[str, tuple[list[str], list[int]]], str]:
-    """({split: (texts, polarities)} of train and test in the order of the source, digest of all bytes).
+    """Return ({split: (texts, polarities)} of train and test in the files' order, digest of all bytes).
 
     For tasks that read the same reviews in other units than words. Raises UsageError as the task does.
     """
-    source = _source(data_dir)
-    found: dict[str, tuple[list[str], list[int]]] = {}
+    reviews = _reviews(data_dir)
+    splits: dict[str, tuple[list[str], list[int]]] = {}
     for split in OFFICIAL:
-        reviews = list(source.read(split))
-        if not reviews:
-            raise UsageError(f"{source.where(split, 0)}: the {split} part is empty")
-        found[split] = (
-            [review.text for review in reviews],
-            [POLARITIES.index(review.label) for review in reviews],
-        )
-    return found, source.digest
+        rows = list(reviews.read(split))
+        if not rows:
+            raise UsageError(f"{reviews.where(split, 0)}: the {split} part is empty")
+        splits[split] = ([row.text for row in rows], [POLARITIES.index(row.label) for row in rows])
+    return splits, reviews.digest
 
 
 def digest(data_dir: Path | None) -> str:
-    """The digest that ``texts`` returns, without reading a review."""
-    return _source(data_dir).digest
+    """Return the digest that ``texts`` returns, without reading a review."""
+    return _reviews(data_dir).digest
 
 
-def _source(data_dir: Path | None) -> Source:
+def _reviews(data_dir: Path | None) -> TextSet:
     folder = folder_of(data_dir, "imdb")
     if folder is None:
         instead = "or pass --data-dir DIR with train.jsonl and test.jsonl, or aclImdb/"
-        return hub("imdb", HUB, ("text", "label"), _review, instead=instead, what="reviews")
-    source = json_lines(folder, ("label", "text"), _review) or _folders(folder)
-    if source is None:
+        return hub_texts("imdb", HUB, ("text", "label"), _review, instead=instead, what="reviews")
+    reviews = json_lines(folder, ("label", "text"), _review) or _folders(folder)
+    if reviews is None:
         raise UsageError(
             f"{folder}: there is neither train.jsonl (or .jsonl.xz, .jsonl.gz) nor aclImdb/train/ with "
             "pos/ and neg/"
         )
-    return source
+    return reviews
 
 
 def _review(row: dict[str, Any], where: str) -> Text:
@@ -153,7 +131,7 @@ def _checked_rating(rating: object, label: int, what: str) -> int:
     return rating
 
 
-def _folders(folder: Path) -> Source | None:
+def _folders(folder: Path) -> TextSet | None:
     root = next((path for path in (folder, folder / "aclImdb") if is_dir(path / "train")), None)
     if root is None:
         return None

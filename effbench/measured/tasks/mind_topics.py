@@ -8,9 +8,9 @@ from pathlib import Path
 from effbench.common.files import entries, is_dir
 from effbench.common.spec import UsageError
 from effbench.common.wording import shown
-from effbench.measured.data.reading import PACKED, decoded, digest_of, lines, packed_file
-from effbench.measured.data.sources import WHOLE, Source, Text
-from effbench.measured.tasks.base import folder_of, require
+from effbench.measured.data.reading import PACKED, decoded, digest_of, folder_of, lines, packed_file
+from effbench.measured.data.text_sets import WHOLE, Text, TextSet
+from effbench.measured.tasks.base import require
 from effbench.measured.tasks.text import TextClassification
 
 LOCATION = "https://huggingface.co/datasets/yjw1029/MIND (MINDsmall_train.zip and the like)"
@@ -43,37 +43,16 @@ class MINDTopics(TextClassification):
     unit = "news"
     least = 2
 
-    def __init__(
-        self,
-        *,
-        train: int = 0,
-        validation: int | None = None,
-        test: int | None = None,
-        vocabulary: int = 20_000,
-        epochs: int = 5,
-        lr: float = 1e-3,
-        dropout: float = 0.2,
-        patience: int = 2,
-        vectors: str = "none",
-        ngrams: int = 1,
-        word_dropout: float = 0.0,
-    ) -> None:
-        super().__init__(
-            train=train,
-            validation=validation,
-            test=test,
-            vocabulary=vocabulary,
-            epochs=epochs,
-            lr=lr,
-            dropout=dropout,
-            patience=patience,
-            vectors=vectors,
-            ngrams=ngrams,
-            word_dropout=word_dropout,
-        )
+    validation: int | None = None
+    test: int | None = None
+
+    def check_options(self) -> None:
+        """Refuse a test part of all news: there is no official one."""
+        super().check_options()
+        test = self.test
         require(test is None or test >= 1, f"test must be at least 1, or none for a tenth, got {test}")
 
-    def source_of(self, data_dir: Path | None) -> Source:
+    def texts_in(self, data_dir: Path | None) -> TextSet:
         """All news with their category; a row's place is its number among the news read."""
         folder = folder_of(data_dir, "mind-topics", "mind", "MIND")
         if folder is None:
@@ -99,7 +78,7 @@ class MINDTopics(TextClassification):
             # Places are known of what has just been read; prepared data has been read before.
             return places[row] if row < len(places) else str(paths[0])
 
-        return Source(digest=digest_of(paths), parts=WHOLE, read=read, where=where)
+        return TextSet(digest=digest_of(paths), parts=WHOLE, read=read, where=where)
 
 
 def _news(paths: list[Path]) -> Iterator[tuple[Text, str]]:

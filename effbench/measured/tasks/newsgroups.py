@@ -8,17 +8,17 @@ from typing import Any
 from effbench.common.files import entries, is_dir, is_file
 from effbench.common.spec import UsageError
 from effbench.common.wording import shown
-from effbench.measured.data.sources import (
+from effbench.measured.data.reading import folder_of
+from effbench.measured.data.text_sets import (
     OFFICIAL,
-    Source,
     Text,
     TextFile,
-    hub,
+    TextSet,
+    hub_texts,
     json_lines,
     text_column,
     text_files,
 )
-from effbench.measured.tasks.base import folder_of
 from effbench.measured.tasks.text import TextClassification
 
 HUB = "SetFit/20_newsgroups"
@@ -28,7 +28,7 @@ class Newsgroups(TextClassification):
     """Topics of Usenet messages (20 Newsgroups, split by date), 20 groups.
 
     Reads from the data folder, or its folder ``newsgroups`` or ``newsgroups20``,
-    ``{train,test}.jsonl[.xz|.gz]`` (one object a line: label, the group's name, and text) or the raw
+    ``{train,test}.jsonl[.xz|.gz]`` (one object per line: label, the group's name, and text) or the raw
     ``20news-bydate-train/<group>/<message>`` and ``20news-bydate-test``, in Latin-1, each message's headers
     dropped up to its first blank line; without a data folder, ``SetFit/20_newsgroups`` through the
     ``datasets`` library, whose column label_text names the group. Messages without text stay.
@@ -42,51 +42,27 @@ class Newsgroups(TextClassification):
     name = "newsgroups"
     unit = "messages"
 
-    def __init__(
-        self,
-        *,
-        train: int = 0,
-        validation: int = 1_000,
-        test: int = 0,
-        vocabulary: int = 20_000,
-        epochs: int = 10,
-        lr: float = 1e-3,
-        dropout: float = 0.2,
-        patience: int = 4,
-        vectors: str = "none",
-        ngrams: int = 1,
-        word_dropout: float = 0.0,
-    ) -> None:
-        super().__init__(
-            train=train,
-            validation=validation,
-            test=test,
-            vocabulary=vocabulary,
-            epochs=epochs,
-            lr=lr,
-            dropout=dropout,
-            patience=patience,
-            vectors=vectors,
-            ngrams=ngrams,
-            word_dropout=word_dropout,
-        )
+    validation: int = 1_000
+    test: int = 0
+    epochs: int = 10
+    patience: int = 4
 
-    def source_of(self, data_dir: Path | None) -> Source:
-        """The messages of the by-date split."""
+    def texts_in(self, data_dir: Path | None) -> TextSet:
+        """Return the messages of the by-date split."""
         folder = folder_of(data_dir, "newsgroups", "newsgroups20", "20news-bydate")
         if folder is None:
             instead = (
                 "or pass --data-dir DIR with train.jsonl and test.jsonl, or 20news-bydate-train/ and -test/"
             )
             columns = ("text", "label_text")
-            return hub("newsgroups", HUB, columns, _hub_message, instead=instead, what="messages")
-        source = json_lines(folder, ("label", "text"), _message) or _folders(folder)
-        if source is None:
+            return hub_texts("newsgroups", HUB, columns, _hub_message, instead=instead, what="messages")
+        texts = json_lines(folder, ("label", "text"), _message) or _folders(folder)
+        if texts is None:
             raise UsageError(
                 f"{folder}: there is neither train.jsonl (or .jsonl.xz, .jsonl.gz) nor 20news-bydate-train/ "
                 "with a folder for each group"
             )
-        return source
+        return texts
 
 
 def _message(row: dict[str, Any], where: str) -> Text:
@@ -108,7 +84,7 @@ def _is_name(label: object) -> bool:
     return isinstance(label, str) and bool(label.strip()) and label.isprintable()
 
 
-def _folders(folder: Path) -> Source | None:
+def _folders(folder: Path) -> TextSet | None:
     if not is_dir(folder / "20news-bydate-train"):
         return None
     files: dict[str, list[TextFile]] = {}
@@ -128,5 +104,5 @@ def _folders(folder: Path) -> Source | None:
 
 
 def _body(content: bytes, where: str) -> str:
-    """What follows the first blank line of a message; in Latin-1 every byte is a character."""
+    """Return the text after the first blank line of a message; in Latin-1 every byte is a character."""
     return content.decode("latin-1").replace("\r\n", "\n").partition("\n\n")[2]

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import isqrt
 from pathlib import Path
 from typing import Literal
@@ -15,11 +16,13 @@ import numpy as np
 from effbench.common.files import entries, is_dir, read_bytes, refuse_special
 from effbench.common.spec import UsageError
 from effbench.common.wording import shown
+from effbench.measured.data.baseline_scores import prior
 from effbench.measured.data.cache import Arrays, cached
+from effbench.measured.data.examples import Examples, Splits
 from effbench.measured.data.grey_png import FILE_BYTES, DamagedImage, OtherImage, grey_levels
 from effbench.measured.data.pathfinder_images import BLOCK, SIDES, Bytes, Ints, images, shape_of
-from effbench.measured.data.reading import decoded, lines, unchanged
-from effbench.measured.tasks.base import Classification, Examples, Splits, folder_of, prior, require
+from effbench.measured.data.reading import decoded, folder_of, lines, unchanged
+from effbench.measured.tasks.base import Classification, LastRead, require
 
 FOLDERS = {
     "baseline": "curv_baseline",
@@ -27,6 +30,7 @@ FOLDERS = {
     "hard": "curv_contour_length_14",
 }
 LEVELS = 256
+ORIGINS = ("auto", "generated", "files")
 
 _VERSION = 1  # of the generator and the reader: raise it when their output changes
 _FEWEST = 10  # images of a difficulty
@@ -48,44 +52,55 @@ class Pathfinder(Classification):
 
     source = "Linsley et al. 2018 (arXiv 1805.08315); Tay et al. 2021, Long Range Arena (arXiv 2011.04006)"
 
-    def __init__(
-        self,
-        *,
-        contour: Literal["baseline", "intermediate", "hard"] = "hard",
-        train: int = 160_000,
-        validation: int = 20_000,
-        test: int = 20_000,
-        data: Literal["auto", "generated", "files"] = "auto",
-        epochs: int = 10,
-        lr: float = 1e-3,
-        dropout: float = 0.1,
-        patience: int = 3,
-    ) -> None:
-        super().__init__(epochs=epochs, lr=lr, dropout=dropout, patience=patience)
-        require(contour in FOLDERS, f"contour is {contour!r}, not {', '.join(FOLDERS)}")
-        require(min(train, validation, test) >= 1, "train, validation and test must each be at least 1")
-        require(data in ("auto", "generated", "files"), f"data is {data!r}, not auto, generated or files")
-        self.contour: Literal["baseline", "intermediate", "hard"] = contour
-        self.sizes = (train, validation, test)
-        self.origin = data
+    contour: Literal["baseline", "intermediate", "hard"] = "hard"
+    train: int = 160_000
+    validation: int = 20_000
+    test: int = 20_000
+    data_: Literal["auto", "generated", "files"] = "auto"
 
-    def check(self, data_dir: Path | None) -> str:
-        """Read LRA's files of this difficulty, if those are to be used, at every side that is there."""
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Examples of the training, validation and test parts."""
+        return self.train, self.validation, self.test
+
+    @cached_property
+    def _releases(self) -> LastRead[_Release]:
+        return LastRead(_read)
+
+    def check_options(self) -> None:
+        """Refuse unknown difficulties and empty parts."""
+        super().check_options()
+        require(self.contour in FOLDERS, f"contour is {self.contour!r}, not {', '.join(FOLDERS)}")
+        require(min(self.sizes) >= 1, "train, validation and test must each be at least 1")
+        require(self.data_ in ORIGINS, f"data is {self.data_!r}, not auto, generated or files")
+
+    def fingerprint(self, data_dir: Path | None) -> str:
+        """Read LRA's files of this difficulty at every side that is there, if the task uses them."""
         if not self._from_files(data_dir):
             return ""
         folders = {_difficulty(data_dir, side, self.contour) for side in SIDES}
         there = sorted(filter(is_dir, folders)) or [min(folders)]  # reading says what is missing
-        found = [_images(folder)[1].fingerprint for folder in there]
-        return hashlib.sha256("".join(found).encode()).hexdigest()[:16]
+        fingerprints = []
+        for folder in there:
+            release = self._releases.anew(folder)
+            _images(release)
+            fingerprints.append(release.fingerprint)
+        return hashlib.sha256("".join(fingerprints).encode()).hexdigest()[:16]
 
     def check_length(self, seq_len: int, data_dir: Path | None) -> None:
-        """A length is a square image's; of files, there must be images of that side."""
+        """Refuse a length that is no square image's, or whose images the files do not have."""
         side = _side(seq_len)
         if self._from_files(data_dir):
-            _images_of(_difficulty(data_dir, side, self.contour), side)
+            self._images_of(_difficulty(data_dir, side, self.contour), side)
+
+    def prepare(self, seq_len: int, seed: int, data_dir: Path | None) -> None:
+        """Draw the images."""
+        if not self._from_files(data_dir):
+            for part in range(3):
+                self._drawn(part, _side(seq_len), seed)
 
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
-        """Images of ``seq_len`` levels drawn with ``seed``, or the files' divided by it."""
+        """Return images of ``seq_len`` levels drawn with ``seed``, or the files' divided by it."""
         side = _side(seq_len)
         facts: dict[str, int] = {}
         if self._from_files(data_dir):
@@ -106,11 +121,11 @@ class Pathfinder(Classification):
         )
 
     def _from_files(self, data_dir: Path | None) -> bool:
-        if self.origin == "files" and data_dir is None:
+        if self.data_ == "files" and data_dir is None:
             raise UsageError(
                 "pathfinder:data=files needs --data-dir DIR, with pathfinder32/" + FOLDERS[self.contour]
             )
-        return self.origin != "generated" and data_dir is not None
+        return self.data_ != "generated" and data_dir is not None
 
     def _drawn(self, part: int, side: int, seed: int) -> Examples:
         """A part has a seed sequence of its own, so that its images do not depend on the others' sizes."""
@@ -132,7 +147,7 @@ class Pathfinder(Classification):
         return _examples(arrays["pixels"], arrays["labels"])
 
     def _divided(self, folder: Path, side: int, seed: int) -> tuple[list[Examples], int]:
-        arrays, read = _images_of(folder, side)
+        arrays, empty = self._images_of(folder, side)
         pixels, labels = arrays["pixels"], arrays["labels"]
         order = np.random.default_rng(seed).permutation(len(labels))
         tenth = len(labels) // 10
@@ -141,7 +156,21 @@ class Pathfinder(Classification):
         for first, end, size in zip((0, *ends), ends, self.sizes, strict=False):
             rows = order[first:end][:size]
             parts.append(_examples(pixels[rows], labels[rows]))
-        return parts, read.empty
+        return parts, empty
+
+    def _images_of(self, folder: Path, side: int) -> tuple[Arrays, int]:
+        """Return the folder's images, if they have this side and can be divided, and how many are empty."""
+        release = self._releases.of(folder)
+        arrays = _images(release)
+        count, height, _ = arrays["pixels"].shape
+        if height != side:
+            raise UsageError(
+                f"{folder}: its images have {height} x {height} pixels; seq_len {side * side} means "
+                f"{side} x {side}"
+            )
+        if count < _FEWEST:
+            raise UsageError(f"{folder}: {count} images, and 80/10/10 needs at least {_FEWEST}")
+        return arrays, release.empty
 
 
 def _side(seq_len: int) -> int:
@@ -164,8 +193,9 @@ def _examples(pixels: Bytes, labels: Ints) -> Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class _Release:
-    """A difficulty's images that are not empty: where each is named, its file and label."""
+    """A difficulty's images that are not empty: the place that names each, its file and label."""
 
+    folder: Path
     rows: list[tuple[str, Path, int]]
     empty: int
     fingerprint: str
@@ -178,29 +208,16 @@ def _difficulty(data_dir: Path | None, side: int, contour: str) -> Path:
     return folder / FOLDERS[contour]
 
 
-def _images_of(folder: Path, side: int) -> tuple[Arrays, _Release]:
-    """What ``_images`` finds, if its images have this side and can be divided."""
-    arrays, read = _images(folder)
-    count, found, _ = arrays["pixels"].shape
-    if found != side:
-        raise UsageError(
-            f"{folder}: its images have {found} x {found} pixels; seq_len {side * side} means {side} x {side}"
-        )
-    if count < _FEWEST:
-        raise UsageError(f"{folder}: {count} images, and 80/10/10 needs at least {_FEWEST}")
-    return arrays, read
+def _images(release: _Release) -> Arrays:
+    """Return pixels [n, side, side] and labels [n] of the images that are not empty."""
+    key = {"version": _VERSION, "digest": release.fingerprint}
+    again = unchanged(release.fingerprint, lambda: _read(release.folder).fingerprint, release.folder)
+    return cached("pathfinder-files", key, lambda: _pixels(release), again)
 
 
-def _images(folder: Path) -> tuple[Arrays, _Release]:
-    """({pixels [n, side, side], labels [n]} of the images that are not empty, where they come from)."""
-    read = _read(folder)
-    key = {"version": _VERSION, "digest": read.fingerprint}
-    again = unchanged(read.fingerprint, lambda: _read(folder).fingerprint, folder)
-    return cached("pathfinder-files", key, lambda: _pixels(folder, read), again), read
-
-
-def _read(folder: Path) -> _Release:
-    """Read all files of a difficulty, without looking into the images."""
+def _read(folder: Path | None) -> _Release:
+    """Read all files of a difficulty's folder, without decoding the images."""
+    assert folder is not None
     lists = [path for path in _listed(folder / "metadata") if path.suffix == ".npy"]
     lists.sort(key=lambda path: (int(path.stem) if re.fullmatch("[0-9]{1,9}", path.stem) else -1, path.name))
     if not lists:
@@ -221,7 +238,7 @@ def _read(folder: Path) -> _Release:
                 empty += 1
     if not rows:
         raise UsageError(f"{folder}: of the {empty} images named in metadata/ all are empty")
-    return _Release(rows=rows, empty=empty, fingerprint=digest.hexdigest()[:16])
+    return _Release(folder=folder, rows=rows, empty=empty, fingerprint=digest.hexdigest()[:16])
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -252,11 +269,11 @@ def _metadata(path: Path) -> Iterator[tuple[str, str, int]]:
         yield where, f"{fields[0]}/{fields[1]}", int(fields[3])
 
 
-def _pixels(folder: Path, read: _Release) -> Arrays:
+def _pixels(release: _Release) -> Arrays:
     """Decode every image: all have the first one's side."""
     sides: tuple[int, ...] = SIDES
     pixels = np.empty(0, dtype=np.uint8)
-    for i, (where, path, _) in enumerate(read.rows):
+    for i, (where, path, _) in enumerate(release.rows):
         try:
             levels = grey_levels(_image_bytes(where, path), sides)
         except DamagedImage as error:
@@ -265,6 +282,6 @@ def _pixels(folder: Path, read: _Release) -> Arrays:
             raise UsageError(f"{where}: {path}: {error}") from None
         if i == 0:
             sides = (len(levels),)
-            pixels = np.empty((len(read.rows), *levels.shape), dtype=np.uint8)
+            pixels = np.empty((len(release.rows), *levels.shape), dtype=np.uint8)
         pixels[i] = levels
-    return {"pixels": pixels, "labels": np.array([label for _, _, label in read.rows], dtype=np.int64)}
+    return {"pixels": pixels, "labels": np.array([label for _, _, label in release.rows], dtype=np.int64)}

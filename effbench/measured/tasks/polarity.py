@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from effbench.common.files import entries, is_dir, size, why
 from effbench.common.spec import UsageError
-from effbench.measured.data.reading import FILE_BYTES, LINE_BYTES, decoded, digest_of
-from effbench.measured.data.sources import WHOLE, Source, Text, TextFile, text_files
-from effbench.measured.tasks.base import folder_of, require
-from effbench.measured.tasks.text import Corpus, TextClassification
+from effbench.measured.data.corpus import Corpus
+from effbench.measured.data.reading import FILE_BYTES, LINE_BYTES, decoded, digest_of, folder_of
+from effbench.measured.data.text_sets import WHOLE, Text, TextFile, TextSet, text_files
+from effbench.measured.tasks.base import require
+from effbench.measured.tasks.text import TextClassification
 
 POLARITIES = ("neg", "pos")
 TEST_FOLDS = (8, 9)  # cv800 to cv999
@@ -29,8 +30,8 @@ class Polarity(TextClassification):
 
     Reads from the data folder, or its folder ``polarity``, ``movie_reviews_polarity2`` or
     ``review_polarity``, the files ``{pos,neg}/cvNNN_*.txt``: as the raw ``txt_sentoken/``, as
-    ``movie_reviews/``, or inside one ``*.zip`` such as NLTK's movie_reviews.zip. Nothing is dropped. There is
-    no data folder to do without: the files are at www.cs.cornell.edu/people/pabo/movie-review-data.
+    ``movie_reviews/``, or inside one ``*.zip`` such as NLTK's movie_reviews.zip. Nothing is dropped. A data
+    folder is needed: the files are at www.cs.cornell.edu/people/pabo/movie-review-data.
 
     There is no official split. cv800 to cv999 of both polarities are the test part, or with ``fold`` 0 to 9
     the hundred of that number (cv000 to cv099 is fold 0), as in ten-fold cross-validation. ``test`` of them
@@ -43,55 +44,34 @@ class Polarity(TextClassification):
     unit = "reviews"
     names = POLARITIES
 
-    def __init__(
-        self,
-        *,
-        fold: int | None = None,
-        train: int = 0,
-        validation: int = 200,
-        test: int = 0,
-        vocabulary: int = 20_000,
-        epochs: int = 20,
-        lr: float = 1e-3,
-        dropout: float = 0.2,
-        patience: int = 10,
-        vectors: str = "none",
-        ngrams: int = 1,
-        word_dropout: float = 0.0,
-    ) -> None:
-        super().__init__(
-            train=train,
-            validation=validation,
-            test=test,
-            vocabulary=vocabulary,
-            epochs=epochs,
-            lr=lr,
-            dropout=dropout,
-            patience=patience,
-            vectors=vectors,
-            ngrams=ngrams,
-            word_dropout=word_dropout,
-        )
-        require(fold is None or 0 <= fold <= 9, f"fold must be none or 0 to 9, got {fold}")
-        self.fold = fold
+    fold: int | None = None
+    validation: int = 200
+    test: int = 0
+    epochs: int = 20
+    patience: int = 10
 
-    def source_of(self, data_dir: Path | None) -> Source:
-        """The reviews, with NNN of cvNNN as number."""
+    def check_options(self) -> None:
+        """Refuse folds that are not 0 to 9."""
+        super().check_options()
+        require(self.fold is None or 0 <= self.fold <= 9, f"fold must be none or 0 to 9, got {self.fold}")
+
+    def texts_in(self, data_dir: Path | None) -> TextSet:
+        """Return the reviews, with NNN of cvNNN as number."""
         folder = folder_of(data_dir, "polarity", "movie_reviews_polarity2", "review_polarity")
         if folder is None:
             raise UsageError(
                 f"polarity needs its reviews: pass --data-dir DIR with txt_sentoken/ unpacked from "
                 f"{LOCATION}, or NLTK's movie_reviews.zip"
             )
-        source = _folders(folder) or _zip(folder)
-        if source is None:
+        reviews = _folders(folder) or _zip(folder)
+        if reviews is None:
             raise UsageError(
                 f"{folder}: there is neither txt_sentoken/ with pos/ and neg/ nor a .zip of them"
             )
-        return source
+        return reviews
 
     def held_out(self, corpus: Corpus) -> NDArray[np.bool_]:
-        """The reviews from cv800 on, or those of the fold."""
+        """Return a mask of the reviews from cv800 on, or of the fold."""
         hundreds = corpus.numbers // 100
         return np.isin(hundreds, TEST_FOLDS if self.fold is None else self.fold)
 
@@ -103,7 +83,7 @@ def _number(name: str, where: str) -> int:
     return int(match[1])
 
 
-def _folders(folder: Path) -> Source | None:
+def _folders(folder: Path) -> TextSet | None:
     inside = ("", "txt_sentoken", "review_polarity/txt_sentoken", "movie_reviews")
     root = next((folder / name for name in inside if is_dir(folder / name / "pos")), None)
     if root is None:
@@ -119,7 +99,7 @@ def _folders(folder: Path) -> Source | None:
     return text_files(root, {WHOLE[0]: files})
 
 
-def _zip(folder: Path) -> Source | None:
+def _zip(folder: Path) -> TextSet | None:
     paths = [path for path in entries(folder) if path.suffix == ".zip"]
     if not paths:
         return None
@@ -149,7 +129,7 @@ def _zip(folder: Path) -> Source | None:
                     raise UsageError(f"{where}: cannot be unpacked: {why(error)}") from None
                 yield Text(decoded(content, where), label, _number(file, where))
 
-    return Source(
+    return TextSet(
         digest=digest, parts=WHOLE, read=read, where=lambda part, row: f"{path}:{members[row][2].filename}"
     )
 

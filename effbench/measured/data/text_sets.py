@@ -1,4 +1,4 @@
-"""Where labelled texts come from: files, folders, the hub. Whatever is wrong is named by file and line."""
+"""Labelled texts from files, folders or the Hugging Face hub; errors name the file and line."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from effbench.measured.data.reading import (
 )
 
 OFFICIAL = ("train", "test")
-WHOLE = ("whole",)  # the parts of a source that has no split of its own
+WHOLE = ("whole",)  # the parts of a text set that has no official split
 
 T = TypeVar("T")
 
 
 class Text(NamedTuple):
-    """A text and the name of its class; ``number`` is what else the task reads of it, 0 if nothing."""
+    """A text and the name of its class; ``number`` is a number that the task reads of it, else 0."""
 
     text: str
     label: str
@@ -41,10 +41,11 @@ Parse = Callable[[dict[str, Any], str], Text]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Texts in their order: a digest of all bytes, a reader of a part, and how to name a row's place.
+class TextSet:
+    """Texts in their order, not read yet.
 
-    ``parts`` is ``OFFICIAL`` or ``WHOLE``; rows are numbered from 0 in each part.
+    ``digest`` is of all bytes. ``parts`` is ``OFFICIAL`` or ``WHOLE``, and ``read(part)`` gives the texts of
+    one. ``where(part, row)`` names the place of a text for an error; rows are numbered from 0 in each part.
     """
 
     digest: str
@@ -54,7 +55,7 @@ class Source:
 
 
 def json_object(line: bytes, where: str, columns: Sequence[str]) -> dict[str, Any]:
-    """The object on a line of JSON Lines, which must have the given columns."""
+    """Return the object on a line of JSON Lines, which must have the given columns."""
     text = decoded(line, where)
     try:
         row = parse_json(text)
@@ -71,7 +72,7 @@ def json_object(line: bytes, where: str, columns: Sequence[str]) -> dict[str, An
 
 
 def text_column(row: dict[str, Any], column: str, where: str) -> str:
-    """The value of a column of texts."""
+    """Return the value of a column of texts."""
     value = row[column]
     if not isinstance(value, str):
         raise UsageError(f"{where}: column {column!r} is {type(value).__name__}, not text")
@@ -80,13 +81,13 @@ def text_column(row: dict[str, Any], column: str, where: str) -> str:
     return value
 
 
-def json_lines(folder: Path, columns: Sequence[str], parse: Parse) -> Source | None:
-    """``{train,test}.jsonl[.xz|.gz]``, an object a line; None where there is neither file."""
-    found = {part: packed_file(folder, f"{part}.jsonl") for part in OFFICIAL}
-    if not any(found.values()):
+def json_lines(folder: Path, columns: Sequence[str], parse: Parse) -> TextSet | None:
+    """Return the texts of ``{train,test}.jsonl[.xz|.gz]``, an object per line; None without both."""
+    existing = {part: packed_file(folder, f"{part}.jsonl") for part in OFFICIAL}
+    if not any(existing.values()):
         return None
     paths: dict[str, Path] = {}
-    for part, path in found.items():
+    for part, path in existing.items():
         if path is None:
             raise UsageError(f"{folder}: there is no {part}.jsonl (or .jsonl.xz, .jsonl.gz)")
         paths[part] = path
@@ -96,7 +97,7 @@ def json_lines(folder: Path, columns: Sequence[str], parse: Parse) -> Source | N
             where = f"{paths[part]}:{number}"
             yield parse(json_object(line, where, columns), where)
 
-    return Source(
+    return TextSet(
         digest=digest_of(paths.values()),
         parts=OFFICIAL,
         read=read,
@@ -106,7 +107,7 @@ def json_lines(folder: Path, columns: Sequence[str], parse: Parse) -> Source | N
 
 @dataclass(frozen=True, kw_only=True)
 class TextFile:
-    """A file that is one text: its class and number are known from where it stands."""
+    """A file that is one text; its path tells its class and number."""
 
     path: Path
     label: str
@@ -115,8 +116,8 @@ class TextFile:
 
 def text_files(
     root: Path, files: dict[str, list[TextFile]], read: Callable[[bytes, str], str] | None = None
-) -> Source:
-    """A text a file, a list of files a part; ``read`` makes a text of one's bytes, by default as UTF-8."""
+) -> TextSet:
+    """Return the texts of lists of files, one per part; ``read`` turns a file's bytes into text (UTF-8)."""
     digest = hashlib.sha256()
     for listed in files.values():
         for file in listed:
@@ -133,29 +134,29 @@ def text_files(
             return str(files[part][row].path)
         return str(root / part if part in OFFICIAL else root)
 
-    return Source(digest=digest.hexdigest()[:16], parts=tuple(files), read=read_part, where=where)
+    return TextSet(digest=digest.hexdigest()[:16], parts=tuple(files), read=read_part, where=where)
 
 
-def hub(
+def hub_texts(
     task: str, name: str, columns: Sequence[str], parse: Parse, *, instead: str, what: str = "texts"
-) -> Source:
-    """The train and test splits of a Hugging Face data set; ``instead`` says what a user may do otherwise."""
+) -> TextSet:
+    """Return the train and test splits of a Hugging Face data set; ``instead`` says what else to do."""
     load_dataset = hub_loader(task, instead, what)
     try:
         loaded = {part: load_dataset(name, split=part) for part in OFFICIAL}
-        found = {part: [loaded[part][column] for column in columns] for part in OFFICIAL}
+        table = {part: [loaded[part][column] for column in columns] for part in OFFICIAL}
     except Exception as error:  # the library and its transports have no common class of errors
         raise hub_failure(task, name, error, instead) from None
     rows: dict[str, list[Text]] = {}
     digest = hashlib.sha256()
-    for part, values in found.items():
+    for part, values in table.items():
         rows[part] = [
             parse(dict(zip(columns, row, strict=True)), f"{name} {part} row {number}")
             for number, row in enumerate(zip(*values, strict=True))
         ]
         for row in rows[part]:
             digest.update(f"{row.label}\0{row.text}\0".encode())
-    return Source(
+    return TextSet(
         digest=digest.hexdigest()[:16],
         parts=OFFICIAL,
         read=lambda part: rows[part],
@@ -164,7 +165,7 @@ def hub(
 
 
 def hub_loader(task: str, instead: str, what: str) -> Callable[..., Any]:
-    """``datasets.load_dataset``, or a complaint that says how to do with or without it."""
+    """Return ``datasets.load_dataset``. Raises UsageError that says how to install it or do without."""
     try:
         from datasets import load_dataset
     except ImportError:
@@ -175,7 +176,7 @@ def hub_loader(task: str, instead: str, what: str) -> Callable[..., Any]:
 
 
 def hub_failure(task: str, name: str, error: Exception, instead: str) -> UsageError:
-    """The complaint about a data set that did not load."""
+    """Return the message about a data set that did not load."""
     reason = " ".join(str(error).split())[:200]
     return UsageError(
         f"{task}: {name} cannot be loaded ({type(error).__name__}: {reason}); check the network, {instead}"
@@ -185,7 +186,7 @@ def hub_failure(task: str, name: str, error: Exception, instead: str) -> UsageEr
 def reservoir(
     rows: Iterable[T], count: int, size_of: Callable[[T], int] = lambda row: 0, most: int = FILE_BYTES
 ) -> list[T]:
-    """``count`` of the rows, all alike likely, in their order; the same ones every time (algorithm R).
+    """Return ``count`` of the rows in their order, drawn uniformly and reproducibly (algorithm R).
 
     Raises ValueError once the rows that are held have more than ``most`` together by ``size_of``.
     """
