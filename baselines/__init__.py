@@ -1,1 +1,1 @@
-"""What effbench compares: plug-ins found through entry points, as anybody's would be."""
+"""The mechanisms that effbench compares: plug-ins, found through entry points like any other plug-in."""

@@ -1,4 +1,4 @@
-"""The audit finds what is planted, by the line that is meant for it, and nothing in what is clean."""
+"""The audit finds each planted bug by the check that is meant for it, and nothing in clean mechanisms."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from effbench import Mechanism, Unsupported, assert_conforms
 from effbench.cli import app as cli
 from effbench.common import registry
 from effbench.common.spec import UsageError
-from effbench.measured.audit import LINES, audit
+from effbench.measured.audit import CHECKS, audit
 
 SMALL = {"d_model": 16, "heads": 2, "seq_len": 256}
 PLANTED = Path(planted_bugs.__file__)
 
 
 def failed(kind, **changes):
-    return {f.name: f.reason for f in audit(kind, **{**SMALL, **changes}) if f.verdict == "fail"}
+    return {f.check: f.reason for f in audit(kind, **{**SMALL, **changes}) if f.verdict == "fail"}
 
 
 @pytest.mark.parametrize("kind", FOUND_BY, ids=lambda kind: kind.__name__)
-def test_each_planted_bug_is_found_by_its_line(kind):
-    line = FOUND_BY[kind]
-    found = failed(kind, lines=[line])
-    assert list(found) == [line]
-    assert found[line]
+def test_each_planted_bug_is_found_by_its_check(kind):
+    check = FOUND_BY[kind]
+    reasons = failed(kind, checks=[check])
+    assert list(reasons) == [check]
+    assert reasons[check]
 
 
-def test_every_line_has_a_planted_bug():
+def test_every_check_has_a_planted_bug():
     meant = {*FOUND_BY.values(), "finite differences"}
-    assert meant == set(LINES)
+    assert meant == set(CHECKS)
 
 
-def test_the_clean_twin_passes_every_line():
+def test_the_clean_twin_passes_every_check():
     findings = audit(Clean, **SMALL)
-    assert [(f.name, f.verdict) for f in findings] == [(name, "pass") for name in LINES], findings
+    assert [(f.check, f.verdict) for f in findings] == [(name, "pass") for name in CHECKS], findings
 
 
 @pytest.mark.parametrize("name", ["WrongInputGradient", "WrongWeightGradient"])
 def test_a_wrong_backward_is_found_without_a_reference(name):
-    assert failed(getattr(planted_bugs, name), lines=["finite differences"])
+    assert failed(getattr(planted_bugs, name), checks=["finite differences"])
 
 
 # Performer's reference forms N^2 numbers for each feature, and has no window or block to outgrow: at 777
@@ -59,16 +59,16 @@ REFERENCE_LEN = {"performer": 260}
 @pytest.mark.parametrize("name", [name for name in registry.names("mechanism") if ":" not in name])
 def test_every_mechanism_of_ours_passes(name):
     kind = registry.load(registry.find(name, "mechanism"))
-    compared = [line for line in LINES if line.startswith("reference")]
-    others = [line for line in LINES if line not in compared]
+    compared = [line for line in CHECKS if line.startswith("reference")]
+    others = [line for line in CHECKS if line not in compared]
     assert len(compared) == 2
-    assert failed(kind, d_model=64, heads=4, seq_len=2048, lines=others) == {}
+    assert failed(kind, d_model=64, heads=4, seq_len=2048, checks=others) == {}
     n = REFERENCE_LEN.get(name, 2048)
-    assert failed(kind, d_model=64, heads=4, seq_len=n, lines=compared) == {}
+    assert failed(kind, d_model=64, heads=4, seq_len=n, checks=compared) == {}
 
 
 class Bare(nn.Module):
-    """Declares nothing, has no options and no mask of its own to honour."""
+    """Declares nothing, has no options and no use for a mask."""
 
     def __init__(self, d_model, heads, *, max_len, causal=False):
         super().__init__()
@@ -81,7 +81,7 @@ class Bare(nn.Module):
 
 
 def test_what_is_not_declared_is_not_applicable_and_says_so():
-    findings = {f.name: f for f in audit(Bare, **SMALL)}
+    findings = {f.check: f for f in audit(Bare, **SMALL)}
     reasons = {name: f.reason for name, f in findings.items() if f.verdict == "n/a"}
     assert reasons == {
         "reference, forward": "declares no reference",
@@ -172,7 +172,7 @@ class HiddenSchema(Clean):
 
 
 @pytest.mark.parametrize(
-    ("kind", "line", "verdict", "reason"),
+    ("kind", "check", "verdict", "reason"),
     [
         (Dropping, "deterministic", "pass", "draws from torch's generator"),
         (Dropping, "batch", "pass", ""),
@@ -181,34 +181,34 @@ class HiddenSchema(Clean):
         (CachesPositions, "memory freed", "pass", ""),
         (Chunked, "options", "pass", "whole"),
         (Named, "options", "pass", "kind, size"),
-        (HiddenSchema, "options", "n/a", "cannot be told from its source"),
+        (HiddenSchema, "options", "n/a", "cannot be read from its source"),
         (Growing, "order of FLOPs", "pass", "lower-order terms dominate"),
         (Growing, "order of memory", "pass", "lower-order terms dominate"),
         (Growing, "order of time", "pass", "lower-order terms dominate"),
     ],
 )
-def test_what_is_no_bug_is_not_called_one(kind, line, verdict, reason):
-    (finding,) = audit(kind, **SMALL, lines=[line])
+def test_what_is_no_bug_is_not_called_one(kind, check, verdict, reason):
+    (finding,) = audit(kind, **SMALL, checks=[check])
     assert finding.verdict == verdict, finding
     assert reason in finding.reason
 
 
 def test_an_option_may_be_switched_off_by_another():
-    assert failed(Switched, options={"power": 0}, lines=["options"]) == {}
+    assert failed(Switched, options={"power": 0}, checks=["options"]) == {}
 
 
 @pytest.mark.parametrize(
     "options", [{"size": "small"}, {"kind": "there"}, {"kind": "there", "size": "large"}]
 )
 def test_a_choice_may_stand_for_another_that_a_second_option_decides(options):
-    assert failed(Named, options=options, lines=["options"]) == {}
+    assert failed(Named, options=options, checks=["options"]) == {}
 
 
 def test_a_position_that_makes_no_difference_is_neither_passed_nor_failed():
     class Unsure(Clean):
         equivariant = False
 
-    (finding,) = audit(Unsure, **SMALL, lines=["permutation"])
+    (finding,) = audit(Unsure, **SMALL, checks=["permutation"])
     assert finding.verdict == "n/a"
     assert "permuting makes no difference" in finding.reason
 
@@ -229,32 +229,31 @@ def test_a_short_longest_length_is_never_exceeded():
         audit(Short, **SMALL)
 
 
-def test_a_check_that_raises_is_a_failed_line_that_says_where():
+def test_a_check_that_raises_has_failed_and_says_where():
     class Raises(Clean):
         def forward(self, x, mask=None):
             raise RuntimeError("deliberate failure")
 
-    found = failed(Raises, lines=["full mask", "batch"])
-    assert list(found) == ["full mask"], "one line of code is one cause, and shown once"
-    assert "RuntimeError: deliberate failure (test_audit.py:" in found["full mask"]
-    findings = {f.name: f for f in audit(Raises, **SMALL, lines=["full mask", "batch"])}
-    assert findings["batch"].verdict == "n/a"
+    findings = {f.check: f for f in audit(Raises, **SMALL, checks=["full mask", "batch"])}
+    assert findings["full mask"].verdict == "fail"
+    assert "RuntimeError: deliberate failure (test_audit.py:" in findings["full mask"].reason
+    assert findings["batch"].verdict == "n/a", "one line of code is one cause, and is shown once"
     assert findings["batch"].reason == "not judged: 'full mask' fails, which explains it"
 
 
-def test_assert_conforms_names_each_failed_line():
-    assert_conforms(Clean, **SMALL, lines=["padding, forward", "full mask"])
+def test_assert_conforms_names_each_failed_check():
+    assert_conforms(Clean, **SMALL, checks=["padding, forward", "full mask"])
     with pytest.raises(AssertionError, match="IgnoresTheMask is not what it says it is:\n  padding, forward"):
-        assert_conforms(planted_bugs.IgnoresTheMask, **SMALL, lines=["padding, forward", "full mask"])
+        assert_conforms(planted_bugs.IgnoresTheMask, **SMALL, checks=["padding, forward", "full mask"])
     with pytest.raises(UsageError, match="did you mean 'full mask'"):
-        assert_conforms(Clean, **SMALL, lines=["ful mask"])
+        assert_conforms(Clean, **SMALL, checks=["ful mask"])
 
 
 def test_an_audit_leaves_the_callers_random_numbers_alone():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    audit(Clean, **SMALL, lines=["full mask", "hidden state"])
+    audit(Clean, **SMALL, checks=["full mask", "hidden state"])
     assert torch.equal(torch.rand(4), expected)
 
 
@@ -264,8 +263,8 @@ def command(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["effbench", "audit", *small, *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    said = capsys.readouterr()
-    return ended.value.code or 0, said.out, said.err
+    printed = capsys.readouterr()
+    return ended.value.code or 0, printed.out, printed.err
 
 
 def test_the_command_says_what_failed_and_outlives_a_crash(monkeypatch, capsys, plugin):
@@ -274,22 +273,22 @@ def test_the_command_says_what_failed_and_outlives_a_crash(monkeypatch, capsys, 
     assert code == 6
     audits = {entry["mechanism"]: entry["findings"] for entry in json.loads(out)}
     assert list(audits) == [crash, clean, bug]
-    (line,) = audits[crash]
-    assert (line["name"], line["verdict"]) == ("audit", "fail")
-    assert line["reason"].startswith("crashed: SIGSEGV")
-    assert line["reason"].endswith("while checking 'shape and dtype'")
-    assert [f["name"] for f in audits[clean]] == list(LINES)
+    (finding,) = audits[crash]
+    assert (finding["check"], finding["verdict"]) == ("audit", "fail")
+    assert finding["reason"].startswith("crashed: SIGSEGV")
+    assert finding["reason"].endswith("while checking 'shape and dtype'")
+    assert [f["check"] for f in audits[clean]] == list(CHECKS)
     assert {f["verdict"] for f in audits[clean]} == {"pass"}
-    assert "padding, forward" in [f["name"] for f in audits[bug] if f["verdict"] == "fail"]
+    assert "padding, forward" in [f["check"] for f in audits[bug] if f["verdict"] == "fail"]
     assert not list(Path().iterdir())
 
 
 def test_the_command_prints_a_table_and_exits_with_0(monkeypatch, capsys, plugin):
     code, out, err = command(monkeypatch, capsys, f"{PLANTED}:Clean")
     assert code == 0
-    assert all(name in out for name in LINES)
+    assert all(name in out for name in CHECKS)
     sentences = " ".join(out.split())  # a long path breaks the line anywhere
-    assert f"{len(LINES)} passed, 0 failed, 0 not applicable" in sentences
+    assert f"{len(CHECKS)} passed, 0 failed, 0 not applicable" in sentences
     assert "Clean ..." in err
 
 
@@ -298,8 +297,8 @@ def test_several_mechanisms_stand_side_by_side_with_reasons_below():
 
     from effbench.show.audit_table import audit_tables
 
-    def finding(name, verdict, reason=""):
-        return {"name": name, "verdict": verdict, "reason": reason, "number": None}
+    def finding(check, verdict, reason=""):
+        return {"check": check, "verdict": verdict, "reason": reason, "number": None}
 
     audits = {
         "one": [finding("batch", "pass"), finding("causal", "n/a", "not written")],
@@ -316,7 +315,7 @@ def test_several_mechanisms_stand_side_by_side_with_reasons_below():
     ):  # fmt: skip
         assert part in text
     with console.capture() as captured:
-        console.print(audit_tables({f"{name}{'.' * 50}": found for name, found in audits.items()}))
+        console.print(audit_tables({f"{name}{'.' * 50}": findings for name, findings in audits.items()}))
     assert f"2  two{'.' * 50}: 0 passed, 1 failed" in captured.get()
 
 

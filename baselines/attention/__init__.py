@@ -1,1 +1,1 @@
-"""Attention mechanisms, one a file; each stands beside the dense reference of the same function."""
+"""Attention mechanisms, one per file; each class has a dense reference of the same function."""

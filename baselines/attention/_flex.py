@@ -1,4 +1,4 @@
-"""FlexAttention: one softmax over the keys that a rule lets a query see, in one kernel on CUDA."""
+"""FlexAttention: one softmax over the keys that a rule makes visible to a query, in one kernel on CUDA."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from effbench import Unsupported
 
-BLOCK = 128  # queries, and keys, that the kernels take or leave together
-NARROWEST = 16  # the least width of a head that the kernels take
+BLOCK = 128  # the kernels compute or skip tiles of so many queries and keys
+NARROWEST = 16  # the least width of a head that the kernels accept
 IMPLEMENTATIONS = ("auto", "blocked", "dense", "flex")
-KERNELS = 256  # compiled before dynamo gives up: one a shape, with and without padding
+KERNELS = 256  # dynamo compiles so many before it gives up: one per shape, with and without padding
 
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def chosen(implementation: str, weight: Tensor) -> str:
-    """What ``implementation`` is for parameters such as this: auto is flex on CUDA, blocked on the CPU."""
+    """Return the implementation for parameters like ``weight``.
+
+    auto is flex on CUDA (float64: dense) and blocked on the CPU.
+    """
     if implementation != "auto":
         return implementation
     if weight.device.type == "cpu":
@@ -33,15 +36,16 @@ def chosen(implementation: str, weight: Tensor) -> str:
 
 
 def flex_attend(q: Tensor, k: Tensor, v: Tensor, seen: BlockMask, mask: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v over the keys that ``seen`` allows and mask [B, N] says are real.
+    """Return softmax(q k^T / sqrt(d)) v over the keys that ``seen`` allows and mask [B, N] marks as real.
 
-    q, k, v and the result are [B, heads, N, d]. Padding changes from call to call and ``seen`` does not, so
-    that it is no part of it: making a map of blocks anew takes O(N^2), and the blocks that are seen are few.
-    A padded key's score is instead replaced by minus infinity, in every block; a row that sees padding only
-    gets 0, and no gradient. (A large finite number would not do: backward makes the weights again from the
-    logarithm of their sum, which such a number rounds away.)
+    q, k, v and the result are [B, heads, N, d]. Padding is not part of ``seen``, because padding changes from
+    call to call and a new map of blocks takes O(N^2). Instead the score of a padded key is replaced by minus
+    infinity, in every block; a query that sees padding only gets 0, and no gradient. (A large finite number
+    would not do: backward computes the weights again from the logarithm of their sum, and such a number
+    rounds it away.)
 
-    On CUDA the kernel is compiled, once a shape. On the CPU the scores are all made, forward only.
+    On CUDA the kernel is compiled once per shape. On the CPU all scores are computed, in the forward pass
+    only. Raises Unsupported for what the kernels cannot do.
     """
     device, width = q.device.type, q.shape[-1]
     if device not in ("cpu", "cuda"):
@@ -50,8 +54,8 @@ def flex_attend(q: Tensor, k: Tensor, v: Tensor, seen: BlockMask, mask: Tensor |
         raise Unsupported("FlexAttention's CUDA kernels sum in float32, too narrow for float64")
     if device == "cpu" and torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v)):
         raise Unsupported("FlexAttention has no backward on the CPU")
-    if is_in_torch_dispatch_mode(include_infra_modes=False):  # a counter would see one call, or none
-        raise Unsupported("what FlexAttention computes cannot be counted from outside its kernel")
+    if is_in_torch_dispatch_mode(include_infra_modes=False):  # a counter would see one operator, or none
+        raise Unsupported("the work of FlexAttention cannot be counted from outside its kernel")
     if width < NARROWEST:  # zeros change no product
         q, k, v = (F.pad(part, (0, NARROWEST - width)) for part in (q, k, v))
     run = _compiled() if device == "cuda" else _eager
@@ -64,11 +68,12 @@ def flex_attend(q: Tensor, k: Tensor, v: Tensor, seen: BlockMask, mask: Tensor |
 def block_mask(
     make: Callable[..., Rule], options: tuple[Hashable, ...], heads: int, n: int, device: torch.device
 ) -> BlockMask:
-    """Which blocks of keys each block of queries sees, kept for the next call of this length and device.
+    """Return the blocks of keys that each block of queries sees; cached by length and device.
 
-    ``make(device, *options)`` returns the rule: element-wise, of tensors (batch, head, query, key) that
-    broadcast, True if the query sees the key. It must not look at the batch, and at the head only if
-    ``heads``, which is 1 otherwise, says how many there are. O(heads N^2) time, a row of blocks at a time.
+    ``make(device, *options)`` returns the rule: a function of tensors (batch, head, query, key) that
+    broadcast, True where the query sees the key. The rule must not depend on the batch. If it depends on the
+    head, ``heads`` is the number of heads; otherwise ``heads`` is 1. O(heads N^2) time, one row of blocks at
+    a time.
     """
     rule = make(device, *options)
     blocks = -(-n // BLOCK)
@@ -79,7 +84,7 @@ def block_mask(
     for first in range(0, n, BLOCK):
         query = torch.arange(first, min(first + BLOCK, n), device=device)[:, None]
         sees = rule(batch, head, query, key).expand(heads, len(query), n)
-        sees = F.pad(sees, (0, blocks * BLOCK - n, 0, BLOCK - len(query)))  # what is not there is not seen
+        sees = F.pad(sees, (0, blocks * BLOCK - n, 0, BLOCK - len(query)))  # no token there: not seen
         cut = sees.unflatten(2, (blocks, BLOCK))
         some.append(cut.any(dim=3).any(dim=1))
         every.append(cut.all(dim=3).all(dim=1))
@@ -90,7 +95,7 @@ def block_mask(
 
 
 def _listed(chosen_hqk: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of a row are chosen [1, heads, blocks], and their places first [1, heads, blocks, blocks]."""
+    """Return per row the number chosen [1, heads, blocks] and all places, chosen ones first."""
     chosen = chosen_hqk[None].int()
     places = chosen.argsort(dim=-1, descending=True, stable=True)
     return chosen.sum(dim=-1, dtype=torch.int32), places.int()
@@ -108,9 +113,9 @@ def _hiding(mask: Tensor | None) -> Callable[..., Tensor] | None:
 
 @lru_cache(maxsize=1)
 def _compiled() -> Callable[..., Any]:
-    """Whole graphs only: past dynamo's limit there is an error, not the unfused version in silence.
+    """Return FlexAttention, compiled as a whole graph: beyond dynamo's limit it raises, never runs unfused.
 
-    The limit is raised for good: doing so around each call would take longer than the call's own start.
+    The limit is raised for good, since raising it around each call would take longer than starting the call.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KERNELS)
     return torch.compile(flex_attention, fullgraph=True, dynamic=False)

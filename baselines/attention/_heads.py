@@ -1,4 +1,4 @@
-"""Splitting the model width into heads and back, softmax over real tokens only, sums that stay wide."""
+"""Helpers of several mechanisms: heads, softmax over real tokens, wide sums, checks of options."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def merge_heads(x_bhnd: Tensor) -> Tensor:
 
 
 def clear_padding(x_bnd: Tensor, mask: Tensor | None) -> Tensor:
-    """Padding as zeros: a weight of 0 would not silence a NaN or an infinity, since 0 * NaN is NaN."""
+    """Return x with padding set to 0. A weight of 0 would not remove a NaN or infinity: 0 * NaN is NaN."""
     return x_bnd if mask is None else x_bnd.masked_fill(~mask[..., None], 0.0)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int) -> Tensor:
-    """Softmax over ``dim`` among the positions where mask is True; all zeros where none is.
+    """Return the softmax over ``dim`` among the positions where mask is True; zeros if there is none.
 
-    The fill is the dtype's lowest finite number rather than minus infinity: a row without a real token then
-    stays finite, forward and backward, and is zeroed after.
+    Other scores are filled with the dtype's lowest finite number rather than minus infinity, so that a row
+    without a real token stays finite, forward and backward; it is set to 0 afterwards.
     """
     if mask is None:
         return scores.softmax(dim)
@@ -37,19 +37,19 @@ def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int) -> Tensor:
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager[None]:
-    """Where products keep the dtype of their factors: for sums that float16 cannot hold."""
+    """Return a context without autocast, in which products keep the dtype of their factors."""
     kind = x.device.type
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 def wide_bytes(weight: Tensor) -> int:
-    """Bytes of a number in the dtype of ``weight``, or in float32 if that is wider: what sums are kept in."""
+    """Return the bytes of a number of a sum: of the dtype of ``weight``, but at least float32."""
     return max(4, weight.element_size())
 
 
 def summed(size: int) -> int:
-    """``size``, or 0 for 1: where torch.einsum has but one number to sum over, it makes no matrix product."""
+    """Return ``size``, or 0 for 1: torch.einsum makes no matrix product if it sums over one number only."""
     return size if size > 1 else 0
 
 

@@ -1,4 +1,4 @@
-"""Sums over what came before, in chunks: what the causal forms of the linear-order mechanisms share."""
+"""Running sums over past tokens, in chunks: shared by the causal forms of linear-order mechanisms."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 32  # tokens whose pairs are made; what came before them is one sum
+CHUNK = 32  # tokens whose pairs are computed; the tokens before a chunk are one sum
 
 
 def rows_and_pairs(n: int) -> tuple[int, int]:
-    """Tokens of whole chunks, and the pairs inside them, of a sequence of n."""
+    """Return the tokens of n filled up to whole chunks, and the pairs inside these chunks."""
     rows = n + -n % CHUNK
     return rows, rows * CHUNK
 
 
 def past_pairs(n: int) -> int:
-    """Of the pairs inside chunks, those of n tokens that are not in the future."""
+    """Return the pairs inside chunks of n tokens whose key is not in the future."""
     whole, rest = divmod(n, CHUNK)
     return whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
 
@@ -33,9 +33,10 @@ def chunks_of(part_bhnd: Tensor, fill: float = 0.0) -> Tensor:
 
 
 def running_products(q_bhnf: Tensor, k_bhnf: Tensor, v_bhne: Tensor) -> Tensor:
-    """sum_{j <= i} (q_i . k_j) v_j: [B, heads, N, e], in O(N (CHUNK + f) e).
+    """Return sum_{j <= i} (q_i . k_j) v_j: [B, heads, N, e], in O(N (CHUNK + f) e).
 
-    A chunk's queries meet the sum of k_j v_j^T of all chunks before, and its own pairs.
+    The queries of a chunk are multiplied with the sum of k_j v_j^T over all chunks before; inside the chunk
+    all pairs are computed.
     """
     chunks = (chunks_of(part) for part in (q_bhnf, k_bhnf, v_bhne))
     out: Tensor = _Running.apply(*chunks, None)  # type: ignore[no-untyped-call]
@@ -43,11 +44,11 @@ def running_products(q_bhnf: Tensor, k_bhnf: Tensor, v_bhne: Tensor) -> Tensor:
 
 
 def running_softmax(scores_bhn: Tensor, values_bhnd: Tensor, mask: Tensor | None) -> Tensor:
-    """sum_{j <= i} exp(score_j) v_j / sum_{j <= i} exp(score_j): [B, heads, N, d].
+    """Return sum_{j <= i} exp(score_j) v_j / sum_{j <= i} exp(score_j): [B, heads, N, d].
 
-    0 before the first real token. Weights are relative to the largest score so far, so that none exceeds 1,
-    and the sums of the chunks before are scaled down as it rises. O(N CHUNK d). mask [B, N] is True for a
-    real token.
+    0 before the first real token. Weights are relative to the largest score so far, so that none exceeds 1;
+    when it rises, the sums of the chunks before are scaled down. O(N CHUNK d). mask [B, N] is True for a real
+    token.
     """
     n = scores_bhn.shape[2]
     lowest = torch.finfo(scores_bhn.dtype).min
@@ -72,11 +73,11 @@ def running_softmax(scores_bhn: Tensor, values_bhnd: Tensor, mask: Tensor | None
 
 
 def running_features(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
-    """sum_{j <= i} exp(query_i) . exp(key_j) v_j, each i up to a factor: [B, heads, N, e].
+    """Return sum_{j <= i} exp(query_i) . exp(key_j) v_j, up to a factor per i: [B, heads, N, e].
 
-    The arguments are logarithms of positive features; keys are taken relative to the largest of their feature
-    up to the end of the chunk, and what was summed before is scaled down as that rises. Where a later key of
-    its chunk is larger than all that a token sees by more than the dtype has room for, its sums underflow.
+    The arguments are logarithms of positive features. Keys are relative to the largest of their feature up to
+    the end of the chunk; when it rises, earlier sums are scaled down. The sums of a token underflow if a
+    later key of its chunk exceeds all keys that the token sees by more than the dtype's range.
     """
     n = query_bhnm.shape[2]
     key_bhcjm = chunks_of(key_bhnm, fill=torch.finfo(key_bhnm.dtype).min)
@@ -90,11 +91,11 @@ def running_features(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) 
 
 
 def running_features_of_any_range(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
-    """The same sums without underflow, but slower: no token's keys are taken relative to a later one.
+    """Return the same sums without underflow, but slower: no keys are relative to a later key.
 
-    The pairs of a chunk are those of a token with itself, and of each right half of 2, 4, ..., 32 tokens with
-    the left half, all of which it sees: keys are taken relative to their half's largest, and queries to the
-    largest exponent of all pairs that they have, so that the last column, if it is ones, is at least 1.
+    The pairs of a chunk are those of a token with itself, and those of each right half of 2, 4, ..., 32
+    tokens with the left half, all of which it sees. Keys are relative to the largest of their half, and
+    queries to the largest exponent of all their pairs, so that the sum of a column of ones is at least 1.
     """
     n = query_bhnm.shape[2]
     query, values = chunks_of(query_bhnm), chunks_of(values_bhne)
@@ -121,26 +122,28 @@ def running_features_of_any_range(query_bhnm: Tensor, key_bhnm: Tensor, values_b
 
 
 def _exp(exponents: Tensor) -> Tensor:
-    """exp of what is not above 0, and of no less than half of the dtype's range.
+    """Return exp of exponents of at most 0, clamped at half of the dtype's range.
 
-    So that no product of two is denormal, which processors compute slowly; beside a 1 none of these counts.
+    No product of two results is then denormal, which processors compute slowly. Beside a 1 such a product is
+    negligible.
     """
     return exponents.clamp(min=math.log(torch.finfo(exponents.dtype).tiny) / 2).exp()
 
 
 def _largest_around(key_bhcjm: Tensor) -> tuple[Tensor, Tensor]:
-    """Each feature's largest key before a chunk, and up to its end: [B, heads, chunks, m] twice."""
+    """Return each feature's largest key before a chunk and up to its end: [B, heads, chunks, m] twice."""
     end_bhcm = key_bhcjm.detach().amax(dim=3).cummax(dim=2).values
     return F.pad(end_bhcm[:, :, :-1], (0, 0, 1, 0), value=torch.finfo(key_bhcjm.dtype).min), end_bhcm
 
 
 class _Running(torch.autograd.Function):
-    """sum_{j <= i} (q_i . k_j) v_j of chunks [B, heads, chunks, CHUNK, .], keeping its arguments alone.
+    """sum_{j <= i} (q_i . k_j) v_j of chunks [B, heads, chunks, CHUNK, .]; saves its arguments only.
 
-    Queries meet what came before their chunk, S = sum k_j v_j^T, and the pairs inside it. With g the gradient
-    and T = sum q_i g_i^T over the chunks after: dq_i = S g_i + sum_{j <= i} (g_i . v_j) k_j, dk_j = T v_j +
-    sum_{i >= j} (g_i . v_j) q_i, dv_j = T^T k_j + sum_{i >= j} (q_i . k_j) g_i. ``decay`` [B, heads, chunks,
-    f, 1], to which no gradient flows, is what S is multiplied with as it enters a chunk.
+    Queries are multiplied with S = sum k_j v_j^T over the chunks before, and with the pairs inside their
+    chunk. With g the gradient and T = sum q_i g_i^T over the chunks after:
+    dq_i = S g_i + sum_{j <= i} (g_i . v_j) k_j, dk_j = T v_j + sum_{i >= j} (g_i . v_j) q_i,
+    dv_j = T^T k_j + sum_{i >= j} (q_i . k_j) g_i.
+    S is multiplied with ``decay`` [B, heads, chunks, f, 1] as it enters a chunk; decay gets no gradient.
     """
 
     @staticmethod
@@ -160,34 +163,34 @@ class _Running(torch.autograd.Function):
 
 
 def _past(left: Tensor, right: Tensor) -> Tensor:
-    """Products of pairs inside chunks, 0 for those in the future."""
+    """Return the products of pairs inside chunks, 0 for those in the future."""
     past = torch.ones(CHUNK, CHUNK, dtype=left.dtype, device=left.device).tril()
     return (left @ right.mT).mul_(past)
 
 
 def _plus(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """out + left @ right, written over out."""
+    """Return out + left @ right, written over out."""
     return out.flatten(0, 2).baddbmm_(left.flatten(0, 2), right.flatten(0, 2)).view_as(out)
 
 
 def _before(k: Tensor, v: Tensor, decay: Tensor | None) -> Tensor:
-    """S for each chunk: sums of k_j v_j^T over the chunks before."""
+    """Return S for each chunk: sums of k_j v_j^T over the chunks before."""
     if decay is None:
         return F.pad((k.mT @ v)[:, :, :-1].cumsum(dim=2), (0, 0, 0, 0, 1, 0))
     return carried(k.mT @ v, decay).mul_(decay)
 
 
 def _after(q: Tensor, gradient: Tensor, decay: Tensor | None) -> Tensor:
-    """T for each chunk: sums of q_i g_i^T over the chunks after."""
+    """Return T for each chunk: sums of q_i g_i^T over the chunks after."""
     if decay is None:
         return F.pad((q.mT @ gradient)[:, :, 1:].flip(2).cumsum(dim=2).flip(2), (0, 0, 0, 0, 0, 1))
     return _carried_back((q.mT @ gradient).mul_(decay), decay)
 
 
 def carried(sums: Tensor, decay: Tensor) -> Tensor:
-    """What each chunk finds: the sum over all chunks before it, along dimension 2.
+    """Return for each chunk the sum over all chunks before it, along dimension 2.
 
-    ``decay`` (no gradient flows to it) is what a sum so far is multiplied with as it passes a chunk.
+    A sum is multiplied with a chunk's ``decay`` as it passes the chunk; decay gets no gradient.
     """
     return _Carried.apply(sums, decay)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -199,10 +202,10 @@ class _Carried(torch.autograd.Function):
     def forward(context: Any, sums: Tensor, decay: Tensor) -> Tensor:
         context.save_for_backward(decay)
         before = torch.empty_like(sums)
-        found, passed, kept = before.unbind(2), sums.unbind(2), decay.unbind(2)
-        found[0].zero_()
-        for c in range(1, len(found)):
-            torch.addcmul(passed[c - 1], found[c - 1], kept[c - 1], out=found[c])
+        totals, parts, factors = before.unbind(2), sums.unbind(2), decay.unbind(2)
+        totals[0].zero_()
+        for c in range(1, len(totals)):
+            torch.addcmul(parts[c - 1], totals[c - 1], factors[c - 1], out=totals[c])
         return before
 
     @staticmethod
@@ -212,8 +215,8 @@ class _Carried(torch.autograd.Function):
 
 def _carried_back(gradient: Tensor, decay: Tensor) -> Tensor:
     out = torch.empty_like(gradient)
-    found, passed, kept = out.unbind(2), gradient.unbind(2), decay.unbind(2)
-    found[-1].zero_()
-    for c in range(len(found) - 1, 0, -1):
-        torch.addcmul(passed[c], found[c], kept[c], out=found[c - 1])
+    totals, parts, factors = out.unbind(2), gradient.unbind(2), decay.unbind(2)
+    totals[-1].zero_()
+    for c in range(len(totals) - 1, 0, -1):
+        torch.addcmul(parts[c], totals[c], factors[c], out=totals[c - 1])
     return out

@@ -1,4 +1,4 @@
-"""Windows of a sequence as views: what a block of queries may see, without copies, and attention to it."""
+"""Windows of a sequence as views, and attention of blocks of queries to them, without copies."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from torch import Tensor
 
 from baselines.attention._flash import attend, attend_backward
 
-TOGETHER = 32  # blocks whose windows get their gradients at once, so that these stay in a cache
+TOGETHER = 32  # blocks whose windows get their gradients at once: few enough to stay in a cache
 
 
 def strided_windows(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tensor:
-    """[rows, heads, d] -> [blocks, heads, keys, d]: window i starts at row i block; needs no copy.
+    """Return [rows, heads, d] as views [blocks, heads, keys, d]: window i starts at row i block.
 
-    rows >= (blocks - 1) block + keys. The gradient adds the overlaps back.
+    rows >= (blocks - 1) block + keys. The gradient of a row is the sum over the windows that hold it.
     """
     return _Windows.apply(part_rhd, blocks, block, keys)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def attend_in_windows(qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, *, first: int) -> Tensor:
-    """Softmax attention of blocks of queries to their windows, and to a few rows that all see; on the CPU.
+    """Return the softmax attention of blocks of queries to their windows and to a few rows that all see.
 
     ``qkv_r3hd`` [rows, 3, heads, d] holds queries, keys and values; the first query is row ``first``, and the
     window of block i starts at row i block. ``allowed_bqk`` [blocks, block, keys] is added to the scores: 0,
-    or -inf for what is not seen. The rows from ``first`` on, as many as ``whole_g`` has numbers, are keys of
-    every query too, with that number added to their scores. -> [blocks block, heads, d]; a query without any
-    key gets a finite result.
+    or -inf for a key that is not seen. The first len(whole_g) rows from ``first`` on are also keys of every
+    query, with a number of ``whole_g`` added to their scores. -> [blocks block, heads, d]; a query without a
+    key gets a finite result. CPU only.
 
-    The window goes through torch's fused kernel, which also returns L = log sum exp(scores); the few scores g
-    beside it join in: with L' = log(exp L + sum exp g), out = exp(L - L') out + sum exp(g - L') v. Given L'
-    for L and the joint output, the kernel's backward gives the window's gradients as they are.
+    The window goes through torch's fused kernel, which also returns L = log sum exp(scores). The few scores g
+    of the other rows are added: with L' = log(exp L + sum exp g), out = exp(L - L') out + sum exp(g - L') v.
+    With L' for L and the joint output, the kernel's backward returns the window's gradients unchanged.
     """
     out: Tensor = _InWindows.apply(qkv_r3hd, allowed_bqk, whole_g, first)  # type: ignore[no-untyped-call]
     return out
@@ -63,8 +63,8 @@ class _InWindows(torch.autograd.Function):
         first, (blocks, block, _) = context.first, allowed_bqk.shape
         q, k, v = _views(qkv_r3hd, allowed_bqk, first)
         gradient = gradient_rhd.unflatten(0, (blocks, block)).transpose(1, 2)
-        found = torch.zeros_like(qkv_r3hd)
-        queries = found[first : first + blocks * block, 0].unflatten(0, (blocks, block)).transpose(1, 2)
+        gradients = torch.zeros_like(qkv_r3hd)
+        queries = gradients[first : first + blocks * block, 0].unflatten(0, (blocks, block)).transpose(1, 2)
         for start in range(0, blocks, TOGETHER):
             some = slice(start, start + TOGETHER)
             of_q, *of_seen = attend_backward(
@@ -72,20 +72,20 @@ class _InWindows(torch.autograd.Function):
             )
             queries[some] = of_q
             for place, windows in enumerate(of_seen, start=1):
-                add_overlaps(found[start * block :, place], windows, block)
+                add_overlaps(gradients[start * block :, place], windows, block)
         if weights is not None:
             seen = slice(first, first + weights.shape[-1])
             _, keys, values = (part.transpose(0, 1) for part in qkv_r3hd[seen].unbind(1))
             mean = (gradient * out).sum(-1, keepdim=True)
             toward = (weights * (gradient @ values.mT - mean) / q.shape[-1] ** 0.5).to(q.dtype)
             queries += toward @ keys
-            found[seen, 1] += torch.einsum("bhqg,bhqd->ghd", toward, q)
-            found[seen, 2] += torch.einsum("bhqg,bhqd->ghd", weights.to(q.dtype), gradient)
-        return found, None, None, None
+            gradients[seen, 1] += torch.einsum("bhqg,bhqd->ghd", toward, q)
+            gradients[seen, 2] += torch.einsum("bhqg,bhqd->ghd", weights.to(q.dtype), gradient)
+        return gradients, None, None, None
 
 
 def _views(qkv_r3hd: Tensor, allowed_bqk: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [blocks, heads, block, d], and the windows of keys and values [blocks, heads, keys, d]."""
+    """Return queries [blocks, heads, block, d], and windows of keys and values [blocks, heads, keys, d]."""
     blocks, block, keys = allowed_bqk.shape
     q, k, v = qkv_r3hd.unbind(1)
     queries = q[first : first + blocks * block].unflatten(0, (blocks, block)).transpose(1, 2)
@@ -101,7 +101,7 @@ def _window_views(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tenso
 
 
 def add_overlaps(out_rhd: Tensor, windows_bhkd: Tensor, block: int) -> None:
-    """Add to [rows, heads, d] what windows, a block of rows apart, have for each row."""
+    """Add windows [blocks, heads, keys, d], a block of rows apart, to their rows of [rows, heads, d]."""
     blocks, _, keys, _ = windows_bhkd.shape
     for start in range(0, keys, block):
         part = windows_bhkd[:, :, start : start + block].transpose(1, 2)
@@ -114,9 +114,9 @@ def add_overlaps(out_rhd: Tensor, windows_bhkd: Tensor, block: int) -> None:
 
 
 class _Windows(torch.autograd.Function):
-    """Overlapping views, whose gradient adds the overlaps a block of each window at a time.
+    """Overlapping views; the gradient adds the overlaps, one block of each window at a time.
 
-    Autograd's own does it number by number.
+    The gradient of torch's own as_strided adds number by number.
     """
 
     @staticmethod

@@ -24,23 +24,25 @@ from baselines.attention._heads import (
 )
 from effbench import Mechanism
 
-TOGETHER = 64  # blocks of queries, of one head or a few, that gather at once
+TOGETHER = 64  # blocks of queries, of one head or a few, that gather their keys at once
 
 
 class BigBird(Mechanism):
     """Block-sparse attention: a window of blocks, global blocks, and random blocks.
 
-    The sequence is cut into blocks of ``block`` tokens, the last one shorter if need be. The queries of a
-    block see the ``window_blocks`` (odd) blocks around it, ``global_blocks`` (0; 1: the first; 2: the first
-    and the last) and ``random_blocks`` others, drawn per head and block without replacement from those that
-    it does not see anyway (all of them if fewer are left), each key once, in one softmax of q . k / sqrt(d).
-    The queries of global blocks see everything. The draw depends on ``seed`` and the number of blocks only;
-    it is not limited to the first tokens, as it is in public codes. x [B, N, D] -> [B, N, D];
-    O(N block blocks_seen D), memory O(N D): the blocks that are seen are gathered a few heads at a time, and
-    again in backward.
+    The sequence is cut into blocks of ``block`` tokens; the last one may be shorter. The queries of a block
+    see the ``window_blocks`` (odd) blocks around it, ``global_blocks`` (0; 1: the first; 2: the first and the
+    last) and ``random_blocks`` other blocks. These are drawn per head and block without replacement from the
+    blocks that it does not see anyway (all of them if fewer are left). Each key counts once, in one softmax
+    of q . k / sqrt(d). The queries of global blocks see all keys. The draw depends on ``seed`` and the number
+    of blocks only; unlike in public codes, it is not limited to the first tokens. x [B, N, D] -> [B, N, D];
+    O(N block blocks_seen D), memory O(N D): visible blocks are gathered for a few heads at a time, and again
+    in the backward pass.
 
-    ``implementation``: ``blocked``, the above; ``flex``, FlexAttention, which gathers nothing; ``dense``, the
-    reference, with an N x N map a head. ``auto`` is flex on CUDA (float64: dense) and blocked on the CPU.
+    ``implementation``: ``blocked``, as above; ``flex``, FlexAttention, which gathers nothing; ``dense``, the
+    reference, with one N x N map per head. ``auto`` is flex on CUDA (float64: dense) and blocked on the CPU.
+
+    Raises ValueError for a wrong option and Unsupported for ``causal=True``.
     """
 
     order = 1.0
@@ -79,9 +81,8 @@ class BigBird(Mechanism):
         self.seed = seed
         self.implementation = implementation
         if implementation == "dense":
-            self.__dict__.update(
-                order=2.0, memory_order=2.0
-            )  # this instance's; the class declares the others'
+            # for this instance; the class declares the growth of the other implementations
+            self.__dict__.update(order=2.0, memory_order=2.0)
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
@@ -96,7 +97,7 @@ class BigBird(Mechanism):
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 
     def runs_as(self, batch_size: int, seq_len: int) -> str:
-        """What was asked for; for auto, what it is on the device of the parameters."""
+        """Return the implementation; for auto, the one used on the device of the parameters."""
         return self._how()
 
     def _how(self) -> str:
@@ -108,7 +109,7 @@ class BigBird(Mechanism):
         return flex_attend(q, k, v, block_mask(_in_plan, options, self.heads, n, q.device), mask)
 
     def _blocked(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Global blocks against all keys, the others against the blocks they gather: [B, heads, N, d]."""
+        """Attend from global blocks to all keys, from others to gathered blocks: [B, heads, N, d]."""
         blocks = -(-q.shape[2] // self.block)
         ends = self._global(blocks)
         sparse = [i for i in range(blocks) if i not in ends]
@@ -122,7 +123,7 @@ class BigBird(Mechanism):
         return torch.cat([*first, self._sparse(q, k, v, mask, blocks, sparse), *last], dim=2)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the definition, with a dense N x N map a head built from the same plan."""
+        """Compute it by the definition, with one dense N x N map per head from the same plan."""
         n = x.shape[1]
         blocks = -(-n // self.block)
         sees = _table(*self._rule(blocks)).to(x.device)
@@ -146,7 +147,7 @@ class BigBird(Mechanism):
         return self._flops(batch_size, seq_len, self.heads * pairs)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int | None:
-        """Three times the forward pass, and blocked the scores once more: the kernel does not keep them."""
+        """Three times the forward pass; blocked also the scores once more, which the kernel does not keep."""
         forward = self.forward_flops(batch_size, seq_len)
         if forward is None:
             return None
@@ -155,7 +156,7 @@ class BigBird(Mechanism):
         return 3 * forward + again
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
-        """Only the tokens of the blocks that a query sees: not those gathered to fill its row."""
+        """Only the tokens of the blocks that a query sees, without those gathered to fill its row."""
         n = seq_len
         blocks = -(-n // self.block)
         size = [min((i + 1) * self.block, n) - i * self.block for i in range(blocks)]
@@ -164,10 +165,10 @@ class BigBird(Mechanism):
         return self._flops(batch_size, n, pairs)
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
-        """q, k, v, by tokens and by blocks, what the kernels return, and the plan of what is gathered.
+        """q, k, v, by tokens and by blocks, the results of the kernels, and the plan of gathered blocks.
 
-        Dense: tokens, and the weights and who sees whom as Vanilla has them. Not declared for flex, which
-        trains on CUDA only.
+        Dense: tokens, weights and visibility maps as in Vanilla. Not declared for flex, which trains on CUDA
+        only.
         """
         how = self._how()
         if how == "flex":
@@ -190,12 +191,12 @@ class BigBird(Mechanism):
         return batch_size * (size * kept + wide * h * (whole + rows)) + (8 + size * self.block) * plan
 
     def _flops(self, batch_size: int, seq_len: int, pairs: int) -> int:
-        """Four projections, and two products over so many pairs of all heads together."""
+        """Return the FLOPs of four projections and of two products over ``pairs`` pairs of all heads."""
         n, d = seq_len, self.d_model
         return batch_size * (2 * n * d * 4 * d + 4 * pairs * self.d_head)
 
     def _executed_pairs(self, n: int) -> int:
-        """Query-key pairs a head that the kernels compute."""
+        """Return the query-key pairs per head that the kernels compute."""
         blocks = -(-n // self.block)
         ends = self._global(blocks)
         whole = sum(min((i + 1) * self.block, n) - i * self.block for i in ends)
@@ -206,12 +207,12 @@ class BigBird(Mechanism):
         return sorted({0, blocks - 1} if self.global_blocks == 2 else set(range(self.global_blocks)))
 
     def _rule(self, blocks: int) -> tuple[int, int, int, int, tuple[int, ...], int]:
-        """What the plan depends on."""
+        """Return all that the plan depends on: the arguments of ``_plan``."""
         ends = tuple(self._global(blocks))
         return blocks, self.heads, self.window_blocks, self.random_blocks, ends, self.seed
 
     def _widest(self, blocks: int) -> int:
-        """Blocks gathered for each sparse block of queries: as many as the one that sees most."""
+        """Return the blocks gathered per sparse block of queries: as many as any of them sees."""
         ends = self._global(blocks)
         plan = _plan(*self._rule(blocks))
         return max((len(plan[0][i]) for i in range(blocks) if i not in ends), default=0)
@@ -222,7 +223,7 @@ class BigBird(Mechanism):
     def _sparse(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, blocks: int, sparse: list[int]
     ) -> Tensor:
-        """The rows of the blocks that are not global (they are consecutive): [B, heads, rows, d]."""
+        """Return the rows of the blocks that are not global (they are consecutive): [B, heads, rows, d]."""
         n, after = q.shape[2], blocks * self.block - q.shape[2]
         index, valid = _gathered(q.device, *self._rule(blocks))  # [heads, sparse, widest]
         first, last = sparse[0] * self.block, (sparse[-1] + 1) * self.block
@@ -238,12 +239,12 @@ class BigBird(Mechanism):
 
 
 class _Gather(torch.autograd.Function):
-    """Softmax attention of each block of queries to blocks of its own choice, gathered a few heads at a time.
+    """Softmax attention of each block of queries to blocks of its own, gathered for a few heads at a time.
 
-    queries [B, heads, rows, d], keys and values [B, heads, blocks block, d], which blocks [heads, sparse,
-    widest], what is added to scores [B, heads, sparse, widest block] -> [B, heads, rows, d]. What is gathered
-    is larger than what it is gathered from: a part stays in a cache, and is gathered again in backward rather
-    than kept.
+    queries [B, heads, rows, d], keys and values [B, heads, blocks block, d], numbers of blocks
+    [heads, sparse, widest], numbers added to scores [B, heads, sparse, widest block] -> [B, heads, rows, d].
+    The gathered blocks are larger than their source. A part of them fits into a cache, so it is gathered
+    again in the backward pass rather than kept.
     """
 
     @staticmethod
@@ -262,27 +263,27 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         queries, keys, values, index, hidden, out, sums = context.saved_tensors
-        found = [torch.empty_like(part) for part in (queries, keys, values)]
+        gradients = [torch.empty_like(part) for part in (queries, keys, values)]
         gradient = gradient.contiguous()
         for part, rows, q, k, v, added in _parts(queries, keys, values, index, hidden):
             grad, mixed, log_sum = (
                 t.flatten(0, 1)[part].view(*q.shape[:3], -1) for t in (gradient, out, sums)
             )
             of_q, *of_seen = attend_backward(grad, q, k, v, mixed, log_sum[..., 0], added)
-            target = found[0].flatten(0, 1)[part]
+            target = gradients[0].flatten(0, 1)[part]
             target.copy_(of_q.view_as(target))
-            for total, seen in zip(found[1:], of_seen, strict=True):
+            for total, seen in zip(gradients[1:], of_seen, strict=True):
                 target, seen = total.flatten(0, 1)[part], seen.reshape(len(rows), -1)
                 blocks = target.numel() // seen.shape[1]
                 summed = torch.ops.aten.embedding_dense_backward(seen, rows, blocks, -1, False)
                 target.copy_(summed.view_as(target))
-        return found[0], found[1], found[2], None, None
+        return gradients[0], gradients[1], gradients[2], None, None
 
 
 def _parts(
     queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, hidden: Tensor
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """A few heads at a time: which of all sequences' heads, which of their blocks, q, k, v, what is added.
+    """Yield for a few heads at a time: their slice, their rows, q, k, v, and the numbers added to scores.
 
     Blocks of queries are elements of a batch, since the kernel lays its gradients out with heads innermost.
     """
@@ -307,7 +308,7 @@ def _parts(
 def _plan(
     blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """For each head and block of queries, the blocks that it sees, ascending."""
+    """Return for each head and block of queries the blocks that it sees, ascending."""
     draw = random.Random(f"{seed} {blocks}")
     everything = tuple(range(blocks))
     plan = []
@@ -324,7 +325,7 @@ def _plan(
 
 
 def _skip(place: int, seen: list[int]) -> int:
-    """The block at a place among those that are not seen; ``seen`` ascends."""
+    """Return the block at a place among those that are not in ``seen``, which ascends."""
     for block in seen:
         place += place >= block
     return place
@@ -335,9 +336,9 @@ def _skip(place: int, seen: list[int]) -> int:
 def _gathered(
     device: torch.device, blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The plan of the blocks that are not global: (numbers, which of them count) [heads, blocks, widest].
+    """Return the plan of the blocks that are not global: numbers and validity, [heads, blocks, widest] each.
 
-    Rows that see fewer blocks than the widest are filled up with block 0, which then does not count.
+    Rows that see fewer blocks than the widest are filled up with block 0, marked as not valid.
     """
     plan = _plan(blocks, heads, window, extra, ends, seed)
     rows = [[row for i, row in enumerate(of_head) if i not in ends] for of_head in plan]
@@ -348,7 +349,7 @@ def _gathered(
 
 
 def _table(blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int) -> Tensor:
-    """The plan as who sees whom: [heads, blocks, blocks]."""
+    """Return the plan as a map of visible blocks: [heads, blocks, blocks]."""
     sees = torch.zeros(heads, blocks, blocks, dtype=torch.bool)
     for head, rows in enumerate(_plan(blocks, heads, window, extra, ends, seed)):
         for i, seen in enumerate(rows):
@@ -366,7 +367,7 @@ def _in_plan(
     ends: tuple[int, ...],
     seed: int,
 ) -> Rule:
-    """A query sees a key if its block sees the key's."""
+    """Return the rule: a query sees a key if its block sees the block of the key."""
     table = _table(blocks, heads, window, extra, ends, seed).to(device)
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

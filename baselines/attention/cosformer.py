@@ -1,4 +1,4 @@
-"""cosFormer: rectified features and a cosine that favours near tokens, summed once."""
+"""cosFormer: rectified features and a cosine that favours near tokens; keys are summed once."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class CosFormer(Mechanism):
         w_ij = relu(q_i) . relu(k_j) cos(pi (i - j) / 2 M)
         out_i = sum_j w_ij v_j / max(sum_j w_ij, 1e-6)
 
-    No weight is negative, since |i - j| < M. cos(a - b) = cos a cos b + sin a sin b, so that with
-    phi(t_i) = [relu(t_i) cos(pi i / 2 M); relu(t_i) sin(pi i / 2 M)], 2 d wide, w_ij = phi(q_i) . phi(k_j),
-    and the sums over keys, S = sum_j phi(k_j) [v_j, 1] [2 d, d + 1], are made once: O(N D^2), memory O(N D).
-    x [B, N, D] -> [B, N, D]. Public code takes the length of each input for M; ``max_len`` leaves a token's
-    output alone as padding is appended, and is the same where inputs are as long as they may be.
+    No weight is negative, since |i - j| < M. By cos(a - b) = cos a cos b + sin a sin b, w_ij is
+    phi(q_i) . phi(k_j) with phi(t_i) = [relu(t_i) cos(pi i / 2 M); relu(t_i) sin(pi i / 2 M)], 2 d wide. The
+    sums over keys, S = sum_j phi(k_j) [v_j, 1] [2 d, d + 1], are computed once: O(N D^2), memory O(N D).
+    x [B, N, D] -> [B, N, D]. Public code uses the length of each input for M. With ``max_len`` a token's
+    output does not change when padding is appended; the two are equal for inputs of ``max_len`` tokens.
 
     Causal: the sums run over j <= i, in chunks of 32 tokens.
     """
@@ -48,7 +48,7 @@ class CosFormer(Mechanism):
             return self._wide(x, mask)
 
     def _wide(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """forward in float32 at least, whatever autocast says."""
+        """Compute forward in float32 at least, also under autocast."""
         wide = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.qkv.weight.to(wide), self.qkv.bias.to(wide)
         q, k, v = F.linear(clear_padding(x, mask).to(wide), weight, bias).chunk(3, dim=-1)
@@ -60,14 +60,14 @@ class CosFormer(Mechanism):
         return F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)
 
     def _turned(self, t_bhnd: Tensor) -> Tensor:
-        """[t_i cos; t_i sin] of the token's angle: [B, heads, N, 2 d]."""
+        """Return [t_i cos; t_i sin] of the token's angle: [B, heads, N, 2 d]."""
         angle_n1 = torch.arange(t_bhnd.shape[2], device=t_bhnd.device, dtype=torch.float64)[:, None]
         angle_n1 = angle_n1 * (math.pi / (2 * self.max_len))
         turn_n2 = torch.cat([angle_n1.cos(), angle_n1.sin()], dim=1).to(t_bhnd.dtype)
         return (turn_n2[..., None] * t_bhnd[..., None, :]).flatten(-2)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the formula, with the N x N matrix of weights."""
+        """Compute it by the formula, with the N x N matrix of weights."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         place = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)
         near = torch.cos(math.pi * (place[:, None] - place) / (2 * self.max_len))
@@ -84,25 +84,25 @@ class CosFormer(Mechanism):
         return self._flops(batch_size, seq_len, rows, pairs)
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
-        """Causal: nothing for what fills the last chunk up, and of its pairs those not in the future."""
+        """Causal: without the rows that fill up the last chunk, and without pairs in the future."""
         return self._flops(batch_size, seq_len, seq_len, past_pairs(seq_len) if self.causal else 0)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass; causal, a chunk's pairs and sums once more: they are not kept."""
+        """Three times the forward pass; causal also pairs and sums of chunks again, which are not kept."""
         rows = rows_and_pairs(seq_len)[0] if self.causal else 0
         again = 2 * batch_size * rows * 2 * self.d_model * (CHUNK + self.d_head + 1)
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Rectified q and k, and turned; values, sums, weights, heads' outputs; cosines and sines, twice.
+        """Rectified q and k, before and after the turn; values, sums, weights, heads' outputs; angles twice.
 
-        Not causal: S, in which keys and values meet. Causal: in whole chunks.
+        Not causal: also S. Causal: in whole chunks.
         """
         n, d, h = seq_len, self.d_model, self.heads
         rows = rows_and_pairs(n)[0] if self.causal else n
         meeting = 0 if self.causal else 2 * d * (self.d_head + 1)
         kept = batch_size * (3 * n * d + 4 * rows * d + 2 * rows * (d + h) + n * h + meeting) + 4 * n
-        if self.qkv.weight.element_size() < 4:  # what is made wide: inputs and maps
+        if self.qkv.weight.element_size() < 4:  # wide copies of inputs and maps
             kept += batch_size * n * d + 4 * d * d
         return wide_bytes(self.qkv.weight) * kept
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._heads import clear_padding, masked_softmax, no_autocast, require, summed
+from baselines.attention._interactions import interact, interact_by_definition, per_head
+from baselines.attention._pooled import pooled_inputs
 from baselines.attention._running import past_pairs, rows_and_pairs, running_softmax
 from effbench import Mechanism
 
@@ -16,57 +18,57 @@ from effbench import Mechanism
 class Fastformer(Mechanism):
     """Additive attention: a global query, a global key, and their interaction with every token.
 
-    The paper's equations, per head, with Q, K, V = x W (no bias) and d the head's width:
+    The paper's equations, per head, with Q, K, V = x W (no bias) and d the width of a head:
 
         alpha_i = softmax_i(w_q . q_i / sqrt(d))     q = sum_i alpha_i q_i         (3), (4)
         p_i = q * k_i
         beta_i = softmax_i(w_k . p_i / sqrt(d))      k = sum_i beta_i p_i          (5), (6)
         u_i = k * v_i        r_i = W_r u_i + b       output_i = r_i + q_i
 
-    x [B, N, D] -> [B, N, D]; time O(N D^2), memory O(N D). Causal (the paper has no such form): each token i
-    has a global query and key of its own, pooled from the tokens j <= i, where p_j is made once, with the
-    global query of j. Both softmaxes run along, relative to their largest logit so far, in chunks of 32
-    tokens whose pairs of weights are made: O(N (32 + D) D).
+    x [B, N, D] -> [B, N, D]; time O(N D^2), memory O(N D). Causal (not in the paper): each token i has its
+    own global query and key, pooled from the tokens j <= i; p_j is computed once, with the global query of j.
+    Both softmaxes are running sums, relative to the largest logit so far; the weights of pairs of tokens are
+    computed inside chunks of 32 tokens only: O(N (32 + D) D).
 
-    But for the two softmaxes all of this is linear in x, so that no query, key or value is made for any
-    single token: with W_h the columns of W of head h,
+    Apart from the two softmaxes the layer is linear in x, so the query, key and value of a single token are
+    never computed. With W_h the columns of W of head h:
 
         w_q . q_i = (W_q,h w_q) . x_i                 q = W_q,h^T sum_i alpha_i x_i
         w_k . p_i = (W_k,h (w_k * q)) . x_i           k = q * W_k,h^T sum_i beta_i x_i
         output_i = x_i (W_v diag(k) W_r + W_q) + b
 
-    which leaves one product of N D^2 and four of N heads D, and costs 2 D^3 a sequence to make the last map.
-    Sequences shorter than D are cheaper token by token: there p_i alone is not made, since the interaction is
-    affine in the token, w_k . p_i = (w_k * q) . k_i and k = q * sum_i beta_i k_i.
+    This leaves one product of N D^2 and four of N heads D, and costs 2 D^3 per sequence for the last map.
+    Sequences shorter than D are cheaper token by token. There only p_i is not computed, because the
+    interaction is affine in the token: w_k . p_i = (w_k * q) . k_i and k = q * sum_i beta_i k_i.
 
-    Where the paper is silent: W_r mixes heads [D, D] with bias, as in the authors' code; attention weights of
-    padding are exactly 0.
+    Choices where the paper says nothing: W_r [D, D] with bias mixes heads, as in the authors' code; attention
+    weights of padding are exactly 0.
 
-    ``variant``: ``paper``, the above; ``official``, the block of the authors' PyTorch release, another model:
+    ``variant``: ``paper``, as above; ``official``, the block of the authors' PyTorch release, another model:
 
         q_i, k_i = x_i W + b     v_i = q_i
-        logits s . q_i / sqrt(d) and s . p_i / sqrt(d) with s [D], so that a head sees the features of all
+        logits s . q_i / sqrt(d) and s . p_i / sqrt(d) with s [D]: each head sees the features of all heads
         output_i = LayerNorm(x_i + (r_i + q_i) W_o + b_o), eps 1e-12
 
-    Sums over tokens and r_i are the paper's. Its scorers' bias moves all logits of a head alike, which a
-    softmax forgets: it is left out. Its feed-forward layer (GELU, D -> D -> D, post-norm) and its dropout are
-    the surrounding encoder's. This too is linear in x between its softmaxes and the norm:
+    Sums over tokens and r_i are as in the paper. The bias of the release's scorers is left out: it shifts all
+    logits of a head alike, which does not change a softmax. Its feed-forward layer (GELU, D -> D -> D,
+    post-norm) and its dropout belong to the encoder around it. The official block too is linear in x between
+    its softmaxes and the norm:
 
         output_i = LayerNorm(x_i + x_i W_q (diag(k) W_r + 1) W_o + shift)
 
-    one product of N D^2 again; W_r W_o is made once for all sequences. Causal: as above.
+    again one product of N D^2; W_r W_o is computed once for all sequences. Causal: as above.
 
-    ``interaction``: ``product`` as above; ``add``: q + k_i and k + v_i; ``concat``: a learned map
-    [2 d -> d] a head of [q; k_i] and of [k; v_i] restores the width (the paper does not say how it does).
-    The release multiplies.
+    ``interaction``: ``product``, as above; ``add``: q + k_i and k + v_i; ``concat``: a learned map [2 d -> d]
+    per head, of [q; k_i] and of [k; v_i], restores the width (the paper does not say how). The release
+    multiplies.
 
     ``sharing``: ``none``; ``query-value``: W_v is W_q; ``layer-wise``: the same, and an encoder uses one
     instance for all its layers; ``head-wise``: query-value, and one w_q, one w_k, one interaction map and one
-    [d, d] output map serve all heads (sharing W_q, W_k too would make the heads identical). ``published``:
-    the variant's own, layer-wise in the paper and query-value in the release, which has neither ``none`` nor
-    ``head-wise``.
+    [d, d] output map for all heads (with shared W_q and W_k the heads would be identical). ``published``:
+    layer-wise for the paper, query-value for the release. The release has neither ``none`` nor ``head-wise``.
 
-    Raises ValueError for an option, or an interaction or sharing that the variant does not have.
+    Raises ValueError for a wrong option, or for an interaction or sharing that the variant does not have.
     """
 
     order = 1.0
@@ -110,7 +112,7 @@ class Fastformer(Mechanism):
         self.query = nn.Linear(d_model, d_model, bias=official)
         self.key = nn.Linear(d_model, d_model, bias=official)
         self.value = nn.Linear(d_model, d_model, bias=False) if sharing == "none" else None
-        # scores of order 1 for queries of order 1; [heads, d], each head's, or [heads, D]
+        # scores of order 1 for queries of order 1; [heads, d], or [heads, D] if a score sees all heads
         reach, scale = (d_model, heads**-0.5) if official else (d, 1.0)
         self.score_query = nn.Parameter(torch.randn(own, reach) * scale)
         self.score_key = nn.Parameter(torch.randn(own, reach) * scale)
@@ -132,16 +134,18 @@ class Fastformer(Mechanism):
         return self._official_by_maps(x, mask) if self.variant == "official" else self._by_maps(x, mask)
 
     def _by_maps(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """As maps of x, for sequences that are longer than x is wide."""
+        """Compute it as maps of x, for sequences of at least D tokens."""
         query_hdD, key_hdD, value_hdD = (
             (self.query if part is None else part).weight.unflatten(0, (self.heads, self.d_head))
             for part in (self.query, self.key, self.value)
         )
         scores_hD = torch.einsum("hd,hdm->hm", self.score_query.expand(self.heads, -1), query_hdD)
-        query_bhd = torch.einsum("hdm,bhm->bhd", query_hdD, _pool(x, scores_hD[None], mask, self.d_head))
+        query_bhd = torch.einsum(
+            "hdm,bhm->bhd", query_hdD, pooled_inputs(x, scores_hD[None], mask, self.d_head)
+        )
         scores_bhd = self._score_of_pairs(query_bhd).expand(-1, self.heads, -1)
         scores_bhD = torch.einsum("bhd,hdm->bhm", scores_bhd, key_hdD)
-        summed_bhd = torch.einsum("hdm,bhm->bhd", key_hdD, _pool(x, scores_bhD, mask, self.d_head))
+        summed_bhd = torch.einsum("hdm,bhm->bhd", key_hdD, pooled_inputs(x, scores_bhD, mask, self.d_head))
         key_bhd = self._interact(query_bhd, summed_bhd, "query")
         value_bDhd, shift_bhd = self._value_map(key_bhd, value_hdD.permute(2, 0, 1))
         map_bDD = self._transformed(value_bDhd, bias=False) + self.query.weight.mT
@@ -151,17 +155,17 @@ class Fastformer(Mechanism):
             if shift_bhd is None
             else self._transformed(shift_bhd)
         )
-        if map_bDD.shape[0] < x.shape[0]:  # the interaction adds the global key: the map is the same for all
+        if map_bDD.shape[0] < x.shape[0]:  # the interaction adds the global key: one map for all sequences
             return x @ map_bDD[0] + shift_bD[:, None]
         return torch.baddbmm(shift_bD[:, None], x, map_bDD)
 
     def _official_by_maps(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The release's block as maps of x, up to its norm."""
+        """Compute the release's block as maps of x."""
         query_bD = self._through(
-            self.query, _pool(x, (self.score_query @ self.query.weight)[None], mask, self.d_head)
+            self.query, pooled_inputs(x, (self.score_query @ self.query.weight)[None], mask, self.d_head)
         )
         scores_bhD = (self.score_key * query_bD[:, None]) @ self.key.weight
-        summed_bD = self._through(self.key, _pool(x, scores_bhD, mask, self.d_head))
+        summed_bD = self._through(self.key, pooled_inputs(x, scores_bhD, mask, self.d_head))
         key_bD = query_bD * summed_bD
         both_DD = self.output.weight @ self.transform.weight
         map_bDD = torch.addcmul(self.output.weight, both_DD, key_bD[:, None]) @ self.query.weight
@@ -169,24 +173,22 @@ class Fastformer(Mechanism):
         return self.norm(x + torch.baddbmm(shift_bD[:, None], x, map_bDD.mT))  # type: ignore[no-any-return]
 
     def _through(self, part: nn.Linear, pooled_bhD: Tensor) -> Tensor:
-        """Each head's features of its own sum of inputs: [B, heads, D] -> [B, D]."""
+        """Map each head's sum of inputs to the features of that head: [B, heads, D] -> [B, D]."""
         weight_hdD = part.weight.unflatten(0, (self.heads, self.d_head))
         return torch.einsum("hdm,bhm->bhd", weight_hdD, pooled_bhD).flatten(1) + part.bias
 
     def _value_map(self, key_bhd: Tensor, value_Dhd: Tensor) -> tuple[Tensor, Tensor | None]:
-        """u_i as an affine map of x_i: [B or 1, D, heads, d], and what it adds, if any: [B, heads, d]."""
+        """Return u_i as an affine map of x_i: [B or 1, D, heads, d], and a shift [B, heads, d] or None."""
         if self.interaction == "product":
             return key_bhd[:, None] * value_Dhd, None
         if self.interaction == "add":
             return value_Dhd[None], key_bhd
         whole, token = self.join_key.chunk(2, dim=1)
-        return _per_head(value_Dhd, token)[None], _per_head(key_bhd, whole)
+        return per_head(value_Dhd, token)[None], per_head(key_bhd, whole)
 
     def _by_tokens(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """With the queries, keys and values of all tokens."""
-        q_bnhd = self.query(x).unflatten(-1, (self.heads, self.d_head))
-        k_bnhd = self.key(x).unflatten(-1, (self.heads, self.d_head))
-        v_bnhd = q_bnhd if self.value is None else self.value(x).unflatten(-1, (self.heads, self.d_head))
+        """Compute it from the queries, keys and values of all tokens."""
+        q_bnhd, k_bnhd, v_bnhd = self._tokens(x)
         alpha = self._weights(self.score_query[None], q_bnhd, mask)
         query_bhd = self._sum(alpha, q_bnhd)
         beta = self._weights(self._score_of_pairs(query_bhd), k_bnhd, mask)
@@ -195,23 +197,28 @@ class Fastformer(Mechanism):
         return self._finished(x, self._transformed(u_bnhd) + q_bnhd.flatten(2))
 
     def _running(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The causal form, with the queries, keys and values of all tokens."""
-        q_bnhd = self.query(x).unflatten(-1, (self.heads, self.d_head))
-        k_bnhd = self.key(x).unflatten(-1, (self.heads, self.d_head))
-        v_bnhd = q_bnhd if self.value is None else self.value(x).unflatten(-1, (self.heads, self.d_head))
+        """Compute the causal form from the queries, keys and values of all tokens."""
+        q_bnhd, k_bnhd, v_bnhd = self._tokens(x)
         query_bnhd = self._pooled_so_far(self.score_query, q_bnhd, mask)
         p_bnhd = self._interact(query_bnhd, k_bnhd, "query")
         u_bnhd = self._interact(self._pooled_so_far(self.score_key, p_bnhd, mask), v_bnhd, "key")
         return self._finished(x, self._transformed(u_bnhd) + q_bnhd.flatten(2))
 
+    def _tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries, keys and values of all tokens: [B, N, heads, d] each."""
+        q_bnhd = self.query(x).unflatten(-1, (self.heads, self.d_head))
+        k_bnhd = self.key(x).unflatten(-1, (self.heads, self.d_head))
+        v_bnhd = q_bnhd if self.value is None else self.value(x).unflatten(-1, (self.heads, self.d_head))
+        return q_bnhd, k_bnhd, v_bnhd
+
     def _finished(self, x: Tensor, mixed_bnD: Tensor) -> Tensor:
-        """What comes after r_i + q_i: nothing in the paper; a dense layer, residual and norm officially."""
+        """Return r_i + q_i in the paper's variant; the release adds a dense layer, residual and norm."""
         if self.variant == "paper":
             return mixed_bnD
         return self.norm(x + self.output(mixed_bnD))  # type: ignore[no-any-return]
 
     def _pooled_so_far(self, score: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
-        """sum_{j<=i} softmax_j(score . t_j / sqrt(d)) t_j for each i: [B, N, heads, d]."""
+        """Return sum_{j<=i} softmax_j(score . t_j / sqrt(d)) t_j for each i: [B, N, heads, d]."""
         scores_bhn = self._logits(score[None], t_bnhd)
         wide = torch.promote_types(t_bnhd.dtype, torch.float32)
         with no_autocast(t_bnhd):
@@ -219,19 +226,17 @@ class Fastformer(Mechanism):
         return pooled.to(t_bnhd.dtype).transpose(1, 2)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Equations (3) to (6) one after the other, with every p_i; causal, with every weight of a pair."""
+        """Equations (3) to (6) in order, with every p_i; the causal form with the weights of all pairs."""
         if self.causal:
             return self._causal_reference(x, mask)
-        q_bnhd = self.query(x).unflatten(-1, (self.heads, self.d_head))
-        k_bnhd = self.key(x).unflatten(-1, (self.heads, self.d_head))
-        v_bnhd = q_bnhd if self.value is None else self.value(x).unflatten(-1, (self.heads, self.d_head))
+        q_bnhd, k_bnhd, v_bnhd = self._tokens(x)
         real = None if mask is None else mask[..., None]
         alpha_bnh = masked_softmax(self._plain_logits(self.score_query, q_bnhd), real, 1)
         query_bhd = (alpha_bnh[..., None] * q_bnhd).sum(1)
-        p_bnhd = self._pair(query_bhd, k_bnhd, "query")
+        p_bnhd = self._pair(query_bhd[:, None], k_bnhd, "query")
         beta_bnh = masked_softmax(self._plain_logits(self.score_key, p_bnhd), real, 1)
         key_bhd = (beta_bnh[..., None] * p_bnhd).sum(1)
-        u_bnhd = self._pair(key_bhd, v_bnhd, "key")
+        u_bnhd = self._pair(key_bhd[:, None], v_bnhd, "key")
         r = (
             self.transform(u_bnhd).flatten(2)
             if self.sharing == "head-wise"
@@ -239,8 +244,11 @@ class Fastformer(Mechanism):
         )
         return self._finished(x, r + q_bnhd.flatten(2))
 
+    def _pair(self, whole: Tensor, tokens: Tensor, which: Literal["query", "key"]) -> Tensor:
+        return interact_by_definition(whole, tokens, self.interaction, self._join(which))
+
     def _plain_logits(self, score: Tensor, t_bnhd: Tensor) -> Tensor:
-        """score . t_i / sqrt(d), [B, N, heads]: a head's own part of t_i, or in the release all of it."""
+        """Return score . t_i / sqrt(d): [B, N, heads]. In the release a score sees all heads' part of t_i."""
         official = self.variant == "official"
         logits_bnh = t_bnhd.flatten(2) @ score.mT if official else (score * t_bnhd).sum(-1)
         scaled: Tensor = logits_bnh / self.d_head**0.5
@@ -260,19 +268,14 @@ class Fastformer(Mechanism):
             summed: Tensor = torch.einsum("bhij,bjhd->bihd", weights_bhij, t_bnhd)
             return summed
 
-        def pair(whole_bnhd: Tensor, tokens_bnhd: Tensor, which: Literal["query", "key"]) -> Tensor:
-            together = self._pair(whole_bnhd.flatten(0, 1), tokens_bnhd.flatten(0, 1)[:, None], which)
-            split: Tensor = together[:, 0].unflatten(0, (-1, n))
-            return split
-
-        p_bnhd = pair(pooled(self.score_query, q_bnhd), k_bnhd, "query")
-        u_bnhd = pair(pooled(self.score_key, p_bnhd), v_bnhd, "key")
+        p_bnhd = self._pair(pooled(self.score_query, q_bnhd), k_bnhd, "query")
+        u_bnhd = self._pair(pooled(self.score_key, p_bnhd), v_bnhd, "key")
         return self._finished(x, self._transformed(u_bnhd) + q_bnhd.flatten(2))
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """By maps: the last product and four thin ones, and what makes the maps.
+        """Count the products. By maps: the last product, four thin ones, and those that make the maps.
 
-        By tokens: Q, K (V), W_r (W_o). Causal: by tokens, with the weights of the pairs in a chunk.
+        By tokens: Q, K (V), W_r (W_o). Causal: by tokens, and the weights of pairs inside chunks.
         """
         if self.causal:
             return self._causal_flops(batch_size, seq_len, rows_and_pairs(seq_len)[1])
@@ -284,43 +287,43 @@ class Fastformer(Mechanism):
             thin = 2 * 2 * h * (n * summed(d) + summed(n) * d)
             flops = b * (n * square * (3 if self.sharing == "none" else 2) + n * last + thin)
             if self.interaction == "concat":
-                # halves of q, of sum beta_i k_i, of k and of all v_i; and the score vectors' own
+                # halves of q, of sum beta_i k_i, of k and of all v_i; and those of the score vectors
                 flops += self._joined_flops(b * (3 + n)) + 2 * self.score_key.numel() * summed(d)
             return flops
-        # the maps of the last product, and the thin ones' way into W_q, W_k and out of W_k, W_q
+        # the map of the last product, and the products of thin ones with W_q and W_k
         maps = (b if self.interaction == "product" else 1) * width * last
         shift = 0 if self.interaction == "product" else b * last
         scored = 1 + (b if self.interaction == "product" else 1)
         into = 2 * width * (summed(d) * h * scored + summed(width) * 2 * b)
         flops = b * n * (square + 4 * 2 * h * width) + maps + shift + into
         if self.interaction == "concat":
-            # halves of q, of sum beta_i k_i, of k and of W_v; and the score vectors' own
+            # halves of q, of sum beta_i k_i, of k and of W_v; and those of the score vectors
             flops += self._joined_flops(3 * b + width) + 2 * self.score_key.numel() * summed(d)
         return flops
 
     def _joined_flops(self, vectors: int) -> int:
-        """Halves of the [2 d -> d] maps, for so many vectors [heads, d]."""
+        """Return the FLOPs of one half of the [2 d -> d] maps for ``vectors`` vectors [heads, d]."""
         one_for_all = len(self.join_key) == 1
         return 2 * self.d_model * (self.d_head if one_for_all else summed(self.d_head)) * vectors
 
     def _official_flops(self, b: int, n: int) -> int:
         h, width = self.heads, self.d_model
         square = 2 * width * width
-        if n < width:  # four maps of tokens, two logits a head, two sums
+        if n < width:  # four maps of tokens, two logits per head, two sums
             return b * (n * (4 * square + 2 * 2 * h * width) + 2 * 2 * width * summed(n))
-        # W_r W_o and the first scores' way into W_q; the last map, the second scores' way into W_k, and the
-        # global query, global key and shift, which are four vectors' way through a map
+        # W_r W_o and the first scores times W_q; the last map, the second scores times W_k, and the global
+        # query, global key and shift: four products of a vector and a map
         made = square * (width + h) + b * (square * (width + h + 2) + 2 * 2 * width * summed(width))
         return b * n * (square + 4 * 2 * h * width) + made
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
-        """Causal: of the pairs in a chunk, those not in the future."""
+        """Causal: of the pairs inside a chunk only those that are not in the future."""
         if not self.causal:
             return self.forward_flops(batch_size, seq_len)
         return self._causal_flops(batch_size, seq_len, past_pairs(seq_len))
 
     def _causal_flops(self, batch_size: int, n: int, pairs: int) -> int:
-        """Q, K (V) and W_r (W_o), two logits a head, and two sums over so many pairs."""
+        """Return FLOPs of Q, K (V) and W_r (W_o), two logits per head, and two sums over ``pairs`` pairs."""
         d, h, width = self.d_head, self.heads, self.d_model
         square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
         official = self.variant == "official"
@@ -332,12 +335,12 @@ class Fastformer(Mechanism):
         return batch_size * flops
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
-        """By maps: the weights of tokens, what is summed with them, and the maps. Not declared otherwise."""
+        """By maps: the weights of tokens, what they weigh, and the maps. Not declared by tokens or causal."""
         n, h, width = seq_len, self.heads, self.d_model
         if n < width or self.causal:
             return None
         square, pooled = width * width, 4 * h * width + 2 * n * h
-        if self.variant == "official":  # and what the norm keeps
+        if self.variant == "official":  # and the inputs and statistics of the norm
             kept = batch_size * (pooled + (h + 5) * width + 2 * square + n * width + 2 * n) + square
         elif self.interaction == "product":
             kept = batch_size * (pooled + 4 * width + 2 * square)
@@ -345,15 +348,15 @@ class Fastformer(Mechanism):
             kept = batch_size * (pooled + width) + square
         else:
             kept = batch_size * (pooled + 4 * width) + self.score_key.numel() + 2 * square
-            kept += square if self.sharing == "head-wise" and h > 1 else 0  # one map, once a head
+            kept += square if self.sharing == "head-wise" and h > 1 else 0  # one map, once per head
         return self.query.weight.element_size() * kept
 
     def _weights(self, score: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
-        """softmax over tokens of score . t_i / sqrt(d): [B, heads, N]."""
+        """Return the softmax over tokens of score . t_i / sqrt(d): [B, heads, N]."""
         return masked_softmax(self._logits(score, t_bnhd), None if mask is None else mask[:, None], -1)
 
     def _logits(self, score: Tensor, t_bnhd: Tensor) -> Tensor:
-        """score . t_i / sqrt(d): [B, heads, N], score [B or 1, heads or 1, d], officially [., ., D]."""
+        """Return score . t_i / sqrt(d): [B, heads, N]. score [B or 1, heads or 1, d], official [., ., D]."""
         score = score.expand(t_bnhd.shape[0], self.heads, -1)
         official = self.variant == "official"
         scores_bhn = (
@@ -363,11 +366,11 @@ class Fastformer(Mechanism):
         return scaled
 
     def _sum(self, weights_bhn: Tensor, t_bnhd: Tensor) -> Tensor:
-        """sum_i weight_i t_i: [B, heads, d]."""
+        """Return sum_i weight_i t_i: [B, heads, d]."""
         return torch.einsum("bhn,bnhd->bhd", weights_bhn, t_bnhd)
 
     def _score_of_pairs(self, query_bhd: Tensor) -> Tensor:
-        """The vector whose product with k_i is w_k . p_i, up to a constant that the softmax forgets."""
+        """Return the vector whose product with k_i is w_k . p_i, up to what cancels in the softmax."""
         if self.variant == "official":
             return self.score_key * query_bhd.flatten(1)[:, None]
         if self.interaction == "product":
@@ -378,68 +381,17 @@ class Fastformer(Mechanism):
         return torch.einsum("hde,he->hd", token_half, self.score_key)[None]
 
     def _interact(self, whole: Tensor, tokens: Tensor, which: Literal["query", "key"]) -> Tensor:
-        """The interaction of a global vector with tokens, [..., heads, d] both; affine in the tokens."""
-        if self.interaction == "product":
-            return whole * tokens
-        if self.interaction == "add":
-            return whole + tokens
-        join = self.join_query if which == "query" else self.join_key
-        first, second = join[:, : self.d_head], join[:, self.d_head :]
-        return _per_head(whole, first) + _per_head(tokens, second)
+        return interact(whole, tokens, self.interaction, self._join(which))
 
-    def _pair(self, whole_bhd: Tensor, tokens_bnhd: Tensor, which: Literal["query", "key"]) -> Tensor:
-        """The interaction as the paper writes it, for the reference."""
-        whole = whole_bhd[:, None].expand_as(tokens_bnhd)
-        if self.interaction == "product":
-            return whole * tokens_bnhd
-        if self.interaction == "add":
-            return whole + tokens_bnhd
-        join = self.join_query if which == "query" else self.join_key
-        both = torch.cat([whole, tokens_bnhd], dim=-1)
-        return (both[..., None, :] @ join).squeeze(-2)
+    def _join(self, which: Literal["query", "key"]) -> Tensor | None:
+        """Return the learned map of interaction=concat for the global query or key: [heads or 1, 2 d, d]."""
+        if self.interaction != "concat":
+            return None
+        return self.join_query if which == "query" else self.join_key
 
     def _transformed(self, u_hd: Tensor, *, bias: bool = True) -> Tensor:
-        """W_r u (+ b): [..., heads, d] -> [..., D]."""
+        """Return W_r u (+ b): [..., heads, d] -> [..., D]."""
         shift = self.transform.bias if bias else None
         if self.sharing == "head-wise":
             return F.linear(u_hd, self.transform.weight, shift).flatten(-2)
         return F.linear(u_hd.flatten(-2), self.transform.weight, shift)
-
-
-def _pool(x_bnD: Tensor, scores_bhD: Tensor, mask: Tensor | None, d_head: int) -> Tensor:
-    """sum_i softmax_i(score . x_i / sqrt(d)) x_i for each head: [B, heads, D]."""
-    scores_bhD = scores_bhD.expand(x_bnD.shape[0], -1, -1) / d_head**0.5
-    widest = torch.promote_types(x_bnD.dtype, scores_bhD.dtype)  # they differ under autocast
-    with no_autocast(x_bnD):
-        return _Pool.apply(x_bnD.to(widest), scores_bhD.to(widest), mask)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _Pool(torch.autograd.Function):
-    """softmax_i(score . x_i)-weighted sums of x; its two gradients of x are one product, and one sum less.
-
-    With weights a_i, pooled P = sum_i a_i x_i and dP its gradient: d logit_i = a_i (dP . x_i - dP . P), and
-    dx_i = a_i dP + d logit_i score.
-    """
-
-    @staticmethod
-    def forward(context: Any, x_bnD: Tensor, scores_bhD: Tensor, mask: Tensor | None) -> Tensor:
-        real = None if mask is None else mask[:, None]
-        weights_bhn = masked_softmax(scores_bhD @ x_bnD.mT, real, -1)
-        pooled_bhD = weights_bhn @ x_bnD
-        context.save_for_backward(x_bnD, scores_bhD, weights_bhn, pooled_bhD)
-        return pooled_bhD
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        x_bnD, scores_bhD, weights_bhn, pooled_bhD = context.saved_tensors
-        mean_bh1 = (gradient * pooled_bhD).sum(-1, keepdim=True)
-        logits_bhn = (gradient @ x_bnD.mT).sub_(mean_bh1).mul_(weights_bhn)
-        both_bnh = torch.cat([weights_bhn, logits_bhn], dim=1).mT
-        return both_bnh @ torch.cat([gradient, scores_bhD], dim=1), logits_bhn @ x_bnD, None
-
-
-def _per_head(t: Tensor, maps_hde: Tensor) -> Tensor:
-    """t [..., heads, d] times a map a head, or one for all: [..., heads, e]."""
-    if maps_hde.shape[0] == 1:
-        return t @ maps_hde[0]
-    return torch.einsum("...hd,hde->...he", t, maps_hde)

@@ -17,14 +17,17 @@ class FNet(Mechanism):
 
         out = Re(F_N (F_D x))        out[k, l] = sum_n sum_m cos(2 pi (n k / N + m l / D)) x[n, m]
 
-    unscaled, as in the paper. x [B, N, D] -> [B, N, D]. Time O(N D log(N D)), memory O(N D).
+    Unscaled, as in the paper. x [B, N, D] -> [B, N, D]. Time O(N D log(N D)), memory O(N D).
 
-    x is real: of the spectrum the features l <= D / 2 are computed, and the others' real parts are copies,
-    Re X[k, D - l] = Re X[-k mod N, l]. The matrix of cosines is symmetric, so that the gradient is the same
-    transform of the gradient, and nothing is kept for it. The transform is in float32 at least.
+    x is real, so only the features l <= D / 2 of the spectrum are computed; the real parts of the others are
+    copies, Re X[k, D - l] = Re X[-k mod N, l]. The matrix of cosines is symmetric, so the gradient of the
+    input is the same transform of the output's gradient, and nothing is kept for it. The transform is in
+    float32 at least.
 
-    Padding is zero, but the frequencies are those of the padded length: how much of it there is changes the
-    output, as the paper's does. FFTs are no matrix products, so that all FLOPs declared here are 0.
+    Padding is set to 0, but the frequencies are those of the padded length: the amount of padding changes the
+    output, as in the paper. FFTs are no matrix products, so all declared FLOPs are 0.
+
+    Raises Unsupported for ``causal=True``.
     """
 
     order = "N log N"
@@ -43,7 +46,7 @@ class FNet(Mechanism):
         return mixed.to(x.dtype)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the formula, with tables of cosines and sines: Re((C_N - i S_N) x (C_D - i S_D))."""
+        """Compute it by the formula, with tables of cosines and sines: Re((C_N - i S_N) x (C_D - i S_D))."""
         if mask is not None:
             x = x * mask[..., None]
         (cos_nk, sin_nk), (cos_ml, sin_ml) = (_tables(size, x) for size in x.shape[1:])
@@ -60,7 +63,7 @@ class FNet(Mechanism):
 
 
 class _RealSpectrum(torch.autograd.Function):
-    """Re of the two-dimensional DFT of real matrices [B, N, D]: its own gradient, since it is symmetric."""
+    """Real part of the two-dimensional DFT of real matrices [B, N, D]; symmetric, so its own gradient."""
 
     @staticmethod
     def forward(context: Any, x_bnd: Tensor) -> Tensor:
@@ -68,9 +71,9 @@ class _RealSpectrum(torch.autograd.Function):
         half = d // 2 + 1
         out_bkl = torch.empty_like(x_bnd, memory_format=torch.contiguous_format)
         out_bkl[..., :half] = torch.fft.rfft2(x_bnd).real
-        there = out_bkl[..., 1 : (d + 1) // 2]  # the features that have a mirror image of their own
-        out_bkl[:, :1, half:] = there[:, :1].flip(2)
-        out_bkl[:, 1:, half:] = there[:, 1:].flip(1, 2)
+        mirrored = out_bkl[..., 1 : (d + 1) // 2]  # the features with a mirror image
+        out_bkl[:, :1, half:] = mirrored[:, :1].flip(2)
+        out_bkl[:, 1:, half:] = mirrored[:, 1:].flip(1, 2)
         return out_bkl
 
     @staticmethod
@@ -80,7 +83,7 @@ class _RealSpectrum(torch.autograd.Function):
 
 
 def _tables(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of 2 pi i j / size, [size, size] in float64."""
+    """Return cos and sin of 2 pi i j / size: [size, size] each, in float64."""
     i = torch.arange(size, device=like.device)
     angle = 2 * math.pi / size * (i[:, None] * i % size).double()
     return angle.cos(), angle.sin()

@@ -1,4 +1,4 @@
-"""Linear attention: a kernel feature map lets keys and values be summed once."""
+"""Linear attention: with a kernel feature map, keys and values are summed once."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class LinearAttention(Mechanism):
 
         out_i = sum_j (phi(q_i) . phi(k_j)) v_j / (sum_j phi(q_i) . phi(k_j) + 1e-6)
 
-    which re-associates to phi(q_i) S / (phi(q_i) . z + 1e-6), S = sum_j phi(k_j) v_j^T [d, d] and
-    z = sum_j phi(k_j) [d]. Neither the values nor the heads' outputs are made for every token: with
-    v_j = W_v x_j + b_v, S = (sum_j phi(k_j) x_j^T) W_v^T + z b_v^T, and the output projection W_o joins S in
-    one map [D, D] a sequence. Four products of N D^2 are left, each of all heads at once: queries, keys,
-    sum_j phi(k_j) x_j^T, and phi(q_i) times that map. O(N D^2), memory O(N D). Padding has phi(k_j) = 0. Sums
-    are in float32 at least. x [B, N, D] -> [B, N, D].
+    This equals phi(q_i) S / (phi(q_i) . z + 1e-6) with S = sum_j phi(k_j) v_j^T [d, d] and
+    z = sum_j phi(k_j) [d]. The values and the heads' outputs of single tokens are not computed: with
+    v_j = W_v x_j + b_v, S = (sum_j phi(k_j) x_j^T) W_v^T + z b_v^T, and S and the output projection W_o
+    become one map [D, D] per sequence. Four products of N D^2 are left, each of all heads at once: queries,
+    keys, sum_j phi(k_j) x_j^T, and phi(q_i) times that map. O(N D^2), memory O(N D). Padding has
+    phi(k_j) = 0. Sums are in float32 at least. x [B, N, D] -> [B, N, D].
 
-    Causal: the sums run over j <= i. In chunks of 32 tokens the sums of all chunks before are shared, S
-    running from chunk to chunk, and inside a chunk the pairs are made: O(N (32 + d) D). The maps then differ
-    from chunk to chunk, so that values and heads' outputs are made for every token here.
+    Causal: the sums run over j <= i. In chunks of 32 tokens: S is the running sum over the chunks before, and
+    the pairs inside a chunk are computed: O(N (32 + d) D). The map differs from chunk to chunk, so values and
+    heads' outputs are computed for every token.
     """
 
     order = 1.0
@@ -57,7 +57,7 @@ class LinearAttention(Mechanism):
             return self._wide(x, mask)
 
     def _wide(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """forward in float32 at least, whatever autocast says."""
+        """Compute forward in float32 at least, also under autocast."""
         wide = torch.promote_types(x.dtype, torch.float32)
         x_bnD = clear_padding(x, mask).to(wide)
         if self.causal:
@@ -79,10 +79,10 @@ class LinearAttention(Mechanism):
         return out.to(x.dtype)
 
     def _running(self, x_bnD: Tensor, mask: Tensor | None, wide: torch.dtype) -> Tensor:
-        """The causal form, [B, N, D] in ``wide``: a column of ones beside the values sums the weights."""
+        """Compute the causal form [B, N, D] in ``wide``; a column of ones sums the weights."""
         qkv = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide))
         pair, v = qkv.split([2 * self.d_model, self.d_model], dim=-1)
-        # heads in rows of their own, so that chunks of them are views
+        # each head in its own rows, so that chunks are views
         rows_2bhnd = pair.unflatten(-1, (2, self.heads, self.d_head)).permute(2, 0, 3, 1, 4)
         rows_2bhnd = rows_2bhnd.clone(memory_format=torch.contiguous_format)  # a view cannot be overwritten
         q_bhnd, k_bhnd = _Phi.apply(rows_2bhnd).unbind()  # type: ignore[no-untyped-call]
@@ -95,7 +95,7 @@ class LinearAttention(Mechanism):
         return out
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the formula, with the N x N matrix of weights."""
+        """Compute it by the formula, with the N x N matrix of weights."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         weights_bhnm = _phi_by_cases(q) @ _phi_by_cases(k).mT
         if self.causal:
@@ -106,7 +106,7 @@ class LinearAttention(Mechanism):
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """Queries and keys, keys times inputs, queries times the map, their weights; S and the map."""
+        """Queries and keys, keys times inputs, queries times the map, the weights; S and the map."""
         n, d, h = seq_len, self.d_model, self.heads
         if self.causal:
             return self._causal_flops(batch_size, n, *rows_and_pairs(n))
@@ -114,19 +114,19 @@ class LinearAttention(Mechanism):
         return batch_size * (2 * n * d * 4 * d + 2 * n * d * h + 2 * maps)
 
     def _causal_flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
-        """Four projections, sums and their products with queries for rows, and pairs inside chunks."""
+        """Return FLOPs of four projections, of sums and their products with queries, and of pairs."""
         d, head = self.d_model, self.d_head
         running = 2 * 2 * rows * d * (head + 1)
         return batch_size * (2 * n * d * 4 * d + running + 2 * pairs * self.heads * (2 * head + 1))
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
-        """Causal: nothing for what fills the last chunk up, and of its pairs those not in the future."""
+        """Causal: without the rows that fill up the last chunk, and without pairs in the future."""
         if not self.causal:
             return self.forward_flops(batch_size, seq_len)
         return self._causal_flops(batch_size, seq_len, seq_len, past_pairs(seq_len))
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass; causal, a chunk's pairs and sums once more: they are not kept."""
+        """Three times the forward pass; causal also pairs and sums of chunks again, which are not kept."""
         rows = rows_and_pairs(seq_len)[0] if self.causal else 0
         again = 2 * batch_size * rows * self.d_model * (CHUNK + self.d_head + 1)
         return 3 * self.forward_flops(batch_size, seq_len) + again
@@ -134,7 +134,7 @@ class LinearAttention(Mechanism):
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
         """phi of queries and keys, the shares and their weights; keys times inputs, S, z and the map.
 
-        Causal: phi, its copy in whole chunks where the last is not, values, sums, weights, heads' outputs.
+        Causal: phi, its copy in whole chunks if the last is not whole, values, sums, weights, heads' outputs.
         """
         n, d, h = seq_len, self.d_model, self.heads
         rows = rows_and_pairs(n)[0]
@@ -143,21 +143,21 @@ class LinearAttention(Mechanism):
             kept = batch_size * (chunks + 3 * n * d + n * h)
         else:
             kept = batch_size * (3 * n * d + n * h + 2 * d * d + d * self.d_head + d * h + d) + h * h
-        if self.qkv.weight.element_size() < 4:  # what is made wide: inputs and maps, here with a bias
+        if self.qkv.weight.element_size() < 4:  # wide copies of inputs and maps, here with a bias
             kept += batch_size * n * d + 4 * d * d + (0 if self.causal else 3 * d)
         return wide_bytes(self.qkv.weight) * kept
 
 
 class _Phi(torch.autograd.Function):
-    """elu(x) + 1, which keeps its result alone: the derivative is min(phi(x), 1). It overwrites x.
+    """elu(x) + 1, which saves its result only, since the derivative is min(phi(x), 1). It overwrites x.
 
-    It is made as exp(min(x, 0)) + max(x, 0): far below 0 the sum elu(x) + 1 would cancel all its digits.
+    Computed as exp(min(x, 0)) + max(x, 0): far below 0 the sum elu(x) + 1 would lose all digits.
     """
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
         out = x.clamp(max=0).exp_()
-        out.add_(x.relu_())  # x is a product that nothing else reads: its memory serves again
+        out.add_(x.relu_())  # nothing else reads x, a product: its memory is reused
         context.save_for_backward(out)
         return out
 
@@ -168,7 +168,7 @@ class _Phi(torch.autograd.Function):
 
 
 def _shares(q_bnD: Tensor, norm_bhd: Tensor) -> Tensor:
-    """phi(q_i) / (phi(q_i) . z + 1e-6) for each head: [B, N, D]. The product with z is one for all heads."""
+    """Return phi(q_i) / (phi(q_i) . z + 1e-6) for each head: [B, N, D]. One product with z for all heads."""
     b, h, d = norm_bhd.shape
     own = torch.eye(h, dtype=norm_bhd.dtype, device=norm_bhd.device)
     norm_bDh = (norm_bhd[..., None] * own[:, None]).view(b, h * d, h)
@@ -178,5 +178,5 @@ def _shares(q_bnD: Tensor, norm_bhd: Tensor) -> Tensor:
 
 
 def _phi_by_cases(x: Tensor) -> Tensor:
-    """elu(x) + 1 spelt out, for the reference: x + 1 above 0, exp(x) below."""
+    """Return elu(x) + 1 case by case, for the reference: x + 1 above 0, exp(x) below."""
     return torch.where(x > 0, x + 1, x.clamp(max=0).exp())

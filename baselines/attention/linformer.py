@@ -21,10 +21,12 @@ class Linformer(Mechanism):
     """Softmax attention to k projected keys and values.
 
     Per head: out = softmax(Q K~^T / sqrt(d)) V~ with K~ = E^T K, V~ = F^T V and learned E, F [max_len, k],
-    shared by all heads (``share_kv``: F is E). A shorter input uses the first N rows; k is never more than
-    max_len. K and V have no bias, so that E^T (x W_k) = (E^T x) W_k: the input is projected first, which
-    costs k D^2 instead of N D^2. Padded rows are zeroed before they are projected. O(N k D), memory O(N D).
+    shared by all heads (``share_kv``: F is E). An input shorter than max_len uses the first N rows; k is at
+    most max_len. K and V have no bias, so E^T (x W_k) = (E^T x) W_k: the input is projected first, which
+    costs k D^2 instead of N D^2. Padded rows are set to 0 before the projection. O(N k D), memory O(N D).
     x [B, N, D] -> [B, N, D].
+
+    Raises ValueError for a wrong option and Unsupported for ``causal=True``.
     """
 
     order = 1.0
@@ -69,13 +71,13 @@ class Linformer(Mechanism):
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # type: ignore[no-any-return]
 
     def _short(self, project: Tensor, beside_nBD: Tensor) -> Tensor:
-        """E^T x of all sequences, which lie side by side: [B, k, D]."""
+        """Return E^T x of all sequences, which lie side by side: [B, k, D]."""
         short_kBD = project[: len(beside_nBD)].mT @ beside_nBD
         short_bkD: Tensor = short_kBD.unflatten(1, (-1, self.d_model)).transpose(0, 1).contiguous()
         return short_bkD
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the formula: keys and values of all tokens first, then their projection along the sequence."""
+        """Compute it by the formula: keys and values of all tokens, then projected along the sequence."""
         n = x.shape[1]
         keys, values = self.key(x), self.value(x)
         if mask is not None:
@@ -93,14 +95,14 @@ class Linformer(Mechanism):
         return batch_size * (2 * n * d * 2 * d + sequence * 2 * k * n * d + 2 * 2 * k * d * d + 4 * n * k * d)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
+        """Three times the forward pass, and the scores once more, which the kernel does not keep."""
         again = 2 * batch_size * seq_len * self.k * self.d_model
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Queries, heads' outputs, a sum a row in float32 at least; projected inputs, keys and values.
+        """Queries, heads' outputs, one sum per row in float32 at least; projected inputs, keys and values.
 
-        And the sequences of a batch side by side, unless one number in a row or column makes that a view.
+        Also the copy of the inputs side by side, unless a batch, length or width of 1 makes it a view.
         """
         n, d = seq_len, self.d_model
         short = (1 if self.project_values is self.project_keys else 2) + 2

@@ -31,17 +31,19 @@ class Longformer(Mechanism):
     their own (without bias). ``global_tokens=0`` is a pure sliding window. x [B, N, D] -> [B, N, D];
     time O(N window D); memory O(N D).
 
-    Queries go in blocks of 32 against the 32 + 2 window keys that any of them may see, which are overlapping
-    views of the sequence; the few global keys join each softmax by its logarithmic sum. A sequence no longer
-    than a window is one masked softmax over its own keys. The keys and values of the global tokens' own
-    attention are never made for all tokens: q_g . (W x_j) = (W^T q_g) . x_j,
-    and sum_j a_j W x_j = W sum_j a_j x_j.
+    Queries are processed in blocks of 32, against the 32 + 2 window keys that any of them may see, which are
+    overlapping views of the sequence; the few global keys are added to each softmax by its logarithmic sum. A
+    sequence no longer than a window is one masked softmax over all keys. For the global tokens' own attention
+    the keys and values of all tokens are never computed: q_g . (W x_j) = (W^T q_g) . x_j, and
+    sum_j a_j W x_j = W sum_j a_j x_j.
 
-    ``implementation``: ``blocked``, the above; ``flex``, FlexAttention for the window and the global keys;
-    ``dense``, the reference. ``auto`` is flex on CUDA (but for float64: dense) and blocked on the CPU.
+    ``implementation``: ``blocked``, as above; ``flex``, FlexAttention for the window and the global keys;
+    ``dense``, the reference. ``auto`` is flex on CUDA (float64: dense) and blocked on the CPU.
 
-    Causal: i - window <= j <= i; the first tokens stay global as keys, and as queries see each other alone,
-    up to themselves.
+    Causal: i - window <= j <= i. The first tokens remain global as keys; as queries they see only the global
+    tokens up to themselves.
+
+    Raises ValueError for a wrong option.
     """
 
     order = 1.0
@@ -69,11 +71,10 @@ class Longformer(Mechanism):
         self.global_tokens = global_tokens
         self.implementation = implementation
         if implementation == "dense":
-            self.__dict__.update(
-                order=2.0, memory_order=2.0
-            )  # this instance's; the class declares the others'
+            # for this instance; the class declares the growth of the other implementations
+            self.__dict__.update(order=2.0, memory_order=2.0)
         self.block = 32
-        self.after = 0 if causal else window  # how far a token sees ahead
+        self.after = 0 if causal else window  # tokens ahead that a token sees
         self.span = self.block + window + self.after  # keys that a block of queries may see
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
@@ -95,20 +96,20 @@ class Longformer(Mechanism):
         return out
 
     def runs_as(self, batch_size: int, seq_len: int) -> str:
-        """What was asked for; for auto, what it is on the device of the parameters."""
+        """Return the implementation; for auto, the one used on the device of the parameters."""
         return self._how()
 
     def _how(self) -> str:
         return chosen(self.implementation, self.qkv.weight)
 
     def _flex(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
-        """As _local, through FlexAttention."""
+        """Compute the same as ``_local`` through FlexAttention."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         seen = block_mask(_near, (self.window, count, self.causal), 1, x.shape[1], x.device)
         return merge_heads(flex_attend(q, k, v, seen, mask))
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the definition, with the N x N map of who sees whom."""
+        """Compute it by the definition, with the N x N map of visible keys."""
         n, count = x.shape[1], min(self.global_tokens, x.shape[1])
         position = torch.arange(n, device=x.device)
         sees = (position[:, None] - position).abs() <= self.window
@@ -127,9 +128,10 @@ class Longformer(Mechanism):
         return self.out(mixed)  # type: ignore[no-any-return]
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int | None:
-        """Four projections, the blocks' products with all the keys they are given, and the global tokens'.
+        """Four projections, products of blocks with all their keys, and the global tokens' attention.
 
-        Dense: all pairs, and with global tokens once more, with three projections. Not declared for flex.
+        Dense: all pairs; with global tokens all pairs twice, and three more projections. Not declared for
+        flex.
         """
         how = self._how()
         if how == "flex":
@@ -143,7 +145,7 @@ class Longformer(Mechanism):
         return self._flops(batch_size, n, rows, sum(self._executed_pairs(n)))
 
     def train_flops(self, batch_size: int, seq_len: int) -> int | None:
-        """Three times the forward pass, and blocked the kernel's scores once more: it does not keep them."""
+        """Three times the forward pass; blocked also the scores once more, which the kernel does not keep."""
         forward = self.forward_flops(batch_size, seq_len)
         if forward is None:
             return None
@@ -152,9 +154,9 @@ class Longformer(Mechanism):
         return 3 * forward + again
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
-        """Only the keys that a query sees, and nothing for the global tokens' windows, which are not used.
+        """Only the keys that a query sees, without the windows of global tokens, which are not used.
 
-        Dense: of the global tokens' projections all keys and values, as it makes them, and their queries.
+        Dense: of the global projections the keys and values of all tokens, and the global tokens' queries.
         """
         n, d, count = seq_len, self.d_model, min(self.global_tokens, seq_len)
         pairs = sum(
@@ -167,10 +169,10 @@ class Longformer(Mechanism):
         return self._flops(batch_size, n, n, pairs)
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
-        """Padded input, q, k and v, the mask, what the kernel returns, and the global tokens' share.
+        """Padded input, q, k and v, the mask, the kernel's results, and the global tokens' attention.
 
-        Dense: tokens, weights and who sees whom as Vanilla has them, twice with global tokens. Not declared
-        for flex, which trains on CUDA only.
+        Dense: tokens, weights and visibility maps as in Vanilla, twice with global tokens. Not declared for
+        flex, which trains on CUDA only.
         """
         how = self._how()
         if how == "flex":
@@ -200,29 +202,29 @@ class Longformer(Mechanism):
         return self.global_tokens > 0
 
     def _flops(self, batch_size: int, seq_len: int, rows: int, pairs: int) -> int:
-        """Queries, keys and values of so many rows, so many pairs, the output, and the global tokens' own."""
+        """Return FLOPs of q, k, v of ``rows`` rows, of ``pairs`` pairs, output and global attention."""
         n, d, count = seq_len, self.d_model, min(self.global_tokens, seq_len)
-        # query, out, its way into the input's space, value, scores, sums of the input: for each global token
+        # per global token: query, output, key map of the query, value, scores, sums of the input
         maps = 2 * d + self.heads * summed(self.d_head) + summed(d)
         whole = 2 * count * d * (maps + 2 * (count if self.causal else n) * self.heads)
         return batch_size * (2 * d * d * (3 * rows + n) + 4 * pairs * d + whole)
 
     def _rows(self, n: int) -> int:
-        """Queries of whole blocks."""
+        """Return the number of queries, filled up to whole blocks."""
         return -(-n // self.block) * self.block
 
     def _executed_pairs(self, n: int) -> tuple[int, int]:
-        """Query-key pairs that the kernel computes, and those with the global keys beside it."""
+        """Return the query-key pairs in the kernel, and those with the global keys outside it."""
         if not self._blocked(n):
             return n * n, 0
         return self._rows(n) * self.span, self._rows(n) * min(self.global_tokens, n)
 
     def _blocked(self, n: int) -> bool:
-        """Whether a block sees less than the whole sequence, so that blocks are worth their trouble."""
+        """True if a block sees less than the whole sequence, so that blocks save work."""
         return n > min(self.global_tokens, n) + self.span
 
     def _local(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
-        """Window and global keys for every token: [B, N, D]; rows of global tokens are of no use."""
+        """Attend from every token to its window and the global keys: [B, N, D]; global rows are not used."""
         n = x.shape[1]
         if not self._blocked(n):
             q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
@@ -235,7 +237,7 @@ class Longformer(Mechanism):
         blocks = -(-n // self.block)
         allowed = self._allowed(n, blocks, count, mask, x).expand(len(x), -1, -1, -1)
         hidden = torch.zeros_like(x[:, :count, 0]) if mask is None else self._hidden(mask[:, :count], x)
-        # one product makes queries, keys and values with a window of zeros around, of which windows are views
+        # one product for q, k and v, with a window of zeros on both sides, so that windows are views
         around = (0, 0, self.window, self.after + blocks * self.block - n)
         qkv_br3hd = self.qkv(F.pad(x, around)).unflatten(-1, (3, self.heads, self.d_head))
         sequences = [
@@ -245,13 +247,13 @@ class Longformer(Mechanism):
         return sequences[0][None] if len(sequences) == 1 else torch.stack(sequences)
 
     def _windows(self, t_bn: Tensor, blocks: int) -> Tensor:
-        """[B, N] -> [B, blocks, block + window + after], overlapping views into one padded copy."""
+        """Return [B, N] as [B, blocks, block + window + after], overlapping views into one padded copy."""
         padded = F.pad(t_bn, (self.window, self.after + blocks * self.block - t_bn.shape[1]))
         windows: Tensor = padded.unfold(1, self.span, self.block)
         return windows
 
     def _allowed(self, n: int, blocks: int, count: int, mask: Tensor | None, like: Tensor) -> Tensor:
-        """0 for the keys of its window that a query sees, -inf for others: [B or 1, blocks, block, keys]."""
+        """Return 0 for the keys in its window that a query sees, else -inf: [B or 1, blocks, block, keys]."""
         offset = torch.arange(self.span, device=like.device)
         ahead = offset - self.window - torch.arange(self.block, device=like.device)[:, None]
         near = (ahead >= -self.window) & (ahead <= self.after)
@@ -260,12 +262,12 @@ class Longformer(Mechanism):
         return self._hidden(near, like) + self._hidden(local, like)[:, :, None]
 
     def _hidden(self, seen: Tensor, like: Tensor) -> Tensor:
-        """What is added to scores: 0 where a key is seen, else -inf; in the dtype of ``like``."""
+        """Return the numbers to add to scores: 0 where a key is seen, else -inf; in the dtype of ``like``."""
         return like.new_zeros(seen.shape).masked_fill(~seen, -torch.inf)
 
     def _global(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
-        """What the global tokens gather from all tokens, causal from each other: [B, count, D]."""
-        # scaled before the product with x, which has more numbers, and less room in float16
+        """Attend from the global tokens to all tokens, or causally to each other: [B, count, D]."""
+        # scaled before the product with x, where float16 has less range left
         q = split_heads(self.query_global(x[:, :count]) / self.d_head**0.5, self.heads)
         key_hde = self.key_global.weight.unflatten(0, (self.heads, self.d_head))
         value_hde = self.value_global.weight.unflatten(0, (self.heads, self.d_head))
@@ -282,7 +284,7 @@ class Longformer(Mechanism):
 
 
 def _near(device: torch.device, window: int, count: int, causal: bool) -> Rule:
-    """A query sees the keys of its window and the first ``count``."""
+    """Return the rule: a query sees the keys of its window and the first ``count`` keys."""
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         near = ((query - key).abs() <= window) | (key < count)

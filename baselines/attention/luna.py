@@ -1,4 +1,4 @@
-"""Luna: a short learned sequence gathers the tokens, and the tokens attend to what it gathered."""
+"""Luna: a short learned sequence attends to the tokens, and the tokens attend to its result."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from effbench import Mechanism
 
 
 class Luna(Mechanism):
-    """Two nested attentions, by way of a learned sequence P of l = ``length`` rows.
+    """Two nested attentions through a learned sequence P of l = ``length`` rows.
 
-    With attend(q, k, v) = softmax(q k^T / sqrt(d)) v a head, heads concatenated:
+    With attend(q, k, v) = softmax(q k^T / sqrt(d)) v per head, heads concatenated:
 
         packed = attend(P W_1, x W_2, x W_3)                     [B, l, D]
         out = attend(x W_4, packed W_5, packed W_6) W_o          [B, N, D]
 
     every W with bias. x [B, N, D] -> [B, N, D]. Both attentions go through a fused kernel that never holds
-    their l x N maps; one product of x makes W_2, W_3 and W_4, and the queries of P are those of the whole
-    batch. O(N (l + D) D), memory O(N D).
+    their l x N maps. One product of x computes the maps W_2, W_3 and W_4; the queries of P are computed once
+    per batch. O(N (l + D) D), memory O(N D).
 
-    Where the paper is silent or has more: the packing has no output projection of its own, since W_5 and W_6
-    follow; layer norms and residuals stand between and around the two attentions in the paper's block, and
-    there are none here; P is this layer's own, with rows as large as normalised tokens, where the paper's
-    goes from layer to layer: packed is not returned, since an encoder hands on tokens only.
+    Differences from the paper, and choices where it says nothing: the packing has no output projection, since
+    W_5 and W_6 follow it. The layer norms and residuals between and around the two attentions of the paper's
+    block are left out. P belongs to this layer, with rows as large as normalised tokens. In the paper P is
+    passed from layer to layer; here packed is not returned, since an encoder passes on tokens only.
+
+    Raises ValueError for a wrong option and Unsupported for ``causal=True``.
     """
 
     order = 1.0
@@ -65,7 +67,7 @@ class Luna(Mechanism):
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # type: ignore[no-any-return]
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the formula, with both maps."""
+        """Compute it by the formula, with both maps."""
         k, v, q_tokens = self.from_tokens(x).chunk(3, dim=-1)
         real = None if mask is None else mask[:, None, None]
         packed = self._dense(self.pack_query(self.learned).expand(len(x), -1, -1), k, v, real)
@@ -73,23 +75,23 @@ class Luna(Mechanism):
         return self.out(self._dense(q_tokens, k, v, None))  # type: ignore[no-any-return]
 
     def _dense(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-        """One attention of the reference, with its map: [B, rows, D]."""
+        """Return one attention of the reference, with its map: [B, rows, D]."""
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         return merge_heads(masked_softmax(q @ k.mT / self.d_head**0.5, allowed, -1) @ v)
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """Four projections of the tokens, two of the packed rows, both attentions; P's queries once."""
+        """Four projections of tokens, two of packed rows, both attentions; queries of P once per batch."""
         n, d, rows = seq_len, self.d_model, self.length
         sequence = 2 * n * d * 4 * d + 2 * rows * d * 2 * d + 2 * 4 * n * rows * d
         return batch_size * sequence + 2 * rows * d * d
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
+        """Three times the forward pass, and the scores once more, which the kernel does not keep."""
         again = 2 * 2 * batch_size * seq_len * self.length * self.d_model
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Of tokens and of packed rows: keys, values, queries, heads' outputs; a wide sum a score row."""
+        """Keys, values, queries, heads' outputs of tokens and packed rows; one wide sum per row of scores."""
         n, d, h, rows = seq_len, self.d_model, self.heads, self.length
         kept = batch_size * (n * 4 * d + rows * 3 * d) + rows * d
         weight = self.out.weight

@@ -18,7 +18,7 @@ from baselines.attention._heads import (
 )
 from effbench import Mechanism
 
-# longest filter that a convolution may pad for: oneDNN 3.12 takes wrong gradients of longer ones, or crashes
+# the longest filter that the convolution pads for: oneDNN 3.12 crashes or has wrong gradients beyond it
 LONGEST = 31
 
 
@@ -32,18 +32,20 @@ class Nystromformer(Mechanism):
         Z = A^T / (largest column sum of A):         Z <- Z (13 I - A Z (15 I - A Z (7 I - A Z))) / 4
 
     heads concatenated, then an output projection with bias. ``conv``: the kernel size of a depthwise
-    convolution of v along the sequence, one filter a head, without bias, added before the output projection;
-    0 for none. x [B, N, D] -> [B, N, D].
+    convolution of v along the sequence, with one filter per head and no bias, added before the output
+    projection; 0 for none. x [B, N, D] -> [B, N, D].
 
-    m = min(``landmarks``, real tokens); of n real tokens the r-th is in segment floor(r m / n), whichever
-    positions they have: equal segments where m divides n. Where the authors' code takes the largest column
-    sum of the whole batch, this takes each head's and sequence's own. (The row sums of a softmax are 1.)
+    m = min(``landmarks``, real tokens). Of n real tokens the r-th is in segment floor(r m / n), whatever its
+    position: segments are equal if m divides n. The largest column sum is that of each head and sequence; the
+    authors' code takes that of the whole batch. (The row sums of a softmax are 1.)
 
-    F is never made: it is attention with keys k~ and values A^+ (G v), as G v is attention with queries q~,
-    so that a fused kernel does both. Landmarks are maps of the means of x. The last step of the iteration
-    goes straight to G v, whose width d is seldom above m. In the identity's place each step adds multiples of
-    its own factors: the rows and columns of landmarks that a short sequence lacks stay 0. The iteration is in
-    float32 at least. O(N (D + m) D + iterations heads m^3), memory O(N D).
+    F is never formed: it is attention with keys k~ and values A^+ (G v), and G v is attention with queries
+    q~, so a fused kernel computes both. Landmarks are maps of the means of x. The last step of the iteration
+    is applied directly to G v, whose width d is seldom above m. Instead of the identity each step adds
+    multiples of its own factors, so that the rows and columns of landmarks that a short sequence lacks
+    remain 0. The iteration is in float32 at least. O(N (D + m) D + iterations heads m^3), memory O(N D).
+
+    Raises ValueError for a wrong option and Unsupported for ``causal=True``.
     """
 
     order = 1.0
@@ -106,14 +108,14 @@ class Nystromformer(Mechanism):
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the definition, a sequence at a time: its real tokens alone, and the maps F, A and G."""
+        """Compute it by the definition, for each sequence alone: its real tokens, and the maps F, A and G."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         real = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
         rows = [self._sequence(q[b], k[b], v[b], real[b]) for b in range(len(x))]
         return self.out(merge_heads(torch.stack(rows)))  # type: ignore[no-any-return]
 
     def _sequence(self, q_hnd: Tensor, k_hnd: Tensor, v_hnd: Tensor, real_n: Tensor) -> Tensor:
-        """The reference for one sequence: [heads, N, d]."""
+        """Return the reference for one sequence: [heads, N, d]."""
         out = torch.zeros_like(v_hnd)
         n = int(real_n.sum())
         if n:
@@ -141,7 +143,7 @@ class Nystromformer(Mechanism):
         return out
 
     def _pool(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Means of x over the segments [B, m, D], and which of them a sequence has [B, m]; None for all."""
+        """Return means of x over segments [B, m, D], and which segments exist [B, m], or None for all."""
         batch, n, width = x.shape
         m = min(self.landmarks, n)
         if mask is None and n % m == 0:
@@ -158,14 +160,14 @@ class Nystromformer(Mechanism):
         return means, None if mask is None else (counts > 0).unflatten(0, (batch, m))
 
     def _inverse_times(self, a_bhmm: Tensor, right_bhmd: Tensor) -> Tensor:
-        """A^+ times ``right``, [B, heads, m, d]. A row and column of zeros is as if it was not there."""
+        """Return A^+ times ``right``: [B, heads, m, d]. Rows and columns of zeros have no effect."""
         a, right = a_bhmm.flatten(0, 1), right_bhmd.flatten(0, 1)
-        largest = a.sum(dim=1).amax(dim=-1).clamp(min=0.5)  # at least 1 but for a sequence without tokens
+        largest = a.sum(dim=1).amax(dim=-1).clamp(min=0.5)  # at least 1, except for a sequence without tokens
         z = a.mT / largest[:, None, None]
         for _ in range(self.iterations - 1):
             az = a @ z
             inner = torch.baddbmm(az, az, az, beta=7, alpha=-1)  # A Z (7 I - A Z)
-            inner = torch.baddbmm(az, az, inner, beta=15, alpha=-1)  # A Z (15 I - what there was)
+            inner = torch.baddbmm(az, az, inner, beta=15, alpha=-1)  # A Z (15 I - the line above)
             z = torch.baddbmm(z, z, inner, beta=13 / 4, alpha=-1 / 4)
         az = a @ z
         inner = torch.baddbmm(right, az, right, beta=7, alpha=-1)
@@ -183,15 +185,15 @@ class Nystromformer(Mechanism):
         return batch_size * (projections + attention + steps) + self._conv_flops(batch_size, n)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
+        """Three times the forward pass, and the scores once more, which the kernel does not keep."""
         again = 2 * 2 * batch_size * seq_len * min(self.landmarks, seq_len) * self.d_model
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Queries, keys, values, heads' outputs; the same of landmarks; A, and what each step multiplies.
+        """Queries, keys, values, heads' outputs; the same of landmarks; A, and the factors of each step.
 
-        In a batch landmarks do not lie head by head and are copied; uneven segments have their places kept.
-        The iteration and the sums of scores are in float32 at least.
+        Landmarks of a batch are not contiguous per head and are copied. For uneven segments the places are
+        kept. The iteration and the sums of scores are in float32 at least.
         """
         n, d, h, m = seq_len, self.d_model, self.heads, min(self.landmarks, seq_len)
         size, wide = self.qkv.weight.element_size(), wide_bytes(self.qkv.weight)

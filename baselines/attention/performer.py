@@ -1,4 +1,4 @@
-"""Performer: the softmax kernel by positive random features, so that keys and values are summed once."""
+"""Performer: positive random features approximate the softmax kernel; keys and values are summed once."""
 
 from __future__ import annotations
 
@@ -25,28 +25,31 @@ from effbench import Mechanism
 
 
 class Performer(Mechanism):
-    """Attention through FAVOR+: exp(q . k / sqrt(d)) as the product of positive random features.
+    """FAVOR+ attention: exp(q . k / sqrt(d)) as a product of positive random features.
 
     With x' = x / d^(1/4) and m random directions w_r, the same for all heads,
 
         phi_r(x) = exp(w_r . x' - |x'|^2 / 2)      E[phi(q) . phi(k)] / m = exp(q . k / sqrt(d))
         out_i = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j phi(q_i) . phi(k_j)
 
-    The sums over keys, S = sum_j phi(k_j) [v_j, 1] [m, d + 1], are made once: O(N m D), memory O(N heads m).
-    x [B, N, D] -> [B, N, D]. ``features`` is m; 0 takes int(d ln d), at least 1, as public codes do. The
-    directions are drawn from ``seed``: Gaussian lengths, orthogonal in groups of d. They are a buffer, not
-    drawn anew during training.
+    The sums over keys, S = sum_j phi(k_j) [v_j, 1] [m, d + 1], are computed once: O(N m D), memory
+    O(N heads m). x [B, N, D] -> [B, N, D]. ``features`` is m; 0 means int(d ln d), at least 1, as in public
+    codes. The directions are drawn from ``seed``: Gaussian lengths, orthogonal in groups of d. They are a
+    buffer and are not drawn again during training.
 
-    Overflow is met without an epsilon: with M_r the largest exponent of feature r among the keys,
-    phi_r(q) phi_r(k) = exp(w_r . q' + M_r - c) exp(w_r . k' - |k'|^2 / 2 - M_r) up to a factor a query that
-    the quotient forgets, so that c may be the query's largest exponent and every denominator is at least 1.
+    Overflow is prevented without an epsilon: with M_r the largest exponent of feature r among the keys,
+    phi_r(q) phi_r(k) = exp(w_r . q' + M_r - c) exp(w_r . k' - |k'|^2 / 2 - M_r) up to a factor per query that
+    cancels in the quotient. So c is the query's largest exponent, and every denominator is at least 1.
 
-    Causal: the sums run over j <= i, in chunks of 32 tokens, M_r being the largest so far up to the chunk's
-    end. Where a later key of its chunk exceeds all keys that a token sees by more than the dtype's range, as
-    with inputs of order 10 in float32, that token's denominator underflows. On the CPU the denominators are
-    looked at, and if one did, all sums are made again in halves of chunks, each relative to its own largest
-    key: right for any range, and several times slower. On other devices, where looking would wait, they
-    always are made so. The declared FLOPs are those of the usual way.
+    Causal: the sums run over j <= i, in chunks of 32 tokens, with M_r the largest exponent up to the end of
+    the chunk. A token's denominator underflows if a later key of its chunk exceeds all keys that the token
+    sees by more than the dtype's range, as with inputs of order 10 in float32. On the CPU the denominators
+    are checked; if one underflowed, all sums are computed again in halves of chunks, each relative to its own
+    largest key. This is right for any range, and several times slower. On other devices, where a check would
+    wait for the device, the sums are always computed in halves. The declared FLOPs are those without
+    underflow.
+
+    Raises ValueError for a wrong option.
     """
 
     order = 1.0
@@ -80,7 +83,7 @@ class Performer(Mechanism):
             return self._wide(x, mask)
 
     def _wide(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """forward in float32 at least, whatever autocast says."""
+        """Compute forward in float32 at least, also under autocast."""
         wide = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.qkv.weight.to(wide), self.qkv.bias.to(wide)
         parts = F.linear(clear_padding(x, mask).to(wide), weight, bias).chunk(3, dim=-1)
@@ -99,7 +102,7 @@ class Performer(Mechanism):
         return F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)
 
     def _sums(self, query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
-        """sum_j phi(q_i) . phi(k_j) v_j from the features' logarithms: [B, heads, N, e]."""
+        """Return sum_j phi(q_i) . phi(k_j) v_j from the features' logarithms: [B, heads, N, e]."""
         if not self.causal:
             return _summed(query_bhnm, key_bhnm, values_bhne)
         on_cpu = query_bhnm.device.type == "cpu"
@@ -108,13 +111,13 @@ class Performer(Mechanism):
         )
 
     def _exponents(self, q_bhnd: Tensor, k_bhnd: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithms of the features, those of queries up to a constant each: [B, heads, N, m] twice."""
+        """Return the features' logarithms [B, heads, N, m] twice; a query's are up to a constant."""
         scaled_md = self.directions.to(q_bhnd.dtype) / self.d_head**0.25
         halved_bhn1 = k_bhnd.square().sum(-1, keepdim=True) / (2 * self.d_head**0.5)
         return q_bhnd @ scaled_md.mT, k_bhnd @ scaled_md.mT - halved_bhn1
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the formula, with the N x N matrix of weights, computed from logarithms."""
+        """Compute it by the formula, with the N x N matrix of weights, from logarithms."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         scaled_md = self.directions / self.d_head**0.25
         query = q @ scaled_md.mT - q.square().sum(-1, keepdim=True) / (2 * self.d_head**0.5)
@@ -133,13 +136,13 @@ class Performer(Mechanism):
         return self._flops(batch_size, seq_len, rows, pairs)
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
-        """Causal: nothing for what fills the last chunk up, and of its pairs those not in the future."""
+        """Causal: without the rows that fill up the last chunk, and without pairs in the future."""
         return self._flops(batch_size, seq_len, seq_len, past_pairs(seq_len) if self.causal else 0)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, less the gradients of the directions, which are no parameters.
+        """Three times the forward pass, without gradients of the directions, which are no parameters.
 
-        Causal, a chunk's pairs and sums once more: they are not kept.
+        Causal also the pairs and sums of chunks again, which are not kept.
         """
         into = 2 * 2 * batch_size * seq_len * self.features * self.d_model
         rows = rows_and_pairs(seq_len)[0] if self.causal else 0
@@ -149,15 +152,15 @@ class Performer(Mechanism):
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
         """q, k, v; features of queries and keys, values; sums, weights, heads' outputs; scaled directions.
 
-        Not causal: S, in which keys and values meet. Causal: in whole chunks, and by how much S is scaled
-        down at each. Of the usual way, as FLOPs are.
+        Not causal: also S. Causal: in whole chunks, and the factor that scales S down at each chunk. Without
+        underflow, as the FLOPs.
         """
         n, d, h, m = seq_len, self.d_model, self.heads, self.features
         rows = rows_and_pairs(n)[0] if self.causal else n
         between = h * m * rows // CHUNK if self.causal else m * (d + h)
         kept = 4 * n * d + 2 * rows * (h * m + d + h) + n * h + between
         kept = batch_size * kept + m * self.d_head
-        if self.qkv.weight.element_size() < 4:  # what is made wide: inputs and maps
+        if self.qkv.weight.element_size() < 4:  # wide copies of inputs and maps
             kept += batch_size * n * d + 4 * d * d
         return wide_bytes(self.qkv.weight) * kept
 
@@ -169,7 +172,7 @@ class Performer(Mechanism):
 
 
 def _summed(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
-    """All keys at once: each feature relative to its largest key, each query to its own largest."""
+    """Sum over all keys: each feature relative to its largest key, each query to its own largest."""
     largest = key_bhnm.detach().amax(dim=2, keepdim=True)
     query = query_bhnm + largest
     query = query.sub_(query.detach().amax(dim=-1, keepdim=True)).exp_()
@@ -178,7 +181,7 @@ def _summed(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor
 
 
 def _underflown(weights_bhn1: Tensor, mask: Tensor | None) -> bool:
-    """True if a real token's denominator has underflowed; padding is left out, since it may see nothing."""
+    """True if a real token's denominator underflowed; padding is left out, since it may see no key."""
     weights_bhn1 = weights_bhn1.detach()
     if mask is not None:
         weights_bhn1 = weights_bhn1.masked_fill(~mask[:, None, :, None], 1.0)
@@ -186,12 +189,12 @@ def _underflown(weights_bhn1: Tensor, mask: Tensor | None) -> bool:
 
 
 def _least(dtype: torch.dtype) -> float:
-    """The least denominator: what underflows beside it is too small to count."""
+    """Return the least denominator: a term that underflows beside it is negligible."""
     return float(torch.finfo(dtype).tiny ** 0.5)
 
 
 def _directions(features: int, d: int, seed: int) -> Tensor:
-    """[m, d]: orthogonal in groups of d, with the lengths of Gaussian vectors."""
+    """Draw directions [m, d]: orthogonal in groups of d, with the lengths of Gaussian vectors."""
     draw = torch.Generator().manual_seed(seed)
     groups = []
     for _ in range(-(-features // d)):

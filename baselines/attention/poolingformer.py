@@ -1,4 +1,4 @@
-"""Poolingformer: a sliding window, and a wider one over pooled keys and values of what it gives."""
+"""Poolingformer: a sliding window, then a wider window over pooled keys and values of its output."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from baselines.attention._heads import (
 from baselines.attention._windows import strided_windows
 from effbench import Mechanism
 
-NEAR_BLOCK = 32  # queries that go together in the first level
-WIDE_BLOCK = 64  # and in the second, at least: there it is a multiple of the stride
+NEAR_BLOCK = 32  # queries per block in the first level
+WIDE_BLOCK = 64  # and in the second level, rounded up to a multiple of the stride
 
 
 class Poolingformer(Mechanism):
     """Two levels of attention: a sliding window, then a wider window over pooled keys and values.
 
     Level 1: token i sees the tokens j with |i - j| <= ``window`` (one-sided: 2 window + 1 wide) in one
-    softmax of q . k / sqrt(d); q, k, v = x W + b. The heads side by side are y_i.
-    Level 2: q, k, v = y W2 + b2. Pooled row p is the mean (``pooling``: or the maximum, number by number) of
-    the keys, and of the values, of tokens p stride to p stride + kernel - 1, as far as they exist and are
-    real; there is one row for every stride begun. Token i sees row p if p pools a real token and
-    |p stride - i| <= ``pool_window``: the row's first token decides, which is a choice. z_i is the softmax
-    over the rows seen, 0 where there is none. Out: W_o (y_i + z_i) + b_o. x [B, N, D] -> [B, N, D].
+    softmax of q . k / sqrt(d); q, k, v = x W + b. y_i is the concatenation of the heads.
+    Level 2: q, k, v = y W2 + b2. Pooled row p is the mean (or with ``pooling=max`` the element-wise maximum)
+    of the keys, and of the values, of tokens p stride to p stride + kernel - 1, as far as they exist and are
+    real. There are ceil(N / stride) rows. Token i sees row p if p pools a real token and
+    |p stride - i| <= ``pool_window``: it is our choice that the row's first token decides. z_i is the softmax
+    over the visible rows, 0 if there is none. Out: W_o (y_i + z_i) + b_o. x [B, N, D] -> [B, N, D].
 
-    A mean is linear and leaves the bias as it is, mean_j (y_j W2 + b2) = (mean_j y_j) W2 + b2: y is pooled
-    first, and keys and values of level 2 cost 4 N D^2 / stride instead of 4 N D^2. A maximum must come after.
-    Queries go in blocks (32 in level 1, 64 in level 2) against the rows that any of them may see. Time
-    O(N (D + window + pool_window / stride) D), memory O(N D).
+    A mean is linear and does not change the bias, mean_j (y_j W2 + b2) = (mean_j y_j) W2 + b2. So y is pooled
+    first, and keys and values of level 2 cost 4 N D^2 / stride instead of 4 N D^2. A maximum is taken after
+    the projection. Queries are processed in blocks (32 in level 1, 64 in level 2), against the rows that any
+    of them may see. Time O(N (D + window + pool_window / stride) D), memory O(N D).
 
     Causal: i - window <= j <= i, and row p is seen if none of its tokens is in the future:
     i - pool_window <= p stride <= i - kernel + 1. Tokens before kernel - 1 see no row.
 
-    The paper's best pooling, a light dynamic convolution, is not here. The defaults are the paper's, as far
-    as known.
+    The paper's best pooling, a light dynamic convolution, is not implemented. The defaults are the paper's,
+    as far as known. Raises ValueError for a wrong option.
     """
 
     order = 1.0
@@ -100,14 +100,14 @@ class Poolingformer(Mechanism):
         return self.out(y + self._pooled(y, real_bn))  # type: ignore[no-any-return]
 
     def _sliding(self, x: Tensor, real_bn: Tensor) -> Tensor:
-        """Level 1, y [B, N, D]: one product makes q, k and v, with the zeros around that windows need."""
+        """Return y of level 1 [B, N, D]: one product for q, k and v, with zeros at both ends."""
         n = x.shape[1]
         q, k, v = self.qkv(self.near.widen(x, n)).chunk(3, dim=-1)
         before, rows = self.near.margin(n), self.near.queries(n)
         return self.near.attend(q[:, before : before + rows], k, v, real_bn, n, self.heads)
 
     def _pooled(self, y: Tensor, real_bn: Tensor) -> Tensor:
-        """Level 2, z [B, N, D]."""
+        """Return z of level 2 [B, N, D]."""
         n = y.shape[1]
         q = self.query(F.pad(y, (0, 0, 0, self.wide.queries(n) - n)))
         past = self._past(n)
@@ -126,16 +126,16 @@ class Poolingformer(Mechanism):
         return self.wide.attend(q, k, v, count_bp > 0, n, self.heads)
 
     def _past(self, n: int) -> int:
-        """Tokens that the last row of n tokens lacks."""
+        """Return the number of tokens that the last row of n tokens lacks."""
         return max(0, (self.wide.rows(n) - 1) * self.stride + self.kernel - n)
 
     def _windows(self, part_bnD: Tensor) -> Tensor:
-        """What each row pools, [rows, B, kernel, D], as views: sequences stand where heads would."""
+        """Return the tokens of each row as views [rows, B, kernel, D]: sequences in place of heads."""
         rows = (part_bnD.shape[1] - self.kernel) // self.stride + 1
         return strided_windows(part_bnD.transpose(0, 1), rows, self.stride, self.kernel)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the definition: maps of who sees whom, keys and values of all tokens pooled row by row."""
+        """Compute it by the definition: maps of visible keys; keys and values pooled row by row."""
         n = x.shape[1]
         real = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
         position = torch.arange(n, device=x.device)
@@ -163,7 +163,7 @@ class Poolingformer(Mechanism):
         return merge_heads(weights @ v)
 
     def _pool(self, part_bkD: Tensor, real_bk: Tensor) -> Tensor:
-        """One pooled row, [B, D]; zeros where no token is real."""
+        """Return one pooled row [B, D]; zeros if no token is real."""
         real = real_bk[..., None]
         if self.pooling == "mean":
             return (part_bkD * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
@@ -171,7 +171,7 @@ class Poolingformer(Mechanism):
         return torch.where(real.any(dim=1), highest, 0.0)
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """The products of all rows, those that fill blocks up included, and of blocks with their rows."""
+        """Products of all rows, including those that fill up blocks, and of blocks with their rows."""
         n = seq_len
         pooled = self.wide.widened(n) if self.pooling == "mean" else n
         return self._flops(
@@ -179,26 +179,26 @@ class Poolingformer(Mechanism):
         )
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Three times the forward pass, and the scores once more: the kernel does not keep them."""
+        """Three times the forward pass, and the scores once more, which the kernel does not keep."""
         again = 2 * batch_size * self._executed_pairs(seq_len) * self.d_model
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
-        """Only the tokens and rows that a token sees, and no rows but those of tokens and of strides."""
+        """Only the tokens and rows that a token sees, and only the rows of tokens and of strides."""
         n = seq_len
         pooled = self.wide.rows(n) if self.pooling == "mean" else n
         return self._flops(batch_size, n, n, n, pooled, self.near.seen_pairs(n) + self.wide.seen_pairs(n))
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Padded inputs and results of the products, what is pooled, masks, and what the kernels return."""
+        """Padded inputs and results of the products, pooled rows, masks, and the kernels' results."""
         n, d, rows = seq_len, self.d_model, self.wide.rows(seq_len)
         widths = 3 * self.near.widened(n) + 2 * self.wide.queries(n) + 2 * self.wide.widened(n) + n
         if self.near.blocked(n):
             widths += self.near.widened(n)
         if self.pooling == "mean":
             widths += self.wide.widened(n)
-            once, masks = rows, 0  # how many tokens a row pools
-        else:  # keys and values before and after the maximum; level 1's output, if not the kernel's own
+            once, masks = rows, 0  # the number of tokens that each row pools
+        else:  # keys and values before and after the maximum; level 1's output, unless it is the kernel's
             widths += 2 * (n + self._past(n)) + 2 * rows + (n if self.near.blocked(n) else 0)
             once, masks = 0, n + rows
         kept, sums, weight = batch_size * widths * d + once, 0, self.qkv.weight
@@ -209,7 +209,7 @@ class Poolingformer(Mechanism):
         return weight.element_size() * kept + wide_bytes(weight) * sums + masks
 
     def _flops(self, batch_size: int, n: int, near: int, queries: int, pooled: int, pairs: int) -> int:
-        """Products of three, one, two and one width of so many rows, and two of all heads' pairs."""
+        """Return FLOPs of products of rows, 3, 1, 2 and 1 widths wide, and of two products of pairs."""
         d = self.d_model
         return batch_size * (2 * d * d * (3 * near + queries + 2 * pooled + n) + 4 * pairs * d)
 
@@ -240,52 +240,52 @@ class _Level:
 
     @property
     def step(self) -> int:
-        """Rows from a block's first to the next one's."""
+        """Rows from the first of a block to the first of the next."""
         return self.block // self.stride
 
     def rows(self, n: int) -> int:
-        """Rows of keys of n tokens."""
+        """Return the number of rows of keys of n tokens."""
         return -(-n // self.stride)
 
     def blocked(self, n: int) -> bool:
-        """Whether a block sees less than all rows, so that blocks are worth their trouble."""
+        """True if a block sees less than all rows, so that blocks save work."""
         return self.rows(n) > self.keys
 
     def margin(self, n: int) -> int:
-        """Zeros before the first row."""
+        """Return the number of zero rows before the first."""
         return self.before if self.blocked(n) else 0
 
     def queries(self, n: int) -> int:
-        """Tokens with those that fill the last block up."""
+        """Return the number of queries, filled up to whole blocks."""
         return -(-n // self.block) * self.block if self.blocked(n) else n
 
     def widened(self, n: int) -> int:
-        """Rows with the zeros around; less than there are, if no block sees the last ones."""
+        """Return the number of rows with zero rows at both ends; fewer if no block sees the last rows."""
         return (
             (self.queries(n) // self.block - 1) * self.step + self.keys if self.blocked(n) else self.rows(n)
         )
 
     def executed_pairs(self, n: int) -> int:
-        """Pairs of a query and a row that the kernel computes."""
+        """Return the pairs of a query and a row that the kernel computes."""
         return self.queries(n) * (self.keys if self.blocked(n) else self.rows(n))
 
     def seen_pairs(self, n: int) -> int:
-        """Those of them that the definition asks for."""
+        """Return the pairs of a query and a row that the definition asks for."""
         firsts = (max(0, -((self.back - i) // self.stride)) for i in range(n))
         lasts = (min(self.rows(n) - 1, (i + self.ahead) // self.stride) for i in range(n))
         return sum(max(0, last - first + 1) for first, last in zip(firsts, lasts, strict=True))
 
     def widen(self, part_bmD: Tensor, n: int) -> Tensor:
-        """[B, rows, D] -> [B, widened, D]."""
+        """Add the zero rows: [B, rows, D] -> [B, widened, D]."""
         if not self.blocked(n):
             return part_bmD
         after = self.widened(n) - self.before - self.rows(n)
         return F.pad(part_bmD, (0, 0, self.before, after))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, real_bm: Tensor, n: int, heads: int) -> Tensor:
-        """Queries [B, queries, D], keys and values [B, widened, D], rows' mask [B or 1, rows] -> [B, N, D].
+        """Attend from queries [B, queries, D] to keys and values [B, widened, D] -> [B, N, D].
 
-        A token that sees no row gets 0.
+        ``real_bm`` [B or 1, rows] is True for a row that may be seen. A token that sees no row gets 0.
         """
         sees = self._sees(real_bm, n)
         if not self.blocked(n):
@@ -296,7 +296,7 @@ class _Level:
         return torch.stack([self._blocks(*parts, heads)[:n] for parts in sequences])
 
     def _blocks(self, q_rD: Tensor, k_rD: Tensor, v_rD: Tensor, sees: Tensor, heads: int) -> Tensor:
-        """One sequence: [blocks block, D]. A block is an element of the kernel's batch: heads share masks."""
+        """Attend in one sequence: [blocks block, D]. Blocks are the kernel's batch: heads share masks."""
         q, k, v = (part.unflatten(1, (heads, -1)) for part in (q_rD, k_rD, v_rD))
         q_bhqd = q.unflatten(0, (-1, self.block)).transpose(1, 2)
         keys, values = (strided_windows(part, len(q_bhqd), self.step, self.keys) for part in (k, v))
@@ -305,7 +305,7 @@ class _Level:
         return merged
 
     def _sees(self, real_bm: Tensor, n: int) -> Tensor:
-        """Which rows each query sees: [B or 1, blocks, block, keys], or [B or 1, 1, N, rows] in one piece."""
+        """Return the visible rows: [B or 1, blocks, block, keys], or [B or 1, 1, N, rows] if not cut."""
         tall, wide = (self.block, self.keys) if self.blocked(n) else (n, self.rows(n))
         query = torch.arange(tall, device=real_bm.device)
         first = (torch.arange(wide, device=real_bm.device) - self.margin(n)) * self.stride

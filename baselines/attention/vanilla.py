@@ -28,8 +28,10 @@ class Vanilla(Mechanism):
     projection with bias. x [B, N, D] -> [B, N, D]. Time O(N^2 D); the fused kernel never holds the N x N
     scores, so memory is O(N D). Causal: token i sees tokens 0 to i.
 
-    ``implementation``: ``sdpa`` (``auto``), the above; ``dense``, the reference, with the N x N matrix;
-    ``xformers``, its memory_efficient_attention, on CUDA only and not for a mask that is not causal.
+    ``implementation``: ``sdpa`` (``auto``), as above; ``dense``, the reference, with the N x N matrix;
+    ``xformers``, its memory_efficient_attention, on CUDA only, and with a padding mask only if causal.
+
+    Raises ValueError for a wrong option.
     """
 
     order = 2.0
@@ -51,7 +53,7 @@ class Vanilla(Mechanism):
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.implementation = "sdpa" if implementation == "auto" else implementation
         if implementation == "dense":
-            self.__dict__["memory_order"] = 2.0  # this instance's; the class declares the fused kernel's
+            self.__dict__["memory_order"] = 2.0  # for this instance; the class declares the fused kernel's
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
@@ -62,13 +64,13 @@ class Vanilla(Mechanism):
             return self.reference(x, mask)
         if mask is None or not self.causal:
             return self._attend(x, None if mask is None else mask[:, None, None, :])
-        # Real tokens first, in their order: then none has padding before it, and the kernel's own causal
-        # mask will do instead of an N x N one.
+        # Real tokens first, in their order: then no padding comes before one, and the kernel's own causal
+        # mask replaces an N x N mask.
         places = (~mask).sort(dim=1, stable=True).indices
         return _take(self._attend(_take(x, places), None), places.argsort(dim=1))
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the formula, with the N x N matrix."""
+        """Compute it by the formula, with the N x N matrix."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         scores_bhnm = q @ k.mT / self.d_head**0.5
         allowed = torch.ones_like(scores_bhnm, dtype=torch.bool)
@@ -79,7 +81,7 @@ class Vanilla(Mechanism):
         return self.out(merge_heads(masked_softmax(scores_bhnm, allowed, -1) @ v))  # type: ignore[no-any-return]
 
     def runs_as(self, batch_size: int, seq_len: int) -> str:
-        """What was asked for, and sdpa for auto."""
+        """Return the implementation; sdpa for auto."""
         return self.implementation
 
     def _attend(self, x: Tensor, allowed: Tensor | None) -> Tensor:
@@ -97,7 +99,7 @@ class Vanilla(Mechanism):
         bias = ops.LowerTriangularMask() if self.causal else None
         try:
             mixed = ops.memory_efficient_attention(q, k, v, attn_bias=bias)
-        except NotImplementedError as error:  # no kernel of its takes this dtype, width or device
+        except NotImplementedError as error:  # it has no kernel for this dtype, width or device
             raise Unsupported(f"xformers: {error}") from None
         return self.out(mixed.flatten(2))  # type: ignore[no-any-return]
 
@@ -123,10 +125,10 @@ class Vanilla(Mechanism):
         return batch_size * (2 * n * d * 4 * d + 4 * pairs * d)
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
-        """Queries, keys, values, the heads' outputs, and a sum a row of scores, in float32 at least.
+        """Queries, keys, values, the heads' outputs, and one sum per row of scores, in float32 at least.
 
-        Dense: the weights twice, before and after what is not seen is cleared, and which of them, twice. Not
-        declared for xformers, whose kernels keep what no other device shows.
+        Dense: the weights twice, before and after invisible ones are cleared, and the visibility map twice.
+        Not declared for xformers, whose kernels run on CUDA only, where nothing was measured.
         """
         if self.implementation == "xformers":
             return None
@@ -138,7 +140,7 @@ class Vanilla(Mechanism):
 
 
 def _xformers(device: torch.device) -> Any:
-    """xformers.ops, or Unsupported with what is missing."""
+    """Return xformers.ops. Raises Unsupported with what is missing."""
     if device.type != "cuda":
         raise Unsupported(f"implementation=xformers runs on cuda only, not on {device.type}")
     try:

@@ -1,1 +1,1 @@
-"""Public implementations as mechanisms, one library a file: what ours are measured against."""
+"""Public implementations as mechanisms, one library per file; ours are compared with them."""

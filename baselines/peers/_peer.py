@@ -1,4 +1,4 @@
-"""What the adapters share: the tag of a peer, and how it refuses what its library cannot do."""
+"""Shared parts of the adapters: the base class, and refusals of what a library cannot do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from effbench import Mechanism, Unsupported
 
 
 class Peer(Mechanism):
-    """A layer of another library behind the seam x [B, N, D], mask [B, N] -> [B, N, D].
+    """A layer of another library with the interface of a mechanism: x [B, N, D], mask [B, N] -> [B, N, D].
 
-    It is configured as its fastest honest self: dropout 0, nothing built that is only returned, no constant
-    masks. Nothing of the library is copied here; it is imported when the layer is made. A peer has no
-    ``reference``: whether it computes the same function as a mechanism of ours is what tests/test_peers.py
-    asks, with copied weights.
+    It is configured for its best honest speed: dropout 0, no results built only to be returned, no constant
+    masks. No code of the library is copied; it is imported when the layer is made. A peer has no
+    ``reference``: tests/test_peers.py compares it, with copied weights, with our mechanism of the same
+    function.
     """
 
     requires: ClassVar[str] = ""

@@ -1,4 +1,4 @@
-"""Layers that authors released as notebooks, which no registry has: written anew from their equations."""
+"""Layers that authors released as notebooks, which are in no package: rewritten from their equations."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from baselines.peers._peer import Peer, refuse_causal
 
 
 class AuthorsFastformer(Peer):
-    """The attention core of the Fastformer authors' PyTorch release, in the operations that it uses.
+    """The attention core of the Fastformer authors' PyTorch release, with the operations of the release.
 
-    It differs from the paper's equations: both scoring maps [D, heads] let each head's logit see the features
-    of all heads, all maps have a bias, values are the queries. Written from the equations of the release
-    (wuch15/Fastformer at 84cc859), operation for operation; not its code.
+    It differs from the paper's equations: with both scoring maps [D, heads] each head's logit sees the
+    features of all heads, all maps have a bias, and values are the queries. Written from the equations of the
+    release (wuch15/Fastformer at 84cc859), operation by operation; its code is not copied.
     """
 
     order = 1.0
@@ -35,7 +35,7 @@ class AuthorsFastformer(Peer):
         return self.transform(pooled_key * query) + query  # type: ignore[no-any-return]
 
     def _pooled(self, scores_bnh: Tensor, t_bnD: Tensor, mask: Tensor | None) -> Tensor:
-        """softmax over tokens of a score a head, then the weighted sum of that head's part: [B, 1, D]."""
+        """Return the sum of each head's part, weighted by its softmax of scores over tokens: [B, 1, D]."""
         logits_bhn = scores_bnh.transpose(1, 2) / self.d_head**0.5
         if mask is not None:
             logits_bhn = logits_bhn + (1.0 - mask[:, None].to(logits_bhn.dtype)) * -10000.0

@@ -12,8 +12,8 @@ from effbench import Unsupported
 class Linear(Peer):
     """`pytorch-fast-transformers`' linear attention, elu(x) + 1; causal through its own compiled kernel.
 
-    Its masks are N x N matrices of which only "all ones" or "lower triangular" is asked: they are not built.
-    FLOPs of the causal kernel are not counted: torch does not see it.
+    The library only asks whether its N x N masks are all ones or lower triangular, so they are not built.
+    FLOPs of the causal kernel are not counted, because torch does not see it.
     """
 
     order = 1.0
@@ -42,7 +42,7 @@ class Linear(Peer):
 
 
 class _Everything:
-    """What the library asks of an attention mask, for one that it does not use."""
+    """An attention mask that hides nothing: the two attributes that the library reads."""
 
     all_ones = True
     lower_triangular = True

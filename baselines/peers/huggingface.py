@@ -14,10 +14,10 @@ from effbench import Unsupported
 
 
 class Longformer(Peer):
-    """`transformers`' Longformer self-attention and an output projection; ``window`` tokens a side.
+    """`transformers`' Longformer self-attention and an output projection; ``window`` tokens per side.
 
-    The first ``global_tokens`` tokens are global. Its chunks need whole pairs of windows: shorter inputs are
-    padded, as its model does.
+    The first ``global_tokens`` tokens are global. The layer needs whole pairs of windows: other lengths are
+    padded, as in its model.
     """
 
     order = 1.0
@@ -73,9 +73,9 @@ class Longformer(Peer):
 class BigBird(Peer):
     """`transformers`' BigBird block-sparse self-attention and an output projection.
 
-    As shipped it also builds the N x N map of all heads to return it: ``build_map=false`` keeps it from that.
-    In eval mode all of its random blocks are block 0; in train mode they come from the first 704 tokens, or
-    at N = 1024, 3072, 4096 the first 1024.
+    As shipped it also builds the N x N map of all heads only to return it; ``build_map=false`` prevents that.
+    In eval mode all its random blocks are block 0. In train mode they come from the first 704 tokens, or at
+    N = 1024, 3072, 4096 from the first 1024.
     """
 
     order = 1.0
@@ -142,7 +142,7 @@ class BigBird(Peer):
 
 
 class _Nothing(Tensor):
-    """Stands for a tensor that nobody reads: whatever is done to it, it stays nothing."""
+    """A placeholder for a tensor that nobody reads: every operation returns the placeholder."""
 
     @classmethod
     def __torch_function__(
@@ -154,7 +154,7 @@ class _Nothing(Tensor):
 
 
 class _WithoutMap(TorchFunctionMode):
-    """Inside, ``torch.zeros`` of one shape gives nothing."""
+    """A mode in which ``torch.zeros`` of one shape returns the placeholder."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class _WithoutMap(TorchFunctionMode):
 class Nystromformer(Peer):
     """`transformers`' Nystromformer self-attention, without its convolution, and an output projection.
 
-    Its first iterate is scaled over the whole batch; its landmarks need N in whole segments.
+    Its first iterate is scaled over the whole batch; N must be a multiple of its landmarks.
     """
 
     order = 1.0
@@ -203,7 +203,7 @@ class Nystromformer(Peer):
         self.landmarks = landmarks
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B, max_len, D] -> [B, max_len, D]; no mask, since its landmarks take padding in."""
+        """x [B, max_len, D] -> [B, max_len, D]; no mask, since its landmarks would include padding."""
         refuse_mask(mask, "transformers' Nystromformer")
         if x.shape[1] != self.max_len or self.max_len % self.landmarks:
             raise Unsupported(

@@ -12,7 +12,7 @@ from effbench import Unsupported
 
 
 class Linformer(Peer):
-    """`linformer`: keys and values are made for all tokens, then projected along the sequence.
+    """`linformer`: keys and values are computed for all tokens, then projected along the sequence.
 
     ``share_kv`` shares the key and value maps too (values are the keys): less work than sharing E and F.
     """
@@ -50,8 +50,9 @@ class Linformer(Peer):
 class Fastformer(Peer):
     """`fast-transformer-pytorch`: another function than the paper's.
 
-    Separate values, scoring vectors and output map shared by all heads, the global key a sum of k rather than
-    of p, and an output projection more. Without its rotary embedding, which fails beside today's library.
+    It has separate values, scoring vectors and an output map shared by all heads, a global key that sums k
+    rather than p, and one more output projection. Its rotary embedding is left out: it fails with the current
+    version of the rotary library.
     """
 
     order = 1.0
@@ -74,7 +75,7 @@ class Fastformer(Peer):
 
 
 class Local(Peer):
-    """`local-attention`: an exact window of ``window`` tokens a side, no positions, no bias."""
+    """`local-attention`: an exact window of ``window`` tokens per side, no positions, no bias."""
 
     order = 1.0
     memory_order = 1.0
@@ -109,7 +110,7 @@ class Local(Peer):
 class Performer(Peer):
     """`performer-pytorch`: FAVOR+ with its own epsilon (1e-4), or generalized attention with ReLU.
 
-    Causal without its CUDA kernel keeps a sum for every token.
+    Without its CUDA kernel the causal form keeps one sum per token.
     """
 
     order = 1.0
@@ -142,7 +143,7 @@ class Performer(Peer):
         )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B, N, D] -> [B, N, D]; its mask would leave padding in the denominator, so none is taken."""
+        """x [B, N, D] -> [B, N, D]; no mask, since the library leaves padding in the denominator."""
         refuse_mask(mask, "performer-pytorch")
         return self.layer(x)  # type: ignore[no-any-return]
 
@@ -176,5 +177,5 @@ class Nystromformer(Peer):
 
 
 def _all_real(x: Tensor) -> Tensor:
-    """A mask for libraries that fill a length up with zeros, and hide these only if there is a mask."""
+    """Return a mask for libraries that fill up a length with zeros and hide them only if given a mask."""
     return torch.ones_like(x[..., 0], dtype=torch.bool)

@@ -12,7 +12,7 @@ from baselines.peers._peer import Peer
 class MultiheadAttention(Peer):
     """torch's nn.MultiheadAttention, without its map of weights: vanilla attention.
 
-    In inference it takes torch's fused path, which holds the scores, in training the fused kernel.
+    In inference it uses torch's fused path, which holds the scores; in training the fused kernel.
     """
 
     order = 2.0
@@ -34,7 +34,7 @@ class MultiheadAttention(Peer):
 
 
 class ScaledDotProduct(Peer):
-    """Four nn.Linear around torch's F.scaled_dot_product_attention: vanilla attention as most write it."""
+    """Four nn.Linear around torch's F.scaled_dot_product_attention: vanilla attention as usually written."""
 
     order = 2.0
     memory_order = 1.0

@@ -565,7 +565,7 @@ def _findings(executor: Executor, job: Job) -> list[dict[str, Any]]:
         return list(json.loads(str(record.values["findings"])))
     verdict = "n/a" if record.status == "unsupported" else "fail"
     reason = f"{record.status}: {record.reason}" + (f"; while checking {begun[-1]!r}" if begun else "")
-    return [{"name": "audit", "verdict": verdict, "reason": reason, "number": None}]
+    return [{"check": "audit", "verdict": verdict, "reason": reason, "number": None}]
 
 
 @app.command(cls=Command)

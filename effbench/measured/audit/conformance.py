@@ -1,0 +1,206 @@
+"""Run the checks of an audit: one finding per check, one failure per cause."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from effbench.common import registry
+from effbench.common.blame import place
+from effbench.common.spec import Cell, Option, UsageError
+from effbench.common.wording import one_line
+from effbench.measured.audit import cost_laws, function_laws, number_laws, option_laws, state_laws
+from effbench.measured.audit.agreement import LawBroken, Passed
+from effbench.measured.audit.subject import Subject
+from effbench.measured.mechanism import Unsupported
+
+Verdict = Literal["pass", "fail", "n/a"]
+Samples = dict[str, tuple[float, ...]]
+Values = dict[str, float | int | str | None]
+
+_CHECKS: dict[str, Callable[[Subject], Passed]] = {
+    "shape and dtype": function_laws.shape_and_dtype,
+    "reference, forward": function_laws.reference_forward,
+    "reference, backward": function_laws.reference_backward,
+    "padding, forward": function_laws.padding_forward,
+    "padding, backward": function_laws.padding_backward,
+    "padded rows": function_laws.padded_rows,
+    "full mask": function_laws.full_mask,
+    "causal": function_laws.causal,
+    "batch": function_laws.batch,
+    "permutation": function_laws.permutation,
+    "deterministic": number_laws.deterministic,
+    "hidden state": state_laws.no_hidden_state,
+    "input untouched": state_laws.input_untouched,
+    "finite in float16": number_laws.finite_in(torch.float16),
+    "finite in bfloat16": number_laws.finite_in(torch.bfloat16),
+    "large inputs": number_laws.large_inputs,
+    "finite differences": number_laws.finite_differences,
+    "options": option_laws.options,
+    "forward FLOPs": cost_laws.forward_flops,
+    "train FLOPs": cost_laws.train_flops,
+    "useful FLOPs": cost_laws.useful_flops,
+    "order of FLOPs": cost_laws.order_of_flops,
+    "order of memory": cost_laws.order_of_memory,
+    "order of time": cost_laws.order_of_time,
+    "saved bytes": cost_laws.saved_for_backward,
+    "memory freed": cost_laws.memory_freed,
+}
+CHECKS: tuple[str, ...] = tuple(_CHECKS)
+# A check is not judged if one of those that it rests on fails.
+_SOUND = ("shape and dtype", "deterministic")
+_RESTS_ON: dict[str, tuple[str, ...]] = {
+    "reference, forward": _SOUND,
+    "reference, backward": (*_SOUND, "reference, forward"),
+    "padding, forward": _SOUND,
+    "padding, backward": (*_SOUND, "padding, forward"),
+    "padded rows": _SOUND,
+    "full mask": _SOUND,
+    "causal": _SOUND,
+    "batch": _SOUND,
+    "permutation": _SOUND,
+    "hidden state": _SOUND,
+    "finite in float16": ("shape and dtype",),
+    "finite in bfloat16": ("shape and dtype",),
+    "large inputs": (*_SOUND, "reference, forward"),
+    "finite differences": _SOUND,
+    "train FLOPs": ("forward FLOPs",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The result of one check; ``number`` is the measured error, exponent or count, if there is one."""
+
+    check: str
+    verdict: Verdict
+    reason: str
+    number: float | None = None
+
+
+def audit(
+    kind: type,
+    *,
+    options: Mapping[str, Option] | None = None,
+    d_model: int = 64,
+    heads: int = 4,
+    seq_len: int = 2048,
+    checks: Collection[str] | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> list[Finding]:
+    """Return one finding per check, in the order of ``CHECKS``. All checks run on the CPU.
+
+    ``kind`` is a mechanism's class, built as ``kind(d_model, heads, max_len=..., causal=..., **options)``;
+    with ``causal`` among the options the causal form is audited. ``seq_len`` is the longest length that is
+    tried. ``checks``: run these only. ``progress(fraction, check)`` is called before each check.
+
+    A check that raises has failed. It is not applicable if the mechanism refuses it with Unsupported, or if
+    it fails for the same cause as another check (``_one_failure_per_cause``).
+
+    Raises what the constructor raises for these options, and UsageError for an unknown check.
+    """
+    own = dict(options or {})
+    causal = bool(own.pop("causal", False))
+    subject = Subject(kind=kind, options=own, d_model=d_model, heads=heads, seq_len=seq_len, causal=causal)
+    for name in checks or ():
+        if name not in _CHECKS:
+            raise UsageError(registry.unknown("check of the audit", name, CHECKS, "there are"))
+    wanted = [name for name in _CHECKS if checks is None or name in checks]
+    findings: list[Finding] = []
+    causes: dict[str, str] = {}
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        subject.make()
+        for position, name in enumerate(wanted):
+            if progress is not None:
+                progress(position / len(wanted), name)
+            findings.append(_finding(name, subject, causes))
+    return _one_failure_per_cause(findings, causes)
+
+
+def assert_conforms(
+    kind: type,
+    *,
+    options: Mapping[str, Option] | None = None,
+    d_model: int = 64,
+    heads: int = 4,
+    seq_len: int = 2048,
+    checks: Collection[str] | None = None,
+) -> None:
+    """Audit a mechanism in a test. Raises AssertionError with the name and reason of each failed check.
+
+    Arguments as in ``audit``.
+    """
+    findings = audit(kind, options=options, d_model=d_model, heads=heads, seq_len=seq_len, checks=checks)
+    failed = [f"{f.check}: {f.reason}" for f in findings if f.verdict == "fail"]
+    if failed:
+        raise AssertionError("\n  ".join([f"{kind.__name__} is not what it says it is:", *failed]))
+
+
+def measure_audit(cell: Cell, progress: Callable[[float, str], None]) -> tuple[Samples, Values]:
+    """Audit the cell's mechanism; return no samples, and ``findings`` as JSON text.
+
+    The cell's ``seq_len`` is the longest length that is tried. Raises Unsupported on a device other than cpu.
+    """
+    if cell.device != "cpu":
+        raise Unsupported(f"a mechanism is audited on the CPU, not on {cell.device}")
+    kind = registry.load(registry.find(cell.mechanism, "mechanism"))
+    findings = audit(
+        kind,
+        options=cell.options,
+        d_model=cell.d_model,
+        heads=cell.heads,
+        seq_len=cell.seq_len,
+        progress=progress,
+    )
+    return {}, {"findings": json.dumps([asdict(finding) for finding in findings], allow_nan=False)}
+
+
+def _one_failure_per_cause(findings: Sequence[Finding], causes: Mapping[str, str]) -> list[Finding]:
+    """Keep one failure per cause, and make the other failures that it explains not applicable.
+
+    Exceptions from the same line of code have one cause, whichever checks meet them (``causes`` names it by
+    check). A check that rests on a failed one cannot be judged: see ``_RESTS_ON``.
+    """
+    failed = {finding.check for finding in findings if finding.verdict == "fail"}
+    first: dict[str, str] = {}
+    judged = []
+    for finding in findings:
+        if finding.verdict == "fail":
+            cause = causes.get(finding.check, finding.check)
+            root = first.setdefault(cause, finding.check)
+            for other in _RESTS_ON.get(finding.check, ()):
+                root = other if other in failed and root == finding.check else root
+            if root != finding.check:
+                reason = f"not judged: {root!r} fails, which explains it"
+                finding = replace(finding, verdict="n/a", reason=reason, number=None)
+        judged.append(finding)
+    return judged
+
+
+def _finding(name: str, subject: Subject, causes: dict[str, str]) -> Finding:
+    verdict: Verdict = "pass"
+    gc.freeze()  # the memory checks collect garbage often: they need to look at new objects only
+    try:
+        reason, number = _CHECKS[name](subject)
+    except Unsupported as error:
+        verdict, reason, number = "n/a", str(error), None
+    except LawBroken as error:
+        verdict, reason, number = "fail", str(error), error.number
+    except Exception as error:
+        at = place(error, Path(inspect.getfile(subject.kind)).parent)
+        causes[name] = f"{type(error).__name__} {at or error}"
+        text = f"{type(error).__name__}: {one_line(str(error))}{f' ({at})' if at else ''}"
+        verdict, reason, number = "fail", f"raised {text}", None
+    finally:
+        gc.unfreeze()
+    if number is not None and not math.isfinite(number):
+        number = None
+    return Finding(check=name, verdict=verdict, reason=" ".join(reason.split()), number=number)

@@ -1,0 +1,137 @@
+"""Make the mechanism under audit and its inputs, and call it; everything from fixed seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effbench.common.spec import Option
+from effbench.measured.mechanism import Mechanism, Unsupported
+from effbench.measured.probes.correctness import gradients
+
+# Long enough that a window or a block of the usual sizes does not cover the sequence, and not round.
+LONG = 777
+OUTPUT = "the output"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The mechanism under audit: its class, its options (without ``causal``) and its shape.
+
+    ``seq_len`` is the longest length that is tried. ``causal``: the causal form is audited.
+    """
+
+    kind: type
+    options: Mapping[str, Option]
+    d_model: int
+    heads: int
+    seq_len: int
+    causal: bool = False
+
+    def make(
+        self,
+        *,
+        max_len: int | None = None,
+        dtype: torch.dtype = torch.float64,
+        causal: bool | None = None,
+        options: Mapping[str, Option] | None = None,
+    ) -> nn.Module:
+        """Return a new instance in evaluation mode, from the same seed each time."""
+        torch.manual_seed(0)
+        given = self.options if options is None else options
+        longest = max_len or min(LONG, self.seq_len)
+        form = self.causal if causal is None else causal
+        made = self.kind(self.d_model, self.heads, max_len=longest, causal=form, **given)
+        if not isinstance(made, nn.Module):
+            raise TypeError(f"{self.kind.__name__} is not an nn.Module")
+        return made.to(dtype).eval()
+
+    def input(self, batch: int, n: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
+        """Return standard normal x [batch, n, d_model]."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, n, self.d_model, generator=generator, dtype=torch.float64).to(dtype)
+
+    def loss_weights(self, batch: int, n: int, mask: Tensor | None) -> Tensor:
+        """Return the weights of the outputs [batch, n, d_model] in a loss: normal, and 0 at padding."""
+        weights = self.input(batch, n, seed=3)
+        return weights if mask is None else weights * mask[..., None]
+
+    def lengths(self, *wanted: int) -> list[int]:
+        """Return these lengths in ascending order; ``seq_len`` replaces those above it."""
+        return sorted({min(n, self.seq_len) for n in wanted})
+
+    def lengths_and_masks(self, *wanted: int, batch: int = 2) -> Iterator[tuple[int, Tensor | None]]:
+        """Yield each length twice: without a mask and with a ragged mask [batch, n]."""
+        for n in self.lengths(*wanted):
+            yield n, None
+            yield n, ragged_mask(batch, n)
+
+    def upper_lengths(self) -> list[int]:
+        """Return a quarter, half and all of ``seq_len``, on which growth is fitted.
+
+        Raises Unsupported if ``seq_len`` is below 64.
+        """
+        if self.seq_len < 64:
+            raise Unsupported(f"growth cannot be fitted up to N={self.seq_len}; at least 64 is needed")
+        return [self.seq_len // 4, self.seq_len // 2, self.seq_len]
+
+
+def ragged_mask(batch: int, n: int) -> Tensor:
+    """Return a mask [batch, n] of four kinds of rows in turn: half real, with holes, all real, one token.
+
+    No row is without a real token.
+    """
+    position = torch.arange(n)
+    rows = [position < (n + 1) // 2, position % 3 != 1, position >= 0, position < 1]
+    return torch.stack([rows[i % len(rows)] for i in range(batch)])
+
+
+def real_tokens(t: Tensor, mask: Tensor | None) -> Tensor:
+    """Return ``t`` [B, N, ...] at real tokens: [real, ...], or all of it without a mask."""
+    return t if mask is None else t[mask]
+
+
+def output_of(function: Callable[..., Any], x: Tensor, mask: Tensor | None) -> Tensor:
+    """Call without gradients, with torch's generator at a fixed seed."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        return function(x, mask)  # type: ignore[no-any-return]
+
+
+def gradients_of(
+    function: Callable[..., Any], module: nn.Module, x: Tensor, mask: Tensor | None, weights: Tensor
+) -> dict[str, Tensor]:
+    """Return the gradients of the weighted sum of outputs, with torch's generator at a fixed seed."""
+    torch.manual_seed(7)
+    return gradients(function, module, x, mask, weights)
+
+
+def results_of(
+    function: Callable[..., Any], module: nn.Module, x: Tensor, mask: Tensor | None, weights: Tensor
+) -> dict[str, Tensor]:
+    """Return the output at real tokens and all gradients, by name."""
+    out = real_tokens(output_of(function, x, mask), mask)
+    grads = gradients_of(function, module, x, mask, weights)
+    return {OUTPUT: out, **{f"the gradient of {name}": gradient for name, gradient in grads.items()}}
+
+
+def trainable(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that get a gradient, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def named_state(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return parameters and buffers with their names, buffers that are not saved too."""
+    return [(name, t.detach()) for name, t in (*module.named_parameters(), *module.named_buffers())]
+
+
+def reference_of(module: nn.Module) -> Callable[..., Any]:
+    """Return the module's dense reference. Raises Unsupported if it declares none."""
+    declared = getattr(type(module), "reference", None)
+    if declared is None or declared is Mechanism.reference:
+        raise Unsupported("declares no reference")
+    return module.reference  # type: ignore[return-value]
