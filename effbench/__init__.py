@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from effbench.common.spec import Cell, Limits, Record, UsageError
     from effbench.measured.audit import assert_conforms
+    from effbench.measured.data.examples import Examples, Splits
     from effbench.measured.mechanism import Mechanism, Unsupported
-    from effbench.measured.tasks.base import Task
+    from effbench.measured.tasks.base import Classification, Task
     from effbench.records.store import load
     from effbench.sweep.loop import run
     from effbench.sweep.sweep import Sweep
@@ -19,9 +20,12 @@ __version__ = "0.1.0"
 # Resolved on first use, so that the command line answers without importing torch or pandas.
 _HOMES = {
     "Cell": "effbench.common.spec",
+    "Classification": "effbench.measured.tasks.base",
+    "Examples": "effbench.measured.data.examples",
     "Limits": "effbench.common.spec",
     "Mechanism": "effbench.measured.mechanism",
     "Record": "effbench.common.spec",
+    "Splits": "effbench.measured.data.examples",
     "Sweep": "effbench.sweep.sweep",
     "Task": "effbench.measured.tasks.base",
     "Unsupported": "effbench.measured.mechanism",
@@ -33,9 +37,12 @@ _HOMES = {
 
 __all__ = [
     "Cell",
+    "Classification",
+    "Examples",
     "Limits",
     "Mechanism",
     "Record",
+    "Splits",
     "Sweep",
     "Task",
     "Unsupported",

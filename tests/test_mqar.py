@@ -281,4 +281,3 @@ def test_attention_learns_to_recall_and_a_bag_of_words_does_not():
     assert recalled > prior + 0.15
     bag, _ = accuracy(lambda: BagOfWords(32))
     assert bag < prior + 0.05
-

@@ -129,3 +129,88 @@ def test_a_refusal_says_whether_it_is_there(tmp_path, monkeypatch, text, kind):
     with pytest.raises(UsageError) as refused:
         registry.parse(text, "mechanism")
     assert type(refused.value) is kind
+
+
+# Options of tasks: annotated fields, through base classes that are read and not imported.
+
+
+def options(folder, name, text, **others):
+    """Return the options of class A in a file with this text; importing the files would raise."""
+    for module, source in {name: text, **others}.items():
+        (folder / f"{module}.py").write_text(f"import no_such_library\n{source}")
+    parameters = registry.find(f"{folder / name}.py:A", "task").parameters
+    return None if parameters is None else {p.name: (p.kind, p.default) for p in parameters}
+
+
+def test_fields_of_a_class_and_its_bases_are_options_in_the_order_of_the_classes(tmp_path):
+    mine = """
+from typing import ClassVar, Literal
+from neighbour import Base as Other
+class Mixin:
+    last: str = "x"
+class A(Other, Mixin):
+    own: Literal["a", "b"] = "b"
+    epochs: int = 7
+    lr = 0.5
+    _hidden: int = 1
+    name: ClassVar[str] = "A"
+    hidden: ClassVar[int] = 3
+    data_: str | None = None
+"""
+    neighbour = """
+import effbench
+class Base(effbench.Task):
+    epochs: int = 2
+    hidden: int = 2
+    lr: float = 0.1
+    needed: bool
+"""
+    found = options(tmp_path, "mine", mine, neighbour=neighbour)
+    assert list(found.items()) == [
+        ("own", ("Literal['a', 'b']", "b")), ("data", ("str | None", None)), ("epochs", ("int", 7)),
+        ("lr", ("float", 0.5)), ("needed", ("bool", None)), ("last", ("str", "x")),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="needs the option needed=bool"):
+        registry.parse(f"{tmp_path}/mine.py:A:own=a", "task")
+
+
+def test_the_constructor_sets_what_the_registry_reads():
+    for name in registry.names("task"):
+        plugin = registry.find(name, "task")
+        task = registry.load(plugin)()
+        for option in plugin.parameters:
+            attribute = f"{option.name}_" if hasattr(task, f"{option.name}_") else option.name
+            assert getattr(task, attribute) == option.default
+        with pytest.raises(TypeError, match="no option 'no_such'; its options: .*epochs"):
+            registry.load(plugin)(no_such=1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from no_such_module import B\nclass A(B): k: int = 1",
+        "from neighbour import No\nclass A(No): k: int = 1",
+        "from neighbour import Circle\nclass A(Circle): k: int = 1",
+        "from wrong import B\nclass A(B): k: int = 1",
+        "class A(B): k: int = 1",
+        "class A(A): k: int = 1",
+        "class A(make()): k: int = 1",
+        "class B: pass\nclass C(B): pass\nclass A(B, C): k: int = 1",
+        "class B:\n    def __init__(self, **anything): pass\nclass A(B): k: int = 1",
+    ],
+)
+def test_a_base_class_that_cannot_be_read_leaves_options_to_the_class(tmp_path, text):
+    others = {"neighbour": "from mine import Circle\nclass B: pass", "wrong": "class ("}
+    assert options(tmp_path, "mine", text + "\nfrom neighbour import Circle", **others) is None
+
+
+def test_a_constructor_between_the_class_and_task_has_the_options(tmp_path):
+    text = """
+from effbench import Task
+class B(Task):
+    no: int = 1
+    def __init__(self, *, k: float = 2.0): pass
+class A(B):
+    neither: int = 1
+"""
+    assert options(tmp_path, "mine", text) == {"k": ("float", 2.0)}

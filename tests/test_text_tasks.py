@@ -25,6 +25,7 @@ from effbench.measured.data.text_sets import reservoir
 from effbench.measured.tasks import imdb
 from effbench.measured.tasks.amazon import HUB as AMAZON_HUB
 from effbench.measured.tasks.amazon import AmazonElectronics
+from effbench.measured.tasks.base import confirm
 from effbench.measured.tasks.imdb import IMDB
 from effbench.measured.tasks.mind_topics import MINDTopics
 from effbench.measured.tasks.newsgroups import Newsgroups
@@ -221,13 +222,24 @@ def test_an_empty_folder_is_named_with_what_belongs_there(kind, tmp_path):
 
 
 @KINDS
-def test_the_second_cell_does_not_pay_for_the_baseline_score(kind, tmp_path, monkeypatch):
+def test_no_training_pays_for_the_baseline_score(kind, tmp_path, monkeypatch):
     task, folder = small(kind), MADE[kind](tmp_path / "data")
-    first = task.data(16, 0, folder).priors
+    task.prepare(16, 0, folder)
     monkeypatch.setattr("effbench.measured.tasks.text.tfidf_logreg", None)
-    assert task.data(8, 0, folder).priors == first
+    assert task.data(16, 0, folder).priors == task.data(8, 0, folder).priors
     with pytest.raises(TypeError):
         task.data(16, 1, folder)  # other rows, another baseline score
+
+
+def test_a_training_reads_the_files_once(tmp_path, monkeypatch):
+    task, folder = small(Newsgroups), newsgroups_lines(tmp_path / "n")
+    confirm(task, folder, task.fingerprint(folder))
+    monkeypatch.setattr(Newsgroups, "texts_in", None)
+    assert len(task.data(16, 0, folder).test) == 60
+    monkeypatch.undo()
+    write(folder / "test.jsonl", json_text([{"label": GROUPS[0], "text": "a"}]))
+    assert task.fingerprint(folder) != ""
+    assert len(task.data(16, 0, folder).test) == 1  # a new fingerprint reads anew
 
 
 @KINDS
