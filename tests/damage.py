@@ -1,4 +1,4 @@
-"""Damaged inputs: strategies for any bytes and for mutations of good ones, and the law that readers keep."""
+"""Damaged inputs: strategies for arbitrary bytes and changed good ones, and the law of every reader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from effbench.common.spec import MESSAGE, UsageError
 
-# What breaks readers that were not meant for it: encodings, numbers that are none, brackets, bombs of depth.
+# Bytes that break careless readers: encodings, strange numbers, brackets, deep nesting.
 PIECES = [
     b"", b"\0", b"\n", b"\r", b"\r\n", b"\t", b" ", b",", b":", b"=", b'"', b"'", b"\\", b"#", b"-", b"+",
     b"_", b"\xef\xbb\xbf", b"\xff\xfe", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\\ud800", b"\xd9\xa1",
@@ -19,7 +19,7 @@ PIECES = [
 
 
 def changed(content: bytes) -> st.SearchStrategy[bytes]:
-    """The content with a few bits flipped, parts cut, inserted, doubled or swapped; or any bytes instead."""
+    """Return the content with bits flipped, or parts cut, inserted, repeated or swapped; or any bytes."""
     return st.one_of(
         st.lists(_changes(len(content)), min_size=1, max_size=3).map(lambda all_: _apply(content, all_)),
         st.binary(max_size=200),
@@ -69,9 +69,9 @@ def _swapped(content: bytes, one: int, other: int, length: int) -> bytes:
 
 
 def complaint(call: Callable[[], object], *names: str | Path) -> str:
-    """What a reader says of its input: "" if it reads it, else a complaint, which must keep the law.
+    """Return the message of a reader about its input, "" if it reads it, and check the law of messages.
 
-    It is a UsageError in one printable line of bounded length, and holds one of the names.
+    A message is a UsageError in one printable line of bounded length that contains one of the names.
     """
     try:
         call()

@@ -55,7 +55,7 @@ from effbench.records.store import Store
 from effbench.sweep.loop import plan
 from effbench.sweep.sweep import Sweep
 
-EXAMPLES = 30
+EXAMPLES = 20
 
 
 RELEASE = "pathfinder32/curv_contour_length_14"
@@ -146,12 +146,6 @@ def read(it: SimpleNamespace) -> str:
 
 
 @EACH
-def test_a_good_file_is_read(name, tmp_path):
-    it = case(name, tmp_path)
-    assert complaint(lambda: read(it)) == ""
-
-
-@EACH
 def test_any_damage_is_read_or_refused_by_name(name, tmp_path):
     it = case(name, tmp_path)
 
@@ -202,7 +196,7 @@ def test_what_may_not_be_read_is_refused_by_name(name, tmp_path, monkeypatch):
 
 
 @EACH
-def test_what_changes_after_the_plan_is_refused_in_the_measured_process(name, tmp_path):
+def test_a_good_file_is_read_and_its_change_after_the_plan_is_refused_in_the_measured_process(name, tmp_path):
     it = case(name, tmp_path)
     fingerprint = read(it)
     confirm(it.task, it.folder, fingerprint)
@@ -598,7 +592,7 @@ def test_any_damage_of_prepared_data_makes_it_anew():
     (path,) = cache_dir().iterdir()
     good = path.read_bytes()
 
-    @settings(max_examples=100, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=50, suppress_health_check=list(HealthCheck))
     @given(changed(good))
     def law(content):
         path.write_bytes(content)
@@ -631,11 +625,11 @@ def test_prepared_data_under_anothers_name_is_made_anew():
 def test_two_processes_may_prepare_the_same_data_at_once(tmp_path):
     code = (
         "import numpy as np, sys\nfrom effbench.measured.data.cache import cached\n"
-        "for i in range(40): assert cached('t', {'i': i}, lambda: {'a': np.full(5000, i)})['a'][0] == i\n"
+        "for i in range(12): assert cached('t', {'i': i}, lambda: {'a': np.full(5000, i)})['a'][0] == i\n"
         "print('done')"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
     assert [each.communicate(timeout=60)[0] for each in both] == [b"done\n"] * 2
-    assert len(list(cache_dir().iterdir())) == 40
-    for i in range(40):
+    assert len(list(cache_dir().iterdir())) == 12
+    for i in range(12):
         assert cached("t", {"i": i}, lambda: {})["a"].tolist() == [i] * 5000

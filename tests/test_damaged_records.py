@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import random
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,7 @@ CURVES = {
     "validation_accuracy": (0.5, 0.6), "learning_rate": (1e-3, 1e-4),
 }  # fmt: skip
 EVERY = ("memory", "flops", "time", "accuracy")
+FEW = 6  # records of memory and flops, and two repeats of time and accuracy
 
 
 def filled(record: Record) -> Record:
@@ -208,9 +210,26 @@ def run_of(folders: dict[str, Path], command: list[str]) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All good records, written once."""
+    return folder_of_records(tmp_path_factory.mktemp("good") / "out")
+
+
 @pytest.fixture
-def folders(tmp_path: Path) -> dict[str, Path]:
-    return {name: folder_of_records(tmp_path / name) for name in "AB"}
+def folders(tmp_path: Path, written: Path) -> dict[str, Path]:
+    return {name: Path(shutil.copytree(written, tmp_path / name)) for name in "AB"}
+
+
+@pytest.fixture
+def few(tmp_path: Path, written: Path) -> Store:
+    """A folder with a few of the good records, of every probe."""
+    store = Store(tmp_path / "few")
+    store.create()
+    for path in (written / "records").glob("vanilla-*-n128-*"):
+        shutil.copy(path, store.folder / "records")
+    assert len(store.read()[0]) == FEW
+    return store
 
 
 def first(folder: Path, probe: str) -> Path:
@@ -226,16 +245,16 @@ def test_good_records_are_shown(folders, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("probe", EVERY)
-def test_any_bytes_of_a_record_are_a_problem_or_a_record_and_the_others_stay(probe, folders):
-    store, path = Store(folders["A"]), first(folders["A"], probe)
+def test_any_bytes_of_a_record_are_a_problem_or_a_record_and_the_others_stay(probe, few):
+    path = first(few.folder, probe)
     content = path.read_bytes()
 
-    @settings(HERE, max_examples=60)
+    @settings(HERE, max_examples=50)
     @given(changed(content))
     def law(damaged):
         path.write_bytes(damaged)
-        records, problems = store.read()
-        assert len(records) + len(problems) == len(good())
+        records, problems = few.read()
+        assert len(records) + len(problems) == FEW
         for problem in problems:
             assert problem.path == path
             assert str(problem).isprintable()
@@ -263,42 +282,45 @@ def resumed(store: Store) -> None:
     loop.too_wide(SWEEP, planned.done)
 
 
-@pytest.mark.parametrize("probe", EVERY)
-def test_any_content_with_a_right_checksum_is_a_problem_or_a_row(probe, tmp_path):
-    store = Store(tmp_path / "out")
-    store.create()
-    few = [record for record in good() if record.cell.seq_len == 128 and record.cell.mechanism == "vanilla"]
-    for record in few:
-        store.write(record)
-    path = first(store.folder, probe)
-    content = path.read_text()
-    everywhere = places(json.loads(content)["record"])[1:]
+def test_any_content_with_a_right_checksum_is_a_problem_or_a_row(few):
+    paths = [first(few.folder, probe) for probe in EVERY]
+    contents = [path.read_text() for path in paths]
     kinds = st.sampled_from(["other", "without", "more"])
+    changes = [
+        st.builds(
+            Change,
+            st.sampled_from(places(json.loads(content)["record"])[1:]),
+            kinds,
+            st.sampled_from(ODD),
+            st.sampled_from(NAMES),
+        )
+        for content in contents
+    ]
 
-    @settings(HERE, max_examples=15)
-    @given(
-        st.builds(Change, st.sampled_from(everywhere), kinds, st.sampled_from(ODD), st.sampled_from(NAMES))
-    )
-    def law(change):
-        path.write_text(content)
-        new = apply(path, change)
-        records, problems = store.read()
-        assert len(records) + len(problems) == len(few)
-        export(store.folder)
-        resumed(store)
-        new.unlink()
+    @settings(HERE, max_examples=12)
+    @given(st.tuples(*changes))
+    def law(each):
+        for path, content in zip(paths, contents, strict=True):
+            path.write_text(content)
+        changed_paths = [apply(path, change) for path, change in zip(paths, each, strict=True)]
+        records, problems = few.read()
+        assert len(records) + len(problems) == FEW
+        export(few.folder)
+        resumed(few)
+        for path in changed_paths:
+            path.unlink()
 
     law()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_no_command_traces_back_over_odd_content(seed, tmp_path, capsys, monkeypatch):
-    rng = random.Random(seed)
+def test_no_command_traces_back_over_odd_content(tmp_path, written, capsys, monkeypatch):
+    rng = random.Random(0)
     for number in range(2):
-        folders = {name: folder_of_records(tmp_path / f"{number}" / name) for name in "AB"}
-        path = first(folders["A"], rng.choice(EVERY))
-        apply(path, random_change(rng, path))
+        folders = {name: Path(shutil.copytree(written, tmp_path / f"{number}" / name)) for name in "AB"}
+        for probe in EVERY:
+            path = first(folders["A"], probe)
+            apply(path, random_change(rng, path))
         for command in (*rng.sample(COMMANDS, 4), rng.choice(PICTURES)):
             assert told(capsys, monkeypatch, *run_of(folders, command)) in (0, 2, 3, 4, 5, 6)
 
@@ -374,17 +396,16 @@ PROBLEMS: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_every_kind_of_odd_content_is_named_and_the_record_left_alone(name, folders):
+def test_every_kind_of_odd_content_is_named_and_the_record_left_alone(name, few):
     probe, change, words = PROBLEMS[name]
-    path = apply(first(folders["A"], probe), change)
+    path = apply(first(few.folder, probe), change)
     before = path.read_bytes()
-    records, problems = Store(folders["A"]).read()
-    assert len(records) == len(good()) - 1
+    records, problems = few.read()
+    assert len(records) == FEW - 1
     (problem,) = problems
     assert problem.path == path
     assert any(word in problem.reason for word in words.split("|"))
     assert str(problem).isprintable()
-    export(folders["A"])
     assert path.read_bytes() == before
 
 
@@ -402,29 +423,27 @@ def test_every_kind_of_odd_content_is_named_and_the_record_left_alone(name, fold
         ("", "damaged: not JSON"),
     ],
 )
-def test_every_odd_text_is_a_problem(text, words, folders):
-    path = first(folders["A"], "time")
-    path.write_text(text, encoding="utf-8")
-    (problem,) = Store(folders["A"]).read()[1]
+def test_every_odd_text_is_a_problem(text, words, few):
+    first(few.folder, "time").write_text(text, encoding="utf-8")
+    (problem,) = few.read()[1]
     assert words in str(problem)
 
 
-def test_what_is_no_file_is_a_problem(folders, tmp_path):
-    inside = folders["A"] / "records"
+def test_what_is_no_file_is_a_problem(few, tmp_path):
+    inside = few.folder / "records"
     (inside / "folder.json").mkdir()
     (inside / "nowhere.json").symlink_to(tmp_path / "nowhere")
     (inside / "zero.json").symlink_to("/dev/zero")
-    records, problems = Store(folders["A"]).read()
-    assert (len(records), len(problems)) == (len(good()), 3)
+    records, problems = few.read()
+    assert (len(records), len(problems)) == (FEW, 3)
 
 
-def test_a_reason_is_shown_in_one_printable_line(folders):
-    apply(
-        first(folders["A"], "time"), lambda r: r.update(status="crashed", reason="a\nb\x1b[2J" + "x" * 10**5)
-    )
-    (found,) = (r for r in Store(folders["A"]).read()[0] if r.status == "crashed")
-    assert found.reason.startswith("a b\\x1b[2Jxxx")
-    assert len(found.reason) == 10_000
+def test_a_reason_is_shown_in_one_printable_line(few):
+    reason = "a\nb\x1b[2J" + "x" * 10**5
+    apply(first(few.folder, "time"), lambda r: r.update(status="crashed", reason=reason))
+    (crashed,) = (r for r in few.read()[0] if r.status == "crashed")
+    assert crashed.reason.startswith("a b\\x1b[2Jxxx")
+    assert len(crashed.reason) == 10_000
 
 
 def test_a_folder_that_cannot_be_listed_or_written_is_refused(folders, monkeypatch):
@@ -467,7 +486,7 @@ def test_any_damage_of_a_kept_ceiling_makes_it_anew():
     (path,) = machine.cache_dir().iterdir()
     content = path.read_bytes()
 
-    @settings(HERE, max_examples=100)
+    @settings(HERE, max_examples=50)
     @given(changed(content))
     def law(damaged):
         path.write_bytes(damaged)
@@ -495,7 +514,7 @@ def test_any_damage_of_a_checkpoint_is_noted_and_it_is_not_used(tmp_path):
     Checkpoint(path, "mine").write({"step": 3, "weights": torch.ones(4)})
     content = path.read_bytes()
 
-    @settings(HERE, max_examples=100)
+    @settings(HERE, max_examples=50)
     @given(changed(content))
     def law(damaged):
         path.write_bytes(damaged)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench.common.spec import (
@@ -49,17 +49,20 @@ records = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(records)
 def test_a_record_survives_the_wire(record):
     assert record_from(parse_json(to_json(record))) == record
 
 
+@settings(max_examples=40)
 @given(cells, st.integers(1, 10**12))
 def test_a_job_survives_the_wire(cell, memory):
     job = Job(cell=cell, limits=Limits(timeout_s=1.5, memory_bytes=memory), data_dir="d", code="c", data="x")
     assert job_from(json.loads(to_json(job))) == job
 
 
+@settings(max_examples=40)
 @given(cells, cells)
 def test_equal_keys_mean_equal_cells(left, right):
     assert (left.key == right.key) == (left == right)

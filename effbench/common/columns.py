@@ -1,7 +1,8 @@
-"""The schema of results: every column's unit, and its part in the summary. Standard library only.
+"""The schema of results: the unit of every column and its role in the summary. Standard library only.
 
-Names carry their units, so that a task or a probe adds a column by naming it: ``prior_NAME`` is a score to
-read others against, ``NAME_s`` seconds, ``NAME_bytes`` bytes. The columns listed here have their own place.
+A name carries its unit, so that a task or a probe adds a column by naming it: ``prior_NAME`` is a baseline
+score, ``NAME_s`` is in seconds, ``NAME_bytes`` in bytes. The columns listed here have a fixed place in
+tables.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Unit = Literal["text", "number", "count", "seconds", "bytes", "share", "flops", "flops_per_s", "per_s"]
-# identity: what was measured, equal in all records of a row; found: computed from several records; exact:
-# the same in every repeat; score: a mean over seeds, with an interval; origin: where the row comes from;
-# raw and fact: in the raw frame only, from the record's values and from what it knows of the machine.
-Role = Literal["identity", "found", "exact", "score", "origin", "raw", "fact"]
+# identity: what was measured, equal in all records of a row. computed: from several records of the row.
+# exact: equal in every repeat. score: the mean over seeds, with an interval. origin: machine, code and data.
+# raw, fact: in the raw frame only, from the record's values (raw) or its machine's facts (fact).
+Role = Literal["identity", "computed", "exact", "score", "origin", "raw", "fact"]
 
 METRIC = "metric"
 SCORES = "scores"
@@ -34,7 +35,7 @@ _SUFFIXES: tuple[tuple[str, Unit], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of results: its name, its unit, and how a row of the summary gets it."""
+    """A column of results: its name, its unit, and its role, by which a row of the summary gets its value."""
 
     name: str
     unit: Unit
@@ -51,26 +52,26 @@ KNOWN: tuple[Column, ...] = (
     *_columns("identity", "text", "dtype device"),
     *_columns("identity", "count", "threads"),
     *_columns("identity", "text", "allocator"),
-    *_columns("found", "text", "status reason"),
-    *_columns("found", "seconds", "time_s time_low_s time_high_s"),
-    *_columns("found", "text", "noisy"),
-    *_columns("found", "number", "time_ratio time_ratio_low time_ratio_high"),
-    *_columns("found", "per_s", "tokens_per_s"),
+    *_columns("computed", "text", "status reason"),
+    *_columns("computed", "seconds", "time_s time_low_s time_high_s"),
+    *_columns("computed", "text", "noisy"),
+    *_columns("computed", "number", "time_ratio time_ratio_low time_ratio_high"),
+    *_columns("computed", "per_s", "tokens_per_s"),
     *_columns("exact", "bytes", "peak_bytes saved_bytes parameter_bytes rss_growth_bytes"),
-    *_columns("found", "bytes", "peak_rss_bytes"),
-    *_columns("found", "text", "memory_method memory_left_out"),
+    *_columns("computed", "bytes", "peak_rss_bytes"),
+    *_columns("computed", "text", "memory_method memory_left_out"),
     *_columns("exact", "flops", "flops flops_analytic flops_useful flops_other"),
-    *_columns("found", "text", "flops_left_out flops_method"),
+    *_columns("computed", "text", "flops_left_out flops_method"),
     *_columns("exact", "bytes", "bytes_moved"),
-    *_columns("found", "number", "arithmetic_intensity"),
-    *_columns("found", "flops_per_s", "flops_per_s roof_flops_per_s"),
-    *_columns("found", "share", "roof_share"),
+    *_columns("computed", "number", "arithmetic_intensity"),
+    *_columns("computed", "flops_per_s", "flops_per_s roof_flops_per_s"),
+    *_columns("computed", "share", "roof_share"),
     *_columns("exact", "count", "parameters"),
-    *_columns("found", "text", "checked side_effects"),
-    *_columns("found", "text", METRIC),
+    *_columns("computed", "text", "checked side_effects"),
+    *_columns("computed", "text", METRIC),
     *_columns("score", "share", "accuracy macro_f1"),
-    *_columns("found", "seconds", "train_seconds"),
-    *_columns("found", "count", "repeats"),
+    *_columns("computed", "seconds", "train_seconds"),
+    *_columns("computed", "count", "repeats"),
     *_columns("origin", "text", "machine code data"),
     *_columns("raw", "text", "probe warmed_up declared_order declared_memory_order implementation libraries"),
     *_columns("raw", "text", "warnings allocator_in_force stopped no_ceiling torch started"),
@@ -91,24 +92,24 @@ _BY_NAME: Mapping[str, Column] = {column.name: column for column in KNOWN}
 
 
 def is_number(name: str) -> bool:
-    """True if a record's value of this name must be a number; False if the name is not known."""
+    """True if a record's value of this name must be a number; False also for an unknown name."""
     return name.startswith(PRIOR) or (name in _BY_NAME and _BY_NAME[name].unit != "text")
 
 
 def is_text(name: str) -> bool:
-    """True if a record's value of this name must be a text; False if the name is not known."""
+    """True if a record's value of this name must be a text; False also for an unknown name."""
     return name in _BY_NAME and _BY_NAME[name].unit == "text"
 
 
 def column(name: str) -> Column:
-    """A column by its name: a known one, or what its name says of it."""
+    """Return the column of this name: a known one, or one whose unit and role follow from the name."""
     if name in _BY_NAME:
         return _BY_NAME[name]
     if name.endswith("_interval"):
-        return Column(name=name, unit="text", role="found")
+        return Column(name=name, unit="text", role="computed")
     for bound in _BOUNDS:
         if name.endswith(bound):
-            return Column(name=name, unit=column(name.removesuffix(bound)).unit, role="found")
+            return Column(name=name, unit=column(name.removesuffix(bound)).unit, role="computed")
     suffix = next((unit for suffix, unit in _SUFFIXES if name.endswith(suffix)), None)
     if name.startswith(PRIOR):
         return Column(name=name, unit=suffix or "share", role="exact")
@@ -116,53 +117,53 @@ def column(name: str) -> Column:
 
 
 def score_unit(score: str) -> Unit:
-    """The unit of a task's score: a share, 0 to 1, unless its name ends with another unit (``_nats``)."""
+    """Return the unit of a task's score: a share, 0 to 1, unless its name ends with a unit (``_nats``)."""
     return column(f"{PRIOR}{score}").unit
 
 
 def is_taken(score: str) -> bool:
-    """Whether a column that is no score has this name."""
+    """True if a known column has this name and is not a score."""
     return score in _BY_NAME and _BY_NAME[score].role != "score"
 
 
 def of_summary(scores: Sequence[str] = (), priors: Sequence[str] = ()) -> list[str]:
-    """The columns of a summary, in order: the known ones, and those of further scores and priors."""
+    """Return the names of a summary's columns, in order: known ones, further scores and baseline scores."""
     names: list[str] = []
-    for each in KNOWN:
-        if each.role == "score":
-            names += [each.name, *bounds(each.name)]
-        elif each.role not in ("raw", "fact"):
-            names.append(each.name)
+    for known in KNOWN:
+        if known.role == "score":
+            names += [known.name, *bounds(known.name)]
+        elif known.role not in ("raw", "fact"):
+            names.append(known.name)
     place = names.index(bounds(of_role("score")[-1])[-1]) + 1
     more = [name for score in scores if score not in names for name in (score, *bounds(score))]
     return [*names[:place], *more, *priors, *names[place:]]
 
 
 def of_role(*roles: Role) -> list[str]:
-    """The names of the known columns that have one of these roles, in order."""
-    return [each.name for each in KNOWN if each.role in roles]
+    """Return the names of the known columns that have one of these roles, in order."""
+    return [known.name for known in KNOWN if known.role in roles]
 
 
 def bounds(score: str) -> tuple[str, str, str]:
-    """The columns of a score's interval: its low and high end, and which interval it is."""
+    """Return the columns of a score's interval: its low end, its high end and the method."""
     return f"{score}_low", f"{score}_high", f"{score}_interval"
 
 
 def record_scores(values: Mapping[str, Any]) -> dict[str, str]:
-    """Score -> its column in a training's record, the task's metric first.
+    """Return score -> its column in the record of a training, the task's metric first.
 
-    The metric stands under its own name, the other scores behind ``test_``. A record that does not name its
-    scores, of an earlier version, has those that it holds of accuracy and macro F1.
+    The metric has its own name as its column; the other scores have the prefix ``test_``. A record of an
+    earlier version does not name its scores: they are accuracy and macro F1, as far as it holds them.
     """
     metric = str(values.get(METRIC) or DEFAULT_METRIC)
     named = values.get(SCORES)
     names = str(named).split(",") if named else [metric, "macro_f1"]
-    found = {name: name if name == metric else f"test_{name}" for name in names if name}
-    return {name: at for name, at in found.items() if named or at in values}
+    places = {name: name if name == metric else f"test_{name}" for name in names if name}
+    return {name: place for name, place in places.items() if named or place in values}
 
 
 def headline(values: Mapping[str, Any]) -> tuple[str, float] | None:
-    """(metric, score) of a training's record; None where it holds none."""
+    """Return (metric, score) of a training's record; None if it holds no score."""
     metric = str(values.get(METRIC) or DEFAULT_METRIC)
     score = values.get(metric)
     return (metric, float(score)) if isinstance(score, int | float) else None

@@ -1,4 +1,4 @@
-"""What goes over the wire: Cell, Limits, Record and their JSON. Standard library only."""
+"""The types that cross the wire as JSON: Cell, Limits, Job and Record. Standard library only."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 Allocator = Literal["kept", "system"]
 Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "incorrect", "skipped", "interrupted"]
 
-# What a sweep can measure. The others are asked by effbench itself: an audit of a mechanism, and of the
-# machine its ceiling (peak FLOP/s and bandwidth) and its noise.
+# The probes that a sweep can ask for. effbench itself uses the others: the audit of a mechanism, and the
+# ceiling (peak FLOP/s and bandwidth) and the noise of the machine.
 PROBES: tuple[Probe, ...] = ("time", "memory", "flops", "accuracy")
 MACHINE = "machine"  # the mechanism of a cell that measures the machine alone
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -31,15 +31,16 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
 STATUSES: tuple[Status, ...] = get_args(Status)
 
-MIN_SAMPLES = 5  # of a time cell, and its warm-up at least: an estimate counts on them too
+# The least number of samples of a time cell, and the least seconds of its warm-up; estimates use both, too.
+MIN_SAMPLES = 5
 WARM_UP_MIN_S = 0.1
 DEVICE = r"cpu|cuda(:[0-9]{1,3})?"
-MESSAGE = 1000  # characters of a complaint
-_LARGEST = 2**63  # no integer of a record is as large: a table's columns have 64 bits
+MESSAGE = 1000  # most characters of an error message
+_LARGEST = 2**63  # integers of a record are smaller: a table's columns have 64 bits
 
 
 class UsageError(ValueError):
-    """Something the user got wrong: shown as one printable line of bounded length, exit code 2."""
+    """A mistake of the user: shown as one printable line of bounded length, with exit code 2."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message, MESSAGE))
@@ -49,11 +50,11 @@ class UsageError(ValueError):
 class Cell:
     """One measurement to make.
 
-    ``mechanism`` is a registered name or a reference such as ``path/to/file.py:MyAttention``;
-    ``repeat`` is the replicate: a fresh process, seeded with ``seed + repeat``. ``scope`` says what is
-    measured: one attention layer, or an encoder of ``layers`` blocks. ``seconds`` is how long a time cell
-    samples at most; ``precision`` is the half-width of the interval that is asked for, as a share of the
-    time: it ends the sampling of one cell early, and says whether the repeats of a cell are enough.
+    ``mechanism`` is a registered name or a dotted name or file such as ``path/to/file.py:MyAttention``.
+    ``repeat`` is the number of the replicate: a fresh process, seeded with ``seed + repeat``. ``scope`` is
+    one attention layer, or an encoder of ``layers`` blocks. A time cell samples for at most ``seconds``.
+    ``precision`` is the target half-width of the time's interval, as a share of the time: a cell that
+    reaches it stops sampling early, and a configuration that does not reach it is repeated.
     """
 
     mechanism: str
@@ -79,18 +80,18 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A hash of the cell's JSON: the name of its record."""
+        """Return a hash of the cell's JSON, which is part of the name of its record's file."""
         return cell_key(to_json(self))
 
     @property
     def label(self) -> str:
-        """The mechanism as a user would write it: ``fastformer:interaction=add``."""
+        """Return the mechanism as a user writes it: ``fastformer:interaction=add``."""
         return spec_label(self.mechanism, self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one cell may use: seconds of wall time, and bytes above what its process started with."""
+    """The limits of one cell: wall time in seconds, and memory in bytes above the start of its process."""
 
     timeout_s: float
     memory_bytes: int
@@ -98,10 +99,10 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A cell on its way down: with its limits, the folder of its task's data, and what makes its number.
+    """A cell to measure, with its limits, the folder of its task's data, and fingerprints.
 
-    ``code`` fingerprints the sources and ``data`` the input files; both are copied into the record.
-    ``checkpoint`` is the file in which a training may keep what it needs to go on after it was killed.
+    ``code`` is the fingerprint of the sources and ``data`` that of the input files; both are copied into the
+    record. ``checkpoint`` is the file where a training may keep its state, to go on after it was killed.
     """
 
     cell: Cell
@@ -114,11 +115,11 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What became of a cell. Failure is a status with a reason, never a missing row.
+    """The result of a cell. A failure is a status with a reason, never a missing row.
 
-    ``samples`` holds raw series in SI units (``time_s``), ``values`` single numbers (``peak_bytes``),
-    ``machine`` the facts of the machine, ``code`` and ``data`` what produced the number, ``started``
-    an ISO time in UTC and ``seconds`` the wall time the cell took.
+    ``samples`` holds raw series in SI units (``time_s``), ``values`` single numbers (``peak_bytes``), and
+    ``machine`` the facts of the machine. ``code`` and ``data`` are the fingerprints from the job. ``started``
+    is an ISO time in UTC, and ``seconds`` the wall time of the cell.
     """
 
     cell: Cell
@@ -135,7 +136,7 @@ class Record:
 
     @classmethod
     def of(cls, job: Job, status: Status, reason: str = "", machine: str = "") -> Record:
-        """A job's record without a measurement yet: its cell, limits and fingerprints, and the time now."""
+        """Return a record of the job without a measurement: cell, limits, fingerprints and the time now."""
         return cls(
             cell=job.cell,
             status=status,
@@ -149,20 +150,20 @@ class Record:
 
 
 def cell_key(text: str) -> str:
-    """The key of a cell from its JSON, of this version or of an earlier one with fewer fields."""
+    """Return the key of a cell from its JSON, written by this version or an earlier one with fewer fields."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def to_json(value: Cell | Job | Record) -> str:
-    """Canonical JSON: sorted keys, no spaces; NaN is refused, since JSON has none."""
+    """Return canonical JSON: sorted keys, no spaces. Raises ValueError for NaN, which JSON does not have."""
     return json.dumps(asdict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says, held to the standard.
+    """Return the value of a JSON text, read strictly.
 
-    Raises ValueError for what is not JSON, and for what Python's reader lets through: NaN and infinities,
-    numbers that no float or 64-bit integer holds, a key that stands twice, nesting beyond reason.
+    Raises ValueError for a text that is not JSON, and for what Python's reader accepts: NaN and infinities,
+    numbers beyond a float or a 64-bit integer, a key twice in one object, and nesting that is too deep.
     """
     try:
         return json.loads(
@@ -177,12 +178,12 @@ def parse_json(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in read:
             raise ValueError(f"the key {shown(key)} stands twice in an object")
-        found[key] = value
-    return found
+        read[key] = value
+    return read
 
 
 def _no_number(text: str) -> float:
@@ -190,26 +191,26 @@ def _no_number(text: str) -> float:
 
 
 def _float(text: str) -> float:
-    found = float(text)
-    if not math.isfinite(found):
+    number = float(text)
+    if not math.isfinite(number):
         raise ValueError(f"the number {shown(text)} is too large")
-    return found
+    return number
 
 
 def _integer(text: str) -> int:
-    found = int(text) if len(text) < 40 else _LARGEST
-    if abs(found) >= _LARGEST:
+    number = int(text) if len(text) < 40 else _LARGEST
+    if abs(number) >= _LARGEST:
         raise ValueError(f"the number {shown(text)} is too large")
-    return found
+    return number
 
 
 def cell_from(data: object) -> Cell:
-    """Read a Cell from parsed JSON; ValueError names what is missing, unknown, of the wrong type or range."""
+    """Read a Cell from parsed JSON. Raises ValueError for a missing, unknown or unfit field."""
     return Cell(**_fields(Cell, data, _CELL))
 
 
 def job_from(data: object) -> Job:
-    """Read a Job from parsed JSON; ValueError says what does not fit."""
+    """Read a Job from parsed JSON. Raises ValueError as ``cell_from`` does."""
     values = _checked(Job, data)
     values["cell"] = cell_from(values["cell"])
     values["limits"] = _limits("limits", values["limits"])
@@ -217,9 +218,9 @@ def job_from(data: object) -> Job:
 
 
 def record_from(data: object) -> Record:
-    """Read a Record from parsed JSON; ValueError says what does not fit.
+    """Read a Record from parsed JSON. Raises ValueError as ``cell_from`` does.
 
-    Types and ranges are those that later code relies on. A reason is made one printable line.
+    It checks the types and ranges that later code relies on, and makes the reason one printable line.
     """
     return Record(**_fields(Record, data, _RECORD))
 
@@ -310,7 +311,7 @@ def _series(name: str, value: Any) -> tuple[Any, ...]:
 
 
 def _fact(name: str, value: Any) -> Any:
-    """A fact of the machine: a scalar, a list of scalars, or an object of these."""
+    """Read a fact of the machine: a scalar, a list of scalars, or an object of these."""
     if isinstance(value, dict):
         return _object_of(_flat)(name, value)
     return _flat(name, value)
@@ -370,7 +371,7 @@ _RECORD: dict[str, Read] = {
 
 
 def spec_label(name: str, options: Mapping[str, Option]) -> str:
-    """``name:option=value,...``, the form that ``-m`` and ``--task`` read."""
+    """Return ``name:option=value,...``, the form that ``-m`` and ``--task`` read."""
     written = ",".join(f"{k}={_written(v)}" for k, v in sorted(options.items()))
     return f"{name}:{written}" if written else name
 

@@ -1,4 +1,4 @@
-"""Words that messages and tables need: texts cut to one printable line, plurals. Standard library only."""
+"""Texts for messages and tables: one printable line of bounded length, plurals. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _BITS = 200  # of an integer that is written in decimal: Python refuses thousand
 
 
 def plural(count: int, noun: str, several: str = "") -> str:
-    """``1 cell``, ``2 cells``; ``several`` is the plural where it is no ``s``."""
+    """Return ``1 cell`` or ``2 cells``; ``several`` is the plural if it does not end with ``s``."""
     return f"{count} {noun}" if count == 1 else f"{count} {several or noun + 's'}"
 
 
 def shown(value: object, most: int = _VALUE) -> str:
-    """The value as Python writes it, in at most ``most`` printable characters."""
+    """Return the value as Python writes it, in at most ``most`` printable characters."""
     if isinstance(value, str):
         return _cut(repr(value if len(value) <= 2 * most else value[:most] + value[-most:]), most)
     return one_line(_Short().repr(value), most)
 
 
 def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
-    """The text in one line of at most ``most`` printable characters, its middle left out where it is longer.
+    """Return the text in one line of at most ``most`` printable characters; a longer text loses its middle.
 
-    A line end with the blanks around it is a space; other control characters are escaped.
+    A line end and the blanks around it become one space; other control characters are escaped.
     """
-    line = _cut(text.strip(), 8 * most)  # before the rest, which takes a while for megabytes
+    line = _cut(text.strip(), 8 * most)  # first, since the rest is slow for megabytes
     if not line.isprintable():
         line = re.sub(r"\s*[\t\n\v\f\r]\s*", " ", line)
         line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
@@ -43,7 +43,7 @@ def _cut(text: str, most: int) -> str:
 
 
 class _Short(reprlib.Repr):
-    """What Python's ``repr`` writes, but for a few items of a few levels, and of integers of any size."""
+    """Python's ``repr`` with a bounded number of items and levels; an integer may have any size."""
 
     def __init__(self) -> None:
         super().__init__()

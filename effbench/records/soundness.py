@@ -1,4 +1,4 @@
-"""Is what a record holds what its probe records? The types and ranges that tables and pictures rely on."""
+"""The checks of a record's content: the types and ranges that tables and pictures rely on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _OF_A_TRAINING = ("tokens_per_s", "train_seconds")
 
 
 def check_content(record: Record, taken: Collection[str]) -> None:
-    """Raise ValueError for content that is not what the record's probe records.
+    """Raise ValueError if the content cannot come from the record's probe.
 
-    ``taken`` are the columns that every row of a table has: no value may take the name of one.
+    ``taken`` are the columns that every row has: no value may have the name of one.
     """
     values, facts, samples = record.values, record.machine, record.samples
     _require(values, filter(columns.is_text, values), (str,), "text")
@@ -43,16 +43,16 @@ def check_content(record: Record, taken: Collection[str]) -> None:
         _check_measured(record)
 
 
-def check_ceiling(found: object) -> None:
-    """Raise ValueError for what is no ceiling of a machine as effbench.sweep.machine_ceiling records it."""
-    if not isinstance(found, dict):
-        raise ValueError(f"ceiling is {shown(found)}, not an object")
-    if isinstance(found.get("reason"), str):
+def check_ceiling(ceiling: object) -> None:
+    """Raise ValueError unless this is a machine's ceiling as effbench.sweep.machine_ceiling records it."""
+    if not isinstance(ceiling, dict):
+        raise ValueError(f"ceiling is {shown(ceiling)}, not an object")
+    if isinstance(ceiling.get("reason"), str):
         return
-    sizes, speeds = found.get("bandwidth_at_bytes"), found.get("bandwidth_bytes_per_s")
+    sizes, speeds = ceiling.get("bandwidth_at_bytes"), ceiling.get("bandwidth_bytes_per_s")
     if not isinstance(sizes, list) or not isinstance(speeds, list) or not len(sizes) == len(speeds) > 0:
         raise ValueError("ceiling has no bandwidths, each with a size")
-    for number in (found.get("peak_flops_per_s"), *sizes, *speeds):
+    for number in (ceiling.get("peak_flops_per_s"), *sizes, *speeds):
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
             raise ValueError(f"ceiling holds {shown(number)}, not a number above 0")
     if sorted(set(sizes)) != sizes:
@@ -75,7 +75,7 @@ def _check_hits(values: Mapping[str, Any]) -> None:
 
 
 def _check_measured(record: Record) -> None:
-    """What a table cannot do without of a record that is ok."""
+    """Raise ValueError if a record that is ok lacks a value that tables need."""
     cell = record.cell
     needed: tuple[str, ...] = ()
     if cell.probe == "time" and not record.samples.get("time_s"):
