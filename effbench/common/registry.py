@@ -43,12 +43,12 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def names(kind: Kind) -> list[str]:
-    """The names that are installed, ours and plug-ins' alike."""
+    """Return the installed names, effbench's own and those of plug-ins."""
     return sorted({entry.name for entry in _entries(kind)})
 
 
 def parse(text: str, kind: Kind) -> tuple[str, dict[str, Option]]:
-    """Read ``NAME[:option=value,...]`` and check it; the reference part of a file or module keeps its class.
+    """Return (name, options) of ``NAME[:option=value,...]``; the name of a file or module keeps its class.
 
     Raises UsageError naming the unknown name, option or value and what is allowed.
     """
@@ -69,7 +69,7 @@ def parse(text: str, kind: Kind) -> tuple[str, dict[str, Option]]:
 
 
 def check(plugin: Plugin, options: Mapping[str, Option]) -> dict[str, Option]:
-    """Refuse options that the plug-in's constructor does not have, or lacks."""
+    """Return the options, sorted. Raises UsageError for unknown options and missing required ones."""
     if plugin.parameters is not None:
         known = {p.name: p for p in plugin.parameters}
         for key in options:
@@ -101,7 +101,7 @@ def find(name: str, kind: Kind) -> Plugin:
 
 
 def home(mechanism: str) -> Path | None:
-    """The folder of a mechanism's code; None for what is no mechanism."""
+    """Return the folder of a mechanism's code; None if there is no such mechanism."""
     try:
         return find(mechanism, "mechanism").path.parent
     except UsageError:
@@ -109,7 +109,10 @@ def home(mechanism: str) -> Path | None:
 
 
 def load(plugin: Plugin) -> type:
-    """Import the plug-in's class. What its module raises on import goes to the caller."""
+    """Import the plug-in's class. Whatever its module raises on import goes to the caller.
+
+    Raises Absent where the module has no such class.
+    """
     if plugin.module.endswith(".py"):
         name = f"effbench_plugin_{plugin.path.stem}"
         spec = importlib.util.spec_from_file_location(name, plugin.path)
@@ -123,25 +126,25 @@ def load(plugin: Plugin) -> type:
         spec.loader.exec_module(module)
     else:
         module = importlib.import_module(plugin.module)
-    found = getattr(module, plugin.class_name, None)
-    if not isinstance(found, type):
+    kind: object = getattr(module, plugin.class_name, None)
+    if not isinstance(kind, type):
         raise Absent(f"{plugin.name!r}: {plugin.class_name} is not a class in {plugin.module}")
-    return found
+    return kind
 
 
 def versions(plugin: Plugin) -> dict[str, str | None]:
-    """The versions of what a plug-in requires beside torch; None for what is not installed."""
-    found: dict[str, str | None] = {}
+    """Return the versions of the distributions that a plug-in requires; None for one not installed."""
+    installed: dict[str, str | None] = {}
     for name in plugin.requires:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            installed[name] = None
+    return installed
 
 
 def sources(plugin: Plugin) -> list[Path]:
-    """The files that decide what the plug-in computes: its file, or all modules of its package folder."""
+    """Return the files that the plug-in's numbers depend on: its file, or its package folder's modules."""
     if plugin.module.endswith(".py") or "." not in plugin.module:
         return [plugin.path]
     return sorted(path for path in plugin.path.parent.glob("*.py") if files.is_file(path))
@@ -152,7 +155,7 @@ def _entries(kind: Kind) -> list[EntryPoint]:
 
 
 def _split(text: str, kind: Kind) -> tuple[str, str, str | None]:
-    """(name, or reference with its class; the class or ''; options as written, None without their colon)."""
+    """Return (name, or file or module with its class; the class or ""; options as written or None)."""
     head, colon, rest = text.partition(":")
     installed = [name for name in names(kind) if f"{text}:".startswith(f"{name}:")]
     if installed:  # a name may have a colon itself, as hf:longformer
@@ -178,7 +181,7 @@ def _module_path(module: str) -> Path:
 
 
 def _convert(plugin: Plugin, key: str, value: str) -> Option:
-    """The value in the type that the constructor's annotation names."""
+    """Return the value in the type that the option's annotation names."""
     guess: Option = {"true": True, "false": False, "none": None}.get(value.lower(), value)
     if plugin.parameters is None:
         return _number(value) if isinstance(guess, str) else guess
@@ -208,7 +211,7 @@ def _convert(plugin: Plugin, key: str, value: str) -> Option:
 
 
 def _number(value: str) -> int | float | str:
-    """The number that the text says, if it is one; a whole number beyond what a table can hold is none."""
+    """Return the number that the text is; the text itself if it is none, or too large for a table."""
     whole = values.whole(value)
     if whole is not None:
         return whole if abs(whole) < 2**63 else value

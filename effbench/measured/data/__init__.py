@@ -1,1 +1,1 @@
-"""How tasks read, cache and generate their data."""
+"""Data of tasks: readers, generators, the cache on disk, and baseline scores."""

@@ -1,4 +1,4 @@
-"""Prepared data on disk: one file a key, digested, written so that a reader never sees half a file."""
+"""Prepared data on disk: one file per key, with a digest, written so that no reader sees half a file."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ def cached(
     make: Callable[[], Arrays],
     confirm: Callable[[], None] | None = None,
 ) -> Arrays:
-    """The arrays that ``make()`` returns, from disk if they were made for this key before.
+    """Return the arrays that ``make()`` returns, from disk if they were made for this key before.
 
-    ``key`` must hold everything that the arrays depend on, a version number of the code included, as plain
-    JSON. ``confirm`` is called when they were made and before they are kept: it raises where the key does not
-    hold any more. A file that is not as it was written is made anew; where none can be written, whoever
-    needs the arrays next makes them again.
+    ``key`` must have everything that the arrays depend on, a version number of the code included, as plain
+    JSON. ``confirm`` is called after they are made and before they are kept: it raises if the key has become
+    wrong. A damaged file is made anew. Where no file can be written, the next caller makes the arrays again.
     """
     text = json.dumps(dict(key), sort_keys=True)
     path = cache_dir() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
@@ -42,7 +41,7 @@ def cached(
         arrays = make()
         if confirm is not None:
             confirm()
-        with contextlib.suppress(OSError):  # it costs the next cell's time, and changes no number
+        with contextlib.suppress(OSError):  # the next caller makes them again, with the same numbers
             _write(path, text, arrays)
     return arrays
 
@@ -51,10 +50,10 @@ def _read(path: Path, key: str) -> Arrays | None:
     try:
         with path.open("rb") as file:
             head = file.read(len(_MAGIC) + _DIGEST_BYTES)
-            found = hashlib.blake2b(key.encode(), digest_size=_DIGEST_BYTES)
+            digest = hashlib.blake2b(key.encode(), digest_size=_DIGEST_BYTES)
             while chunk := file.read(2**20):
-                found.update(chunk)
-            if head != _MAGIC + found.digest():
+                digest.update(chunk)
+            if head != _MAGIC + digest.digest():
                 return None
             file.seek(len(head))
             stored = np.load(file, allow_pickle=False)

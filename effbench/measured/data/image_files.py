@@ -66,7 +66,7 @@ def _digest(files: Sequence[_File]) -> str:
 
 
 def grey(rgb: Pixels) -> Pixels:
-    """[..., 3] red, green and blue levels -> [...]: ITU-R 601's luma by TensorFlow's rule.
+    """Turn red, green and blue levels [..., 3] into grey ones [...]: ITU-R 601's luma by TensorFlow's rule.
 
     rgb_to_grayscale takes levels to [0, 1] and back by multiplying with 255.5 and cutting off, in float32.
     """
@@ -77,7 +77,7 @@ def grey(rgb: Pixels) -> Pixels:
 
 
 def _check_labels(labels: Integers, where: str, header: int | None = None, stride: int = 1) -> None:
-    """``header`` and ``stride`` tell the byte of a row's label, where the file has one."""
+    """Raise UsageError for a wrong label; ``header`` and ``stride`` tell its byte in the file, if any."""
     wrong = np.flatnonzero((labels < 0) | (labels >= CLASSES))
     if len(wrong):
         row = int(wrong[0])
@@ -107,11 +107,11 @@ def cifar(data_dir: Path | None) -> ImageSet:
 
 
 def _batches(folder: Path, name: str, archive: str, suffix: str) -> list[_File]:
-    """The six files of one version, from its folder, from ``folder`` itself or its archive; [] if absent."""
+    """Return the six files of one version from its folder, ``folder`` or its archive; [] without them."""
     names = [f"{batch}{suffix}" for batch in BATCHES]
-    found = next((f for f in (folder / name, folder) if any(is_file(f / n) for n in names)), None)
-    if found is not None:
-        return [_File(name=str(found / n), content=content(found / n, _BATCH_BYTES)) for n in names]
+    inside = next((f for f in (folder / name, folder) if any(is_file(f / n) for n in names)), None)
+    if inside is not None:
+        return [_File(name=str(inside / n), content=content(inside / n, _BATCH_BYTES)) for n in names]
     path = folder / archive
     if not is_file(path):
         return []
@@ -146,7 +146,7 @@ def _joined(files: Sequence[_File], reader: Callable[[_File], tuple[Pixels, Inte
 
 
 def _binary(file: _File) -> tuple[Pixels, Integers]:
-    """(grey pixels, labels) of rows of a label and 1,024 bytes each of red, green and blue."""
+    """Return (grey pixels, labels) of rows of a label and 1,024 bytes each of red, green and blue."""
     if not file.content or len(file.content) % _ROW:
         raise UsageError(
             f"{file.name}: {len(file.content)} bytes are not a whole number of images of {_ROW} bytes"
@@ -158,12 +158,12 @@ def _binary(file: _File) -> tuple[Pixels, Integers]:
 
 
 def _grey_planes(planes: Pixels) -> Pixels:
-    """[n, 3 * 32 * 32], a plane a colour -> [n, 32, 32]."""
+    """Turn [n, 3 * 32 * 32], one plane per colour, into grey [n, 32, 32]."""
     return grey(np.moveaxis(planes.reshape(-1, 3, SIDE, SIDE), 1, -1))
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads arrays and plain values; a file that names anything else to call is refused."""
+    """A reader of arrays and plain values that refuses a file which names anything else to call."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
@@ -184,15 +184,15 @@ def _reconstruct(*_: object) -> NDArray[np.uint8]:
 
 
 def _pickled(file: _File) -> tuple[Pixels, Integers]:
-    """(grey pixels, labels) of a pickled dictionary with b"data" [n, 3072] and b"labels"."""
+    """Return (grey pixels, labels) of a pickled dictionary with b"data" [n, 3072] and b"labels"."""
     try:
         _refuse_large_memo(file.content)
-        found = _ArraysOnly(io.BytesIO(file.content), encoding="bytes").load()
+        batch = _ArraysOnly(io.BytesIO(file.content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly anything
         raise UsageError(f"{file.name}: not a batch of CIFAR-10's Python version: {why(error)}") from None
-    if not isinstance(found, dict) or not {b"data", b"labels"} <= set(found):
+    if not isinstance(batch, dict) or not {b"data", b"labels"} <= set(batch):
         raise UsageError(f"{file.name}: not a dictionary with b'data' and b'labels'")
-    data, labels = found[b"data"], found[b"labels"]
+    data, labels = batch[b"data"], batch[b"labels"]
     if (
         not isinstance(data, np.ndarray)
         or data.dtype != np.uint8
@@ -209,7 +209,7 @@ def _pickled(file: _File) -> tuple[Pixels, Integers]:
 
 
 def _refuse_large_memo(content: bytes) -> None:
-    """Raise where the pickle has a number that makes the unpickler allocate as many places: up to 2^32."""
+    """Raise where a number in the pickle would make the unpickler allocate up to 2^32 places."""
     for operation, argument, place in pickletools.genops(content):
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(content):
             raise pickle.UnpicklingError(f"byte {place}: place {argument} of its memory")
@@ -227,8 +227,8 @@ def _hub() -> ImageSet:
     digest = hashlib.sha256()
     for split in ("train", "test"):
         try:
-            found = load_dataset(HUB, split=split)
-            pixels, labels = np.stack([np.asarray(image) for image in found["img"]]), np.array(found["label"])
+            rows = load_dataset(HUB, split=split)
+            pixels, labels = np.stack([np.asarray(image) for image in rows["img"]]), np.array(rows["label"])
         except Exception as error:  # the library and its transports have no common class of errors
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
@@ -291,7 +291,7 @@ def _idx_file(folder: Path, name: str) -> Path | None:
 
 
 def _idx(file: _File, magic: int, shape: tuple[int, ...]) -> Pixels:
-    """[n, *shape] of an idx file: big-endian 32-bit magic number and sizes, then unsigned bytes."""
+    """Return [n, *shape] of an idx file: big-endian 32-bit magic number and sizes, then unsigned bytes."""
     header = 4 * (2 + len(shape))
     if len(file.content) < header:
         raise UsageError(f"{file.name}: {len(file.content)} bytes, less than the header of {header}")

@@ -29,7 +29,7 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Which trees are kept: depth (the root's is 1), arguments, and min_length < tokens < max_length."""
+    """The trees that are kept: depth (the root's is 1), arguments, and min_length < tokens < max_length."""
 
     max_depth: int
     max_args: int
@@ -38,7 +38,10 @@ class Shape:
 
 
 def evaluate(tokens: Sequence[str]) -> int:
-    """The value of a tree written as tokens, brackets included; ValueError says what is wrong with it."""
+    """Return the value of a tree written as tokens, brackets included.
+
+    Raises ValueError that says what is wrong with it.
+    """
     stack: list[tuple[str, list[int]]] = []
     for position, token in enumerate(tokens, start=1):
         if token in OPERATORS:
@@ -73,7 +76,7 @@ def _apply(operator: str, values: list[int]) -> int:
     return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) // 2  # LRA truncates the median
 
 
-# The generator: many trees at once, level by level; a Python loop over nodes takes milliseconds a tree.
+# The generator: many trees at once, level by level; a Python loop over nodes takes milliseconds per tree.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,10 @@ class _Level:
 
 
 def generate(count: int, shape: Shape, rng: np.random.Generator) -> Examples:
-    """``count`` different trees as token ids (uint8) with their values, in the order they were drawn."""
+    """Return ``count`` different trees as token ids (uint8) with their values, in the order of drawing.
+
+    Raises UsageError where there are too few trees of the shape.
+    """
     _check_shape(shape)
     seen: set[bytes] = set()
     tokens: list[NDArray[Any]] = []
@@ -97,16 +103,16 @@ def generate(count: int, shape: Shape, rng: np.random.Generator) -> Examples:
     barren = 0
     while len(labels) < count:
         before = len(labels)
-        found = _draw(shape, rng)
-        for i in range(len(found)):
-            row = found.row(i)
+        drawn = _draw(shape, rng)
+        for i in range(len(drawn)):
+            row = drawn.row(i)
             digest = hashlib.blake2b(row.tobytes(), digest_size=12).digest()
             if digest in seen or len(labels) == count:
                 continue
             seen.add(digest)
             tokens.append(row)
             lengths.append(len(row))
-            labels.append(int(found.labels[i]))
+            labels.append(int(drawn.labels[i]))
         barren = barren + 1 if len(labels) - before < ROOTS // 1000 else 0
         if barren == _MAX_BARREN and len(labels) < count:
             raise UsageError(
@@ -135,7 +141,7 @@ def _check_shape(shape: Shape) -> None:
 
 
 def _draw(shape: Shape, rng: np.random.Generator) -> Examples:
-    """The trees of ``ROOTS`` draws that have a kept length.
+    """Return the trees of ``ROOTS`` draws whose length is kept.
 
     All roots are operators, since a lone digit has one token and ``min_length`` is at least 1.
     """
@@ -148,7 +154,7 @@ def _draw(shape: Shape, rng: np.random.Generator) -> Examples:
     ]
     levels = [level for level in levels if len(level.tree)]  # the deepest may hold none that is kept
     starts = np.concatenate(([0], np.cumsum(lengths[keep])))
-    # An operator or a digit a node, whichever it needs.
+    # An operator and a digit for each node, which uses one of them.
     operators = [rng.integers(len(OPERATORS), size=len(level.tree)) for level in levels]
     digits = [rng.integers(10, size=len(level.tree)) for level in levels]
 
@@ -180,7 +186,7 @@ def _draw(shape: Shape, rng: np.random.Generator) -> Examples:
 
 
 def _shapes(shape: Shape, rng: np.random.Generator) -> tuple[list[_Level], IntArray]:
-    """Trees without operators and digits, and their lengths; those that grow too long are left unfinished."""
+    """Return trees without operators and digits, and their lengths; too long ones are left unfinished."""
     lengths = np.zeros(ROOTS, dtype=np.int64)
     tree = np.arange(ROOTS)
     levels: list[_Level] = []
@@ -208,12 +214,12 @@ def _of_living(level: _Level, lost: NDArray[np.bool_]) -> _Level:
 
 
 def _firsts(args: IntArray) -> IntArray:
-    """Where each operator's arguments begin among the next level's nodes."""
+    """Return the place of each operator's first argument among the next level's nodes."""
     return np.cumsum(args) - args
 
 
 def _apply_all(operators: IntArray, args: IntArray, values: IntArray) -> IntArray:
-    """The operators' results [n], given their numbers of arguments [n] and all arguments in a row."""
+    """Return the operators' results [n], given their numbers of arguments [n] and all arguments."""
     first = _firsts(args)
     ordered = values[np.lexsort((values, np.repeat(np.arange(len(args)), args)))]
     middle = (ordered[first + (args - 1) // 2] + ordered[first + args // 2]) // 2

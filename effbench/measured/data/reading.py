@@ -1,4 +1,4 @@
-"""Bytes of data files, whole or by lines, unpacked within bounds; what is wrong is named with its place."""
+"""Bytes of data files, whole or by lines, unpacked within bounds; errors name the file and line."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from typing import IO, BinaryIO, cast
 from effbench.common.files import is_dir, is_file, refuse_special, size, why
 from effbench.common.spec import UsageError
 
-PACKED = ("", ".xz", ".gz")  # what a file's name may end with
+PACKED = ("", ".xz", ".gz")  # possible ends of a file's name
 LINE_BYTES = 16 * 2**20
-FILE_BYTES = 2**30  # of what is kept of one file, so that a small packed file cannot take the memory
-XZ_MEMORY = 512 * 2**20  # that unpacking may take: xz -9 needs 65 MiB
+FILE_BYTES = 2**30  # kept of one file at most, so that a small packed file cannot fill the memory
+XZ_MEMORY = 512 * 2**20  # bytes that unpacking may take: xz -9 needs 65 MiB
 
 _CHUNK = 2**20
 _BOM = b"\xef\xbb\xbf"
-DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)  # what reading and unpacking raise
+DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)  # raised by reading and unpacking
 
 
 def lines(path: Path, most: int | None = FILE_BYTES) -> Iterator[tuple[int, bytes]]:
-    """(1-based number, line without its end) of a file that may be packed with .xz or .gz.
+    """Yield (1-based number, line without its end) of a file that may be packed with .xz or .gz.
 
-    A byte order mark at the beginning is left out. Raises UsageError for what cannot be read, for a line of
-    more than 16 MiB, and for more than ``most`` bytes in all.
+    A byte order mark at the beginning is left out. Raises UsageError for a file that cannot be read, a line
+    of more than 16 MiB, and more than ``most`` bytes in all.
     """
     for number, line in whole_lines(path, most):
         yield number, (line.removeprefix(_BOM) if number == 1 else line).rstrip(b"\r\n")
 
 
 def whole_lines(path: Path, most: int | None = FILE_BYTES) -> Iterator[tuple[int, bytes]]:
-    """(1-based number, line as it stands, its end included), with the errors of ``lines``."""
+    """Yield (1-based number, line with its end), with the errors of ``lines``."""
     number = total = 0
     try:
         with _opened(path) as file:
@@ -51,21 +51,24 @@ def whole_lines(path: Path, most: int | None = FILE_BYTES) -> Iterator[tuple[int
 
 
 def content(path: Path, most: int = FILE_BYTES) -> bytes:
-    """The whole file, unpacked. Raises UsageError for what cannot be read, or is more than ``most``."""
-    found = bytearray()
+    """Return the whole file, unpacked.
+
+    Raises UsageError where it cannot be read or has more than ``most`` bytes.
+    """
+    unpacked = bytearray()
     try:
         with _opened(path) as file:
             while chunk := file.read(_CHUNK):
-                found += chunk
-                if len(found) > most:
+                unpacked += chunk
+                if len(unpacked) > most:
                     raise UsageError(f"{path}: the file has more than {size(most)}")
     except DAMAGE as error:
-        raise UsageError(f"{path}: {_verb(path)}: {why(error)} (after {len(found)} bytes)") from None
-    return bytes(found)
+        raise UsageError(f"{path}: {_verb(path)}: {why(error)} (after {len(unpacked)} bytes)") from None
+    return bytes(unpacked)
 
 
 def decoded(text: bytes, where: str) -> str:
-    """The bytes as UTF-8."""
+    """Return the bytes decoded as UTF-8. Raises UsageError that names ``where``."""
     try:
         return text.decode()
     except UnicodeDecodeError as error:
@@ -73,7 +76,7 @@ def decoded(text: bytes, where: str) -> str:
 
 
 def digest_of(paths: Iterable[Path]) -> str:
-    """A digest of the files' contents in the given order."""
+    """Return a digest of the files' contents in the given order."""
     digest = hashlib.sha256()
     for path in paths:
         refuse_special(path)
@@ -86,7 +89,7 @@ def digest_of(paths: Iterable[Path]) -> str:
 
 
 def packed_file(folder: Path, name: str) -> Path | None:
-    """The file of this name in the folder, as it is or packed."""
+    """Return the file of this name in the folder, plain or packed; None without one."""
     return next((path for suffix in PACKED if is_file(path := folder / f"{name}{suffix}")), None)
 
 
@@ -101,7 +104,7 @@ def folder_of(data_dir: Path | None, *names: str) -> Path | None:
 
 
 def unchanged(before: str, now: Callable[[], str], where: object) -> Callable[[], None]:
-    """A check for ``cache.cached``: that the digest of what was read is still what it was."""
+    """Return a check for ``cache.cached`` that raises UsageError if the digest of the files has changed."""
 
     def check() -> None:
         if now() != before:
@@ -123,10 +126,10 @@ def _verb(path: Path) -> str:
 
 
 class _Xz(io.RawIOBase):
-    """What an xz file holds.
+    """The content of an xz file.
 
-    Unlike the standard library's reader it bounds the memory that unpacking takes, and does not take a second
-    stream that is damaged for the end of the file.
+    Unlike the standard library's reader it bounds the memory of unpacking, and raises for a damaged second
+    stream instead of ending there.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -134,7 +137,7 @@ class _Xz(io.RawIOBase):
         self._stream: lzma.LZMADecompressor | None = None
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Return True: it can be read."""
         return True
 
     def close(self) -> None:
@@ -144,12 +147,12 @@ class _Xz(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill the beginning of the buffer; 0 at the end of the file."""
-        found = self._next(len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
+        unpacked = self._next(len(buffer))
+        buffer[: len(unpacked)] = unpacked
+        return len(unpacked)
 
     def _next(self, most: int) -> bytes:
-        """The next bytes, at most so many; none at the end."""
+        """Return the next bytes, at most ``most``; none at the end."""
         while True:
             packed = b""
             if self._stream is None or self._stream.eof:
@@ -161,11 +164,11 @@ class _Xz(io.RawIOBase):
                 packed = self._file.read(_CHUNK)
             if not packed and self._stream.needs_input:
                 raise EOFError("the file is cut: its end is missing")
-            if found := self._stream.decompress(packed, most):
-                return found
+            if unpacked := self._stream.decompress(packed, most):
+                return unpacked
 
     def _padded(self, packed: bytes) -> bytes:
-        """What follows a stream, without the zeros that may stand between two."""
+        """Return the bytes after a stream, without the zeros that may stand between two streams."""
         while not (packed := packed.lstrip(b"\0")):
             packed = self._file.read(_CHUNK)
             if not packed:

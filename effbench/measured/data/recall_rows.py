@@ -1,4 +1,4 @@
-"""Rows of multi-query associative recall: their generator, and what answers without recall score."""
+"""Rows of multi-query associative recall: their generator and their baseline scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Unsigned = NDArray[np.unsignedinteger[Any]]
 
 
 def possible_rows(vocab: int, length: int, pairs: int) -> int:
-    """How many different rows without fillers there are: keys, values and slots, each in order."""
+    """Return the number of different rows without fillers: keys, values and slots, each in order."""
     half, slots = vocab // 2, (length - 2 * pairs) // 2
     return math.perm(half - 1, pairs) * math.perm(half, pairs) * math.perm(slots, pairs)
 
@@ -32,9 +32,9 @@ class Block:
 
     @property
     def positions(self) -> IntArray:
-        """Where each pair's query stands, [n, pairs]."""
-        found: IntArray = 2 * self.slots.shape[1] + 2 * self.slots.astype(np.int64)
-        return found
+        """Position of each pair's query in its row, [n, pairs]."""
+        positions: IntArray = 2 * self.slots.shape[1] + 2 * self.slots.astype(np.int64)
+        return positions
 
     @property
     def values(self) -> IntArray:
@@ -42,7 +42,7 @@ class Block:
         return self.tokens[:, 1 : 2 * self.slots.shape[1] : 2].astype(np.int64)
 
     def take(self, rows: Integers) -> Block:
-        """The given rows in the given order."""
+        """Return the given rows in the given order."""
         return Block(tokens=self.tokens[rows], slots=self.slots[rows])
 
 
@@ -64,7 +64,7 @@ class Recall:
 def generate(
     rows: int, length: int, pairs: int, vocab: int, alpha: float, fillers: bool, rng: np.random.Generator
 ) -> Block:
-    """Rows of MQAR as the task ``mqar`` describes them."""
+    """Return rows as the task ``mqar`` describes them."""
     half = vocab // 2
     kind = np.uint16 if max(vocab, length) <= 1 << 16 else np.uint32
     tokens: Unsigned = np.zeros((rows, length), dtype=kind)
@@ -80,10 +80,10 @@ def generate(
 
 
 def distinct(rows: int, n: int, below: int, rng: np.random.Generator) -> IntArray:
-    """[rows, n]: in each row n different numbers of 0 ... below - 1, all orders alike.
+    """Return [rows, n]: in each row n different numbers of 0 ... below - 1, all orders equally likely.
 
-    Floyd's sampling (Bentley and Floyd 1987), a step for all rows at once: it needs no permutation of all
-    numbers, and no more draws where n is nearly ``below``.
+    Floyd's sampling (Bentley and Floyd 1987), one step for all rows at once: it needs no permutation of all
+    numbers, and no more draws if n is nearly ``below``.
     """
     chosen = np.full((rows, n), -1, dtype=np.int64)
     for i in range(n):
@@ -94,9 +94,9 @@ def distinct(rows: int, n: int, below: int, rng: np.random.Generator) -> IntArra
 
 
 def weighted(rows: int, n: int, weights: NDArray[np.floating[Any]], rng: np.random.Generator) -> IntArray:
-    """[rows, n]: n different places in each row, one after the other in proportion to their weights.
+    """Return [rows, n]: n different places in each row, drawn one after the other in proportion to weights.
 
-    An exponential race: the first n of waiting times with these rates are a draw without replacement.
+    An exponential race: the n shortest waiting times with these rates are a draw without replacement.
     """
     chosen = np.empty((rows, n), dtype=np.int64)
     step = max(1, _CHUNK // len(weights))
@@ -109,11 +109,11 @@ def weighted(rows: int, n: int, weights: NDArray[np.floating[Any]], rng: np.rand
 
 
 def recall_priors(train: Recall, test: Recall) -> dict[str, float]:
-    """Accuracies on the test queries of answers that take no recall.
+    """Return accuracies on the test queries of answers that need no recall.
 
-    ``majority`` is training's commonest value, ``a value of the row`` the expectation of a blind choice among
-    the row's values, ``slot`` the value of the pair that most often has the query's slot in training rows
-    of that shape (the first pair where training has no such shape or slot).
+    ``majority`` answers the commonest value of training. ``a value of the row`` is the expectation of a
+    random choice among the row's values. ``slot`` answers the value of the pair that most often has the
+    query's slot in training rows of that shape (the first pair if training has no such shape or slot).
     """
     answers = np.concatenate([block.values.ravel() for block in train.blocks])
     common = int(np.bincount(answers).argmax())
@@ -133,7 +133,7 @@ def recall_priors(train: Recall, test: Recall) -> dict[str, float]:
 
 
 def _pair_of_slot(block: Block) -> IntArray:
-    """For each slot, the pair whose query stands there most often."""
+    """Return, for each slot, the pair whose query stands there most often."""
     n = block.slots.shape[1]
     slots = (block.tokens.shape[1] - 2 * n) // 2
     counts = np.zeros((slots, n), dtype=np.int64)
@@ -143,7 +143,7 @@ def _pair_of_slot(block: Block) -> IntArray:
 
 
 def row_hashes(block: Block) -> NDArray[np.uint64]:
-    """A number for each row, the same for equal rows and, but for one pair in 2^63, for no others."""
+    """Return a number for each row: equal for equal rows, different for all others but one pair in 2^63."""
     columns = block.tokens.shape[1]
     weights = np.empty(columns, dtype=np.uint64)
     weights[:] = np.random.default_rng(0).integers(1 << 63, size=columns)

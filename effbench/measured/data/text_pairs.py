@@ -41,7 +41,7 @@ class Pairs(Examples):
 
     @property
     def sides(self) -> tuple[Examples, Examples]:
-        """The first and the second sides, each with the pairs' labels."""
+        """The first and the second sides, both with the pairs' labels."""
         return (
             Examples(tokens=self.tokens, starts=self.starts, labels=self.labels),
             Examples(tokens=self.second_tokens, starts=self.second_starts, labels=self.labels),
@@ -54,13 +54,13 @@ class Pairs(Examples):
         return np.maximum(first.lengths, second.lengths)
 
     def take(self, rows: Integers, longest: int | None = None) -> Pairs:
-        """The given pairs in the given order, each side cut to its first ``longest`` tokens."""
+        """Return the given pairs in the given order, each side cut to its first ``longest`` tokens."""
         first, second = (side.take(rows, longest) for side in self.sides)
         return pairs_of(first, second)
 
 
 def pairs_of(first: Examples, second: Examples) -> Pairs:
-    """Two sides with the same labels as pairs."""
+    """Return two sides with the same labels as pairs."""
     return Pairs(
         tokens=first.tokens,
         starts=first.starts,
@@ -125,7 +125,7 @@ def _digest(folder: Path) -> str:
 
 @contextmanager
 def _large_fields() -> Iterator[None]:
-    """The csv module refuses fields above 128 KiB unless told, for the whole process; papers are longer."""
+    """Lift the csv module's limit of 128 KiB per field, for the whole process: papers are longer."""
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield
@@ -134,7 +134,7 @@ def _large_fields() -> Iterator[None]:
 
 
 def _rows(path: Path, *, quoting: bool) -> Iterator[tuple[int, list[bytes], str]]:
-    """(byte after the row, its fields, file:line) of each row; with quoting a row may have several lines."""
+    """Yield (byte after the row, its fields, file:line) of each row; a quoted row may have several lines."""
     end = first = number = 0
     if not quoting:
         for number, line in whole_lines(path, most=None):
@@ -152,7 +152,7 @@ def _rows(path: Path, *, quoting: bool) -> Iterator[tuple[int, list[bytes], str]
                     f"{path}:{first + 1}: the row has more than {size(LINE_BYTES)}; is a quotation mark not "
                     "closed?"
                 )
-            yield line.decode("latin-1")  # a character a byte, there and back
+            yield line.decode("latin-1")  # one character per byte, and back below
 
     with _large_fields():
         reader = csv.reader(texts(), delimiter="\t")
@@ -168,7 +168,7 @@ def _rows(path: Path, *, quoting: bool) -> Iterator[tuple[int, list[bytes], str]
 
 
 def _rows_at(path: Path, rows: Integers, places: Integers, *, quoting: bool) -> Iterator[list[bytes]]:
-    """The fields of the rows, which lie between these places of the file."""
+    """Yield the fields of the rows, which lie between these places of the file."""
     try:
         with path.open("rb") as file, _large_fields():
             for row in rows:
@@ -184,12 +184,12 @@ def _rows_at(path: Path, rows: Integers, places: Integers, *, quoting: bool) -> 
 def _fields(row: bytes, *, quoting: bool) -> list[bytes]:
     if not quoting:
         return row.removesuffix(b"\n").removesuffix(b"\r").split(b"\t")
-    found = csv.reader((line.decode("latin-1") for line in io.BytesIO(row)), delimiter="\t")
-    return [field.encode("latin-1") for fields in found for field in fields]
+    reader = csv.reader((line.decode("latin-1") for line in io.BytesIO(row)), delimiter="\t")
+    return [field.encode("latin-1") for fields in reader for field in fields]
 
 
 def _label(fields: list[bytes], where: str) -> int:
-    """The label of a row whose fields are checked."""
+    """Return the label of a row. Raises UsageError for wrong fields."""
     if len(fields) != len(COLUMNS):
         raise UsageError(f"{where}: {len(fields)} columns, not {len(COLUMNS)}: {', '.join(COLUMNS)}")
     text = fields[0].decode("latin-1")
@@ -263,14 +263,15 @@ def post_pairs(posts: Arrays, sizes: Mapping[str, int], seq_len: int, seed: int)
 
 
 def paired(groups: Integers, count: int, rng: np.random.Generator) -> tuple[Integers, Integers, Integers]:
-    """(first, second, label), each [count]: posts, given each post's group, and whether of the same group.
+    """Return (first, second, label), each [count]: pairs of posts, given each post's group.
 
-    First posts go through all posts in random order, again and again; labels alternate; the second post is
-    drawn from the same group's other posts or from all other groups'.
+    The label is 1 for posts of the same group. First posts go through all posts in random order, again and
+    again; half of the labels are 1; the second post is drawn from the other posts of the same group or from
+    all other groups.
     """
     order = stratified_order(groups, rng)
     first = np.resize(order, count)
-    # Shuffled, since a stratified order has a period that labels must not fall in step with.
+    # Shuffled, since a stratified order has a period that alternating labels could match.
     labels = rng.permutation(np.arange(count) % 2)
     by_group = np.argsort(groups, kind="stable")
     sizes = np.bincount(groups)
@@ -280,7 +281,7 @@ def paired(groups: Integers, count: int, rng: np.random.Generator) -> tuple[Inte
     own = groups[first]
     size, begin = sizes[own], begins[own]
     u = rng.random(count)
-    # So many places after the first post, around the circle of its group's posts or of all others'.
+    # A number of places after the first post, around the circle of its group's posts or of all others'.
     inside = (place[first] + 1 + (u * (size - 1)).astype(np.int64)) % size + begin
     outside = (begin + size + (u * (len(groups) - size)).astype(np.int64)) % len(groups)
     return first, by_group[np.where(labels == 1, inside, outside)], labels
@@ -311,7 +312,7 @@ def divided_posts(posts: Arrays, seed: int) -> dict[str, tuple[str, Integers]]:
 
 
 def _posts(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(group, text) of each line of JSON."""
+    """Yield (group, text) of each line of JSON."""
     for number, line in lines(path):
         where = f"{path}:{number}"
         row = json_object(line, where, ("label", "text"))

@@ -80,7 +80,7 @@ class HashedNGrams(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class WordRecipe:
-    """How tokens that are words are embedded.
+    """The embedding of tokens that are words.
 
     ``vectors`` [vocab_size, width], if given, are the first weights of the embedding; a linear map without
     bias takes them to d_model where the widths differ. With ``ngrams`` of 2 or more, embeddings of hashed

@@ -1,4 +1,4 @@
-"""Tagger: embedding, encoder, and a token of the vocabulary predicted at chosen positions."""
+"""Tagger: embedding and encoder that predict a token of the vocabulary at chosen positions."""
 
 from __future__ import annotations
 

@@ -41,11 +41,11 @@ class IMDB(TextClassification):
     ``aclImdb/<split>/<pos|neg>/<id>_<rating>.txt``; without a data folder, ``stanfordnlp/imdb`` through the
     ``datasets`` library (polarity only). The unlabelled reviews are not read; nothing else is dropped.
 
-    Words are lower-case runs of letters and digits, ! and ?. ``vocabulary`` counts the commonest words of
-    the training examples; others are one unknown token. The official training part is divided, stratified
-    by class, into ``validation`` reviews and ``train`` ones (0: all others); ``test`` reviews of the
-    official test part are scored (0: all). Reviews are cut to their first seq_len words. ``vectors`` are what
-    the word embedding starts from: ``none``, ``package`` (GloVe) or the path of a GloVe text file.
+    Words are lower-case runs of letters and digits, ! and ?. The ``vocabulary`` commonest words of the
+    training examples are kept; all others are one unknown token. The official training part is divided,
+    stratified by class, into ``validation`` reviews and ``train`` ones (0: all others); ``test`` reviews of
+    the official test part are scored (0: all). Reviews are cut to their first seq_len words. ``vectors`` are
+    the first weights of the word embedding: ``none``, ``package`` (GloVe) or the path of a GloVe text file.
 
     In the official data some test texts (123) also stand in the training part; ``test_texts_in_train``
     counts the test reviews whose text is among the training examples used.
@@ -142,13 +142,13 @@ def _folders(folder: Path) -> TextSet | None:
             part = root / split / name
             if not is_dir(part):
                 raise UsageError(f"{part}: there is no such folder")
-            found = sorted((*_named(path, label), path) for path in entries(part) if path.suffix == ".txt")
-            files[split] += [TextFile(path=path, label=name, number=rating) for _, rating, path in found]
+            rated = sorted((*_named(path, label), path) for path in entries(part) if path.suffix == ".txt")
+            files[split] += [TextFile(path=path, label=name, number=rating) for _, rating, path in rated]
     return text_files(root, files)
 
 
 def _named(path: Path, label: int) -> tuple[int, int]:
-    """(id, rating) from ``<id>_<rating>.txt``."""
+    """Return (id, rating) from ``<id>_<rating>.txt``."""
     match = re.fullmatch(r"([0-9]+)_([0-9]+)", path.stem)
     if match is None:
         raise UsageError(f"{path}: its name is not <id>_<rating>.txt")

@@ -38,7 +38,7 @@ class ListOps(Classification):
 
     With a data folder its ``basic_{train,val,test}.tsv`` (header Source, Target), or those in a folder
     listops-1000, listops or LRA's unpacked release in it, are read instead, and the generator's options are
-    not used; ``data=generated`` generates all the same.
+    not used. ``data=generated`` generates trees also with a data folder.
 
     Compare scores with both baseline scores: at LRA's settings always answering the commonest class scores
     17.5 %, and knowing only the outermost operator scores 37.3 %.
@@ -151,7 +151,7 @@ class ListOps(Classification):
 
 
 def _files(folder: Path) -> tuple[Arrays, str]:
-    """(arrays of all three parts, fingerprint); every row is parsed and evaluated when the files are new."""
+    """Return (arrays of all three parts, fingerprint); rows of new files are parsed and evaluated."""
     paths = [folder / name for name in FILES]
     try:
         fingerprint = digest_of(paths)
@@ -182,7 +182,7 @@ def _part(arrays: Arrays, name: str) -> Examples:
 
 
 def _rows(path: Path) -> Iterator[tuple[Integers, int]]:
-    """(token ids, target) of each row of one of LRA's files."""
+    """Yield (token ids, target) of each row of one of LRA's files."""
     header = None
     for number, line in lines(path):
         where = f"{path}:{number}"

@@ -25,11 +25,11 @@ class MINDTopics(TextClassification):
     Reads ``news.tsv[.xz|.gz]`` (8 tab-separated columns, no header, no quoting) from the data folder, or its
     folder ``mind-topics``, ``mind`` or ``MIND``, and from the folders in it, such as ``train/`` and ``dev/``,
     or ``MINDsmall_train/`` with or without another folder of its name inside. The files are joined by news
-    id; an id that stands in several is read once and must have one category. Only category, title and
-    abstract are read. Without a data folder there is nothing to read: unpack MIND's zips into one.
+    id; an id in several files is read once and must have one category. Only category, title and abstract
+    are read. A data folder is needed: unpack MIND's zips into one.
 
-    The paper classifies the news' bodies, 505 words in the mean. They were never distributed and their
-    addresses have expired, so these are other, much shorter inputs: scores cannot be compared with the
+    The paper classifies the bodies of the news, with 505 words on average. They were not distributed and
+    their addresses have expired. Titles and abstracts are much shorter, so do not compare scores with the
     paper's.
 
     There is no official split. ``test`` and ``validation`` news (none: a tenth each) and ``train`` ones
@@ -75,14 +75,14 @@ class MINDTopics(TextClassification):
                 yield text
 
         def where(part: str, row: int) -> str:
-            # Places are known of what has just been read; prepared data has been read before.
+            # Places are known only of news just read; prepared data was read earlier.
             return places[row] if row < len(places) else str(paths[0])
 
         return TextSet(digest=digest_of(paths), parts=WHOLE, read=read, where=where)
 
 
 def _news(paths: list[Path]) -> Iterator[tuple[Text, str]]:
-    """(news, place) of every news id, once."""
+    """Yield (news, place) of every news id, once."""
     seen: dict[str, tuple[str, str]] = {}
     for path in paths:
         for number, line in lines(path):

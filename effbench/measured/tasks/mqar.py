@@ -1,4 +1,4 @@
-"""MQAR: multi-query associative recall, pairs of a key and a value and then the keys again, generated."""
+"""MQAR: multi-query associative recall. Rows are pairs of a key and a value, then the keys again."""
 
 from __future__ import annotations
 
@@ -41,28 +41,29 @@ _PARTS = {"train": 0, "validation": 1, "test": 2}
 class MQAR(TrainedTask):
     """Recall the value that followed a key earlier in the row, for several keys (multi-query recall).
 
-    A row is ``k v k v ...``, ``pairs`` of them (a sixteenth of seq_len if not given: Zoology's figure 2),
-    and then (seq_len - 2 pairs) / 2 slots of two positions. Every key stands once more at the head of a
-    slot of its own, drawn without replacement with p(s) proportional to s^(alpha - 1), s = 1, 2, ...; there
-    its value is to be predicted, which is never shown again. Keys are drawn from 1 ... vocab/2 - 1 and
+    A row is ``k v k v ...`` with ``pairs`` pairs (a sixteenth of seq_len if not given: Zoology's figure 2),
+    and then (seq_len - 2 pairs) / 2 slots of two positions. Every key stands once more, at the head of a
+    slot of its own, drawn without replacement with p(s) proportional to s^(alpha - 1), s = 1, 2, ... There
+    the model must predict its value, which is not shown again. Keys are drawn from 1 ... vocab/2 - 1 and
     values from vocab/2 ... vocab - 1, both without replacement in a row. All other positions hold token 0,
     or with ``fillers`` random tokens of the whole vocabulary.
 
-    ``mix=based`` trains on Based's mixture of lengths and numbers of pairs, (64, 4) and in a fifth of its
-    number (128, 8), (256, 16), (256, 32) and (256, 64), and tests each of (64, 4), (64, 8), (64, 16),
-    (128, 32) and (256, 64) with ``test`` rows; what is longer than seq_len is left out, and ``train`` is
-    divided among the rest. Scores then hold an accuracy for each too, as ``accuracy_64_16``.
+    ``mix=based`` trains on Based's mixture of (length, pairs): (64, 4), and a fifth as many rows of each of
+    (128, 8), (256, 16), (256, 32) and (256, 64). It tests each of (64, 4), (64, 8), (64, 16), (128, 32) and
+    (256, 64) with ``test`` rows. Shapes longer than seq_len are left out, and ``train`` is divided among the
+    rest. Each tested shape then has a score of its own, such as ``accuracy_64_16``.
 
-    No row of the validation or test part stands in the training part. The defaults are Zoology's, but for
-    the schedule of the learning rate and a validation part of its own, on which the weights are chosen. The
-    model has no feed-forward layers unless ``feed_forward``, and learned positions whatever the mechanism.
+    No row of the validation or test part stands in the training part. The defaults are Zoology's,
+    except for the schedule of the learning rate and a separate validation part, on which the weights are
+    chosen. The model has feed-forward layers only with ``feed_forward``, and learned positions with any
+    mechanism.
 
-    The task forces no mechanism to be causal. The published results are of causal ones
-    (``-m linear:causal=true``); one that is not reads the queries along with the pairs, which is easier for a
-    mechanism that must choose what to remember. The answer is in neither case among what it reads.
+    The task does not make a mechanism causal. The published results are of causal ones
+    (``-m linear:causal=true``). A mechanism that is not causal reads the queries together with the pairs,
+    which is easier if it must choose what to remember. The input never has the answer in either case.
 
-    Read scores against the priors: ``a value of the row`` (1/pairs), and ``slot``, the pair whose query
-    most often stands in that slot, since early pairs have the first choice of slots.
+    Compare scores with the baseline scores: ``a value of the row`` (1/pairs), and ``slot``, the value of the
+    pair whose query most often stands in that slot, since early pairs have the first choice of slots.
     """
 
     source = "Arora et al. 2023, Zoology (arXiv 2312.04927); Arora et al. 2024, Based (arXiv 2402.18668)"
@@ -102,13 +103,13 @@ class MQAR(TrainedTask):
         return ""
 
     def check_length(self, seq_len: int, data_dir: Path | None) -> None:
-        """A length must hold the pairs and their queries or be one of the mixture's, with enough rows."""
+        """Refuse a length without room for pairs and queries, outside the mixture, or with too few rows."""
         possible = [possible_rows(self.vocab, length, pairs) for length, pairs, _ in self._shapes(seq_len)]
         if not self.fillers and min(possible) <= _PLENTY * self.train:
             self.data(seq_len, 0, data_dir)  # raises where a test cannot avoid the rows of training
 
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
-        """Rows of ``seq_len`` tokens, or the mixture's up to it, drawn with ``seed``."""
+        """Return rows of ``seq_len`` tokens, or the mixture's up to it, drawn with ``seed``."""
         shapes = self._shapes(seq_len)
         shares = np.cumsum([share for *_, share in shapes])
         sizes = np.diff(self.train * shares // shares[-1], prepend=0).tolist()
@@ -142,7 +143,7 @@ class MQAR(TrainedTask):
         )
 
     def _shapes(self, seq_len: int) -> list[tuple[int, int, int]]:
-        """(length, pairs, share) of the training rows."""
+        """Return (length, pairs, share) of the training rows."""
         if self.mix == "based":
             longest = max(length for length, *_ in BASED_TRAIN)
             if not min(length for length, *_ in BASED_TRAIN) <= seq_len <= longest:
@@ -161,7 +162,7 @@ class MQAR(TrainedTask):
     def _draw(
         self, length: int, pairs: int, rows: int, seed: Sequence[int], train: Recall | None = None
     ) -> Block:
-        """Rows of one shape, none of which is among ``train``."""
+        """Return rows of one shape, none of which is in ``train``."""
         rng = np.random.default_rng(seed)
         seen = [] if train is None else [b for b in train.blocks if b.tokens.shape[1] == length]
         hashes = [row_hashes(block) for block in seen]
@@ -187,7 +188,7 @@ class MQAR(TrainedTask):
     def model(
         self, make_mechanism: MakeMechanism, *, splits: Splits, seq_len: int, d_model: int, layers: int
     ) -> nn.Module:
-        """An encoder that names a token of the vocabulary at each query."""
+        """Return an encoder that predicts a token of the vocabulary at each query."""
         from effbench.measured.models.tagger import Tagger
 
         return Tagger(
@@ -201,7 +202,7 @@ class MQAR(TrainedTask):
         )
 
     def batch(self, part: Recall, rows: Integers) -> Batch:  # type: ignore[override]
-        """``tokens``, ``mask`` and ``labels`` [B, N]; a label is a value at a query, UNLABELLED elsewhere."""
+        """Return ``tokens``, ``mask``, ``labels`` [B, N]; labels are values at queries, else UNLABELLED."""
         import torch
 
         shape = (len(rows), max(1, int(part.lengths[rows].max(initial=0))))
@@ -224,7 +225,7 @@ class MQAR(TrainedTask):
         }
 
     def full_batch(self, splits: Splits, batch_size: int, seq_len: int) -> Batch:
-        """Arbitrary tokens, with as many labels in a row as a row of training has at most."""
+        """Return arbitrary tokens, with the largest number of labels per row that training has."""
         import torch
 
         train: Recall = splits.train  # type: ignore[assignment]
@@ -239,26 +240,26 @@ class MQAR(TrainedTask):
         }
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy in nats, the mean over all queries."""
+        """Return the cross-entropy in nats, the mean over all queries."""
         from torch.nn.functional import cross_entropy
 
         at = batch["labels"] != UNLABELLED
         return cross_entropy(model(batch["tokens"], batch["mask"], at), batch["labels"][at])
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """``accuracy`` over all queries, ``correct`` of ``examples``; and of a mixture, each part's own."""
-        found: dict[tuple[int, int], list[int]] = {}
+        """Return ``accuracy`` over all queries, ``correct`` and ``examples``; of a mixture, each shape's."""
+        counts: dict[tuple[int, int], list[int]] = {}
         for batch in batches:
             at = batch["labels"] != UNLABELLED
             right = model(batch["tokens"], batch["mask"], at).argmax(dim=-1) == batch["labels"][at]
             rows = at.nonzero()[:, 0][right].bincount(minlength=len(at))
             lengths, pairs = batch["mask"].sum(dim=1), at.sum(dim=1)
             for length, n, correct in zip(lengths.tolist(), pairs.tolist(), rows.tolist(), strict=True):
-                sums = found.setdefault((length, n), [0, 0])
+                sums = counts.setdefault((length, n), [0, 0])
                 sums[0] += correct
                 sums[1] += n
-        correct, queries = (sum(sums[i] for sums in found.values()) for i in (0, 1))
+        correct, queries = (sum(sums[i] for sums in counts.values()) for i in (0, 1))
         scores: dict[str, float] = {"accuracy": correct / queries, "correct": correct, "examples": queries}
         if self.mix != "single":
-            scores |= {f"accuracy_{length}_{n}": r / q for (length, n), (r, q) in sorted(found.items())}
+            scores |= {f"accuracy_{length}_{n}": r / q for (length, n), (r, q) in sorted(counts.items())}
         return scores

@@ -31,7 +31,7 @@ class Newsgroups(TextClassification):
     ``{train,test}.jsonl[.xz|.gz]`` (one object per line: label, the group's name, and text) or the raw
     ``20news-bydate-train/<group>/<message>`` and ``20news-bydate-test``, in Latin-1, each message's headers
     dropped up to its first blank line; without a data folder, ``SetFit/20_newsgroups`` through the
-    ``datasets`` library, whose column label_text names the group. Messages without text stay.
+    ``datasets`` library, whose column label_text names the group. Messages without text are kept.
 
     The classes are the groups of the training part, in alphabetical order. That part is divided, stratified
     by group, into ``validation`` messages and ``train`` ones (0: all others); ``test`` messages of the
@@ -96,8 +96,8 @@ def _folders(folder: Path) -> TextSet | None:
         for group in filter(is_dir, entries(root)):
             if not _is_name(group.name):
                 raise UsageError(f"{root}: {shown(group.name)} is not the name of a group")
-            found = [path for path in entries(group) if is_file(path) and not path.name.startswith(".")]
-            files[part] += [TextFile(path=path, label=group.name) for path in found]
+            messages = [path for path in entries(group) if is_file(path) and not path.name.startswith(".")]
+            files[part] += [TextFile(path=path, label=group.name) for path in messages]
         if not files[part]:
             raise UsageError(f"{root}: the {part} part is empty: it has no <group>/<message>")
     return text_files(folder, files, _body)

@@ -1,4 +1,4 @@
-"""Pathfinder: are two discs on one contour? Images as rows of grey levels, drawn or read from LRA's files."""
+"""Pathfinder: tell whether two discs are on one contour, in images drawn or read from LRA's files."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ class Pathfinder(Classification):
     LRA's settings; the defaults are LRA's sizes.
 
     With a data folder LRA's release is read instead: ``pathfinder<side>/<difficulty>/metadata/<n>.npy``,
-    which is text, and the PNG files that it names, but for empty ones (``empty_images`` counts them). They
-    are divided 80/10/10 by the seed and then cut to the sizes; ``data=generated`` draws all the same.
+    which is text, and the PNG files that it names. Empty files are left out and counted in ``empty_images``.
+    The images are divided 80/10/10 by the seed and then cut to the sizes. ``data=generated`` draws images
+    also with a data folder.
     """
 
     source = "Linsley et al. 2018 (arXiv 1805.08315); Tay et al. 2021, Long Range Arena (arXiv 2011.04006)"
@@ -128,7 +129,7 @@ class Pathfinder(Classification):
         return self.data_ != "generated" and data_dir is not None
 
     def _drawn(self, part: int, side: int, seed: int) -> Examples:
-        """A part has a seed sequence of its own, so that its images do not depend on the others' sizes."""
+        """Draw a part with a seed sequence of its own: its images do not depend on the others' sizes."""
         shape, count = shape_of(side, self.contour), self.sizes[part]
         key = {
             "version": _VERSION,
@@ -181,7 +182,7 @@ def _side(seq_len: int) -> int:
 
 
 def _examples(pixels: Bytes, labels: Ints) -> Examples:
-    """Images [n, side, side] as rows of tokens: level v is token v + 1, since 0 is padding."""
+    """Return images [n, side, side] as rows of tokens: level v is token v + 1, since 0 is padding."""
     size = pixels.shape[1] * pixels.shape[2]
     tokens = pixels.reshape(-1).astype(np.uint16)
     tokens += 1
@@ -254,7 +255,7 @@ def _image_bytes(where: str, path: Path) -> bytes:
 
 
 def _metadata(path: Path) -> Iterator[tuple[str, str, int]]:
-    """(file and line, image's path inside the difficulty's folder, label) of each row of a metadata file."""
+    """Yield (file and line, image's path inside the folder, label) of each row of a metadata file."""
     for number, line in lines(path):
         where = f"{path}:{number}"
         if not line.isascii() or b"\0" in line:

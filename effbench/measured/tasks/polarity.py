@@ -34,8 +34,8 @@ class Polarity(TextClassification):
     folder is needed: the files are at www.cs.cornell.edu/people/pabo/movie-review-data.
 
     There is no official split. cv800 to cv999 of both polarities are the test part, or with ``fold`` 0 to 9
-    the hundred of that number (cv000 to cv099 is fold 0), as in ten-fold cross-validation. ``test`` of them
-    are scored (0: all). The others are divided, stratified by class, into ``validation`` reviews and
+    the hundred of that number (cv000 to cv099 is fold 0), as in ten-fold cross-validation. ``test`` of these
+    reviews are scored (0: all). The others are divided, stratified by class, into ``validation`` reviews and
     ``train`` ones (0: all others). Words, ``vocabulary`` and ``vectors`` are as in ``imdb``.
     """
 
@@ -92,10 +92,10 @@ def _folders(folder: Path) -> TextSet | None:
     for label in POLARITIES:
         if not is_dir(root / label):
             raise UsageError(f"{root / label}: there is no such folder")
-        found = [path for path in entries(root / label) if path.suffix == ".txt"]
-        if not found:
+        paths = [path for path in entries(root / label) if path.suffix == ".txt"]
+        if not paths:
             raise UsageError(f"{root / label}: there is no cvNNN_*.txt")
-        files += [TextFile(path=path, label=label, number=_number(path.name, str(path))) for path in found]
+        files += [TextFile(path=path, label=label, number=_number(path.name, str(path))) for path in paths]
     return text_files(root, {WHOLE[0]: files})
 
 
@@ -110,9 +110,9 @@ def _zip(folder: Path) -> TextSet | None:
     path = paths[0]
     digest = digest_of([path])
     with _opened(path) as archive:
-        found = {info.filename: info for info in archive.infolist() if _MEMBER.fullmatch(info.filename)}
+        reviews = {info.filename: info for info in archive.infolist() if _MEMBER.fullmatch(info.filename)}
     # Sorted as the folders are, so that both make the same data.
-    members = sorted(((*_of_member(name), info) for name, info in found.items()), key=lambda m: m[:2])
+    members = sorted(((*_of_member(name), info) for name, info in reviews.items()), key=lambda m: m[:2])
     for label in POLARITIES:
         if not any(of == label for of, *_ in members):
             raise UsageError(f"{path}: there is no {label}/cvNNN_*.txt in it")
@@ -142,14 +142,14 @@ def _opened(path: Path) -> zipfile.ZipFile:
 
 
 def _of_member(name: str) -> tuple[str, str]:
-    """(label, file name) of a review in the archive."""
+    """Return (label, file name) of a review in the archive."""
     match = _MEMBER.fullmatch(name)
     assert match is not None
     return match[1], match[2]
 
 
 def _refuse_large(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Raise UsageError for what would unpack to more than fits, or by a method that cannot be bounded."""
+    """Raise UsageError where unpacking would take too much memory, or a method that cannot be bounded."""
     total = 0
     for info in members:
         total += info.file_size

@@ -1,4 +1,4 @@
-"""Retrieval: do two long texts belong together? Long Range Arena's AAN pairs, or pairs of newsgroup posts."""
+"""Retrieval: tell whether two long texts belong together, of Long Range Arena or from newsgroups."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class _Division:
 
 
 class WordOptions:
-    """How the classifier of a task embeds words.
+    """Options of how a classifier embeds words.
 
     ``vectors`` are the first weights of the word embedding: ``none``, ``package`` (GloVe) or the path of a
     GloVe text file. ``ngrams`` of 2 or more adds hashed n-grams to it. ``word_dropout`` is the share of
