@@ -16,6 +16,7 @@ from rich.text import Text
 from effbench.common.columns import Unit, column
 from effbench.common.spec import UsageError
 from effbench.common.wording import plural
+from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.blocks import FORMATS, latex_table, markdown_row
 
@@ -88,6 +89,12 @@ def of_shape(frame: pd.DataFrame, shape: Mapping[str, Any]) -> pd.DataFrame:
 def each_row(frame: pd.DataFrame) -> list[Any]:
     """The rows as named tuples; their fields have no types that a checker could know."""
     return list(frame.itertuples())
+
+
+def by_label(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Split rows by mechanism and options: (label, rows)."""
+    names = pd.Series([label(row.mechanism, row.options) for row in each_row(rows)], index=rows.index)
+    return [(str(name), group) for name, group in rows.groupby(names)]
 
 
 def plain(row: Mapping[Any, object]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Pictures of one length: a line for each mechanism, its value as a dot with an interval."""
+"""Dot plots of one length: a row for each mechanism, its value as a dot with an interval."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ def dots(
     axis: str,
     tick: Callable[[float], str],
     bounds: tuple[str, str] | None = None,
-    levels: Mapping[str, float] | None = None,
+    baselines: Mapping[str, float] | None = None,
     from_zero: bool = True,
 ) -> Figure:
-    """A panel for each (title, rows of one length), mechanisms in the order of the first panel's values.
+    """Draw a panel for each (title, rows of one length), ordered by the values of the first panel.
 
-    ``bounds`` are the columns of the interval's ends. A noisy value is hollow; a mechanism without a value is
-    named with its status. ``levels`` are values to read the others against: lines of their own, in grey.
+    ``bounds`` are the columns of the interval's ends. A noisy value is hollow; a mechanism without a value
+    has its status instead. ``baselines`` are baseline scores: rows of their own, in grey, with a dashed line.
     """
-    levels = levels or {}
+    baselines = baselines or {}
     names = _ordered(panels, column)
-    places = {name: place for place, name in enumerate([*levels, *names])}
+    places = {name: place for place, name in enumerate([*baselines, *names])}
     figure = Figure(figsize=(2.3 + 3.4 * len(panels), 1.5 + _ROW_INCHES * len(places)), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, rows) in zip(grid, panels, strict=True):
         axes.set_title(title, fontsize=9)
         for row in each_row(rows):
             _dot(axes, row, column, bounds, places[label(row.mechanism, row.options)], styles)
-        for name, value in levels.items():
-            axes.axvline(value, color=GREY, linestyle="--", linewidth=0.9, zorder=1, gid=f"prior-{name}")
+        for name, value in baselines.items():
+            axes.axvline(value, color=GREY, linestyle="--", linewidth=0.9, zorder=1, gid=f"baseline-{name}")
             axes.plot(value, places[name], marker="|", markersize=9, color=GREY)
         axes.set_ylim(-0.6, len(places) - 0.4)
-        axes.set_xlim(*_limits(rows, column, bounds, levels.values(), from_zero))
+        axes.set_xlim(*_limits(rows, column, bounds, baselines.values(), from_zero))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value) if value else "0"))
         axes.set_xlabel(axis)
@@ -57,11 +57,11 @@ def _limits(
     rows: pd.DataFrame,
     column: str,
     bounds: tuple[str, str] | None,
-    levels: Iterable[float],
+    baselines: Iterable[float],
     from_zero: bool,
 ) -> tuple[float, float]:
-    """Limits that hold all values, and intervals as far as they leave the values room."""
-    values = [*rows[column].dropna(), *levels]
+    """Return limits that hold all values, and intervals unless they would compress the values."""
+    values = [*rows[column].dropna(), *baselines]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     reach = max(high - low, 0.5 * abs(high))
     ends = [end for name in bounds or () for end in rows[name].dropna()]
@@ -74,13 +74,13 @@ def _limits(
 
 
 def _ordered(panels: Sequence[tuple[str, pd.DataFrame]], column: str) -> list[str]:
-    """The mechanisms of all panels, the largest value of the first panel at the bottom; failures first."""
-    found: dict[str, float] = {}
+    """Return the mechanisms of all panels from bottom to top: failures, then the largest value first."""
+    values: dict[str, float] = {}
     for _, rows in panels:
         for row in each_row(rows):
-            found.setdefault(label(row.mechanism, row.options), float(getattr(row, column)))
+            values.setdefault(label(row.mechanism, row.options), float(getattr(row, column)))
     return sorted(
-        found, key=lambda name: (pd.notna(found[name]), -found[name] if pd.notna(found[name]) else 0)
+        values, key=lambda name: (pd.notna(values[name]), -values[name] if pd.notna(values[name]) else 0)
     )
 
 

@@ -1,0 +1,43 @@
+"""Baseline scores (of predictors that need no training) as dashed lines in plots of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from effbench.common.columns import PRIOR
+from effbench.show.look import GREY, percent
+
+
+def baseline_scores(trained: pd.DataFrame) -> dict[str, float]:
+    """Return the baseline scores of raw rows of one task: ``majority`` and its like."""
+    return {
+        column.removeprefix(PRIOR).replace("_", " "): float(trained[column].median())
+        for column in trained.columns
+        if column.startswith(PRIOR) and not column.endswith("_macro_f1") and trained[column].notna().any()
+    }
+
+
+def score_limits(low: float, high: float, baselines: Iterable[float]) -> tuple[float, float]:
+    """Axis limits for scores from ``low`` to ``high``: extended to a baseline nearby, not to one far away.
+
+    Far means further than the range of the scores, or five points if that is more: the axis would compress
+    the scores to a line.
+    """
+    far = max(high - low, 0.05)
+    near = [value for value in baselines if low - far <= value <= high + far]
+    low, high = min([low, *near]), max([high, *near])
+    margin = max(0.005, 0.08 * (high - low))
+    return low - margin, high + margin
+
+
+def draw_baselines(axes: Axes, baselines: Mapping[str, float]) -> list[tuple[float, float, str, str]]:
+    """Draw a dashed line at each baseline inside the limits; return labels for ``label_ends``."""
+    low, high = axes.get_ylim()
+    for name, value in baselines.items():
+        if low <= value <= high:
+            axes.axhline(value, color=GREY, linestyle="--", linewidth=0.9, zorder=1, gid=f"baseline-{name}")
+    edge = axes.get_xlim()[1]
+    return [(edge, value, f"{name} {percent(round(value, 3))}", GREY) for name, value in baselines.items()]

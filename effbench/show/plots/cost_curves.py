@@ -1,0 +1,233 @@
+"""Plots of a cost against sequence length: time, tokens per second, peak memory and FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import ScaledTranslation
+
+from effbench.records.analyse.complexity import exponents, told
+from effbench.records.analyse.crossover import crossovers
+from effbench.records.analyse.summary import label
+from effbench.show import units
+from effbench.show.look import (
+    NothingToDraw,
+    Style,
+    failures_note,
+    looks,
+    mark_failures,
+    set_length_axis,
+    set_title,
+)
+from effbench.show.plots.dots import dots
+from effbench.show.tables import SHAPE, by_label, each_row, of_shape
+
+MOST_CROSSOVERS = 3  # in a panel: more would hide the curves
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """A quantity against length: its column, axis label, tick format, and the quantity its slope is of."""
+
+    column: str
+    axis: str
+    tick: Callable[[float], str]
+    slopes: str | None
+
+
+def time(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
+    """Time per call with its interval, fitted slopes, and the crossovers if they are few."""
+    return _draw(frame, raw, "time", _Cost("time_s", "time per call", units.seconds, "time_s"))
+
+
+def tokens(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
+    """Tokens per second with its interval."""
+    return _draw(frame, raw, "tokens", _Cost("tokens_per_s", "tokens per second", units.count, None))
+
+
+def memory(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
+    """Peak memory with fitted slopes."""
+    return _draw(frame, raw, "memory", _Cost("peak_bytes", "peak memory", units.size, "peak_bytes"))
+
+
+def flops(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
+    """FLOPs per call with fitted slopes."""
+    return _draw(frame, raw, "flops", _Cost("flops", "FLOPs per call", units.count, "flops"))
+
+
+def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str, cost: _Cost) -> list[Figure]:
+    """One figure per shape and machine. Raises NothingToDraw."""
+    keys = [*SHAPE, "machine"]
+    styles = looks(frame)
+    figures = []
+    for key, rows in frame[frame["task"] == ""].groupby(keys, sort=False):
+        if rows[cost.column].notna().any():
+            shape = dict(zip(keys, key, strict=True))
+            figures.append(_figure(rows, of_shape(raw, shape), shape, cost, styles))
+    if not figures:
+        raise NothingToDraw(f"there is nothing to draw for {kind}: no row has a value of {cost.column}")
+    return figures
+
+
+def _figure(
+    rows: pd.DataFrame,
+    raw: pd.DataFrame,
+    shape: dict[str, Any],
+    cost: _Cost,
+    styles: dict[str, Style],
+) -> Figure:
+    shown = rows[rows[cost.column].notna() | ~rows["status"].isin(["ok", "interrupted"])]
+    # a mode in which every configuration failed has a panel too
+    modes = [mode for mode in ("forward", "train") if mode in set(shown["mode"])]
+    names = sorted({label(row.mechanism, row.options) for row in each_row(rows)})
+    if rows["seq_len"].nunique() == 1:
+        return _at_one_length(rows, modes, shape, cost, styles)
+    slopes = _slopes(raw, cost) if cost.slopes else {}
+    crossings = _crossovers_to_mark(raw, rows) if cost.column == "time_s" else None
+    columns = 2 if max(map(len, names)) <= 24 else 1
+    height = 3.4 + 0.27 * -(-len(names) // columns)
+    figure = Figure(figsize=(4.8 * len(modes) + 0.4, height), layout="constrained")
+    panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+    failed: set[str] = set()
+    for axes, mode in zip(panels, modes, strict=True):
+        inside = rows[rows["mode"] == mode]
+        _set_log_axes(axes, rows, cost)
+        axes.set_title(mode)
+        handles = [
+            _draw_series(axes, inside, name, cost, styles[name], slopes.get((name, mode))) for name in names
+        ]
+        failed |= mark_failures(axes, inside, cost.column, styles)
+        if crossings is not None:
+            _mark_crossovers(axes, crossings[crossings["mode"] == mode], styles)
+        axes.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, fontsize=8,
+            bbox_transform=axes.transAxes + ScaledTranslation(0, -0.47, figure.dpi_scale_trans),
+            handlelength=3.2, columnspacing=1.2, borderaxespad=0.0,
+        )  # fmt: skip
+    panels[0].set_ylabel(cost.axis)
+    notes = [failures_note(failed), *_interval_notes(rows, timed=cost.column in ("time_s", "tokens_per_s"))]
+    if slopes:
+        notes.append("N^a: growth fitted to the longest lengths")
+    if crossings is not None and len(crossings):
+        notes.append("dotted: crossover, shaded: its 95 % confidence interval")
+    set_title(figure, shape, "; ".join(filter(None, notes)))
+    return figure
+
+
+def _interval_notes(rows: pd.DataFrame, *, timed: bool) -> list[str]:
+    """The caption's explanation of bars and hollow markers, as far as the figure has them."""
+    if not timed:
+        return []
+    bars = "bars: 95 % confidence interval" if rows["time_low_s"].notna().any() else ""
+    return [bars, "hollow: noisy" if rows["noisy"].fillna("").astype(bool).any() else ""]
+
+
+def _at_one_length(
+    rows: pd.DataFrame,
+    modes: Sequence[str],
+    shape: dict[str, Any],
+    cost: _Cost,
+    styles: dict[str, Style],
+) -> Figure:
+    """Draw a dot for each mechanism: with one length there is no curve."""
+    timed = cost.column == "time_s"
+    length = units.length(rows["seq_len"].iloc[0])
+    figure = dots(
+        [(mode, rows[rows["mode"] == mode]) for mode in modes], cost.column, styles=styles,
+        axis=f"{cost.axis} at {length} tokens", tick=cost.tick,
+        bounds=("time_low_s", "time_high_s") if timed else None,
+    )  # fmt: skip
+    set_title(figure, shape, "; ".join(filter(None, _interval_notes(rows, timed=timed))))
+    return figure
+
+
+def _draw_series(
+    axes: Axes,
+    inside: pd.DataFrame,
+    name: str,
+    cost: _Cost,
+    style: Style,
+    slope: str | None,
+) -> Line2D:
+    """Draw the series of one mechanism and return its handle for the legend."""
+    mine = dict(by_label(inside)).get(name, inside.iloc[:0]).sort_values("seq_len")
+    known = mine[mine[cost.column] > 0]
+    values = mine[cost.column].where(mine[cost.column] > 0)  # a gap where a configuration failed
+    text = name if slope is None else f"{name}  {slope}"
+    (series,) = axes.plot(mine["seq_len"], values, label=text, linewidth=1.4, markersize=4.5, **style)
+    if cost.column in ("time_s", "tokens_per_s") and len(known):
+        low, high = known["time_low_s"], known["time_high_s"]
+        if cost.column == "tokens_per_s":
+            work = known["seq_len"] * known["batch_size"]
+            low, high = work / high, work / low
+        axes.vlines(known["seq_len"], low, high, color=style["color"], linewidth=3, alpha=0.35)
+        noisy = known[known["noisy"].fillna("").astype(bool)]
+        axes.scatter(noisy["seq_len"], noisy[cost.column], s=15, facecolors="white", zorder=3,
+                     edgecolors=style["color"], linewidths=0.8, marker=style["marker"])  # fmt: skip
+    return series
+
+
+def _slopes(raw: pd.DataFrame, cost: _Cost) -> dict[tuple[str, str], str]:
+    """(label, mode) -> the fitted slope as a legend writes it; without those that are too uncertain."""
+    assert cost.slopes is not None
+    written = {}
+    for row in filter(told, each_row(exponents(raw, cost.slopes))):
+        half = (row.exponent_high - row.exponent_low) / 2
+        spread = f"±{half:.2f}" if half >= 0.005 else ""
+        claim = f" (declared {row.declared})" if row.verdict == "grows faster" else ""
+        written[label(row.mechanism, row.options), row.mode] = f"$N^{{{row.exponent:.2f}{spread}}}${claim}"
+    return written
+
+
+def _crossovers_to_mark(raw: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the crossovers of each mode to the mechanism that is fastest at the longest length, if few."""
+    crossings = crossovers(raw)
+    kept = []
+    for mode, group in crossings[crossings["crossover"].notna()].groupby("mode"):
+        last = rows[(rows["mode"] == mode) & rows["time_s"].notna()]
+        last = last[last["seq_len"] == last["seq_len"].max()]
+        best = last.loc[last["time_s"].idxmin()]
+        # a mechanism measured in several versions of its code has several series, none of them marked
+        drawn = {label(row.mechanism, row.options) for row in each_row(rows)}
+        leads = group[
+            (group["faster_after"] == label(best["mechanism"], best["options"]))
+            & group["faster_before"].isin(drawn)
+        ]
+        kept.append(leads if len(leads) <= MOST_CROSSOVERS else leads.iloc[:0])
+    return pd.concat(kept) if kept else crossings.iloc[:0]
+
+
+def _mark_crossovers(axes: Axes, crossings: pd.DataFrame, styles: dict[str, Style]) -> None:
+    """Draw a dotted line at each crossover, in the colour of the mechanism that becomes the slower one."""
+    low_at = 0.02
+    for row in each_row(crossings.sort_values("crossover")):
+        colour = styles[row.faster_before]["color"]
+        axes.axvline(row.crossover, color=colour, linestyle=":", linewidth=1.0, zorder=0.5)
+        low, high = (  # an open interval is shaded to the last length measured
+            row.first if pd.isna(row.crossover_low) else row.crossover_low,
+            row.last if pd.isna(row.crossover_high) else row.crossover_high,
+        )
+        axes.axvspan(low, high, color=colour, alpha=0.08, linewidth=0, zorder=0.4)
+        text = f"{row.faster_after} faster than {row.faster_before}"
+        place, low_at = low_at, (low_at + 0.33) % 1  # at different heights, so that neighbours never touch
+        axes.annotate(text, (row.crossover, place), rotation=90,
+                      xycoords=("data", "axes fraction"), xytext=(2, 0), textcoords="offset points",
+                      fontsize=6, color=colour, va="bottom")  # fmt: skip
+
+
+def _set_log_axes(axes: Axes, rows: pd.DataFrame, cost: _Cost) -> None:
+    lengths = sorted(rows["seq_len"].unique())
+    set_length_axis(axes, lengths)
+    axes.set_yscale("log", base=2 if cost.column == "peak_bytes" else 10)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: cost.tick(value)))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    values = rows.loc[rows[cost.column] > 0, cost.column]
+    if len(values):
+        axes.set_ylim(values.min() / 1.6, values.max() * 2.6)  # room for the x marks above

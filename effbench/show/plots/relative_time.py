@@ -1,0 +1,211 @@
+"""Time relative to Fastformer against length, as in Figure 2 of its paper, beside the paper's values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from effbench.records.analyse.load import undisturbed
+from effbench.records.analyse.published import MODES, published_times
+from effbench.records.analyse.statistics import ratio_interval
+from effbench.records.analyse.summary import label
+from effbench.show import units
+from effbench.show.look import (
+    GREY,
+    NothingToDraw,
+    Style,
+    failures_note,
+    looks,
+    mark_failures,
+    set_length_axis,
+    set_title,
+    span,
+)
+from effbench.show.plots.label_layout import label_ends, label_room
+from effbench.show.tables import SHAPE, each_row
+
+# panel (inference, training) -> mechanism as ``-m`` reads it -> length -> time in any one unit
+PublishedTimes = Mapping[str, Mapping[str, Mapping[int, float]]]
+
+D_MODEL = 256  # the paper's width
+REFERENCE = "fastformer"  # the times are relative to this mechanism's
+
+
+def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
+    """Draw :func:`relative_times` beside the paper's values."""
+    return relative_times(raw, _paper_times())
+
+
+def relative_times(raw: pd.DataFrame, paper: PublishedTimes) -> list[Figure]:
+    """Time relative to Fastformer's at the same length and a constant number of tokens per batch.
+
+    From time cells at d_model 256 whose batch_size x seq_len is the same at two lengths or more. Ratios are
+    paired by repeat (``statistics.ratio_interval``). The paper's values are ratios too, because the unit of
+    its times is not known. Raises NothingToDraw.
+    """
+    nothing = "there is nothing to draw for figure2: "
+    timed = raw[(raw["probe"] == "time") & (raw["task"] == "") & (raw["d_model"] == D_MODEL)]
+    if timed.empty:
+        raise NothingToDraw(f"{nothing}no time was measured at d_model {D_MODEL}")
+    timed = timed.assign(tokens=timed["batch_size"] * timed["seq_len"])
+    keys = [name for name in SHAPE if name != "batch_size"] + ["machine", "tokens"]
+    groups = [group for _, group in timed.groupby(keys, sort=False) if group["seq_len"].nunique() > 1]
+    if not groups:
+        raise NothingToDraw(f"{nothing}no two lengths have the same batch_size x seq_len, as in the paper")
+    drawn = [(group, ratios) for group in groups if len(ratios := _ratios(group))]
+    if not drawn:
+        raise NothingToDraw(
+            f"{nothing}no length has both a time of {REFERENCE} and one of another mechanism at a constant "
+            "batch_size x seq_len"
+        )
+    return [_figure(group, ratios, paper) for group, ratios in drawn]
+
+
+def _ratios(timed: pd.DataFrame) -> pd.DataFrame:
+    """Return (mechanism, options, mode, seq_len, status, ratio, low, high); no ratio where one failed."""
+    reference = _reference(timed)
+    if reference is None:
+        return pd.DataFrame()
+    rows: list[dict[str, Any]] = []
+    for (mode, n), cells in timed.groupby(["mode", "seq_len"]):
+        samples = {key: _samples(mine) for key, mine in cells.groupby(["mechanism", "options"])}
+        base = samples.get((REFERENCE, reference))
+        for (mechanism, options), mine in cells.groupby(["mechanism", "options"]):
+            if (mechanism, options) == (REFERENCE, reference):
+                continue
+            row = {"mechanism": mechanism, "options": options, "mode": mode, "seq_len": n, "status": "ok"}
+            ours = samples[mechanism, options]
+            if not ours:
+                row["status"] = str(mine["status"].iloc[0])
+            ratio = ratio_interval(ours, base) if ours and base else (math.nan,) * 3
+            rows.append({**row, **dict(zip(("ratio", "low", "high"), ratio, strict=True))})
+    ratios = pd.DataFrame(rows)
+    return ratios if len(ratios) and ratios["ratio"].notna().any() else pd.DataFrame()
+
+
+def _reference(timed: pd.DataFrame) -> str | None:
+    """Return the options of the Fastformer that the times are relative to: none, or those of the only one."""
+    mine = timed[(timed["mechanism"] == REFERENCE) & (timed["status"] == "ok")]
+    options = sorted(set(mine["options"]))
+    return "" if "" in options else options[0] if len(options) == 1 else None
+
+
+def _samples(cells: pd.DataFrame) -> dict[int, list[float]]:
+    ok = undisturbed(cells[cells["status"] == "ok"])
+    return dict(zip(ok["repeat"], ok["samples_time_s"], strict=True)) if len(ok) else {}
+
+
+def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) -> Figure:
+    modes = [mode for mode in MODES if mode in set(ratios["mode"])]
+    theirs = {mode: _published_ratios(paper.get(MODES[mode], {})) for mode in modes}
+    printed = sorted({name for panel in theirs.values() for name in panel})
+    ours = sorted({label(row.mechanism, row.options) for row in each_row(ratios)})
+    styles = _same_colour(looks(timed, printed), printed, ours)
+    lengths = sorted(
+        {*timed["seq_len"], *(n for panel in theirs.values() for series in panel.values() for n in series)}
+    )
+    named = [*ours, *(f"{name} (paper)" for name in printed), REFERENCE]
+    figure = Figure(figsize=(len(modes) * (3.6 + label_room(named)) + 0.5, 5.0), layout="constrained")
+    panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+    failed: set[str] = set()
+    ends: list[list[tuple[float, float, str, str]]] = []
+    for axes, mode in zip(panels, modes, strict=True):
+        inside = ratios[ratios["mode"] == mode]
+        _set_axes(axes, [int(n) for n in lengths])
+        axes.set_title(MODES[mode])
+        axes.axhline(1.0, color="black", linewidth=0.9, zorder=1, gid=f"reference-{REFERENCE}")
+        here = [(axes.get_xlim()[1], 1.0, REFERENCE, "black")]
+        drawn = {}
+        for name, mine in _series(inside):
+            drawn[name] = _draw_ours(axes, name, mine, styles[name])
+        for name, series in theirs[mode].items():
+            _draw_theirs(axes, name, series, styles[name])
+            if not any(name == ours or ours.startswith(f"{name}:") for ours in drawn):
+                last = max(series)
+                drawn[f"{name} (paper)"] = (float(last), series[last], styles[name]["color"])
+        ends.append([*here, *((x, y, name, colour) for name, (x, y, colour) in drawn.items())])
+        failed |= mark_failures(axes, inside, "ratio", styles)
+    values = [value for name in ("ratio", "low", "high") for value in ratios[name].dropna()] + [1.0]
+    values += [v for panel in theirs.values() for series in panel.values() for v in series.values()]
+    panels[0].set_ylim(min(values) / 1.4, max(values) * 1.9)
+    panels[0].set_ylabel(f"time relative to {REFERENCE}")
+    if printed:
+        look: Style = {"color": GREY, "marker": "o", "markersize": 5}
+        handles = [
+            Line2D([], [], linestyle="-", label="measured here", **look),
+            Line2D([], [], linestyle="--", markerfacecolor="white", label="paper, Figure 2", **look),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=3.5)
+    tokens = units.length(timed["tokens"].iloc[0])
+    notes = [f"batch size x length = {tokens} tokens", "bars: 95 % confidence interval, paired by repeat"]
+    if printed:
+        notes.append(
+            "paper: different machine and library, values read from its figure (about ± 2 %), no intervals"
+        )
+    notes.append(failures_note(failed))
+    shape = {name: timed[name].iloc[0] for name in (*SHAPE, "machine")}
+    set_title(figure, {**shape, "batch_size": span(timed["batch_size"])}, "; ".join(filter(None, notes)))
+    for axes, labels in zip(panels, ends, strict=True):
+        label_ends(axes, labels)
+    return figure
+
+
+def _published_ratios(times: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
+    base = times.get(REFERENCE, {})
+    ratios = {
+        name: {n: time / base[n] for n, time in sorted(series.items()) if n in base}
+        for name, series in times.items()
+        if name != REFERENCE
+    }
+    return {name: series for name, series in ratios.items() if series}
+
+
+def _same_colour(styles: dict[str, Style], printed: Sequence[str], ours: Sequence[str]) -> dict[str, Style]:
+    """Give the paper's series of a mechanism the look of ours, whatever options ours has."""
+    kin = {name: next((o for o in ours if o == name or o.startswith(f"{name}:")), name) for name in printed}
+    return {**styles, **{name: styles[like] for name, like in kin.items()}}
+
+
+def _series(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    known = rows[rows["ratio"].notna()]
+    return [
+        (label(str(mechanism), str(options)), mine.sort_values("seq_len"))
+        for (mechanism, options), mine in known.groupby(["mechanism", "options"])
+    ]
+
+
+def _draw_ours(axes: Axes, name: str, mine: pd.DataFrame, style: Style) -> tuple[float, float, str]:
+    axes.plot(mine["seq_len"], mine["ratio"], label=name, linewidth=1.4, markersize=4.5,
+              **{**style, "linestyle": "-"})  # fmt: skip
+    axes.vlines(mine["seq_len"], mine["low"], mine["high"], color=style["color"], linewidth=3, alpha=0.35,
+                gid=f"bars-{name}")  # fmt: skip
+    return float(mine["seq_len"].iloc[-1]), float(mine["ratio"].iloc[-1]), str(style["color"])
+
+
+def _draw_theirs(axes: Axes, name: str, series: Mapping[int, float], style: Style) -> None:
+    axes.plot(list(series), list(series.values()), label=f"{name} (paper)", linewidth=0.9, markersize=4.5,
+              markerfacecolor="white", markeredgewidth=0.9, zorder=1.8,
+              **{**style, "linestyle": (0, (4, 2))})  # fmt: skip
+
+
+def _set_axes(axes: Axes, lengths: Sequence[int]) -> None:
+    set_length_axis(axes, lengths)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _paper_times() -> PublishedTimes:
+    times: dict[str, dict[str, dict[int, float]]] = {}
+    for row in each_row(published_times()):
+        panel = times.setdefault(MODES[row.mode], {})
+        panel.setdefault(row.mechanism, {})[int(row.seq_len)] = float(row.published_time)
+    return times

@@ -1,0 +1,104 @@
+"""Records of trainings for the plots: the rows with a score, their intervals over seeds, their captions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from effbench.records.analyse.scores import metric_of, with_score
+from effbench.records.analyse.statistics import mean_interval
+from effbench.show import units
+from effbench.show.look import NothingToDraw, set_title, span
+from effbench.show.tables import SHAPE
+
+Interval = tuple[float, float, float]  # mean, low, high
+
+_ONE_FIGURE = [*SHAPE, "task", "seq_len", "machine"]
+
+
+def trainings(raw: pd.DataFrame, kind: str, needed: Sequence[str], *, keep_all: bool = False) -> pd.DataFrame:
+    """Return the training records with their ``score``; figures without a value are left out.
+
+    ``needed`` are the columns that a figure of this kind takes its values from. With ``keep_all`` the figures
+    without a value stay. Raises NothingToDraw if no record has a value in all these columns.
+    """
+    trained = with_score(raw[raw["probe"] == "accuracy"])
+    if trained.empty:
+        raise NothingToDraw(f"there is nothing to draw for {kind}: no record is of the probe accuracy")
+    if with_values(trained, needed).empty:
+        metric = metric_of(trained)
+        words = [c.replace("score", metric).replace("samples_", "samples of ") for c in needed]
+        raise NothingToDraw(f"there is nothing to draw for {kind}: no training has {' and '.join(words)}")
+    if keep_all:
+        return trained
+    return pd.concat([group for group in per_figure(trained) if len(with_values(group, needed))])
+
+
+def with_values(trained: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
+    """Return the records that ended well and have values in all these columns."""
+    if not set(needed) <= set(trained.columns):
+        return trained.iloc[:0]
+    return trained[(trained["status"] == "ok") & trained[list(needed)].notna().all(axis=1)]
+
+
+def per_figure(trained: pd.DataFrame) -> list[pd.DataFrame]:
+    """Split records into those of one task, length, shape and machine."""
+    return [group for _, group in trained.groupby(_ONE_FIGURE, sort=False)]
+
+
+def failure_of(rows: pd.DataFrame) -> str:
+    """The status of the first record that failed, or ``no value``."""
+    failed = rows.loc[rows["status"] != "ok", "status"]
+    return str(failed.iloc[0]) if len(failed) else "no value"
+
+
+def metric_words(trained: pd.DataFrame) -> str:
+    """The metric of rows of one task in words."""
+    return units.score_words(metric_of(trained))
+
+
+def over_seeds(values: Sequence[float], *, log: bool = False) -> Interval:
+    """Return (mean, low, high) with the 95 % t interval; geometric with ``log``. NaN bounds for one seed."""
+    numbers = np.asarray(values, dtype=float)
+    numbers = np.log(numbers) if log else numbers
+    interval = mean_interval(list(numbers)) if len(numbers) > 1 else (float(numbers[0]), math.nan, math.nan)
+    return (math.exp(interval[0]), math.exp(interval[1]), math.exp(interval[2])) if log else interval
+
+
+def score_over_seeds(values: Sequence[float]) -> Interval:
+    """Return the same as :func:`over_seeds`, with bounds cut to 0 and 1."""
+    mean, low, high = over_seeds(values)
+    return (mean, low, high) if math.isnan(low) else (mean, max(0.0, low), min(1.0, high))
+
+
+def seeds_note(counts: Iterable[int], bars: str = "bars") -> str:
+    """A caption's explanation of the bars, from the number of seeds of each value."""
+    several = sorted({n for n in counts if n > 1})
+    if not several:
+        return "one seed: no confidence interval" if 1 in counts else ""
+    note = f"{bars}: 95 % confidence interval (Student's t, {span(several)} seeds)"
+    return f"{note}; no {bars}: one seed" if 1 in counts else note
+
+
+def shape_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """The values that a caption names: one value, or a range where the records have several."""
+    shape: dict[str, Any] = {name: rows[name].iloc[0] for name in (*SHAPE, "task", "machine")}
+    for name in ("batch_size", "d_model", "heads", "seq_len"):
+        shape[name] = span(rows[name])
+    return shape
+
+
+def set_training_title(figure: Figure, shape: dict[str, Any], notes: Sequence[str]) -> None:
+    """Set a caption with the task, its length, the shape, the machine and the notes."""
+    task = f"{shape['task']} at {shape['seq_len']} tokens"
+    set_title(figure, {**shape, "task": task}, "; ".join(filter(None, notes)))
+
+
+def not_drawn(absent: Sequence[str]) -> str:
+    """A note that names the mechanisms without a value, if there are any."""
+    return f"not drawn: {', '.join(absent)}" if absent else ""
