@@ -1,4 +1,4 @@
-"""What code a number comes from: a digest of the sources that decide it."""
+"""The fingerprint of the code that a number comes from: a digest of the sources that affect it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from effbench import __version__
 from effbench.common import files, registry
 from effbench.common.spec import Cell
 
-# Below the wire: what runs in the measured process. What plans, stores and shows changes no number.
+# What runs in the measured process. The code that plans, stores and shows changes no number.
 _MEASURING = (
     "common/machine.py",
     "measured/facts.py",
@@ -23,10 +23,10 @@ _MEASURING = (
 
 
 def code_of(cell: Cell) -> str:
-    """``version-measuring-plugin``: digests of effbench's measuring code with torch, and of the plug-ins.
+    """Return ``version-measuring-plugin``, where the last two parts are digests.
 
-    The last part covers the mechanism's sources, the versions of the libraries it requires and, for accuracy,
-    the task's.
+    ``measuring`` covers effbench's measuring code and torch's version; ``plugin`` covers the mechanism's
+    sources, the versions of the libraries it requires and, for accuracy, the same of the task.
     """
     plugins = [registry.find(cell.mechanism, "mechanism")]
     if cell.task:
@@ -34,7 +34,7 @@ def code_of(cell: Cell) -> str:
     home = Path(__file__).parents[1]
     measuring = tuple(path for name in _MEASURING for path in _python_files(home / name))
     sources = tuple(path for plugin in plugins for path in registry.sources(plugin))
-    libraries = " ".join(f"{name} {found}" for p in plugins for name, found in registry.versions(p).items())
+    libraries = " ".join(f"{name} {number}" for p in plugins for name, number in registry.versions(p).items())
     return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest(sources, libraries)}"
 
 
