@@ -16,6 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from effbench.common import columns, files
+from effbench.common.exits import Fault
 from effbench.common.files import why
 from effbench.common.spec import (
     MESSAGE,
@@ -40,7 +41,7 @@ CHECKPOINTS = "checkpoints"
 RECORD_BYTES = 256 * 2**20  # of one record, most of them samples
 
 
-class StoreFull(RuntimeError):
+class StoreFull(Fault):
     """A record could not be written; its text says where and why."""
 
 
@@ -211,14 +212,16 @@ def replacing(path: Path, data: bytes) -> Iterator[None]:
         os.close(folder)
 
 
-def export(folder: Path) -> DataFrame:
-    """Write results.csv, results.parquet (a row a cell) and raw.csv (a row a record, without samples).
+def export(folder: Path, records: Iterable[Record] | None = None) -> tuple[DataFrame, DataFrame]:
+    """Write results.csv, results.parquet (configurations) and raw.csv (records, without samples).
 
-    Returns the rows of cells. Raises StoreFull when the disk does not take the files.
+    ``records`` are those of the folder if they were read already. Returns the rows of records and those of
+    configurations. Raises StoreFull when the disk does not take the files.
     """
     from effbench.records.analyse.summary import summarise
 
-    records, _ = Store(folder).read()
+    if records is None:
+        records, _ = Store(folder).read()
     raw = raw_frame(records)
     frame = summarise(raw)
     series = [column for column in raw.columns if column.startswith("samples_")]
@@ -233,7 +236,7 @@ def export(folder: Path) -> DataFrame:
                 pass
         except OSError as error:
             raise StoreFull(f"cannot write {folder / name}: {error.strerror or error}") from error
-    return frame
+    return raw, frame
 
 
 def _read(path: Path) -> Record:
