@@ -18,11 +18,11 @@ from scipy import stats
 
 from effbench.cli import app as cli
 from effbench.common.spec import Cell, Record, UsageError
+from effbench.common.values import parse_time_s
 from effbench.gate.decide import judge
 from effbench.gate.stored import BUSY_CORES, compare
 from effbench.gate.unpaired import difference
 from effbench.records.store import Store
-from effbench.sweep.sweep import parse_time_s
 
 FACTS = {"name": "Test CPU, 2 cores, 8 GiB", "torch": "2.13.0", "python": "3.11.7", "cpu_capability": "AVX2"}
 CODE = "0.1.0-aaaaaaaa-bbbbbbbb"

@@ -52,7 +52,7 @@ from effbench.measured.tasks.pathfinder import Pathfinder
 from effbench.measured.tasks.polarity import Polarity
 from effbench.measured.tasks.retrieval import Retrieval
 from effbench.records.store import Store
-from effbench.sweep.loop import plan
+from effbench.sweep.planning import plan
 from effbench.sweep.sweep import Sweep
 
 EXAMPLES = 20

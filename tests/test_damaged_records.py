@@ -24,8 +24,8 @@ from effbench.common.spec import Cell, Record, UsageError, cell_key, parse_json,
 from effbench.measured.models.checkpoint import Checkpoint
 from effbench.records.soundness import check_ceiling
 from effbench.records.store import Store, export
-from effbench.sweep import loop
 from effbench.sweep import machine_ceiling as ceiling
+from effbench.sweep import planning, skipping
 from effbench.sweep.estimate import Estimate
 from effbench.sweep.machine_ceiling import Ceilings
 from effbench.sweep.sweep import Sweep
@@ -274,12 +274,12 @@ SWEEP = Sweep.from_toml(
 
 def resumed(store: Store) -> None:
     """What a run that goes on reads of the records: what is final, how long it took, what is hopeless."""
-    planned = loop.plan(SWEEP, store)
+    planned = planning.plan(SWEEP, store)
     estimate = Estimate(planned.done)
     for job in planned.jobs:
         assert estimate.seconds(job.cell) >= 0
-        loop._hopeless(job.cell, planned.done)
-    loop.too_wide(SWEEP, planned.done)
+        skipping.reason_to_skip(job.cell, planned.done)
+    planning.too_wide(SWEEP, planned.done)
 
 
 def test_any_content_with_a_right_checksum_is_a_problem_or_a_row(few):

@@ -19,6 +19,8 @@ import pytest
 from repositories import commit, everything, git
 
 from effbench.cli import app as cli
+from effbench.cli import outputs
+from effbench.cli.gate import deliver
 from effbench.common.spec import Cell, UsageError
 from effbench.gate import judge as judging
 from effbench.gate.checkout import Tree
@@ -305,13 +307,13 @@ def test_a_verdict_is_not_lost_with_a_file_that_cannot_be_written(tmp_path, caps
     lost, kept = tmp_path / "gone" / "found.json", tmp_path / "found.xml"
     report = Report(kind="gate", base={"label": "a"}, head={"label": "b"}, lines=(), figures=())
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "gone" / "summary.md"))
-    assert cli._deliver(report, {"json": lost, "junit": kept})
+    assert deliver(report, {"json": lost, "junit": kept})
     err = capsys.readouterr().err
     assert f"--json '{lost}': No such file or directory" in err
     assert "GITHUB_STEP_SUMMARY" in err
     assert kept.read_text().startswith("<?xml")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    assert not cli._deliver(report, {"json": tmp_path / "found.json"})
+    assert not deliver(report, {"json": tmp_path / "found.json"})
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -321,10 +323,10 @@ def test_an_output_that_may_not_be_written_is_refused_before_anything_starts(tmp
     if exists:
         path.touch()
     asked = path if exists else tmp_path
-    monkeypatch.setattr(cli.os, "access", lambda place, mode: (Path(place), mode) != (asked, os.W_OK))
+    monkeypatch.setattr(outputs.os, "access", lambda place, mode: (Path(place), mode) != (asked, os.W_OK))
     with pytest.raises(UsageError, match="--json .*gate.json': this user may not write there"):
-        cli._check_outputs({"json": path})
-    cli._check_outputs({"json": Path("-"), "plot": None})
+        outputs.check_outputs({"json": path})
+    outputs.check_outputs({"json": Path("-"), "plot": None})
 
 
 @pytest.mark.slow

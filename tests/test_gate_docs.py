@@ -61,7 +61,7 @@ def options_of(command: str) -> set[str] | None:
 
     from effbench.cli.app import app
 
-    found = getattr(typer.main.get_command(app), "commands", {}).get(command)
+    found = typer.main.get_command(app).get_command(None, command)
     if found is None:
         return None
     return {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from effbench.common.spec import Cell, UsageError
+from effbench.common.values import parse_time_s
 from effbench.gate.exact import DEFAULTS
 from effbench.gate.settings import EXACT, KEYS, GateSettings, Override, read, unused
-from effbench.sweep.sweep import Sweep, parse_seconds, parse_time_s, read_axis
+from effbench.sweep.axes import read_axis
+from effbench.sweep.sweep import Sweep
 
 FULL = """
 mechanism = ["attn.py:MyAttention", "fastformer:interaction=add"]
@@ -58,11 +60,6 @@ def test_a_time_is_its_number_of_units(short, number):
 @given(st.floats(1e-9, 1e6))
 def test_a_plain_number_is_seconds(number):
     assert parse_time_s(number) == number
-
-
-@given(st.integers(1, 500), st.sampled_from(["", "s", "m", "min", "h"]))
-def test_the_two_readers_of_times_agree_where_both_read(number, short):
-    assert parse_time_s(f"{number}{short}") == parse_seconds(f"{number}{short}")
 
 
 @pytest.mark.parametrize(

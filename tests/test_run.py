@@ -15,14 +15,16 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+from fakes import Fake
 from rich.console import Console
 
 import effbench
 from effbench.common import machine
-from effbench.common.spec import MACHINE, Job, Limits, Record, UsageError
+from effbench.common.spec import MACHINE, Job, Limits, UsageError
 from effbench.records.analyse.drift import doubts
 from effbench.records.store import Store, raw_frame
-from effbench.sweep.loop import order, plan, run
+from effbench.sweep.loop import run
+from effbench.sweep.planning import order, plan
 from effbench.sweep.sweep import Sweep
 
 TOML = """
@@ -40,50 +42,6 @@ repeats = 2
 max_repeats = 2
 """
 SWEEP = Sweep.from_toml(TOML, "test", "test")
-
-
-class Fake:
-    """An executor that measures nothing: it answers from a table of failures, and counts."""
-
-    def __init__(self, fails: dict | None = None, interrupt_at: int | None = None, noise: dict | None = None):
-        self.fails = fails or {}
-        self.noise = noise or {}
-        self.interrupt_at = interrupt_at
-        self.ran: list[Job] = []
-        self.closed = 0
-
-    def start(self):
-        return {"torch": "2", "cuda_devices": 0}
-
-    def run(self, job, progress):
-        self.ran.append(job)
-        if len(self.ran) == self.interrupt_at:
-            raise KeyboardInterrupt
-        cell = job.cell
-        status, reason = self.fails.get((cell.mechanism, cell.mode, cell.seq_len), ("ok", ""))
-        if callable(status):
-            status = status(job.limits)
-        samples, values = {}, {}
-        if status == "ok" and cell.probe == "time":
-            noise = self.noise.get(cell.mechanism, 0.0) * (1 if cell.repeat % 2 else -1)
-            samples = {"time_s": (1e-6 * cell.seq_len**2 * (1 + noise),) * 3}
-        if status == "ok" and cell.probe == "memory":
-            values = {"peak_bytes": 1000 * cell.seq_len}
-        return Record(
-            cell=cell,
-            status=status,
-            reason=reason,
-            samples=samples,
-            values=values,
-            machine={"name": machine.name()},
-            code=job.code,
-            data=job.data,
-            limits=job.limits,
-            started="2026-01-01T00:00:00+00:00",
-        )
-
-    def close(self):
-        self.closed += 1
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -183,7 +141,7 @@ def test_longer_lengths_are_skipped_after_an_oom_with_the_prediction(tmp_path):
     assert "N=64 ran out of memory; predicted for N=128: 0.00012 GiB (it grew as N^1.00 from 16 to 32)" in (
         rows["vanilla", "train", 128].reason
     )
-    assert "N=32 ran out of time; predicted for N=64: 0.001 s a call (16 measured, N declared)" in (
+    assert "N=32 ran out of time; predicted for N=64: 0.001 s per call (16 measured, N declared)" in (
         rows["linear", "forward", 64].reason
     )
     assert len(frame) == 3 * 2 * 4, "a failure is a row, never a missing one"
@@ -239,84 +197,6 @@ def test_the_resolved_sweep_is_written_beside_the_results(tmp_path):
     assert [c.key for c in again.cells()] == [c.key for c in SWEEP.cells()]
 
 
-def test_python_needs_no_main_guard(tmp_path):
-    """effbench.run at the top level of a script works: the fork server does not import the script."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import effbench\n"
-        f"sweep = effbench.Sweep.from_toml({TOML!r}, 'x', 'x').override({{'seq_len': '16', 'repeats': 1}})\n"
-        "frame = effbench.run(sweep, 'out')\n"
-        "assert set(frame.status) == {'ok'}, frame.reason\n"
-        "assert (frame.time_s > 0).all() and (frame.peak_bytes > 0).all()\n"
-    )
-    subprocess.run([sys.executable, str(script)], check=True, timeout=120, cwd=tmp_path)
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_and_run_again(tmp_path):
-    """SIGKILL of the whole command, several times: each record survives and is not measured again."""
-    toml = TOML.replace("16, 32, 64", "16, 32").replace('"vanilla", "linear", ', '"vanilla", ')
-    command = [sys.executable, "-m", "effbench", "run", "--config", "s.toml", "--out", "out", "--quiet"]
-    (tmp_path / "s.toml").write_text(toml)
-    kept: dict[str, str] = {}
-    for _ in range(2):
-        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "MPLCONFIGDIR": str(tmp_path)})
-        end = time.monotonic() + 60
-        while len(_finished(tmp_path / "out")) < len(kept) + 5:
-            assert time.monotonic() < end
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-        now = _finished(tmp_path / "out")
-        assert kept.items() <= now.items()
-        kept = now
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
-    now = _finished(tmp_path / "out")
-    assert kept.items() <= now.items()
-    assert len(now) == len(Sweep.from_toml(toml, "s", "s").cells())
-    assert set(effbench.load(tmp_path / "out").status) == {"ok"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_records_the_cell_in_flight(tmp_path, plugin, number):
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "effbench",
-            "run",
-            "-m",
-            plugin("Hang"),
-            "--seq-len",
-            "16,64",
-            "--probe",
-            "time",
-        ),
-        *("--d-model", "16", "--heads", "2", "--mode", "forward", "--repeats", "1", "--out", "out"),
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell that starts the tests in the background has them ignore SIGINT
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
-    )
-    end = time.monotonic() + 60
-    while not _finished(tmp_path / "out"):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Run the same command again" in errors
-    statuses = {r.cell.seq_len: r.status for r in Store(tmp_path / "out").read()[0]}
-    assert statuses == {16: "ok", 64: "interrupted"}
-
-
 TRAINED = """
 name = "trained"
 seed = 3
@@ -335,27 +215,61 @@ repeats = 1
 TRAINING = Sweep.from_toml(TRAINED, "trained", "trained")
 
 
-@pytest.mark.slow
-def test_a_training_killed_and_run_again_has_the_curves_of_one_that_was_not(tmp_path):
-    """SIGKILL of the whole command while it trains; the next goes on from the checkpoint."""
-    (tmp_path / "s.toml").write_text(TRAINED)
+KILLED = """
+name = "killed"
+[[grid]]
+mechanism = ["vanilla", "fastformer"]
+probe = ["time", "memory"]
+seq_len = 16
+d_model = 16
+heads = 2
+threads = 1
+seconds = 0.01
+repeats = 2
+max_repeats = 2
+"""
 
-    command = [sys.executable, "-m", "effbench", "run", "--config", "s.toml", "--out", "parts", "--quiet"]
-    process = subprocess.Popen(command, cwd=tmp_path)
-    (cell,) = TRAINING.cells()
+
+@pytest.mark.slow
+def test_killed_and_run_again_loses_nothing_and_repeats_nothing(tmp_path):
+    """SIGKILL among the costs and in the training: records survive, the curves are those of a run in one go.
+
+    The script has no main guard: the fork server does not import it.
+    """
+    toml = KILLED + TRAINED[TRAINED.index("[[grid]]") :]
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import effbench\neffbench.run(effbench.Sweep.from_toml({toml!r}, 'x', 'x'), 'parts')\n"
+    )
+    sweep = Sweep.from_toml(toml, "x", "x")
+    (cell,) = (cell for cell in sweep.cells() if cell.probe == "accuracy")
     checkpoint = Store(tmp_path / "parts").checkpoint(cell)
-    end = time.monotonic() + 60
-    while not checkpoint.exists():
-        assert time.monotonic() < end
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    assert not _finished(tmp_path / "parts")
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
-    run(TRAINING, tmp_path / "whole")
-    ((parts,), _), ((whole,), _) = (Store(tmp_path / out).read() for out in ("parts", "whole"))
-    assert (parts.status, whole.status) == ("ok", "ok"), (parts.reason, whole.reason)
+    kept: dict[str, str] = {}
+    for until in (lambda: len(_finished(tmp_path / "parts")) >= 5, checkpoint.exists):
+        process = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path)
+        end = time.monotonic() + 60
+        while not until():
+            assert time.monotonic() < end
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        now = _finished(tmp_path / "parts")
+        assert kept.items() <= now.items()
+        kept = now
+    assert len(kept) == len(sweep.cells()) - 1, "the training alone is not done"
+    subprocess.run([sys.executable, str(script)], cwd=tmp_path, check=True, timeout=120)
+    now = _finished(tmp_path / "parts")
+    assert kept.items() <= now.items()
+    assert len(now) == len(sweep.cells())
+    frame = effbench.load(tmp_path / "parts")
+    assert set(frame.status) == {"ok"}, frame.reason
+    cost = frame[frame.task == ""]
+    assert (cost.time_s > 0).all()
+    assert (cost.peak_bytes > 0).all()
+    run(sweep.override({"probe": "accuracy"}), tmp_path / "whole")
+    parts = next(r for r in Store(tmp_path / "parts").read()[0] if r.cell.key == cell.key)
+    ((whole,), _) = Store(tmp_path / "whole").read()
     assert (parts.values["resumed"], whole.values["resumed"]) == (1, 0)
     for name in ("step_loss", "train_loss", "validation_accuracy", "validation_macro_f1", "learning_rate"):
         assert parts.samples[name] == whole.samples[name], name
@@ -364,6 +278,28 @@ def test_a_training_killed_and_run_again_has_the_curves_of_one_that_was_not(tmp_
     assert len(parts.samples["step_s"]) == len(whole.samples["step_s"]) == 200
     assert parts.values["train_seconds"] > sum(parts.samples["step_s"])
     assert not checkpoint.parent.exists()
+
+
+@pytest.mark.slow
+def test_a_signal_records_the_cell_in_flight(tmp_path, plugin):
+    """SIGTERM, which main turns into what Ctrl-C raises."""
+    command = [
+        sys.executable, "-m", "effbench", "run", "-m", plugin("Hang"), "--seq-len", "16,64",
+        "--probe", "time", "--d-model", "16", "--heads", "2", "--mode", "forward", "--repeats", "1",
+        "--out", "out",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not _finished(tmp_path / "out"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Run the same command again" in errors
+    statuses = {r.cell.seq_len: r.status for r in Store(tmp_path / "out").read()[0]}
+    assert statuses == {16: "ok", 64: "interrupted"}
 
 
 class Training(Fake):

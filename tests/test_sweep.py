@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effbench.common.spec import UsageError
-from effbench.sweep.sweep import Sweep, parse_bytes, parse_lengths, parse_seconds, presets
+from effbench.common.values import parse_bytes, parse_lengths, parse_time_s
+from effbench.sweep.sweep import Sweep, presets
 
 ONE = 'name = "one"\n[[grid]]\nmechanism = "vanilla"\nseq_len = 16\nthreads = 1\n'
 
@@ -42,7 +43,7 @@ def test_amounts_and_times():
     assert parse_bytes("8GiB") == 8 * 2**30
     assert parse_bytes("1.5MB") == 1_500_000
     assert parse_bytes(77) == 77
-    assert (parse_seconds("10m"), parse_seconds("1.5h"), parse_seconds("90s"), parse_seconds(3)) == (
+    assert (parse_time_s("10m"), parse_time_s("1.5h"), parse_time_s("90s"), parse_time_s(3)) == (
         600,
         5400,
         90,
@@ -53,7 +54,7 @@ def test_amounts_and_times():
             parse_bytes(bad)
     for bad in ("soon", "", "-1s", "0"):
         with pytest.raises(UsageError, match="is not a time"):
-            parse_seconds(bad)
+            parse_time_s(bad)
 
 
 @pytest.mark.parametrize("name", presets())

@@ -27,7 +27,6 @@ from effbench.common.values import (
     number,
     parse_bytes,
     parse_lengths,
-    parse_seconds,
     parse_share,
     parse_time_s,
     parse_whole,
@@ -37,7 +36,8 @@ from effbench.common.wording import one_line, shown
 from effbench.gate import settings as gate
 from effbench.records.analyse import published_data
 from effbench.records.store import Store
-from effbench.sweep.sweep import _AXES, MOST_CELLS, Sweep, read_axis
+from effbench.sweep.axes import AXES, read_axis
+from effbench.sweep.sweep import MOST_CELLS, Sweep
 
 HERE = settings(suppress_health_check=list(HealthCheck))
 SOME = settings(HERE, max_examples=40)
@@ -72,7 +72,6 @@ PARSERS = {
     "whole": lambda value: parse_whole("heads", value),
     "lengths": parse_lengths,
     "share": lambda value: parse_share("precision", value),
-    "seconds": parse_seconds,
     "time": parse_time_s,
     "bytes": parse_bytes,
 }
@@ -337,7 +336,7 @@ def test_any_declared_growth_is_finite_or_refused(value):
 # Grids and TOML.
 
 
-@pytest.mark.parametrize("axis", _AXES)
+@pytest.mark.parametrize("axis", AXES)
 @SOME
 @given(value=anything)
 def test_any_value_of_an_axis_is_read_or_refused(axis, value):

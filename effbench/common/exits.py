@@ -9,7 +9,7 @@ BROKEN_STATUSES = ("crashed", "incorrect")
 
 
 class Exit(IntEnum):
-    """What a command ends with."""
+    """The code that a command ends with."""
 
     DONE = 0
     FAULT = 1
@@ -21,12 +21,17 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-def of_run(rows: Iterable[tuple[str, str, bool]], *, strict: bool = False) -> Exit:
-    """The exit code of a sweep, from (mechanism, status, whether anything was measured) of each row.
+class Fault(RuntimeError):
+    """effbench or the machine failed: a command prints the text as one line and ends with Exit.FAULT."""
 
-    BROKEN where nothing was measured of a mechanism and a row of it crashed or is incorrect, and under
-    ``strict`` where any row is such; NOTHING where no row has a number; else DONE: out of memory, a timeout
-    and unsupported are results.
+
+def of_run(rows: Iterable[tuple[str, str, bool]], *, strict: bool = False) -> Exit:
+    """Return the exit code of a sweep from (mechanism, status, measured) of each configuration.
+
+    ``measured`` is true if the configuration has at least one number. The code is BROKEN if a mechanism has
+    no number and one of its configurations crashed or is incorrect; with ``strict``, if any configuration
+    crashed or is incorrect. It is NOTHING if no configuration has a number, and DONE otherwise: out of
+    memory, a timeout and unsupported are results.
     """
     rows = list(rows)
     broken = {name for name, status, _ in rows if status in BROKEN_STATUSES}

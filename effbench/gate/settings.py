@@ -15,6 +15,7 @@ from effbench.gate.exact import DEFAULTS, Tolerance
 from effbench.gate.exact import FIGURES as EXACT
 from effbench.gate.paths import from_root
 from effbench.sweep import sweep
+from effbench.sweep.axes import read_axis
 
 TABLE = "tool.effbench.gate"
 # One thread, since on a shared machine the others wait for whoever has the other cores.
@@ -224,7 +225,7 @@ def _partial(data: Mapping[str, Any]) -> _Part:
 
 def _axis(name: str, value: Any) -> tuple[Any, ...]:
     if name != "mechanism":
-        return tuple(dict.fromkeys(sweep.read_axis(name, value)))
+        return tuple(dict.fromkeys(read_axis(name, value)))
     items = value if isinstance(value, list | tuple) else [value]
     if not items:
         raise UsageError("mechanism is empty")

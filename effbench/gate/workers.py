@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from effbench.common.exits import Fault
 from effbench.common.inherited import environment
 from effbench.common.spec import Cell, to_json
 
@@ -25,7 +26,7 @@ _START_S = 120.0
 _LOG_TAIL_BYTES = 2000
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(Fault):
     """A worker ended or did not answer in time; the text says which way, ``side`` whose it was."""
 
     def __init__(self, side: str, reason: str) -> None:

@@ -6,12 +6,13 @@ import contextlib
 import fcntl
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effbench.common import files
+from effbench.common.exits import Fault
 from effbench.common.files import why
 from effbench.common.spec import MESSAGE, Cell, Record, UsageError
 from effbench.common.wording import one_line, shown
@@ -26,7 +27,7 @@ CHECKPOINTS = "checkpoints"
 _ATTEMPTS = 5  # to read a folder that is packed or unpacked meanwhile
 
 
-class StoreFull(RuntimeError):
+class StoreFull(Fault):
     """A record could not be written; the message says where and why."""
 
 
@@ -201,14 +202,16 @@ def load(folders: str | Path | Sequence[str | Path], *, raw: bool = False) -> Da
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
 
-def export(folder: Path) -> DataFrame:
+def export(folder: Path, records: Iterable[Record] | None = None) -> tuple[DataFrame, DataFrame]:
     """Write results.csv and results.parquet (the summary) and raw.csv (one row per record, without samples).
 
-    Returns the summary. Raises StoreFull when the disk does not take the files.
+    ``records`` are those of the folder if they were read already. Returns the rows of records and the summary.
+    Raises StoreFull when the disk does not take the files.
     """
     from effbench.records.analyse.summary import summarise
 
-    records, _ = Store(folder).read()
+    if records is None:
+        records, _ = Store(folder).read()
     raw = raw_frame(records)
     frame = summarise(raw)
     series = [column for column in raw.columns if column.startswith("samples_")]
@@ -222,4 +225,4 @@ def export(folder: Path) -> DataFrame:
             files.replace(folder / name, data)
         except OSError as error:
             raise StoreFull(f"cannot write {folder / name}: {error.strerror or error}") from error
-    return frame
+    return raw, frame

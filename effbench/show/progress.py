@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: rows as they are measured, progress, the cell in flight, the ETA."""
+"""The progress of a sweep in a terminal: results as they are measured, the running cell, the time left."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _PLAIN_EVERY_S = 10.0
 
 
 class _Bar(Progress):
-    """The bar, and under it a line of its own for what the cell in flight says: a bar leaves no room."""
+    """The bar with the message of the running cell below it, since the bar leaves no room beside it."""
 
-    said = ""
+    message = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The rows of the bar, then the line."""
+        """Return the rows of the bar, then the message."""
         yield self.make_tasks_table(self.tasks)
-        if self.said:
-            yield Text(f"  {self.said}", no_wrap=True, overflow="ellipsis", style="dim")
+        if self.message:
+            yield Text(f"  {self.message}", no_wrap=True, overflow="ellipsis", style="dim")
 
 
 class TerminalProgress:
-    """A Listener that writes to standard error; the moving parts only where it is a terminal.
+    """A Listener that writes to standard error; it draws the bar only if that is a terminal.
 
-    ``quiet`` writes nothing but problems; ``verbose`` writes a line for every record, not only for times,
+    ``quiet`` writes problems only; ``verbose`` writes a message for every record, not only for times,
     accuracies and failures.
     """
 
@@ -71,7 +71,7 @@ class TerminalProgress:
         self._bar.stop()
 
     def planned(self, jobs: Sequence[Job], done: Sequence[Record], problems: Sequence[Problem]) -> None:
-        """Say what there is to do and what was found in the folder."""
+        """Print how many cells there are to measure, and the files of the folder that are ignored."""
         self._total = len(jobs)
         self._bar.update(self._task, total=len(jobs))
         for problem in problems:
@@ -81,36 +81,36 @@ class TerminalProgress:
             self._print(f"{plural(len(jobs), 'cell')} to measure{earlier}")
 
     def began(self, job: Job, eta_s: float) -> None:
-        """Name the cell in flight."""
+        """Show the cell that starts."""
         self._job, self._eta_s = job, eta_s
-        self._bar.said = ""
+        self._bar.message = ""
         self._show(describe(job.cell))
 
-    def progressed(self, fraction: float, text: str) -> None:
-        """Show how far the cell in flight is."""
+    def progressed(self, fraction: float, message: str) -> None:
+        """Show how far the running cell is, and its message."""
         assert self._job is not None
-        self._bar.said = text
+        self._bar.message = message
         self._show(f"{describe(self._job.cell)} {fraction:4.0%}")
         now = time.monotonic()
         if not self._console.is_terminal and not self._quiet and now - self._last_plain > _PLAIN_EVERY_S:
             self._last_plain = now
-            self._print(escape(f"{describe(self._job.cell)} {fraction:4.0%} {text}"))
+            self._print(escape(f"{describe(self._job.cell)} {fraction:4.0%} {message}"))
 
     def finished(self, record: Record) -> None:
-        """Print the record's row and count it."""
+        """Count the record and print its result."""
         self._count += 1
         self.statuses[record.status] += 1
         self._bar.update(self._task, completed=self._count)
-        worth_a_line = record.status != "ok" or record.cell.probe in ("time", "accuracy")
+        worth_a_message = record.status != "ok" or record.cell.probe in ("time", "accuracy")
         budget_ended = record.status == "interrupted" and not record.seconds and not self._verbose
-        if self._quiet or not (worth_a_line or self._verbose) or budget_ended:
+        if self._quiet or not (worth_a_message or self._verbose) or budget_ended:
             return
         style = _STYLES.get(record.status, "red")
         text = escape(f"{describe(record.cell):<58} {_outcome(record)}")
         self._print(f"[{style}]{text}[/]" if style else text)
 
     def refining(self, cells: Sequence[Cell]) -> None:
-        """Say what is measured once more, and count it in."""
+        """Print which times are measured again, and add them to the total."""
         self._total += len(cells)
         self._bar.update(self._task, total=self._total)
         if not self._quiet:
@@ -126,7 +126,7 @@ class TerminalProgress:
 
 
 def describe(cell: Cell) -> str:
-    """A cell in one line: ``fastformer forward N=512 time``."""
+    """Describe a cell in one line: ``fastformer N=512 forward time``."""
     what = f"{cell.task} training" if cell.task else f"{cell.mode:<7} {cell.probe}"
     repeat = f" #{cell.repeat}" if cell.repeat else ""
     return f"{cell.label:<20} N={cell.seq_len:<6} {what}{repeat}"

@@ -1,4 +1,4 @@
-"""The terminal or pipe that tables are printed to: its width, and signs that its encoding lacks."""
+"""The terminal or pipe that tables are printed to: its width, and characters that its encoding lacks."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _PLAIN_WIDTH = 100
 
 
 def width() -> int | None:
-    """Columns to print in: $COLUMNS, else the terminal's; None into a pipe, where nothing need be cut."""
+    """Return the width in columns: $COLUMNS, or the terminal's; None for a pipe, which needs no cuts."""
     if os.environ.get("COLUMNS", "").isdecimal() or sys.stdout.isatty():
         return max(20, shutil.get_terminal_size((_PLAIN_WIDTH, 24)).columns)
     return None
 
 
 def width_for_sentences() -> int:
-    """The same where sentences have to be broken: 100 columns into a pipe."""
+    """Return the width at which to break sentences: as ``width``, but 100 columns for a pipe."""
     return width() or _PLAIN_WIDTH
 
 
 def speak_any_encoding() -> None:
-    """Write signs that standard output or error cannot encode by the nearest ASCII, and never fail."""
+    """Replace characters that standard output or error cannot encode with similar ASCII ones."""
     codecs.register_error("effbench", _nearest)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -36,4 +36,5 @@ def speak_any_encoding() -> None:
 
 def _nearest(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    return "".join(_ASCII.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+    unknown = error.object[error.start : error.end]
+    return "".join(_ASCII.get(character, "?") for character in unknown), error.end

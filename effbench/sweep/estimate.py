@@ -1,4 +1,4 @@
-"""How long a cell will take: a rough guess for --dry-run, sharpened by the cells already done for the ETA."""
+"""Estimates of how long a cell takes: rough for --dry-run, corrected by finished cells for the ETA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TRAINING_S = 20.0
 
 
 class Estimate:
-    """Seconds a cell, from a cost model scaled by what cells of the same probe took."""
+    """Seconds per cell: a cost model, scaled by the times of finished cells of the same probe."""
 
     def __init__(self, done: Iterable[Record] = ()) -> None:
         self._sums: dict[str, tuple[float, float]] = {}
@@ -21,20 +21,20 @@ class Estimate:
             self.learn(record)
 
     def learn(self, record: Record) -> None:
-        """Take a measured cell into account."""
+        """Correct later estimates by a measured cell."""
         if record.status == "ok":
             actual, guessed = self._sums.get(record.cell.probe, (0.0, 0.0))
             self._sums[record.cell.probe] = (actual + whole_seconds(record), guessed + _guess(record.cell))
 
     def seconds(self, cell: Cell) -> float:
-        """Expected wall time of the cell in seconds."""
+        """Return the expected wall time of the cell in seconds."""
         actual, guessed = self._sums.get(cell.probe, (0.0, 0.0))
         scale = actual / guessed if guessed else 1.0
         return _guess(cell) * scale
 
 
 def whole_seconds(record: Record) -> float:
-    """What the cell took: of a training that was killed and went on, its earlier parts too."""
+    """Return the wall time of a cell in seconds, with the earlier parts of a training that was resumed."""
     trained_s = record.values.get("train_seconds")
     return max(record.seconds, trained_s) if isinstance(trained_s, float) else record.seconds
 

@@ -39,7 +39,7 @@ def code_of(cell: Cell) -> str:
     sources = tuple(path for plugin in plugins for path in registry.sources(plugin))
     if cell.task:
         sources += tuple(path for name in _PREPARING for path in _python_files(home / name))
-    libraries = " ".join(f"{name} {found}" for p in plugins for name, found in registry.versions(p).items())
+    libraries = " ".join(f"{name} {number}" for p in plugins for name, number in registry.versions(p).items())
     return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest(sources, libraries)}"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from effbench.common import machine, registry
 from effbench.common.blame import fault_place
+from effbench.common.exits import Fault
 from effbench.common.inherited import environment
 from effbench.common.spec import Job, Record, Status, record_from, to_json
 from effbench.common.wording import one_line, plural
@@ -24,7 +25,7 @@ _START_S = 120.0
 _KILL_GRACE_S = 10.0
 
 
-class ServerDied(RuntimeError):
+class ServerDied(Fault):
     """The fork server itself ended; its last words are the text."""
 
 

@@ -1,140 +1,43 @@
-"""Sweep: a grid of cells, read from a preset, a TOML file or flags, and written back as TOML."""
+"""Sweep: a grid of cells, read from a preset, a TOML file or options, and written back as TOML."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import math
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from effbench.common import files, machine, registry
-from effbench.common.spec import (
-    ALLOCATORS,
-    DEVICE,
-    DTYPES,
-    MODES,
-    PROBES,
-    SCOPES,
-    Cell,
-    Limits,
-    Option,
-    UsageError,
-    spec_label,
-)
-from effbench.common.values import MOST, MOST_SEED
-
-# the readers of values, which the commands take from here
-from effbench.common.values import parse_bytes as parse_bytes
-from effbench.common.values import parse_lengths as parse_lengths
-from effbench.common.values import parse_seconds as parse_seconds
-from effbench.common.values import parse_share as parse_share
-from effbench.common.values import parse_time_s as parse_time_s
-from effbench.common.values import parse_whole as parse_whole
+from effbench.common.spec import Cell, Limits, Option, UsageError
+from effbench.common.values import MOST_SEED, parse_bytes, parse_time_s, parse_whole
 from effbench.common.wording import shown
+from effbench.sweep.axes import (
+    AXES,
+    DEFAULTS,
+    PLUGINS,
+    Axis,
+    items_of,
+    move_reference,
+    read_axis,
+    read_grid,
+    with_defaults,
+)
 
-MOST_THREADS = 4096
-MOST_REPEATS = 1000
 MOST_CELLS = 100_000  # of one sweep
 MOST_NUMBERS = 10**12  # of the input of one cell, batch x length x width
 
-Axis = tuple[Any, ...]
 T = TypeVar("T")
-_NAME = r"\w[\w.-]{0,99}"  # a folder of results/ has it
+_NAME = r"\w[\w.-]{0,99}"  # it becomes the name of a folder in results/
 _CELL_SECONDS = {"accuracy": 3600.0}
 _DEFAULT_TIMEOUT_S = 300.0
 _MEMORY_SHARE = 0.8
 _DIGEST = 6  # letters in the name of a changed sweep
-
-
-def _whole_axis(name: str, most: int = MOST) -> Callable[[Any], Axis]:
-    return lambda value: tuple(parse_whole(name, item, most=most) for item in _items(value))
-
-
-def _choice_axis(name: str, allowed: Sequence[str]) -> Callable[[Any], Axis]:
-    def read(value: Any) -> Axis:
-        for item in _items(value):
-            if not isinstance(item, str) or item not in allowed:
-                raise UsageError(registry.unknown(name, item, list(allowed), "choose from"))
-        return tuple(_items(value))
-
-    return read
-
-
-def _items(value: Any) -> list[Any]:
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _specs(kind: registry.Kind) -> Callable[[Any], Axis]:
-    def read(value: Any) -> Axis:
-        items = value if isinstance(value, list | tuple) else [value]
-        for item in items:
-            if not isinstance(item, str):
-                raise UsageError(f"{kind} {shown(item)} is not text such as name:option=value")
-        return tuple(spec_label(*registry.parse(item, kind)) for item in items)
-
-    return read
-
-
-def _lengths_axis(value: Any) -> Axis:
-    parts = value if isinstance(value, list | tuple) else [value]
-    return tuple(dict.fromkeys(n for part in parts for n in parse_lengths(part)))
-
-
-def _device_axis(value: Any) -> Axis:
-    for item in _items(value):
-        if not isinstance(item, str) or not re.fullmatch(DEVICE, item):
-            raise UsageError(f"device {shown(item)} is not cpu, cuda or cuda:N")
-    return tuple(_items(value))
-
-
-# What a grid may hold: the cell's fields, each with what reads it. The order is the order in TOML.
-_AXES: dict[str, Callable[[Any], Axis]] = {
-    "mechanism": _specs("mechanism"),
-    "probe": _choice_axis("probe", PROBES),
-    "scope": _choice_axis("scope", SCOPES),
-    "mode": _choice_axis("mode", MODES),
-    "task": _specs("task"),
-    "seq_len": _lengths_axis,
-    "batch_size": _whole_axis("batch_size"),
-    "batch_tokens": _whole_axis("batch_tokens"),  # instead of batch_size: so many tokens at every length
-    "d_model": _whole_axis("d_model"),
-    "heads": _whole_axis("heads"),
-    "layers": _whole_axis("layers"),
-    "dtype": _choice_axis("dtype", DTYPES),
-    "device": _device_axis,
-    "threads": _whole_axis("threads", MOST_THREADS),
-    "allocator": _choice_axis("allocator", ALLOCATORS),
-    "seconds": lambda value: (parse_seconds(value, "seconds"),),
-    "precision": lambda value: (parse_share("precision", value),),
-    "repeats": lambda value: (parse_whole("repeats", value, most=MOST_REPEATS),),
-    "max_repeats": lambda value: (parse_whole("max_repeats", value, most=MOST_REPEATS),),
-}
-_NAMED: tuple[registry.Kind, ...] = ("mechanism", "task")
-_DEFAULTS: dict[str, Axis] = {
-    "probe": ("time", "memory", "flops"),
-    "scope": ("attention",),
-    "mode": ("forward", "train"),
-    "task": ("listops",),
-    "batch_size": (1,),
-    "d_model": (256,),
-    "heads": (16,),
-    "layers": (2,),
-    "dtype": ("float32",),
-    "device": ("cpu",),
-    "allocator": ("kept",),
-    "seconds": (0.5,),
-    "precision": (0.02,),
-    "repeats": (3,),
-    "max_repeats": (10,),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +45,8 @@ class Sweep:
     """Grids of cells with shared settings.
 
     A grid maps axes (the fields of a Cell, ``repeats`` and ``max_repeats``) to the values they take; its
-    cells are the product. ``timeout_s`` and ``memory_bytes`` limit each cell; None means a default made for
-    the probe and the machine. ``budget_s`` limits the whole sweep.
+    cells are the product. ``timeout_s`` and ``memory_bytes`` limit each cell; None means a default for the
+    probe and the machine. ``budget_s`` limits the whole sweep.
     """
 
     name: str
@@ -156,7 +59,7 @@ class Sweep:
 
     @classmethod
     def preset(cls, name: str) -> Sweep:
-        """A named sweep that comes with effbench. Raises UsageError naming the presets there are."""
+        """Return a sweep that comes with effbench. Raises UsageError with the names of the presets."""
         if name not in presets():
             raise UsageError(registry.unknown("preset", name, presets(), "there are"))
         text = (resources.files("effbench.sweep") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
@@ -164,7 +67,7 @@ class Sweep:
 
     @classmethod
     def load(cls, path: str | Path) -> Sweep:
-        """Read a TOML file. Raises UsageError with the file and what is wrong."""
+        """Read a TOML file. Raises UsageError with the file and its error."""
         path = Path(path)
         return cls.from_toml(files.read_text(path), str(path), path.stem, path.parent)
 
@@ -172,7 +75,7 @@ class Sweep:
     def from_toml(cls, text: str, where: str, name: str, folder: Path = Path()) -> Sweep:
         """Read a sweep from TOML text; ``where`` names it in errors.
 
-        Files of plug-ins are named from ``folder``, where the sweep's own file lies.
+        Files of plug-ins are relative to ``folder``, the folder of the sweep's own file.
         """
         data = files.parse_toml(text, where)
         grids = data.pop("grid", [])
@@ -186,42 +89,42 @@ class Sweep:
             return cls(
                 name=_text(data, "name", name),
                 description=_text(data, "description", ""),
-                grids=tuple(_grid(grid, number, folder) for number, grid in enumerate(grids, start=1)),
+                grids=tuple(_numbered(grid, number, folder) for number, grid in enumerate(grids, start=1)),
                 seed=parse_whole("seed", data.get("seed", 0), least=0, most=MOST_SEED),
-                timeout_s=_given(data, "timeout", parse_seconds),
+                timeout_s=_given(data, "timeout", parse_time_s),
                 memory_bytes=_given(data, "memory_limit", parse_bytes),
-                budget_s=_given(data, "budget", parse_seconds),
+                budget_s=_given(data, "budget", parse_time_s),
             )
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
 
     def override(self, axes: Mapping[str, Any]) -> Sweep:
-        """The sweep with each given axis replaced in every grid, under a name and description of its own.
+        """Replace each given axis in every grid; the changed sweep gets its own name and description.
 
-        ``probe`` selects: a grid keeps those of its probes that were asked for, and goes if none is left; a
-        probe that no grid has joins the first grid.
+        ``probe`` selects: a grid keeps only the probes that are given, and is dropped if it has none of them;
+        a given probe that no grid has is added to the first grid.
         """
-        read = {key: read_axis(key, value) for key, value in axes.items()}
-        asked = read.pop("probe", None)
-        instead = {"batch_size": "batch_tokens", "batch_tokens": "batch_size"}
-        replaced = {instead[key] for key in read if key in instead} - set(read)
+        given = {key: read_axis(key, value) for key, value in axes.items()}
+        probes = given.pop("probe", None)
+        other = {"batch_size": "batch_tokens", "batch_tokens": "batch_size"}
+        replaced = {other[key] for key in given if key in other} - set(given)
         grids = [
-            {**{key: axis for key, axis in grid.items() if key not in replaced}, **read}
+            {**{key: axis for key, axis in grid.items() if key not in replaced}, **given}
             for grid in self.grids
         ]
-        if asked is not None:
-            has = {probe for grid in grids for probe in grid.get("probe", _DEFAULTS["probe"])}
+        if probes is not None:
+            present = {probe for grid in grids for probe in grid.get("probe", DEFAULTS["probe"])}
             for grid in grids:
-                grid["probe"] = tuple(p for p in grid.get("probe", _DEFAULTS["probe"]) if p in asked)
-            grids[0]["probe"] = (*grids[0]["probe"], *(p for p in asked if p not in has))
+                grid["probe"] = tuple(p for p in grid.get("probe", DEFAULTS["probe"]) if p in probes)
+            grids[0]["probe"] = (*grids[0]["probe"], *(p for p in probes if p not in present))
             grids = [grid for grid in grids if grid["probe"]]
-        said = "; ".join(f"{key} {', '.join(map(str, _items(value)))}" for key, value in axes.items())
-        return replace(self, grids=tuple(grids)).renamed(self, said)
+        changes = "; ".join(f"{key} {', '.join(map(str, items_of(value)))}" for key, value in axes.items())
+        return replace(self, grids=tuple(grids)).renamed(self, changes)
 
-    def renamed(self, origin: Sweep, said: str) -> Sweep:
-        """This sweep under a name and description of its own, if it measures other cells than ``origin``.
+    def renamed(self, origin: Sweep, changes: str) -> Sweep:
+        """Give this sweep its own name and description if it measures other cells than ``origin``.
 
-        So that its results go to a folder of their own. ``said`` names what was changed.
+        Its results then go to their own folder. ``changes`` says how it differs from ``origin``.
         """
         if (self.grids, self.seed) == (origin.grids, origin.seed):
             return self
@@ -229,46 +132,54 @@ class Sweep:
         digest = hashlib.sha256(same.to_toml().encode()).hexdigest()[:_DIGEST]
         first = re.sub(rf"-[0-9a-f]{{{_DIGEST}}}$", "", origin.name)
         before = origin.description if first != origin.name else f"{first}, changed"
-        return replace(self, name=f"{first}-{digest}", description=f"{before}: {said}")
+        return replace(self, name=f"{first}-{digest}", description=f"{before}: {changes}")
 
     def cells(self, *, most: bool = False) -> list[Cell]:
-        """Every cell, each once, in the order of the grids.
+        """Return every cell, each once, in the order of the grids.
 
-        With ``repeats`` replicates of a time cell, or, with ``most``, all ``max_repeats`` that there may be
-        if its interval stays wider than ``precision``.
+        A time cell has ``repeats`` replicates; with ``most``, all ``max_repeats`` that a run may add while
+        the confidence interval is wider than ``precision``.
 
         Axes that a probe does not read are set to one value, so that nothing is measured twice: memory and
         FLOPs are exact and need one repeat; an accuracy cell trains an encoder; one attention layer has one
-        layer.
+        layer. Raises UsageError for a combination that cannot be a cell.
         """
-        found: dict[str, Cell] = {}
+        planned, possible = self._expanded
+        return list(possible if most else planned)
+
+    @cached_property
+    def _expanded(self) -> tuple[tuple[Cell, ...], tuple[Cell, ...]]:
+        """Return the planned cells and all cells that further repeats may add; computed once per sweep."""
         if (count := sum(_most_cells(grid) for grid in self.grids)) > MOST_CELLS:
             raise UsageError(f"{self.name}: up to {count} cells, more than {MOST_CELLS}; take fewer values")
+        planned: dict[str, Cell] = {}
+        possible: dict[str, Cell] = {}
         for grid in self.grids:
             if "seq_len" not in grid or "mechanism" not in grid:
                 missing = "seq_len" if "seq_len" not in grid else "mechanism"
                 raise UsageError(f"a grid of {self.name!r} has no {missing}")
-            full = _full(grid)
+            full = with_defaults(grid)
             repeats, at_most = full.pop("repeats")[0], full.pop("max_repeats")[0]
-            for kind in _NAMED:  # once for each name, not for each cell
+            for kind in PLUGINS:  # once for each name, not for each cell
                 full[kind] = tuple(registry.parse(item, kind) for item in full[kind])
-            for values in itertools.product(*full.values()):
-                for cell in _cells(
-                    dict(zip(full, values, strict=True)), self.seed, repeats, at_most if most else 0
-                ):
-                    found.setdefault(cell.key, cell)
-        return list(found.values())
+            for values in _product(full):
+                for cell in _cells(values, self.seed, repeats, at_most):
+                    key = cell.key
+                    possible.setdefault(key, cell)
+                    if cell.repeat < repeats:
+                        planned.setdefault(key, cell)
+        return tuple(planned.values()), tuple(possible.values())
 
     def limits(self, probe: str) -> Limits:
-        """The limits of one cell; by default four fifths of the machine's memory, the same at every run."""
+        """Return the limits of one cell; by default four fifths of the machine's memory, in every run."""
         timeout = self.timeout_s or _CELL_SECONDS.get(probe, _DEFAULT_TIMEOUT_S)
         memory = self.memory_bytes or int(_MEMORY_SHARE * machine.total_memory_bytes())
         return Limits(timeout_s=timeout, memory_bytes=memory)
 
     def to_toml(self, folder: Path = Path()) -> str:
-        """The resolved sweep; reading it back gives the same cells on a machine with as many cores.
+        """Write the sweep with all its defaults; read on a machine with as many cores, it has the same cells.
 
-        ``folder`` is where the text will lie, from which it names the files of plug-ins.
+        ``folder`` is the folder of the file to be written: the files of plug-ins are named relative to it.
         """
         import tomli_w
 
@@ -280,46 +191,38 @@ class Sweep:
         ):
             if value is not None:
                 data[key] = value
-        full = [_full(grid) for grid in self.grids]
+        full = [with_defaults(grid) for grid in self.grids]
         for grid in full:
-            for kind in _NAMED:
-                grid[kind] = tuple(_moved(text, Path(), folder) for text in grid[kind])
+            for kind in PLUGINS:
+                grid[kind] = tuple(move_reference(text, Path(), folder) for text in grid[kind])
         data["grid"] = [
-            {key: grid[key][0] if len(grid[key]) == 1 else list(grid[key]) for key in _AXES if key in grid}
+            {key: grid[key][0] if len(grid[key]) == 1 else list(grid[key]) for key in AXES if key in grid}
             for grid in full
         ]
         return tomli_w.dumps(data)
 
 
 def cells_of(axes: Mapping[str, Axis], mechanism: str, options: Mapping[str, Option]) -> list[Cell]:
-    """The time cells of one mechanism over ``axes``, without repeats; the mechanism is not looked up.
+    """Return the time cells of one mechanism over ``axes``, one repeat each; the mechanism is not looked up.
 
     Raises UsageError for a combination that cannot be a cell.
     """
     grid = {name: axis for name, axis in axes.items() if name != "mechanism"}
-    full = {**_full(grid), "probe": ("time",), "mechanism": ((mechanism, options),), "task": (("", {}),)}
+    full = {
+        **with_defaults(grid),
+        "probe": ("time",),
+        "mechanism": ((mechanism, options),),
+        "task": (("", {}),),
+    }
     del full["repeats"], full["max_repeats"]
-    made = (dict(zip(full, values, strict=True)) for values in itertools.product(*full.values()))
-    return list({cell.key: cell for values in made for cell in _cells(values, 0, 1, 0)}.values())
+    cells = (cell for values in _product(full) for cell in _cells(values, 0, 1, 0))
+    return list({cell.key: cell for cell in cells}.values())
 
 
 def presets() -> list[str]:
-    """The names of the sweeps that come with effbench."""
+    """Return the names of the sweeps that come with effbench."""
     folder = resources.files("effbench.sweep") / "presets"
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
-def read_axis(name: str, value: Any) -> Axis:
-    """The values of one axis of a grid from a flag's text or a TOML value, such as ``"512:4096:x2"``.
-
-    Raises UsageError naming the axis, the value and what is allowed.
-    """
-    if name not in _AXES:
-        raise UsageError(registry.unknown("grid key", name, list(_AXES), "allowed"))
-    values = _AXES[name](value)
-    if not values:
-        raise UsageError(f"{name} is empty")
-    return values
 
 
 def _text(data: Mapping[str, Any], key: str, default: str) -> str:
@@ -333,55 +236,28 @@ def _given(data: Mapping[str, Any], key: str, read: Callable[[Any, str], T]) -> 
     return read(data[key], key) if key in data else None
 
 
-def _grid(data: Mapping[str, Any], number: int, folder: Path) -> dict[str, Axis]:
-    found = dict(data)
-    for kind in _NAMED:
-        if kind in found and all(isinstance(item, str) for item in _whole_items(found[kind])):
-            found[kind] = [_moved(item, folder, Path()) for item in _whole_items(found[kind])]
+def _numbered(data: Mapping[str, Any], number: int, folder: Path) -> dict[str, Axis]:
     try:
-        return {key: read_axis(key, value) for key, value in found.items()}
+        return read_grid(data, folder)
     except UsageError as error:
         raise UsageError(f"grid {number}: {error}") from None
 
 
-def _whole_items(value: Any) -> list[Any]:
-    """The items of a list, or the one value; a text is not split at its commas."""
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _moved(text: str, start: Path, end: Path) -> str:
-    """``file.py:Class``, named from one folder, as it is named from another; other texts as they are.
-
-    A file that is not below the folder that it is to be named from is named by its whole path, but for a
-    sweep's own file, which may be moved together with its neighbours.
-    """
-    file, colon, rest = text.partition(":")
-    if not file.endswith(".py") or Path(file).is_absolute():
-        return text
-    whole = os.path.normpath(Path.cwd() / start / file)
-    if end == Path() and not Path(whole).is_relative_to(Path.cwd()):
-        return f"{whole}{colon}{rest}"
-    return f"{os.path.relpath(whole, Path.cwd() / end)}{colon}{rest}"
-
-
-def _full(grid: Mapping[str, Axis]) -> dict[str, Axis]:
-    """A grid with the defaults of the axes that it does not name."""
-    if "batch_size" in grid and "batch_tokens" in grid:
-        raise UsageError("a grid has batch_size or batch_tokens, not both")
-    full = {"threads": (machine.cores(),), **_DEFAULTS, **grid}
-    if "batch_tokens" in grid:
-        del full["batch_size"]
-    return full
+def _product(axes: Mapping[str, Axis]) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the axes' values."""
+    for values in itertools.product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
 
 
 def _most_cells(grid: Mapping[str, Axis]) -> int:
-    """The cells of a grid with all the repeats that there may be, as far as one can tell beforehand."""
-    full = _full(grid)
+    """Return an upper bound of the cells of a grid with all possible repeats, without making them."""
+    full = with_defaults(grid)
     repeats: int = max(full["repeats"][0], full["max_repeats"][0])
     return math.prod(len(axis) for axis in full.values()) * repeats
 
 
 def _cells(values: dict[str, Any], seed: int, repeats: int, at_most: int) -> list[Cell]:
+    """Return the replicates of one combination of values: of a time cell, up to ``at_most``."""
     (mechanism, options), (task, task_options) = values.pop("mechanism"), values.pop("task")
     if "batch_tokens" in values:
         tokens, seq_len = values.pop("batch_tokens"), values["seq_len"]

@@ -1,0 +1,211 @@
+"""The plan of a run: which cells are left to measure, in which order, and which repeats to add."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from effbench.common import files, machine, registry
+from effbench.common.spec import PROBES, Cell, Job, Record, UsageError, spec_label
+from effbench.records.analyse.load import is_crowded
+from effbench.records.analyse.statistics import half_width, median_interval
+from effbench.records.store import Problem, Store
+from effbench.sweep.fingerprint import code_of
+from effbench.sweep.sweep import Sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The jobs of a run in order, the records that are final already, and the files that could not be read.
+
+    ``stored`` are all records of the folder and ``known`` those of them that may answer a cell, by its key:
+    none if everything is to be measured again. ``data`` holds the fingerprints of the tasks' data by label;
+    ``unchecked`` says why the data of other tasks is not known.
+    """
+
+    jobs: tuple[Job, ...]
+    done: tuple[Record, ...]
+    problems: tuple[Problem, ...]
+    stored: tuple[Record, ...]
+    known: Mapping[str, Record]
+    data: Mapping[str, str]
+    data_dir: str | None
+    unchecked: tuple[str, ...] = ()
+
+
+def plan(
+    sweep: Sweep,
+    store: Store,
+    *,
+    data_dir: str | Path | None = None,
+    resume: bool = True,
+    check_data: bool = True,
+) -> Plan:
+    """Find out what is left to measure, in the order in which to measure it; writes nothing.
+
+    Raises UsageError for tasks whose data is missing or damaged. Without ``check_data`` such tasks are named
+    in ``unchecked`` instead, and all of their cells are planned.
+    """
+    cells = sweep.cells()
+    data, unchecked = _check_tasks(cells, Path(data_dir) if data_dir is not None else None, check_data)
+    records, problems = store.read() if store.exists() else ([], [])
+    empty = Plan(
+        jobs=(),
+        done=(),
+        problems=tuple(problems),
+        stored=tuple(records),
+        known={record.cell.key: record for record in records} if resume else {},
+        data=data,
+        data_dir=str(data_dir) if data_dir is not None else None,
+        unchecked=tuple(unchecked),
+    )
+    jobs, done = pending(cells, sweep, empty)
+    while not jobs and (more := too_wide(sweep, done)):
+        jobs, final = pending(more, sweep, empty)
+        done += final
+    return replace(empty, jobs=tuple(jobs), done=tuple(done))
+
+
+def pending(cells: Iterable[Cell], sweep: Sweep, plan: Plan) -> tuple[list[Job], list[Record]]:
+    """Return the jobs that are left of these cells, in order, and the final records of the others."""
+    jobs: list[Job] = []
+    done: list[Record] = []
+    for cell in order(cells, sweep.seed):
+        task = _task_label(cell)
+        job = Job(
+            cell=cell,
+            limits=sweep.limits(cell.probe),
+            data_dir=plan.data_dir if task else None,
+            code=code_of(cell),
+            data=plan.data.get(task, ""),
+        )
+        record = plan.known.get(cell.key)
+        if record is not None and _is_final(record, job):
+            done.append(record)
+        else:
+            jobs.append(job)
+    return jobs, done
+
+
+def order(cells: Iterable[Cell], seed: int) -> list[Cell]:
+    """Sort cells: costs before trainings, repeats outermost, lengths ascending, mechanisms shuffled.
+
+    Drift of the machine then affects all mechanisms alike, repeats are far apart in time, and a sweep that is
+    cut short has measured everything at least once before it measures anything twice. Trainings take longest
+    and come last, so that a budget which ends among them leaves complete tables of costs.
+    """
+    shuffled = sorted(cells, key=lambda cell: cell.key)
+    random.Random(seed).shuffle(shuffled)
+    return sorted(
+        shuffled,
+        key=lambda c: (c.probe == "accuracy", c.repeat, c.seq_len, c.mode, c.scope, PROBES.index(c.probe)),
+    )
+
+
+def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
+    """Return the next repeats to measure: those of blocks with a noisy time.
+
+    A time is noisy if its confidence interval is wider than ``precision``, or if other processes disturbed
+    so many of its repeats that fewer than the planned number are left.
+
+    A block is all mechanisms at one shape, length and mode. It is repeated whole, without the mechanisms that
+    failed in it, so that its repeats stay pairs that can be compared; up to ``max_repeats``. A sweep with one
+    repeat gets no further ones: one repeat has no interval.
+    """
+    measured = {record.cell.key: record for record in records}
+    planned = {cell.key for cell in sweep.cells()}
+    blocks: dict[str, dict[str, list[Cell]]] = {}
+    for cell in sweep.cells(most=True):
+        if cell.probe == "time":
+            key = replace(cell, mechanism="", options={}, repeat=0).key
+            blocks.setdefault(key, {}).setdefault(cell.label, []).append(cell)
+    repeats_to_add: list[Cell] = []
+    for block in blocks.values():
+        lives: list[tuple[list[Cell], list[Record]]] = []
+        for repeats in block.values():
+            made = [measured[cell.key] for cell in repeats if cell.key in measured]
+            if made and all(record.status == "ok" for record in made):
+                lives.append((repeats, made))
+        least = min((len(made) for _, made in lives), default=0)
+        coming = [repeats[least] for repeats, made in lives if len(made) == least < len(repeats)]
+        if coming and any(_is_noisy(made, planned) for _, made in lives):
+            repeats_to_add += coming
+    return repeats_to_add
+
+
+def _is_noisy(made: Sequence[Record], planned: set[str]) -> bool:
+    if len(made) < 2:
+        return False
+    quiet = [record for record in made if not is_crowded(record)]
+    if len(quiet) < min(len(made), sum(record.cell.key in planned for record in made)):
+        return True
+    interval = median_interval([record.samples["time_s"] for record in quiet])
+    return half_width(interval) > made[0].cell.precision
+
+
+def _is_final(record: Record, job: Job) -> bool:
+    """True if the record answers the job: same code, machine and data, and limits no tighter than now."""
+    if record.status == "interrupted" or (record.code, record.data) != (job.code, job.data):
+        return False
+    if record.machine.get("name") != machine.name():
+        return False
+    if record.status in ("oom", "timeout", "skipped") and record.limits is not None:
+        tighter = record.limits.timeout_s < job.limits.timeout_s
+        return not (tighter or record.limits.memory_bytes < job.limits.memory_bytes)
+    return True
+
+
+def _check_tasks(
+    cells: Iterable[Cell], data_dir: Path | None, strict: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Return the fingerprint of each task's data by the task's label, and why other tasks' data is unknown.
+
+    Raises UsageError for a data folder, options or lengths that do not fit, for a task that cannot be
+    imported and, if ``strict``, for data that does not fit.
+    """
+    fingerprints: dict[str, str] = {}
+    unknown: dict[str, str] = {}
+    tasks: dict[str, Any] = {}
+    fitting: set[tuple[str, int]] = set()
+    for cell in cells:
+        label = _task_label(cell)
+        if not label or label in unknown or (label, cell.seq_len) in fitting:
+            continue
+        try:
+            if label not in tasks:
+                if data_dir is not None:
+                    files.entries(data_dir)  # raises for a folder that is not there
+                tasks[label] = _task_class(cell.task or "")(**cell.task_options)
+                try:
+                    fingerprints[label] = tasks[label].fingerprint(data_dir)
+                except UsageError as error:
+                    if strict:
+                        raise
+                    unknown[label] = f"the data of {label}: {error}"
+                    continue
+            tasks[label].check_length(cell.seq_len, data_dir)
+        except UsageError:
+            raise
+        except (ValueError, TypeError, OSError) as error:
+            raise UsageError(f"task {label}: {error}") from None
+        fitting.add((label, cell.seq_len))
+    return fingerprints, list(unknown.values())
+
+
+def _task_class(name: str) -> Callable[..., Any]:
+    plugin = registry.find(name, "task")
+    try:
+        return registry.load(plugin)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        raise UsageError(
+            f"task {name}: {plugin.path} cannot be imported: {type(error).__name__}: {error}"
+        ) from None
+
+
+def _task_label(cell: Cell) -> str:
+    return spec_label(cell.task, cell.task_options) if cell.task else ""
