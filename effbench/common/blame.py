@@ -8,11 +8,18 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from effbench.common.wording import one_line
+
 _EFFBENCH = Path(__file__).resolve().parents[1]
 _PYTHON = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 _FAULT = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)')
 
 Frame = tuple[str, int, str]  # file, line, function
+
+
+def message(error: BaseException) -> str:
+    """Return an error's message in one printable line, or its type's name if it has none."""
+    return one_line(str(error)) or type(error).__name__
 
 
 def place(error: BaseException, home: Path | None = None) -> str:

@@ -349,7 +349,7 @@ def _self_test() -> dict[str, Any]:
     from effbench.measured.probes import memory
 
     try:
-        memory.prime()
+        memory.self_test()
     except RuntimeError as error:
         return {"error": str(error)}
     return {}
@@ -359,16 +359,14 @@ def _figures(cell: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import replace
 
     from effbench.common.spec import Job, Limits, cell_from
-    from effbench.measured.probes import memory
     from effbench.measured.worker import measure
 
-    memory._self_test = lambda: None  # type: ignore[assignment]  # done in another process: see Side.figures
     whole = cell_from(cell)
     limits = Limits(timeout_s=0.0, memory_bytes=0)  # the other end watches
     found: dict[str, Any] = {}
     for probe, wanted in (("memory", ("peak_bytes", "saved_bytes", "parameters")), ("flops", ("flops",))):
         job = Job(cell=replace(whole, probe=probe, seconds=0.0, precision=0.0), limits=limits)  # type: ignore[arg-type]
-        record = measure(job, lambda fraction, text: None)
+        record = measure(job, lambda fraction, text: None, memory_tested=True)  # see Side.figures
         if record.status != "ok":
             return {"error": f"{record.status}: {record.reason}"}
         found |= {name: record.values[name] for name in wanted if record.values.get(name) is not None}
@@ -380,28 +378,17 @@ def _figures(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _callable(cell: Any, check: bool) -> Callable[[], object]:
-    """What a time cell times, made as the worker makes it: same seed, same input, same checks."""
+    """Return what a time cell times, built and, with ``check``, checked as the worker does."""
     import gc
 
     import torch
 
-    from effbench.measured import worker
-    from effbench.measured.mechanism import Unsupported
-    from effbench.measured.models.encoder import Encoder
-    from effbench.measured.probes.correctness import check as right
+    from effbench.measured.workload import build
 
-    if cell.device.startswith("cuda") and not torch.cuda.is_available():
-        raise Unsupported("this torch finds no CUDA device")
-    make = worker._maker(cell)
-    torch.manual_seed(cell.seed)
-    module = make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers)
-    module = worker.cast(module, cell)
-    dtype = getattr(torch, cell.dtype)
-    x = torch.randn(cell.batch_size, cell.seq_len, cell.d_model, device=cell.device, dtype=dtype)
-    train = cell.mode == "train"
+    workload = build(cell)
     if check:
-        right(module, x, train=train)
-    call = worker._train(module, x) if train else worker._forward(module, x)
+        workload.check()
+    call = workload.call()
     gc.disable()
     if not cell.device.startswith("cuda"):
         return call
@@ -441,10 +428,11 @@ def _within(place: Path, root: Path) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    from effbench.measured.worker import _line, is_out_of_memory
+    from effbench.common.blame import message
+    from effbench.measured.worker import is_out_of_memory
 
     kind = "oom: " if is_out_of_memory(error) else f"{type(error).__name__}: "
-    return kind + _line(error)
+    return kind + message(error)
 
 
 if __name__ == "__main__":

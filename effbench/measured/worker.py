@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from effbench.common import machine, registry
-from effbench.common.blame import place
+from effbench.common.blame import message, place
 from effbench.common.growth import Growth
 from effbench.common.spec import Cell, Job, Record, UsageError, to_json
-from effbench.common.wording import one_line, plural, shown
+from effbench.common.wording import plural, shown
 from effbench.measured.facts import facts
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.models.checkpoint import Checkpoint
-from effbench.measured.models.encoder import Encoder
 from effbench.measured.probes.ceiling import measure_ceiling
-from effbench.measured.probes.correctness import Incorrect, check, check_laws, has_reference
+from effbench.measured.probes.correctness import Incorrect, check_laws, has_reference
 from effbench.measured.probes.effects import Watch, heard
 from effbench.measured.probes.failure import ProbeFailed
 from effbench.measured.probes.flops import count_work
@@ -36,6 +35,7 @@ from effbench.measured.probes.memory import (
     saved_bytes,
 )
 from effbench.measured.probes.time import sample_seconds
+from effbench.measured.workload import Call, Workload, build, device_of, maker
 
 _SHORT = 64  # tokens of a call that is not measured
 
@@ -44,8 +44,12 @@ Samples = dict[str, tuple[float, ...]]
 Values = dict[str, float | int | str | None]
 
 
-def measure(job: Job, progress: Progress) -> Record:
-    """Measure one cell in this process; whatever goes wrong becomes the record's status and reason."""
+def measure(job: Job, progress: Progress, *, memory_tested: bool = False) -> Record:
+    """Measure one cell in this process; whatever goes wrong becomes the record's status and reason.
+
+    ``progress(fraction, text)`` is called while a training runs. ``memory_tested``: the memory probe has
+    passed its self-test in another process, and is not to run it in this one.
+    """
     clock = time.perf_counter()
     record = Record.of(job, "ok")
     before = machine.Moment.now()
@@ -55,15 +59,15 @@ def measure(job: Job, progress: Progress) -> Record:
             allocator = machine.set_allocator(job.cell.allocator)
             torch.set_num_threads(job.cell.threads)
             watch = Watch(noisy=job.cell.probe not in ("time", "accuracy"))  # the profiler prints
-            samples, values = _probe(job, progress, watch)
+            samples, values = _probe(job, progress, watch, memory_tested)
             record = replace(record, samples=samples, values={**values, "allocator_in_force": allocator})
         except (Unsupported, ProbeFailed) as error:
-            record = replace(record, status="unsupported", reason=_line(error))
+            record = replace(record, status="unsupported", reason=message(error))
         except Incorrect as error:
-            record = replace(record, status="incorrect", reason=_line(error))
+            record = replace(record, status="incorrect", reason=message(error))
         except Exception as error:
             if is_out_of_memory(error):
-                record = replace(record, status="oom", reason=_line(error))
+                record = replace(record, status="oom", reason=message(error))
             else:
                 record = replace(record, status="crashed", reason=_where(error, job.cell))
     found = {**facts(), **before.since()}  # before the watch ends, which puts threads back
@@ -83,60 +87,37 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "bad_alloc" in text)
 
 
-def _probe(job: Job, progress: Progress, watch: Watch) -> tuple[Samples, Values]:
+def _probe(job: Job, progress: Progress, watch: Watch, memory_tested: bool) -> tuple[Samples, Values]:
     cell = job.cell
-    device = torch.device(cell.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise Unsupported("this torch finds no CUDA device")
+    device = device_of(cell)
     if cell.probe == "ceiling":
         return measure_ceiling(cell)
     if cell.probe == "noise":
         from effbench.measured.probes.noise import measure_noise
 
         return measure_noise(cell)
-    make = _maker(cell)
     if cell.probe == "audit":
         from effbench.measured.audit import measure_audit
 
+        maker(cell)  # refuses what lacks a library
         return measure_audit(cell, progress)
     if cell.probe == "accuracy":
-        from effbench.measured.probes.accuracy import measure_accuracy
-        from effbench.measured.tasks.base import confirm
-
-        task = registry.load(registry.find(cell.task or "", "task"))(**cell.task_options)
-        data_dir = Path(job.data_dir) if job.data_dir else None
-        confirm(task, data_dir, job.data)
-        _check_before_training(make, cell, watch)
-        return measure_accuracy(
-            task,
-            make_mechanism=make,
-            cell=cell,
-            data_dir=data_dir,
-            progress=progress,
-            checkpoint=_checkpoint(job),
-        )
-    torch.manual_seed(cell.seed + cell.repeat)
-    module = cast(
-        make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers), cell
-    )
+        return _accuracy(job, progress, watch)
+    workload = build(cell)
     watch.undo("its constructor")
-    torch.manual_seed(cell.seed + cell.repeat)  # the constructor may have seeded it otherwise
-    x = torch.randn(
-        cell.batch_size, cell.seq_len, cell.d_model, device=device, dtype=getattr(torch, cell.dtype)
-    )
+    module = workload.module
     values: Values = {
         "parameters": sum(p.numel() for p in module.parameters()),
         "parameter_bytes": parameter_bytes(module),
         **_declared_growth(module, cell),
         **_how(module, cell),
     }
-    train = cell.mode == "train"
     if cell.probe == "time":
-        check(module, x, train=train, causal=bool(cell.options.get("causal")))
+        workload.check()
         values["checked"] = "laws and reference" if has_reference(module) else "laws"
-        watch.reseeds(partial(module, x[:1, :_SHORT]))
+        watch.reseeds(partial(module, workload.x[:1, :_SHORT]))
         watch.undo("a call")
-    call = _train(module, x) if train else _forward(module, x, watch.say)
+    call = workload.call(watch.say)
     if cell.probe == "time":
         synchronize = torch.cuda.synchronize if device.type == "cuda" else None
         times, how = sample_seconds(
@@ -144,8 +125,28 @@ def _probe(job: Job, progress: Progress, watch: Watch) -> tuple[Samples, Values]
         )
         return {"time_s": times}, {**values, **how}
     if cell.probe == "memory":
-        return {}, {**values, **_memory(module, x, call, cell)}
+        return {}, {**values, **_memory(workload, call, cell, memory_tested)}
     return {}, {**values, **_flops(module, call, cell)}
+
+
+def _accuracy(job: Job, progress: Progress, watch: Watch) -> tuple[Samples, Values]:
+    from effbench.measured.probes.accuracy import measure_accuracy
+    from effbench.measured.tasks.base import confirm
+
+    cell = job.cell
+    make = maker(cell)
+    task = registry.load(registry.find(cell.task or "", "task"))(**cell.task_options)
+    data_dir = Path(job.data_dir) if job.data_dir else None
+    confirm(task, data_dir, job.data)
+    _check_before_training(make, cell, watch)
+    return measure_accuracy(
+        task,
+        make_mechanism=make,
+        cell=cell,
+        data_dir=data_dir,
+        progress=progress,
+        checkpoint=_checkpoint(job),
+    )
 
 
 def _check_before_training(make: Callable[[], nn.Module], cell: Cell, watch: Watch) -> None:
@@ -166,23 +167,24 @@ def _checkpoint(job: Job) -> Checkpoint | None:
     )
 
 
-def _memory(module: nn.Module, x: Tensor, call: Callable[[], object], cell: Cell) -> Values:
+def _memory(workload: Workload, call: Call, cell: Cell, tested: bool) -> Values:
     # The first call is the one whose pages are new to the process. What it makes and keeps (workspaces,
     # caches) is not a call's own, so that the peak is taken of a later one.
     values: Values = {"rss_growth_bytes": rss_growth_bytes(call)}
-    values["peak_bytes"], values["memory_method"] = peak_bytes(call, cell.device)
+    values["peak_bytes"], values["memory_method"] = peak_bytes(call, cell.device, tested=tested)
     unseen = [_named(left_out(call))]
     if cell.mode == "train":
+        module, x = workload.module, workload.x.detach().requires_grad_()
         besides = [x, *module.parameters(), *module.buffers()]
         try:
             values["saved_bytes"] = saved_bytes(lambda: module(x), besides)
         except ProbeFailed as error:  # what was measured before stands
-            unseen.append(_line(error))
+            unseen.append(message(error))
         values["saved_bytes_declared"] = _declared(module, "saved_bytes", cell)
     return {**values, "memory_left_out": "; ".join(filter(None, unseen))}
 
 
-def _flops(module: nn.Module, call: Callable[[], object], cell: Cell) -> Values:
+def _flops(module: nn.Module, call: Call, cell: Cell) -> Values:
     call()  # what a first call sets up is no call's own work
     work = count_work(call)
     train = cell.mode == "train"
@@ -235,84 +237,11 @@ def _how(module: nn.Module, cell: Cell) -> Values:
     }
 
 
-def cast(module: nn.Module, cell: Cell) -> nn.Module:
-    """``module`` on the cell's device, its real numbers in the cell's dtype.
-
-    Complex parameters stay complex: ``nn.Module.to(dtype=...)`` would drop their imaginary parts.
-    """
-    dtype = getattr(torch, cell.dtype)
-    module.to(cell.device)._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
-    return module
-
-
-def _maker(cell: Cell) -> Callable[[], nn.Module]:
-    plugin = registry.find(cell.mechanism, "mechanism")
-    missing = [name for name, found in registry.versions(plugin).items() if found is None]
-    if missing:
-        how = f": {plugin.install}" if plugin.install else ""
-        raise Unsupported(f"{plugin.name} needs {', '.join(missing)}, which is not installed{how}")
-    kind = registry.load(plugin)
-
-    def make() -> nn.Module:
-        try:
-            made = kind(cell.d_model, cell.heads, max_len=cell.seq_len, **{"causal": False, **cell.options})
-        except ValueError as error:
-            raise Unsupported(f"{cell.label}: {error}") from None
-        if not isinstance(made, nn.Module):
-            raise Incorrect(f"{plugin.class_name} is not an nn.Module")
-        return made
-
-    return make
-
-
-def _forward(
-    module: nn.Module, x: Tensor, say: Callable[[str], object] = lambda text: None
-) -> Callable[[], object]:
-    """The forward pass in inference mode; without gradients only, and said, where that is refused."""
-    module.eval()
-    mode: Callable[[], AbstractContextManager[object]] = torch.inference_mode
-
-    def call() -> Tensor:
-        nonlocal mode
-        try:
-            with mode():
-                return module(x)  # type: ignore[no-any-return]
-        except RuntimeError as error:
-            if mode is torch.no_grad or "inference tensor" not in str(error).lower():
-                raise
-        mode = torch.no_grad
-        say("its forward pass is refused in torch's inference mode: measured without gradients instead")
-        with mode():
-            return module(x)  # type: ignore[no-any-return]
-
-    return call
-
-
-def _train(module: nn.Module, x: Tensor) -> Callable[[], object]:
-    """Forward and backward, with the gradient of the input too, as a layer inside a model has it."""
-    module.train()
-    x.requires_grad_()
-    gradient = torch.randn_like(x)
-    parameters = [p for p in module.parameters() if p.requires_grad]
-
-    def call() -> None:
-        x.grad = None
-        for parameter in parameters:
-            parameter.grad = None
-        module(x).backward(gradient)
-
-    return call
-
-
-def _line(error: BaseException) -> str:
-    return one_line(str(error)) or type(error).__name__
-
-
 def _where(error: BaseException, cell: Cell) -> str:
     """What was raised, and the user's line that it came from."""
     at = place(error, registry.home(cell.mechanism))
     kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-    return f"{kind}{_line(error)}{f' ({at})' if at else ''}"
+    return f"{kind}{message(error)}{f' ({at})' if at else ''}"
 
 
 def prepare() -> dict[str, Any]:
@@ -321,7 +250,7 @@ def prepare() -> dict[str, Any]:
 
     with suppress(ImportError):  # the first backward pass imports it, which takes half a second
         import_module("torch.fx.experimental.symbolic_shapes")
-    memory.prime()
+    memory.self_test()
     return {"torch": torch.__version__, "cuda_devices": torch.cuda.device_count()}
 
 

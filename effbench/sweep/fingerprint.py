@@ -16,6 +16,7 @@ _MEASURING = (
     "common/machine.py",
     "measured/facts.py",
     "measured/worker.py",
+    "measured/workload.py",
     "measured/mechanism.py",
     "measured/probes",
     "measured/models",

@@ -1,0 +1,145 @@
+"""Build what a cell measures: the module, its input and the call, for worker, gate and audit alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from effbench.common import registry
+from effbench.common.spec import Cell
+from effbench.measured.mechanism import Unsupported
+from effbench.measured.models.encoder import Encoder
+from effbench.measured.probes.correctness import Incorrect, check, refused_inference_mode
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A module on its device, its input x [B, N, d_model], and how the two are called.
+
+    ``train``: a call is a forward and a backward pass; otherwise it is a forward pass. ``causal``: the
+    mechanism is asked for its causal form.
+    """
+
+    module: nn.Module
+    x: Tensor
+    train: bool
+    causal: bool
+
+    def check(self) -> None:
+        """Compare the module with the laws and with its own reference. Raises Incorrect if it is wrong."""
+        check(self.module, self.x, train=self.train, causal=self.causal)
+
+    def call(self, note: Callable[[str], object] = lambda text: None) -> Call:
+        """Return what is measured; ``note`` is told once if inference mode is refused."""
+        return train_call(self.module, self.x) if self.train else forward_call(self.module, self.x, note)
+
+
+def build(cell: Cell) -> Workload:
+    """Build the module and the input of a cell; weights and input depend on ``seed + repeat`` alone.
+
+    Raises Unsupported if the device or a library is missing, or if the mechanism refuses the cell.
+    """
+    device = device_of(cell)
+    make = maker(cell)
+    torch.manual_seed(cell.seed + cell.repeat)
+    module = make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers)
+    module = cast(module, cell)
+    torch.manual_seed(cell.seed + cell.repeat)  # the input depends neither on the weights nor on their seed
+    dtype = getattr(torch, cell.dtype)
+    x = torch.randn(cell.batch_size, cell.seq_len, cell.d_model, device=device, dtype=dtype)
+    return Workload(module, x, train=cell.mode == "train", causal=bool(cell.options.get("causal")))
+
+
+def device_of(cell: Cell) -> torch.device:
+    """Return the cell's device. Raises Unsupported if this torch has no such device."""
+    device = torch.device(cell.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Unsupported("this torch finds no CUDA device")
+    return device
+
+
+def maker(cell: Cell) -> Callable[[], nn.Module]:
+    """Return a function that makes a new instance of the cell's mechanism, on the CPU and in float32.
+
+    Raises Unsupported, with the command that installs them, if required libraries are missing. The function
+    raises Unsupported if the mechanism refuses its options, and Incorrect if it is not an ``nn.Module``.
+    """
+    plugin = registry.find(cell.mechanism, "mechanism")
+    missing = [name for name, version in registry.versions(plugin).items() if version is None]
+    if missing:
+        how = f": {plugin.install}" if plugin.install else ""
+        raise Unsupported(f"{plugin.name} needs {', '.join(missing)}, which is not installed{how}")
+    kind = registry.load(plugin)
+
+    def make() -> nn.Module:
+        try:
+            made = kind(cell.d_model, cell.heads, max_len=cell.seq_len, **{"causal": False, **cell.options})
+        except ValueError as error:
+            raise Unsupported(f"{cell.label}: {error}") from None
+        if not isinstance(made, nn.Module):
+            raise Incorrect(f"{plugin.class_name} is not an nn.Module")
+        return made
+
+    return make
+
+
+def cast(module: nn.Module, cell: Cell) -> nn.Module:
+    """Move ``module`` to the cell's device and its real numbers to the cell's dtype; return it.
+
+    Complex parameters stay complex: ``nn.Module.to(dtype=...)`` would drop their imaginary parts.
+    """
+    dtype = getattr(torch, cell.dtype)
+    module.to(cell.device)._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
+    return module
+
+
+def forward_call(
+    module: nn.Module, x: Tensor, note: Callable[[str], object] = lambda text: None
+) -> Callable[[], Tensor]:
+    """Return the forward pass of ``module`` in evaluation mode, x [B, N, d_model] -> [B, N, d_model].
+
+    It runs in torch's inference mode. A module that refuses it runs under ``torch.no_grad`` instead, from
+    then on, and ``note`` is told so.
+    """
+    module.eval()
+    mode: Callable[[], AbstractContextManager[object]] = torch.inference_mode
+
+    def call() -> Tensor:
+        nonlocal mode
+        try:
+            with mode():
+                return module(x)  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            if mode is torch.no_grad or not refused_inference_mode(error):
+                raise
+        mode = torch.no_grad
+        note("its forward pass is refused in torch's inference mode: measured without gradients instead")
+        with mode():
+            return module(x)  # type: ignore[no-any-return]
+
+    return call
+
+
+def train_call(module: nn.Module, x: Tensor) -> Callable[[], None]:
+    """Return a forward and a backward pass of ``module`` in training mode; x [B, N, d_model] is not changed.
+
+    The input's gradient is computed too, as for a layer inside a model. Each call first drops the gradients
+    of the call before it. The gradient of the output is random and the same in all calls.
+    """
+    module.train()
+    leaf = x.detach().requires_grad_()
+    gradient = torch.randn_like(x)
+    tensors = [leaf, *(p for p in module.parameters() if p.requires_grad)]
+
+    def call() -> None:
+        for tensor in tensors:
+            tensor.grad = None
+        module(leaf).backward(gradient)
+
+    return call
