@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +32,7 @@ def given(context: typer.Context, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}  # without None and empty lists
 
 
-def one_of(name: str, choice: str, choices: Sequence[str]) -> str:
+def one_of(name: str, choice: str, choices: Collection[str]) -> str:
     """Return the choice. Raises UsageError if it is not one of ``choices``."""
     if choice not in choices:
         raise UsageError(f"{name} {choice!r} is not one of {', '.join(choices)}")

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from effbench.cli.options import Folders
 from effbench.common.wording import plural
 
 if TYPE_CHECKING:
     from effbench.records.packing import Moved
-
-Folders = Annotated[list[Path], typer.Argument(metavar="DIR", help="Results folders.")]
 
 
 def pack(folders: Folders) -> None:

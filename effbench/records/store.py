@@ -205,7 +205,7 @@ def load(folders: str | Path | Sequence[str | Path], *, raw: bool = False) -> Da
 def export(folder: Path, records: Iterable[Record] | None = None) -> tuple[DataFrame, DataFrame]:
     """Write results.csv and results.parquet (the summary) and raw.csv (one row per record, without samples).
 
-    ``records`` are those of the folder if they were read already. Returns the rows of records and the summary.
+    ``records`` are those of the folder, if known. Returns the frame of records and the summary.
     Raises StoreFull when the disk does not take the files.
     """
     from effbench.records.analyse.summary import summarise
