@@ -37,7 +37,7 @@ from typing import Any
 
 import torch
 
-from effbench.common.inherited import environment
+from effbench.common.processes import environment
 from effbench.common.spec import UsageError
 from effbench.gate.exact import FIGURES
 from effbench.records.analyse.statistics import ratio_interval

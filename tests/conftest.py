@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 PLUGINS = Path(__file__).parent / "plugins.py"
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now to no later collection: each probe collects, and torch is large."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from effbench.common.inherited import environment
+from effbench.common.processes import environment
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -343,8 +343,9 @@ def test_a_worker_that_hangs_or_ends_is_told(repository):
 @pytest.mark.slow
 @pytest.mark.alone
 def test_turns_find_what_the_head_does_longer_and_blame_the_side_that_fails(repository, tmp_path):
-    spin = "while time.perf_counter() < end: pass"
-    wait = "end = time.perf_counter() + {}\n        " + spin + "\n        return x.clone()"
+    # by a clock that stands while the thread waits for its core, as the gate's time does
+    spin = "while time.thread_time() < end: pass"
+    wait = "end = time.thread_time() + {}\n        " + spin + "\n        return x.clone()"
     cells = [Cell(mechanism="mine.py:Mine", probe="time", seq_len=16, d_model=8, heads=2)]
     base = tmp_path / "base"
     base.mkdir()

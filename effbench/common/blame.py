@@ -1,4 +1,4 @@
-"""The line that an error comes from: the user's, before effbench's, torch's or Python's own."""
+"""Find the line that an error comes from: the user's rather than effbench's, torch's or Python's."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ def message(error: BaseException) -> str:
 
 
 def place(error: BaseException, home: Path | None = None) -> str:
-    """``mine.py:12 in forward``: the innermost line of an exception that the user can mend; "" without one.
+    """Return where an exception comes from, as ``mine.py:12 in forward``, or "".
 
-    ``home`` is the folder of the code that was asked for, whose lines win over all others.
+    It is the innermost line that the user can correct. ``home`` is the folder of the measured code, whose
+    lines are preferred to all others.
     """
     frames = [(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)]
     return _written(_chosen(list(reversed(frames)), home))
 
 
 def fault_place(log: str, home: Path | None = None) -> str:
-    """The same of what Python's fault handler wrote, the innermost frame first."""
+    """Return such a line from the log of Python's fault handler, which has the innermost frame first."""
     frames = [(m["file"], int(m["line"]), m["function"]) for m in _FAULT.finditer(log)]
     return _written(_chosen(frames, home))
 
 
 def _chosen(frames: Sequence[Frame], home: Path | None) -> Frame | None:
-    """Of frames, the innermost first, the first that the strictest rule lets through."""
+    """Return the first frame that the strictest rule accepts; ``frames`` begin with the innermost."""
     rules: list[Callable[[Path], bool]] = [
-        lambda path: home is not None and path.is_relative_to(home.resolve()) and not _is_ours(path),
-        lambda path: not (_is_ours(path) or _is_pythons(path) or "site-packages" in path.parts),
-        lambda path: not (_is_ours(path) or _is_pythons(path) or "torch" in path.parts),
-        lambda path: not _is_ours(path),
+        lambda path: home is not None and path.is_relative_to(home.resolve()) and not _is_effbench(path),
+        lambda path: not (_is_effbench(path) or _is_python(path) or "site-packages" in path.parts),
+        lambda path: not (_is_effbench(path) or _is_python(path) or "torch" in path.parts),
+        lambda path: not _is_effbench(path),
         lambda path: True,
     ]
     real = [frame for frame in frames if not frame[0].startswith("<")]
@@ -54,11 +55,11 @@ def _chosen(frames: Sequence[Frame], home: Path | None) -> Frame | None:
     return None
 
 
-def _is_ours(path: Path) -> bool:
+def _is_effbench(path: Path) -> bool:
     return path.is_relative_to(_EFFBENCH)
 
 
-def _is_pythons(path: Path) -> bool:
+def _is_python(path: Path) -> bool:
     return any(path.is_relative_to(folder) for folder in _PYTHON) and "site-packages" not in path.parts
 
 

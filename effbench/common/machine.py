@@ -1,4 +1,4 @@
-"""The machine: what it is, its allocator and threads, and how busy it is."""
+"""The machine: its name, allocator, cores, clocks and load. Standard library only."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 @cache
 def name() -> str:
-    """What tells this machine from another: processor, cores that this process may use, memory."""
+    """Return the machine's identity: processor, cores that this process may use, memory."""
     memory = total_memory_bytes() / 2**30
     return f"{processor()}, {cores()} cores, {memory:.0f} GiB"
 
 
 def cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-# Others' work disturbs a measurement from so many cores on, if so large a share of all cores is in use: a
-# thread that waits for a core delays all that wait for it.
+# Other load disturbs a measurement if it uses at least so many cores and if so large a share of all cores is
+# in use: a thread that waits for a core delays all threads that wait for it.
 BUSY_CORES, BUSY_SHARE = 0.5, 0.75
 
 
 def crowded(others_cores: float | None, threads: int, machine_cores: float | None) -> bool:
-    """Whether others' work competes for cores with an operation of ``threads`` threads on this machine."""
+    """True if other load competes for cores with an operation of ``threads`` threads on this machine."""
     if others_cores is None or machine_cores is None or not others_cores >= BUSY_CORES:
         return False
     return bool(threads + others_cores > BUSY_SHARE * machine_cores)
 
 
 def cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/effbench``, or ``~/.cache/effbench``; safe to delete at any time."""
+    """Return ``$XDG_CACHE_HOME/effbench``, or ``~/.cache/effbench``; it may be deleted at any time."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "effbench"
-    except RuntimeError:  # a user without a home folder, as in some containers: nothing can be kept
+    except RuntimeError:  # a user without a home folder, as in some containers: nothing is kept
         return Path(os.devnull) / "effbench"
 
 
 def total_memory_bytes() -> int:
-    """Memory that this process could have: the machine's, or its control group's if that is less; bytes."""
+    """Return the memory available to this process in bytes: the machine's, or its control group's limit."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (most := limit.read_text().strip()) != "max":
@@ -60,11 +60,11 @@ def total_memory_bytes() -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Make malloc keep what is freed, so that a large tensor is not page-faulted anew at every call.
+    """Make malloc keep freed memory, so that a large tensor does not cause page faults in every call.
 
-    glibc hands blocks of 32 MiB and more back to the kernel at once; the next call of the same size then
-    pays for fresh zeroed pages, which can exceed the arithmetic. One arena, no mmap, no trimming. Returns
-    False where the C library has no mallopt (only glibc's does this).
+    glibc returns blocks of 32 MiB and more to the kernel at once; the next call of the same size then waits
+    for fresh zeroed pages, which can take longer than the arithmetic. This sets one arena, no mmap and no
+    trimming. Returns False if the C library has no mallopt (only glibc's has).
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -76,14 +76,14 @@ def keep_freed_memory() -> bool:
 
 
 def set_allocator(allocator: Allocator) -> str:
-    """Set malloc's policy for this process and say which one is in force."""
+    """Set malloc's policy for this process and return the one in force, in words."""
     if allocator == "system":
         return "system"
     return "kept" if keep_freed_memory() else "system (freed memory cannot be kept here)"
 
 
 def cpu_quota_cores() -> float | None:
-    """Cores' worth of time that the control group allows; None without a limit or where it is not visible."""
+    """Return the control group's limit of processor time in cores; None without a limit or if not visible."""
     limit = Path("/sys/fs/cgroup/cpu.max")
     if not limit.is_file():
         return None
@@ -93,10 +93,10 @@ def cpu_quota_cores() -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """The machine's clocks at one moment, so that what went on since then can be told.
+    """The machine's clocks at one moment, for a comparison with a later moment.
 
-    ``busy_s`` and ``steal_s`` are seconds that all cores together were busy, and were kept from this machine
-    by its hypervisor, since it started; None where that is not visible.
+    ``busy_s`` and ``steal_s`` are seconds, summed over all cores since the machine started, in which cores
+    were busy and in which the hypervisor withheld them; None where that is not visible.
     """
 
     wall_s: float
@@ -118,7 +118,7 @@ class Moment:
         )
 
     def since(self) -> dict[str, float | None]:
-        """Since then ``steal_s``, ``others_cores`` and ``frequency_change``; now ``frequency_hz``."""
+        """Return ``steal_s``, ``others_cores``, ``frequency_change`` since then, and ``frequency_hz`` now."""
         end = Moment.now()
         others = steal = change = None
         if self.busy_s is not None and end.busy_s is not None:
@@ -137,7 +137,7 @@ class Moment:
 
 
 def _stat(path: Path) -> tuple[float | None, float | None]:
-    """(busy, stolen) seconds of all cores since the start, from /proc/stat; None if it is not there."""
+    """Return (busy, stolen) seconds of all cores since the start, from /proc/stat; None if there is none."""
     if not path.is_file():
         return None, None
     fields = [int(field) for field in path.read_text().split("\n", 1)[0].split()[1:]]
@@ -149,17 +149,17 @@ def _stat(path: Path) -> tuple[float | None, float | None]:
 
 
 def affinity() -> tuple[int, ...] | None:
-    """The cores that this process may run on, by number; None where that is not visible."""
+    """Return the numbers of the cores that this process may run on; None where that is not visible."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
 
 
 def load_1min() -> float:
-    """Load average over the last minute."""
+    """Return the load average over the last minute."""
     return os.getloadavg()[0]
 
 
 def frequency_hz() -> float | None:
-    """The first core's clock as the system shows it, in Hz; None where it does not."""
+    """Return the first core's clock in Hz; None where the system does not show it."""
     scaling = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
     if scaling.is_file():
         return float(scaling.read_text()) * 1e3
@@ -168,7 +168,7 @@ def frequency_hz() -> float | None:
 
 
 def processor() -> str:
-    """The name of the processor, as the system tells it."""
+    """Return the processor's name, as the system gives it."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 

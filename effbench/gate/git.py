@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from effbench.common.inherited import environment
+from effbench.common.processes import environment
 from effbench.common.spec import UsageError
 
 # No lock on the index to refresh it, no question, no network (a partial clone would fetch, and keep, what it

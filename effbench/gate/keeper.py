@@ -1,6 +1,6 @@
-"""Removes a folder when the gate is gone, however it went. Standard library only; run as a script.
+"""Remove a folder once the gate has ended, in whatever way. Standard library only; run as a script.
 
-``python keeper.py FOLDER`` waits for the end of its standard input, which comes when the gate closes it or is
+``python keeper.py FOLDER`` waits until its standard input ends, which happens when the gate closes it or is
 killed. Signals that a terminal sends to its programs do not end it.
 """
 
@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-_PATIENCE_S = 30.0  # for a git that outlived the gate, and still writes into the folder
+_PATIENCE_S = 30.0  # a git that outlived the gate may still write into the folder
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""One round: fresh workers (base, head, base again), called in turns, one call at a time."""
+"""One round: fresh workers (base, head, base again) that are called in turn, one call at a time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from effbench.common.spec import Cell
 from effbench.gate.decide import Round
 from effbench.gate.workers import Nursery, Worker, WorkerDied
 
-MIN_BLOCK_S = 1.5e-3  # a timed block lasts at least this long: asking for it costs a tenth of that
-# What other processes left in the caches costs a call about 0.5 ms here; a call this long shows it as little.
+MIN_BLOCK_S = 1.5e-3  # least length of a timed block; the command for a block costs a tenth of that
+# Other processes' data in the caches cost a call about 0.5 ms here, which is little beside a call this long.
 WARM_BELOW_S = 5e-3
 LEAST_TURNS, MOST_TURNS = 7, 1000
 _CALL_TIMEOUT_S = 300.0
 
 
 class CellFailed(RuntimeError):
-    """One cell cannot be timed on one side; ``index`` is its place, ``side`` base or head."""
+    """A cell cannot be timed on one side; ``index`` is its place in ``cells``, ``side`` base or head."""
 
     def __init__(self, index: int, side: str, reason: str) -> None:
         super().__init__(reason)
@@ -41,7 +41,7 @@ def play(
     check: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Round]:
-    """Time every cell of both sides, and of the base again, for about ``seconds`` in all; one Round a cell.
+    """Time every cell of head, base and base again, in about ``seconds`` overall; return one Round per cell.
 
     ``roots`` holds the folders of ``base`` and ``head``. Raises CellFailed for the first cell that cannot be
     built or called.
@@ -63,13 +63,13 @@ def take_turns(
     check: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[dict[str, tuple[float, ...]]]:
-    """Time every cell in a fresh worker for each folder; for each cell seconds a call by the folder's name.
+    """Time every cell in a fresh worker per folder; return, per cell, seconds per call by the folder's name.
 
     All workers are forked in random order and are ready before the first call. A turn visits the cells in
-    random order and, in each, the workers in random order: a timed block of as many calls as last 1.5 ms,
-    after an untimed call if one lasts less than 5 ms. A cell has at least 7 turns, and a share of ``seconds``
-    that grows as the square root of what its turns take: where turns are equally noisy that makes the sum of
-    the cells' variances least (Neyman 1934). Raises CellFailed as ``play`` does.
+    random order and, for each, the workers in random order. Each worker then times a block of as many calls
+    as last 1.5 ms, after one untimed call if a call lasts less than 5 ms. A cell has at least 7 turns, and a
+    share of ``seconds`` in proportion to the square root of the length of its turns: if all turns are equally
+    noisy, this minimises the sum of the cells' variances (Neyman 1934). Raises CellFailed as ``play`` does.
     """
     with contextlib.ExitStack() as stack:
         order = rng.sample(list(folders), len(folders))
@@ -86,10 +86,10 @@ def take_turns(
 
 @contextlib.contextmanager
 def _one_core(workers: dict[str, Worker], rng: random.Random) -> Iterator[None]:
-    """Workers and this process on one core, drawn anew each round.
+    """Keep workers and this process on one core, which is drawn anew in each round.
 
-    What another core's neighbours do then hits all sides alike, and the core never idles between them: on a
-    shared machine the ratio of two calls varies two to three times less.
+    Load from neighbours of the core then affects all sides equally, and the core does not idle between them.
+    On a shared machine the ratio of two calls varies two to three times less.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield
@@ -106,7 +106,7 @@ def _one_core(workers: dict[str, Worker], rng: random.Random) -> Iterator[None]:
 
 
 def _build(worker: Worker, cells: Sequence[Cell], check: bool) -> None:
-    """Have the worker make its cells' calls. Raises CellFailed for the first that cannot be."""
+    """Let the worker build its cells' calls. Raises CellFailed for the first that it cannot build."""
     try:
         reasons = worker.build(cells, check=check, timeout_s=_CALL_TIMEOUT_S)
     except WorkerDied as error:
@@ -120,7 +120,7 @@ def _build(worker: Worker, cells: Sequence[Cell], check: bool) -> None:
 
 @dataclass(frozen=True)
 class _Turn:
-    """What one worker does in one turn of a cell: calls before the block, calls in it, and what both take."""
+    """One worker's turn of a cell: untimed calls, then timed calls, and the seconds that both take."""
 
     untimed: int
     timed: int
@@ -128,13 +128,13 @@ class _Turn:
 
 
 def _turn_for(call_s: float) -> _Turn:
-    """The turn of a cell whose calls last so many seconds."""
+    """Return the turn of a cell whose calls last ``call_s`` seconds."""
     untimed, timed = int(call_s < WARM_BELOW_S), max(1, -int(-MIN_BLOCK_S // call_s))
     return _Turn(untimed, timed, call_s * (untimed + timed))
 
 
 def _warm_up(workers: dict[str, Worker], index: int, rng: random.Random) -> float:
-    """Seconds that a cell's call lasts, after its workers are warm: the least of them, one for all."""
+    """Warm all workers up and return the seconds of one call of the cell, the least of all workers."""
     return min(_ask_s(workers[side], index, "warm_up", index) for side in _shuffled(workers, rng))
 
 
@@ -146,7 +146,10 @@ def _play(
     rng: random.Random,
     clock: Callable[[], float],
 ) -> list[dict[str, tuple[float, ...]]]:
-    """Turns until the cells' shares of ``seconds`` are spent; a slow cell has fewer turns in more time."""
+    """Take turns until each cell has spent its share of ``seconds``.
+
+    A slow cell gets more time and fewer turns.
+    """
     times: list[dict[str, list[float]]] = [{side: [] for side in workers} for _ in turns]
     spent, played = [0.0] * len(turns), [0] * len(turns)
     weights = [math.sqrt(turn.seconds) for turn in turns]
@@ -167,7 +170,7 @@ def _play(
             for index in open_cells
             if played[index] < LEAST_TURNS or (spent[index] < shares[index] and played[index] < MOST_TURNS)
         ]
-    return [{side: tuple(series) for side, series in each.items()} for each in times]
+    return [{side: tuple(series) for side, series in sides.items()} for sides in times]
 
 
 def _shuffled(workers: dict[str, Worker], rng: random.Random) -> list[str]:
@@ -175,7 +178,7 @@ def _shuffled(workers: dict[str, Worker], rng: random.Random) -> list[str]:
 
 
 def _ask_s(worker: Worker, index: int, what: str, *arguments: int) -> float:
-    """Seconds a call, as the worker's method ``what`` tells of a cell. Raises CellFailed if it cannot."""
+    """Call the worker's method ``what`` on a cell; return seconds per call. Raises CellFailed on an error."""
     try:
         answer = worker.ask(what, *arguments, timeout_s=_CALL_TIMEOUT_S)
     except WorkerDied as error:

@@ -1,11 +1,10 @@
-"""The gate's end of nursery and workers: start one on a folder of code, ask it, end it whatever happens."""
+"""The gate's end of nursery and workers: start one on a folder of code, call it, and end it in any case."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import selectors
 import signal
 import socket
 import subprocess
@@ -15,19 +14,26 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from effbench.common.exits import Fault
-from effbench.common.inherited import environment
+from effbench.common.processes import Messages, environment, kill_group, last_line, send, tail
 from effbench.common.spec import Cell, to_json
 
-_SCRIPT = Path(__file__).parents[1] / "measured" / "side.py"
+# This effbench, and not one that a compared folder may hold, nor the folder itself.
+_HOME = str(Path(__file__).resolve().parents[2])
+_NURSERY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from effbench.measured import nursery
+sys.path.remove(sys.argv[1])
+nursery.main(int(sys.argv[2]))
+"""
 _START_S = 120.0
-_LOG_TAIL_BYTES = 2000
 
 
 class WorkerDied(Fault):
-    """A worker ended or did not answer in time; the text says which way, ``side`` whose it was."""
+    """A worker ended or did not answer in time; the text is the reason, ``side`` its side."""
 
     def __init__(self, side: str, reason: str) -> None:
         super().__init__(reason)
@@ -39,9 +45,9 @@ class NoAnswer(WorkerDied):
 
 
 class Nursery:
-    """A process that has torch and effbench imported and forks workers; see effbench.measured.side.
+    """A process that has torch and effbench imported and forks workers; see effbench/measured/nursery.py.
 
-    ``inside`` is a folder of every worker's root whose modules come before the root's own, "" for none.
+    ``inside`` is a folder in every worker's root whose modules come before the root's own, "" for none.
     """
 
     def __init__(self, inside: str = "") -> None:
@@ -50,15 +56,16 @@ class Nursery:
         self._link, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_SCRIPT), str(theirs.fileno())],
+                [sys.executable, "-P", "-c", _NURSERY, _HOME, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
                 pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C in the terminal is for us
-                # a mechanism's own calls of git are not to work on a hook's index either
+                start_new_session=True,  # Ctrl-C in the terminal is for the gate
+                # without a hook's index, which a mechanism's own calls of git would use
                 env={**environment(), "OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"},
             )
+        self._answers = Messages(self._link.fileno())
         self._ready = False
 
     def __enter__(self) -> Nursery:
@@ -68,60 +75,55 @@ class Nursery:
         self.close()
 
     def fork(self, side: str, root: Path, descriptors: Sequence[int]) -> int:
-        """The number of a new process that stands for ``root``. Raises WorkerDied if there is none."""
+        """Fork a worker for the code in ``root``; return its process number. Raises WorkerDied."""
         return int(self._ask(side, {"fork": str(root), "inside": self._inside}, descriptors)["pid"])
 
     def status(self, side: str, pid: int) -> int | None:
-        """The exit code of a worker that has closed its pipe, None if it still runs; forget it then."""
-        found = self._ask(side, {"wait": pid})["status"]
-        return None if found is None else int(found)
+        """Return the exit code of a worker that has closed its pipe, None if it still runs.
+
+        Ask once: the system then gives the process number to others.
+        """
+        status = self._ask(side, {"wait": pid})["status"]
+        return None if status is None else int(status)
 
     def close(self) -> None:
-        """End it, and with it every worker."""
+        """End it and all of its workers."""
         self._link.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        kill_group(self._process.pid)
         self._process.wait()
         self._log.close()
 
     def _ask(self, side: str, message: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
         try:
             if not self._ready:
-                self._read()
+                self._answer()
                 self._ready = True
             socket.send_fds(self._link, [json.dumps(message).encode() + b"\n"], descriptors)
-            return self._read()
+            return self._answer()
         except (OSError, EOFError) as error:
-            said = _last_line(self._log)
-            raise WorkerDied(side, said or f"the process that forks workers ended: {error}") from None
+            last = last_line(tail(self._log))
+            raise WorkerDied(side, last or f"the process that forks workers ended: {error}") from None
 
-    def _read(self) -> dict[str, Any]:
-        self._link.settimeout(_START_S)
-        said = b""
-        while not said.endswith(b"\n"):
-            chunk = self._link.recv(65536)
-            if not chunk:
-                raise EOFError("its link closed")
-            said += chunk
-        return dict(json.loads(said))
+    def _answer(self) -> dict[str, Any]:
+        return dict(self._answers.next(time.monotonic() + _START_S))
 
 
 class Worker:
-    """One process with the code of one side; ``ask`` is a method call on effbench.measured.side.Side."""
+    """One process with the code of one side; ``ask`` calls a method of effbench.measured.side.Side."""
 
     def __init__(self, nursery: Nursery, side: str, root: Path) -> None:
         self.side = side
         self._nursery = nursery
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         commands, self._commands = os.pipe()
-        self._answers, answers = os.pipe()
-        self._pending = b""
+        reading, answers = os.pipe()
+        self._answers = Messages(reading)
         self._reaped = False
         try:
             self._pid = nursery.fork(side, root, (commands, answers, self._log.fileno()))
         except BaseException:
             os.close(self._commands)
-            os.close(self._answers)
+            os.close(reading)
             self._log.close()
             raise
         finally:
@@ -141,44 +143,38 @@ class Worker:
         self._answer(_START_S)
 
     def ask(self, what: str, *arguments: Any, timeout_s: float = _START_S) -> Any:
-        """The answer of the worker's method ``what``. Raises WorkerDied if it ends or takes longer."""
-        data = json.dumps([what, arguments]).encode() + b"\n"
+        """Call the worker's method ``what`` and return its answer.
+
+        Raises NoAnswer if it takes longer than ``timeout_s``, WorkerDied if the worker ends.
+        """
         try:
-            while data:
-                data = data[os.write(self._commands, data) :]
+            send(self._commands, [what, arguments])
         except BrokenPipeError:
             raise WorkerDied(self.side, self._last_words()) from None
         return self._answer(timeout_s)
 
     def build(self, cells: Sequence[Cell], *, check: bool, timeout_s: float) -> list[str]:
-        """Make the cells' calls; for each "" or why it cannot be made."""
+        """Build the cells' calls; return "" for each, or the reason why it cannot be built."""
         plain = [json.loads(to_json(cell)) for cell in cells]
         allocator = cells[0].allocator
         return list(self.ask("build", plain, allocator, check, timeout_s=timeout_s))
 
     def close(self) -> None:
-        """End the process and what it started; the nursery is not asked, who may be amid an answer."""
-        for descriptor in (self._commands, self._answers):
+        """End the process and its group, without asking the nursery, which may be busy with an answer."""
+        for descriptor in (self._commands, self._answers.descriptor):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        if not self._reaped:  # then it is there, as a zombie at least, and the number still its own
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)
+        if not self._reaped:  # until then its number belongs to no other process
+            kill_group(self._pid)
         self._log.close()
 
     def _answer(self, timeout_s: float) -> Any:
-        deadline = time.monotonic() + timeout_s
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._answers, selectors.EVENT_READ)
-            while b"\n" not in self._pending:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise NoAnswer(self.side, f"no answer within {timeout_s:.0f} s")
-                chunk = os.read(self._answers, 65536)
-                if not chunk:
-                    raise WorkerDied(self.side, self._last_words())
-                self._pending += chunk
-        line, self._pending = self._pending.split(b"\n", 1)
-        return json.loads(line)
+        try:
+            return self._answers.next(time.monotonic() + timeout_s)
+        except TimeoutError:
+            raise NoAnswer(self.side, f"no answer within {timeout_s:.0f} s") from None
+        except EOFError:
+            raise WorkerDied(self.side, self._last_words()) from None
 
     def _last_words(self) -> str:
         code = self._nursery.status(self.side, self._pid)
@@ -186,12 +182,5 @@ class Worker:
             return "its pipe closed"
         self._reaped = True
         ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        said = _last_line(self._log)
-        return f"{ending}: {said}" if said else ending
-
-
-def _last_line(log: IO[bytes]) -> str:
-    size = log.seek(0, os.SEEK_END)
-    log.seek(max(0, size - _LOG_TAIL_BYTES))
-    lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+        last = last_line(tail(self._log))
+        return f"{ending}: {last}" if last else ending

@@ -1,4 +1,4 @@
-"""What a record keeps of the machine, asked in the measured process."""
+"""The facts of the machine that a record keeps; they are taken in the measured process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from effbench.common import machine
 
 
 def facts() -> dict[str, Any]:
-    """What a record keeps of the machine, as it is now. Call it in the measured process."""
-    found: dict[str, Any] = {
+    """Return the facts of the machine as it is now. Call it in the measured process."""
+    known: dict[str, Any] = {
         "name": machine.name(),
         "processor": machine.processor(),
         "cores": machine.cores(),
@@ -30,5 +30,5 @@ def facts() -> dict[str, Any]:
         "load_1min": machine.load_1min(),
     }
     if torch.cuda.is_initialized():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        known["gpu"] = torch.cuda.get_device_name()
+    return known

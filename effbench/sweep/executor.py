@@ -1,4 +1,4 @@
-"""The seam of execution: Executor, and what it tells while a cell runs."""
+"""The interface of executors, which run cells, and of the progress that they report."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Progress = Callable[[float, str], None]
 
 
 class Executor(Protocol):
-    """Runs one job at a time. A cell's failure is a record; only a failure of ours raises."""
+    """Run one job at a time. A cell that fails is a record; only a failure of effbench raises."""
 
     def start(self) -> dict[str, Any]:
-        """Get ready; returns ``torch`` (version) and ``cuda_devices`` (how many) of where cells run."""
+        """Get ready; return ``torch`` (version) and ``cuda_devices`` (number) of where cells run."""
         ...
 
     def run(self, job: Job, progress: Progress) -> Record:
@@ -22,5 +22,5 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """End what was started; safe to call twice, and while a cell runs."""
+        """End everything that was started; may be called twice, and while a cell runs."""
         ...

@@ -1,4 +1,4 @@
-"""Measure in this very process: for a debugger. No isolation, no limits, imports torch here."""
+"""Measure in the calling process, for a debugger: no isolation, no limits; imports torch here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from effbench.sweep.executor import Progress
 
 
 class InlineExecutor:
-    """Runs the worker by a plain call: breakpoints work; a crash or a hang is the caller's too."""
+    """Call the worker directly: breakpoints work; a crash or a hang also ends or blocks the caller."""
 
     def start(self) -> dict[str, Any]:
         """Import torch here."""
@@ -24,4 +24,4 @@ class InlineExecutor:
         return worker.measure(job, progress)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: nothing was started."""

@@ -1,11 +1,9 @@
-"""Measure on this machine: a fresh process a cell, forked from a server that has torch imported."""
+"""Measure on this machine: a fresh process per cell, forked from a server that has torch imported."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import selectors
 import signal
 import subprocess
 import sys
@@ -16,7 +14,7 @@ from typing import Any
 from effbench.common import machine, registry
 from effbench.common.blame import fault_place
 from effbench.common.exits import Fault
-from effbench.common.inherited import environment
+from effbench.common.processes import Messages, environment, last_line, send
 from effbench.common.spec import Job, Record, Status, record_from, to_json
 from effbench.common.wording import one_line, plural
 from effbench.sweep.executor import Progress
@@ -26,7 +24,7 @@ _KILL_GRACE_S = 10.0
 
 
 class ServerDied(Fault):
-    """The fork server itself ended; its last words are the text."""
+    """The fork server itself ended; the text is the last line that it printed."""
 
 
 class LocalExecutor:
@@ -34,11 +32,10 @@ class LocalExecutor:
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
-        self._pending = b""
+        self._answers: Messages | None = None
 
     def start(self) -> dict[str, Any]:
-        """Start the server and wait for its greeting. Raises ServerDied with what it printed."""
-        self._pending = b""
+        """Start the server and wait for its greeting. Raises ServerDied with its last line."""
         self._server = subprocess.Popen(
             [sys.executable, "-m", "effbench.measured.server"],
             stdin=subprocess.PIPE,
@@ -47,6 +44,8 @@ class LocalExecutor:
             env=environment(),
             start_new_session=True,  # Ctrl-C in the terminal is for us, not for what we measure
         )
+        assert self._server.stdout is not None
+        self._answers = Messages(self._server.stdout.fileno())
         message = self._read(time.monotonic() + _START_S)
         if message is None:
             self.close()
@@ -54,7 +53,7 @@ class LocalExecutor:
         return dict(message["hello"])
 
     def run(self, job: Job, progress: Progress) -> Record:
-        """Measure in a child of the server; it is killed when its time is over."""
+        """Measure in a child of the server; a child is killed when its time is over."""
         unmeasured = Record.of(job, "crashed", machine=machine.name())
         clock = time.monotonic()
         try:
@@ -75,12 +74,15 @@ class LocalExecutor:
             )
         values = {**record.values, "peak_rss_bytes": ending["max_rss_bytes"]}
         if left := ending.get("left"):
-            said = f"it leaves {plural(left, 'process', 'processes')} running, ended with the cell"
-            values["side_effects"] = "; ".join(filter(None, [str(values.get("side_effects") or ""), said]))
+            effects = [
+                str(values.get("side_effects") or ""),
+                f"it leaves {plural(left, 'process', 'processes')} running, ended with the cell",
+            ]
+            values["side_effects"] = "; ".join(filter(None, effects))
         return replace(record, values=values, started=unmeasured.started, seconds=seconds)
 
     def close(self) -> None:
-        """End the server and the child it may have."""
+        """End the server and its child, if there is one."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -97,7 +99,7 @@ class LocalExecutor:
     def _converse(
         self, job: Job, progress: Progress, deadline: float
     ) -> tuple[Record | None, dict[str, Any], bool]:
-        """(the child's record if it gave one, how it ended, whether its time was over)."""
+        """Return (the child's record or None, how it ended, True if its time was over)."""
         self._send({"job": json.loads(to_json(job))})
         record: Record | None = None
         timed_out = False
@@ -120,26 +122,19 @@ class LocalExecutor:
         assert self._server is not None
         assert self._server.stdin is not None
         try:
-            self._server.stdin.write(json.dumps(message).encode() + b"\n")
-            self._server.stdin.flush()
+            send(self._server.stdin.fileno(), message)
         except BrokenPipeError:
             raise ServerDied(self._last_words()) from None
 
     def _read(self, deadline: float) -> dict[str, Any] | None:
-        """The server's next message, or None at the deadline."""
-        assert self._server is not None
-        assert self._server.stdout is not None
-        while b"\n" not in self._pending:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._server.stdout, selectors.EVENT_READ)
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    return None
-            chunk = os.read(self._server.stdout.fileno(), 65536)
-            if not chunk:
-                raise ServerDied(self._last_words())
-            self._pending += chunk
-        line, self._pending = self._pending.split(b"\n", 1)
-        message = json.loads(line)
+        """Return the server's next message, or None at the deadline."""
+        assert self._answers is not None
+        try:
+            message = self._answers.next(deadline)
+        except TimeoutError:
+            return None
+        except EOFError:
+            raise ServerDied(self._last_words()) from None
         assert isinstance(message, dict)
         return message
 
@@ -147,12 +142,12 @@ class LocalExecutor:
         assert self._server is not None
         assert self._server.stderr is not None
         self._server.kill()
-        words = self._server.stderr.read().decode("utf-8", "replace").strip().splitlines()
-        return f"the measuring process ended: {words[-1] if words else 'no message'}"
+        words = last_line(self._server.stderr.read().decode("utf-8", "replace"))
+        return f"the measuring process ended: {words or 'no message'}"
 
 
 def _verdict(job: Job, ending: dict[str, Any], timed_out: bool) -> tuple[Status, str]:
-    """What it means that a child ended without a record."""
+    """Return (status, reason) of a child that ended without a record."""
     log = ending["log"]
     if timed_out:
         return "timeout", f"still running after {job.limits.timeout_s:g} s"
@@ -166,8 +161,7 @@ def _verdict(job: Job, ending: dict[str, Any], timed_out: bool) -> tuple[Status,
         name = signal.Signals(number).name
         at = fault_place(log, registry.home(job.cell.mechanism))
         return "crashed", f"{name} ({signal.strsignal(number)}){f' at {at}' if at else ''}"
-    lines = [line for line in log.strip().splitlines() if line.strip()]
-    last = one_line(lines[-1]) if lines else "no message"
+    last = one_line(last_line(log)) or "no message"
     if ending["code"] is None:
         return "crashed", last
     return "crashed", f"the process left with exit code {ending['code']}: {last}"
