@@ -12,7 +12,8 @@ import time
 
 import numpy as np
 
-from effbench.measured.data.pathfinder_images import BLOCK, CONTOUR_LENGTHS, draw, shape_of
+from effbench.measured.data.pathfinder_dashes import CONTOUR_LENGTHS, shape_of
+from effbench.measured.data.pathfinder_images import BLOCK, draw
 
 RUNS = 5
 

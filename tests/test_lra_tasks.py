@@ -9,7 +9,6 @@ import json
 import lzma
 import os
 import pickle
-import subprocess
 import sys
 import tarfile
 import types
@@ -823,14 +822,9 @@ def test_wrong_options_raise_value_error(kind, options):
         kind(**options)
 
 
-@pytest.mark.parametrize("name", ["lra_text", "lra_image", "retrieval"])
-def test_modules_import_without_torch_and_their_schema_is_read(name):
-    module = f"effbench.measured.tasks.{name}"
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
-    root = str(Path(__file__).parents[1])
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})
-    kind = {"lra_text": "ByteText", "lra_image": "GreyImage", "retrieval": "Retrieval"}[name]
-    plugin = registry.find(f"effbench.measured.tasks.{name}:{kind}", "task")
+@pytest.mark.parametrize("name", ["lra-text", "lra-image", "retrieval"])
+def test_their_schema_is_read(name):
+    plugin = registry.find(name, "task")
     assert {"train", "validation", "test", "epochs", "lr"} <= {p.name for p in plugin.parameters}
     assert "Long Range Arena" in plugin.summary
     assert plugin.source

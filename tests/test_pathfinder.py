@@ -13,14 +13,13 @@ from scipy import ndimage, stats
 
 from effbench.common.spec import UsageError
 from effbench.measured.data.examples import Examples
+from effbench.measured.data.pathfinder_dashes import disc_picture, shape_of
 from effbench.measured.data.pathfinder_images import (
     BLOCK,
     Drawn,
-    _disc_picture,
     _Drawing,
     draw,
     images,
-    shape_of,
 )
 from effbench.measured.tasks.pathfinder import FOLDERS, Pathfinder
 
@@ -38,7 +37,7 @@ def drawn(contour: str, side: int = 32) -> Drawn:
 
 def discs(image: np.ndarray) -> list[tuple[int, int]]:
     """Where a disc fits under the image: its centres by sight alone, for side 32."""
-    disc = _disc_picture(32, 1.5, 16, 16)[12:21, 12:21].astype(float)
+    disc = disc_picture(32, 1.5, 16, 16)[12:21, 12:21].astype(float)
     core = disc > 80
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(image.astype(float), 4), (9, 9))
     # The lightest pixel is at most 1.2 times as light as a disc, and has level 255.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-import os
-import subprocess
 import sys
 import types
 import zipfile
@@ -275,15 +273,6 @@ def test_options_are_read_from_the_source():
         plugin = registry.find(kind.name, "task")
         assert plugin.source
         assert {p.name: p.default for p in plugin.parameters}["vectors"] == "none"
-
-
-def test_tasks_import_without_torch_or_scikit_learn():
-    modules = ", ".join(
-        f"effbench.measured.tasks.{n}" for n in ("amazon", "imdb", "mind_topics", "newsgroups", "polarity")
-    )
-    code = f"import sys, {modules}; sys.exit(bool({{'torch', 'sklearn', 'tokenizers'}} & set(sys.modules)))"
-    root = str(Path(__file__).parents[1])
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})
 
 
 # Words, vectors, baseline scores.
@@ -709,8 +698,8 @@ def real(name: str) -> pytest.MarkDecorator:
 @real("movie_reviews_polarity2")
 @pytest.mark.slow
 def test_real_polarity():
-    splits = Polarity(train=500, validation=100, test=200).data(512, 0, DATA)
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [500, 100, 200]
+    splits = Polarity(train=300, validation=50, test=100).data(512, 0, DATA)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [300, 50, 100]
     assert splits.priors["majority"] == 0.5
     assert splits.priors["tfidf_logreg"] > 0.75
     assert splits.train.lengths.mean() > 450  # nearly all reviews are longer than 512 words

@@ -1,116 +1,40 @@
 """Pathfinder images: two contours of dashes among distractors, and discs on two of the contours' ends.
 
-Hundreds of images are drawn in lock-step, since numpy costs the same for one dash as for a thousand. Whatever
-depends on an angle alone is in a table: a candidate end of a dash is one of a few pixels around a pivot, so
-that there are only some dozens of different dashes. A pixel is a number, its place in a window that is
-bordered so that no dash reaches beyond it; "mask" is a dash thickened by the margin, in levels 0 to 255.
+Hundreds of images are drawn in lock-step, since numpy takes as long for one dash as for a thousand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from effbench.measured.data.pathfinder_dashes import (
+    Bools,
+    Bytes,
+    Ints,
+    Shape,
+    border,
+    disc_picture,
+    scaled,
+    tables_of,
+)
 
-CONTOUR_LENGTHS = {"baseline": 6, "intermediate": 9, "hard": 14}
-SIDES = (32, 64, 128)
 BLOCK = 256  # images drawn together, with a random state of their own; part of what a seed means
 
-_FINE = 2  # dashes and discs are drawn this many times larger, then reduced
 _PADDING = 1  # pixels along the edge that belong to no contour
 _REDRAWS = 3  # ends that are tried for one dash, and places for the first of a distractor
 _DISTRACTOR_TRIES = 5
 _FREE = 76  # highest level of a pixel that counts as free: 0.3
 _OVERLAP = 459  # the least sum of the levels of two masks that overlap: 1.8
-_LEAST_FREE = 0.01  # of the window: where less is free, no distractor is begun
+_LEAST_FREE = 0.01  # share of the window: with less free, no distractor begins
 _ATTEMPTS = 1024  # pairs of contours begun together
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What images look like; lengths in pixels, contrasts relative to the discs'.
-
-    A dash has ``dash_length`` and ``thickness``, and ``margin`` around it, drawn from ``margins`` for each
-    image. ``continuity`` multiplies a turn before its cosine is taken: more is straighter.
-    """
-
-    side: int
-    contour_length: int  # dashes
-    distractor_length: int  # dashes
-    distractors: int
-    dash_length: int
-    thickness: float
-    margins: tuple[int, ...]
-    continuity: float
-    seed_distance: int
-    disc_radius: float
-    contour_contrast: float
-    distractor_contrast: float
-
-
-def shape_of(side: int, contour: Literal["baseline", "intermediate", "hard"]) -> Shape:
-    """Long Range Arena's settings for windows of 32, 64 or 128 pixels (lra_benchmarks/data/pathfinder.py)."""
-    length = CONTOUR_LENGTHS[contour]
-    short = length // 3
-    if side == 32:
-        return Shape(
-            side=32,
-            contour_length=length,
-            distractor_length=short,
-            distractors=20 // short,
-            dash_length=2,
-            thickness=0.5,
-            margins=(1,),
-            continuity=1.0,
-            seed_distance=7,
-            disc_radius=1.5,
-            contour_contrast=1.5,
-            distractor_contrast=2.0,
-        )
-    if side == 64:
-        return Shape(
-            side=64,
-            contour_length=length,
-            distractor_length=short,
-            distractors=22 // short,
-            dash_length=5,
-            thickness=1.0,
-            margins=(1,),
-            continuity=1.8,
-            seed_distance=12,
-            disc_radius=2.5,
-            contour_contrast=0.8,
-            distractor_contrast=0.8,
-        )
-    assert side == 128, side
-    return Shape(
-        side=128,
-        contour_length=length,
-        distractor_length=short,
-        distractors=35 // short,
-        dash_length=5,
-        thickness=1.5,
-        margins=(2, 3),
-        continuity=1.8,
-        seed_distance=20,
-        disc_radius=3.0,
-        contour_contrast=0.9,
-        distractor_contrast=0.9,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Images with what is known of them; pixels are (row, column).
+    """Images and what they show; pixels are (row, column).
 
     ``images`` [n, side, side], ``labels`` [n], ``discs`` [n, 2, 2] the discs' centres, ``starts`` and
     ``ends`` [n, 2, 2] of the two contours, ``contours`` [n, 2, side, side] and ``distractors``
@@ -127,7 +51,7 @@ class Drawn:
 
 
 def images(count: int, shape: Shape, seed: Sequence[int]) -> tuple[Bytes, Ints]:
-    """``count`` images [count, side, side] with their labels; image i depends on the shape, seed and i."""
+    """Return ``count`` images [count, side, side] and labels; image i depends on shape, seed and i only."""
     pixels = np.empty((count, shape.side, shape.side), dtype=np.uint8)
     labels = np.empty(count, dtype=np.int64)
     for first, drawn in _blocks(count, shape, seed):
@@ -143,7 +67,7 @@ def _blocks(count: int, shape: Shape, seed: Sequence[int]) -> Iterator[tuple[int
 
 
 def draw(shape: Shape, rng: np.random.Generator, count: int = BLOCK) -> Drawn:
-    """``count`` images at once."""
+    """Draw ``count`` images at once."""
     margins = rng.choice(np.array(shape.margins), size=count)
     rows = [np.flatnonzero(margins == margin) for margin in shape.margins]
     parts = [
@@ -153,154 +77,6 @@ def draw(shape: Shape, rng: np.random.Generator, count: int = BLOCK) -> Drawn:
     return Drawn(
         **{name: np.concatenate([vars(part)[name] for part in parts])[order] for name in vars(parts[0])}
     )
-
-
-# Tables.
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tables:
-    """All that depends on angles: 360 whole degrees, which first dashes have, then one for each candidate.
-
-    Displacements are differences of places. C candidates, S different dashes, P pixels around one.
-    """
-
-    around: Ints  # [P], the pixels of a dash's picture
-    lines: Bytes  # [S, P]
-    masks: Bytes  # [S, P]
-    cores: list[Ints]  # [S] of [pixels], of the mask of a first dash: where the level is full
-    first: Bools  # [S], whether a contour may begin with the dash
-    degrees: Ints  # [some], the angles of those
-    dash: Ints  # [360 + C], the dash that is drawn at an angle, from its tail, or back from a candidate
-    pivot: Ints  # [360], from the tail of a first dash to its pivot
-    head: Ints  # [360], from the tail of a first dash to its head
-    step: Ints  # [360 + C], from a pivot to the next
-    candidates: Ints  # [C], from a pivot
-    weights: Floats  # [360 + C, C], of the candidates after a dash at an angle
-    disc: Ints  # [pixels], the margin around a pixel
-
-
-def _displacement(angle: float, distance: float) -> tuple[int, int]:
-    # Rounding first: 4 sin 30° is 2.
-    return (
-        int(np.ceil(round(distance * np.sin(angle), 9))),
-        int(np.ceil(round(distance * np.cos(angle), 9))),
-    )
-
-
-def _disc(radius: int) -> list[tuple[int, int]]:
-    reach = range(-radius, radius + 1)
-    return [(y, x) for y in reach for x in reach if y * y + x * x <= radius * radius]
-
-
-def _scaled(values: NDArray[Any]) -> Bytes:
-    """Stretched over 0 to 255 from the least to the greatest in the last two dimensions."""
-    least = values.min(axis=(-2, -1), keepdims=True)
-    range_ = values.max(axis=(-2, -1), keepdims=True) - least
-    scaled: Bytes = ((values - least) * (255 / range_) + 0.5).astype(np.uint8)
-    return scaled
-
-
-def _reduced(fine: NDArray[Any], side: int) -> Bytes:
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(_scaled(fine)).resize((side, side), Image.Resampling.LANCZOS))
-
-
-def _dash(shape: Shape, margin: int, end: tuple[int, int]) -> tuple[Bytes, Bytes]:
-    """A dash from the centre to an end, counted in fine pixels, and its mask: [2 reach + 1, 2 reach + 1]."""
-    from PIL import Image, ImageDraw
-
-    reach = _reach(shape, margin)
-    centre, fine = reach * _FINE, 2 * reach * _FINE + 1
-    picture = Image.new("L", (fine, fine))
-    ImageDraw.Draw(picture).line(
-        [(centre, centre), (centre + end[1], centre + end[0])], fill=255, width=round(shape.thickness * _FINE)
-    )
-    line = np.array(picture)
-    far = margin * _FINE
-    bordered = np.pad(line, far)
-    mask = np.max(
-        [bordered[far + y : far + y + fine, far + x : far + x + fine] for y, x in _disc(far)], axis=0
-    )
-    return _reduced(line, 2 * reach + 1), _reduced(mask, 2 * reach + 1)
-
-
-def _reach(shape: Shape, margin: int) -> int:
-    return shape.dash_length + int(np.ceil(shape.thickness)) + margin
-
-
-def _border(shape: Shape, margin: int) -> int:
-    """Pixels around the window: a candidate's pivot is close to the window, and so are its pixels."""
-    return shape.dash_length + 5 * margin + 3
-
-
-@lru_cache(maxsize=16)
-def _tables(shape: Shape, margin: int) -> _Tables:
-    reach, width = _reach(shape, margin), shape.side + 2 * _border(shape, margin)
-
-    def places(displacements: Sequence[tuple[int, int]]) -> Ints:
-        return np.array([y * width + x for y, x in displacements], dtype=np.int64)
-
-    length, radius = shape.dash_length, shape.dash_length + margin
-    turns = np.arange(0, 360, 360 / (2 * np.pi * radius)) * np.pi / 180  # a pixel apart
-    circle = np.floor(np.round(radius * np.stack([np.sin(turns), np.cos(turns)], axis=1), 9)).astype(int)
-    candidates = [(int(y), int(x)) for y, x in np.unique(circle, axis=0)]
-    degrees = np.arange(-180, 180) * np.pi / 180
-    ahead = np.array([np.arctan2(y, x) for y, x in candidates])
-    angles = np.concatenate([degrees, ahead])
-    difference = np.abs(ahead[None, :] - angles[:, None])
-    turn = np.minimum(np.minimum(difference, 2 * np.pi - difference) * shape.continuity, np.pi / 2)
-
-    # A first dash is drawn along its angle, a later one from its head back to its pivot.
-    ends = [_displacement(a, length * _FINE) for a in [*degrees, *(ahead - np.pi)]]
-    known = sorted(set(ends))
-    pictures = [_dash(shape, margin, end) for end in known]
-    # The original looks for room by a dilation with the core, seen in a window of radius pixels around the
-    # tail and one off; and it finds none at all unless every pixel has one of the core's inside the window.
-    # So few angles can begin a contour, most distractors fail, and contours lean to the upper left.
-    cores, first = [], []
-    row, column = np.indices((shape.side,) * 2)
-    for _, mask in pictures:
-        y, x = np.nonzero(mask == 255)
-        y, x = y - reach + 1, x - reach + 1
-        near = (np.abs(y) <= radius) & (np.abs(x) <= radius)
-        core = list(zip(y[near].tolist(), x[near].tolist(), strict=True))
-        cores.append(places(core))
-        seen = [
-            (row + v >= 0) & (row + v < shape.side) & (column + u >= 0) & (column + u < shape.side)
-            for v, u in core
-        ]
-        first.append(bool(np.any(seen, axis=0).all()))
-    dash = np.array([known.index(end) for end in ends])
-    reached = range(-reach, reach + 1)
-    head = [_displacement(a, length) for a in degrees]
-    back = [_displacement(a - np.pi, radius) for a in degrees]
-    return _Tables(
-        around=places([(y, x) for y in reached for x in reached]),
-        lines=np.stack([line.ravel() for line, _ in pictures]),
-        masks=np.stack([mask.ravel() for _, mask in pictures]),
-        cores=cores,
-        first=np.array(first),
-        degrees=np.flatnonzero(np.array(first)[dash[:360]]),
-        dash=dash,
-        pivot=places([(y + v, x + u) for (y, x), (v, u) in zip(head, back, strict=True)]),
-        head=places(head),
-        step=places([_displacement(a, length + 2 * margin) for a in angles]),
-        candidates=places(candidates),
-        weights=np.cos(turn) ** 2,
-        disc=places(_disc(margin)),
-    )
-
-
-@lru_cache(maxsize=1024)
-def _disc_picture(side: int, radius: float, row: int, column: int) -> Bytes:
-    fine = np.arange(side * _FINE)
-    y, x = fine[:, None] - row * _FINE, fine[None, :] - column * _FINE
-    return _reduced((y * y + x * x <= (radius * _FINE) ** 2).astype(np.uint8), side)
-
-
-# Drawing.
 
 
 @dataclass(kw_only=True)
@@ -319,11 +95,11 @@ class _Growing:
 
 
 class _Drawing:
-    """Images of one margin."""
+    """A drawing of images with one margin."""
 
     def __init__(self, shape: Shape, margin: int, rng: np.random.Generator) -> None:
-        self.shape, self.rng, self.tables = shape, rng, _tables(shape, margin)
-        self.border = _border(shape, margin)
+        self.shape, self.rng, self.tables = shape, rng, tables_of(shape, margin)
+        self.border = border(shape, margin)
         self.width = shape.side + 2 * self.border
         inside = np.zeros((self.width, self.width), dtype=np.uint8)
         self.window = (slice(self.border, -self.border),) * 2
@@ -331,7 +107,7 @@ class _Drawing:
         self.inside = inside.ravel()
 
     def draw(self, count: int) -> Drawn:
-        """Target contours, then distractors, discs, and the picture."""
+        """Draw target contours, then distractors, discs, and the picture."""
         shape, side = self.shape, self.shape.side
         masks, dashes, ends = self._contours(count)
         lines = np.zeros_like(masks)
@@ -351,7 +127,7 @@ class _Drawing:
         discs = np.stack([starts[rows, first], finals[rows, second]], axis=1)
         marks = np.array(
             [
-                np.maximum(*(_disc_picture(side, shape.disc_radius, *disc) for disc in pair))
+                np.maximum(*(disc_picture(side, shape.disc_radius, *disc) for disc in pair))
                 for pair in discs.tolist()
             ],
             dtype=np.uint8,
@@ -362,7 +138,7 @@ class _Drawing:
             (self._cut(others) / 255 * shape.distractor_contrast).astype(np.float32),
         ).astype(float)
         return Drawn(
-            images=_scaled(np.maximum(level, marks / 255)),
+            images=scaled(np.maximum(level, marks / 255)),
             labels=labels,
             discs=discs,
             starts=starts,
@@ -372,15 +148,15 @@ class _Drawing:
         )
 
     def _cut(self, windows: Bytes) -> Bytes:
-        """Without the border, [n, side, side]."""
+        """Return windows without the border, [n, side, side]."""
         return windows.reshape(-1, self.width, self.width)[:, *self.window]
 
     def _pixels(self, places: Ints) -> Ints:
-        """(row, column) of places, in a new last dimension."""
+        """Return (row, column) of places, in a new last dimension."""
         return np.stack(np.divmod(places, self.width), axis=-1) - self.border
 
     def _around(self, windows: Bytes, rows: Ints, places: Ints) -> tuple[Bytes, Ints]:
-        """The windows as one row, and in it the pixels around a place in each, [n, P]."""
+        """Return the windows as one row, and in it the pixels around a place in each, [n, P]."""
         return windows.reshape(-1), (rows * self.width**2 + places)[:, None] + self.tables.around
 
     def _stamp(self, windows: Bytes, rows: Ints, places: Ints, picture: Bytes) -> None:
@@ -389,9 +165,10 @@ class _Drawing:
         flat[where] = np.maximum(flat[where], picture & self.inside[places[:, None] + self.tables.around])
 
     def _extend(self, masks: Bytes, last: _Growing) -> tuple[_Growing, Bools]:
-        """One more dash each, and where there is one; the last one becomes part of the masks there.
+        """Return one more dash for each contour, and a mask of those that have one.
 
-        So a dash may overlap the one before it, and, as in the original, the newest one of the other contour.
+        The dash before it becomes part of the masks. So a dash may overlap the one before it and, as in the
+        original, the newest one of the other contour.
         """
         tables = self.tables
         pivot = last.pivot + tables.step[last.angle]
@@ -418,7 +195,7 @@ class _Drawing:
         return _Growing(window=last.window, pivot=pivot, angle=360 + chosen, end=places[rows, chosen]), found
 
     def _edges(self) -> Bytes:
-        """A mask [width²] with nothing but the edge of the window."""
+        """Return a mask [width²] of the edge of the window."""
         mask = np.zeros((self.shape.side,) * 2, dtype=np.uint8)
         mask[:_PADDING] = mask[-_PADDING:] = mask[:, :_PADDING] = mask[:, -_PADDING:] = 255
         return np.pad(mask, self.border).ravel()
@@ -426,15 +203,15 @@ class _Drawing:
     # Target contours.
 
     def _contours(self, count: int) -> tuple[Bytes, Ints, Ints]:
-        """Masks [count, width²] of two contours each; dashes and their ends [count, 2, contour_length]."""
-        found = [self._attempt()]
-        while sum(len(masks) for masks, _, _ in found) < count:
-            found.append(self._attempt())
-        masks, dashes, ends = (np.concatenate(values)[:count] for values in zip(*found, strict=True))
+        """Return masks [count, width²] of two contours each; dashes and ends [count, 2, contour_length]."""
+        attempts = [self._attempt()]
+        while sum(len(masks) for masks, _, _ in attempts) < count:
+            attempts.append(self._attempt())
+        masks, dashes, ends = (np.concatenate(values)[:count] for values in zip(*attempts, strict=True))
         return masks, dashes, ends
 
     def _attempt(self) -> tuple[Bytes, Ints, Ints]:
-        """Those of ``_ATTEMPTS`` pairs of contours that reach their length."""
+        """Return the pairs of contours, of ``_ATTEMPTS``, that reach their length."""
         length, tables = self.shape.contour_length, self.tables
         masks = np.tile(self._edges(), (_ATTEMPTS, 1))
         dashes = np.zeros((_ATTEMPTS, 2, length), dtype=np.int64)
@@ -454,7 +231,7 @@ class _Drawing:
         return masks[alive], dashes[alive], ends[alive]
 
     def _seeds(self) -> tuple[_Growing, _Growing]:
-        """The first dashes of both contours; they have room, being so far from the edge."""
+        """Return the first dashes of both contours; they are far enough from the edge to have room."""
         distance, rng = self.shape.seed_distance, self.rng
         box = np.full((1, self.width, self.width), False)
         middle = slice(self.border + 2 * distance, -self.border - 2 * distance)
@@ -471,10 +248,10 @@ class _Drawing:
         return first, second
 
     def _free_tails(self, free: Bools, rows: Ints, angle: Ints) -> tuple[Ints, Ints]:
-        """Where first dashes may begin: a tail each for those that find one, and the indices of those.
+        """Return tails of first dashes, for those that find room, and the indices of these.
 
-        ``free`` [windows, width, width] is asked at ``rows`` [n]; the core of a dash at its angle must be
-        free, and what is outside the window counts as free there.
+        Window ``rows`` [n] of ``free`` [windows, width, width] must be free at the core of a dash at its
+        angle; pixels outside the window count as free.
         """
         edge, side = self.border, self.shape.side
         tails = np.full(len(angle), -1)
@@ -500,7 +277,7 @@ class _Drawing:
     # Distractors.
 
     def _distractors(self, masks: Bytes) -> tuple[Bytes, Bytes]:
-        """Pictures and masks [n, width²] of distractors that find room in the masks, which they join."""
+        """Return pictures and masks [n, width²] of distractors that find room, and add them to ``masks``."""
         lines, own = np.zeros_like(masks), np.zeros_like(masks)
         tables, length = self.tables, self.shape.distractor_length
         for _ in range(self.shape.distractors):
@@ -523,7 +300,7 @@ class _Drawing:
         return lines, own
 
     def _distractor_seeds(self, masks: Bytes) -> _Growing:
-        """First dashes in those windows of which enough is free, where they find room."""
+        """Return first dashes that find room, in windows of which enough is free."""
         free = masks.reshape(-1, self.width, self.width) <= _FREE
         enough = free[:, *self.window].mean(axis=(1, 2)) >= _LEAST_FREE
         rows = np.flatnonzero(enough)

@@ -20,7 +20,8 @@ from effbench.measured.data.baseline_scores import prior
 from effbench.measured.data.cache import Arrays, cached
 from effbench.measured.data.examples import Examples, Splits
 from effbench.measured.data.grey_png import FILE_BYTES, DamagedImage, OtherImage, grey_levels
-from effbench.measured.data.pathfinder_images import BLOCK, SIDES, Bytes, Ints, images, shape_of
+from effbench.measured.data.pathfinder_dashes import SIDES, Bytes, Ints, shape_of
+from effbench.measured.data.pathfinder_images import BLOCK, images
 from effbench.measured.data.reading import decoded, folder_of, lines, unchanged
 from effbench.measured.tasks.base import Classification, LastRead, require
 
