@@ -90,9 +90,8 @@ def unpack(folder: str | Path) -> Moved:
                 store.supersede(target)
             elif files.is_file(target):
                 target = target.with_name(record_file.superseded_name(target.name, content))
-            with files.replacing(
-                target, _unfinished(store)
-            ) as file:  # not in records/, where it would be read
+            # half-written files are not in records/, where they would be read
+            with files.replacing(target, _unfinished(store)) as file:
                 file.write(content)
         files.flush_folder(store.folder)
         if unreadable:
