@@ -81,7 +81,7 @@ def folder(tmp_path):
 
 
 def verdicts(report):
-    return {line.cell.label: line.verdict for line in report.lines}
+    return {line.cell.label: line.verdict for line in report.comparisons}
 
 
 # The statistics.
@@ -151,19 +151,23 @@ def test_one_process_has_no_interval():
 def test_a_folder_against_itself_is_the_same_in_all(folder):
     quiet = folder("a", frames.cost_records(["vanilla", "linear"], [128, 512], noise=0.001, repeats=8))
     report = compare(quiet, quiet)
-    assert {line.verdict for line in report.lines} == {"same"}
-    assert {line.ratio for line in report.lines} == {1.0}
-    assert len(report.lines) == len({(x.cell.label, x.cell.mode, x.cell.seq_len) for x in report.lines}) == 8
+    assert {line.verdict for line in report.comparisons} == {"same"}
+    assert {line.ratio for line in report.comparisons} == {1.0}
+    assert (
+        len(report.comparisons)
+        == len({(x.cell.label, x.cell.mode, x.cell.seq_len) for x in report.comparisons})
+        == 8
+    )
     assert report.exit_code(strict=True) == 0
     assert all(figure.base == figure.head and not figure.fails for figure in report.figures)
     # error is split over the cells
-    assert sum(line.error for line in report.lines) == pytest.approx(0.01)
+    assert sum(line.error for line in report.comparisons) == pytest.approx(0.01)
 
 
 def test_with_too_much_spread_a_folder_against_itself_is_not_slower(folder):
     loud = folder("a", frames.cost_records(["vanilla", "linear"], [128, 512], noise=0.5, repeats=3))
     report = compare(loud, loud)
-    assert {line.verdict for line in report.lines} == {"inconclusive"}
+    assert {line.verdict for line in report.comparisons} == {"inconclusive"}
     assert report.exit_code() == 0
     assert report.exit_code(strict=True) == 4
     assert any("8 of 8 cells are inconclusive with 3 repeats" in note for note in report.notes)
@@ -177,7 +181,7 @@ def test_swapping_the_folders_inverts_ratios_and_verdicts(folder):
     assert verdicts(forth) == {
         "one": "slower", "three": "same", "seventeen": "faster", "some": "inconclusive"
     }  # fmt: skip
-    for there, here in zip(forth.lines, back.lines, strict=True):
+    for there, here in zip(forth.comparisons, back.comparisons, strict=True):
         assert there.ratio * here.ratio == pytest.approx(1)
         assert there.low * here.high == pytest.approx(1)
         assert here.verdict == OPPOSITE.get(there.verdict, there.verdict)
@@ -187,10 +191,10 @@ def test_swapping_the_folders_inverts_ratios_and_verdicts(folder):
 
 def test_a_short_time_is_held_to_the_floor(folder):
     a, b = folder("a", timed()), folder("b", timed(scale=1.2))
-    (line,) = compare(a, b, floor_s=500e-6).lines
+    (line,) = compare(a, b, floor_s=500e-6).comparisons
     assert line.verdict == "same"
     assert line.threshold == pytest.approx(500e-6 / line.base_s)
-    (line,) = compare(a, b).lines
+    (line,) = compare(a, b).comparisons
     assert line.verdict == "slower"
     assert line.threshold == 0.05
     assert 1.15 < line.low < line.ratio < line.high < 1.25
@@ -234,7 +238,7 @@ def test_another_gpu_is_another_machine_and_none_is_no_fact(folder):
 
 def test_trainings_are_not_compared_and_refuse_nothing(folder):
     trained = on(frames.accuracy_records(["vanilla"]), name="Other CPU, 8 cores")
-    assert len(compare(folder("a", timed()), folder("b", [*timed(), *trained])).lines) == 1
+    assert len(compare(folder("a", timed()), folder("b", [*timed(), *trained])).comparisons) == 1
 
 
 def test_what_only_one_run_has_is_new_or_gone(folder):
@@ -252,7 +256,7 @@ def test_what_only_one_run_has_is_new_or_gone(folder):
 )
 def test_other_shapes_are_other_cells(folder, change):
     report = compare(folder("a", timed()), folder("b", timed(**change)))
-    assert sorted(line.verdict for line in report.lines) == ["gone", "new"]
+    assert sorted(line.verdict for line in report.comparisons) == ["gone", "new"]
 
 
 def test_other_seeds_and_sampling_times_are_the_same_cell(folder):
@@ -267,7 +271,7 @@ def test_failures_are_said_on_the_side_where_they_happened(folder):
     seen = {
         pair: (line.verdict, line.reason)
         for pair in ((a, b), (b, a), (b, b), (a, c), (c, a))
-        for line in compare(*pair).lines
+        for line in compare(*pair).comparisons
     }
     assert seen[a, b] == ("failed", "crashed: signal 11")
     assert seen[b, a] == ("base-failed", "the base failed: crashed: signal 11")
@@ -284,11 +288,11 @@ def test_failures_are_said_on_the_side_where_they_happened(folder):
 def test_what_was_interrupted_is_as_if_it_was_not_asked_for(folder):
     stopped = [failed(record, "interrupted", "budget") for record in timed()]
     a, b = folder("a", timed()), folder("b", stopped)
-    gone, new = compare(a, b).lines[0], compare(b, a).lines[0]
+    gone, new = compare(a, b).comparisons[0], compare(b, a).comparisons[0]
     assert (gone.verdict, new.verdict) == ("gone", "new")
     assert gone.reason == new.reason == "the other run was interrupted before it"
-    assert compare(b, b).lines == ()
-    assert compare(a, folder("c", [*timed()[:-1], stopped[-1]])).lines[0].verdict == "same"
+    assert compare(b, b).comparisons == ()
+    assert compare(a, folder("c", [*timed()[:-1], stopped[-1]])).comparisons[0].verdict == "same"
 
 
 @pytest.mark.parametrize(
@@ -296,7 +300,7 @@ def test_what_was_interrupted_is_as_if_it_was_not_asked_for(folder):
 )
 def test_one_repeat_is_inconclusive_and_says_what_to_run(folder, here, there, lacking):
     report = compare(folder("a", timed(repeats=here)), folder("b", timed(scale=3.0, repeats=there)))
-    (line,) = report.lines
+    (line,) = report.comparisons
     assert line.verdict == "inconclusive"
     assert line.reason == f"one repeat in {lacking}: run it again with --repeats 3 or more"
     assert line.ratio is None
@@ -307,7 +311,7 @@ def test_one_repeat_is_inconclusive_and_says_what_to_run(folder, here, there, la
 def test_cells_that_cannot_be_judged_spend_no_error(folder):
     a = folder("a", [*timed(), *timed("linear", repeats=1), *timed("gone")])
     b = folder("b", [*timed(), *timed("linear", repeats=1)])
-    assert [line.error for line in compare(a, b, error=0.02).lines if line.error] == [0.02]
+    assert [line.error for line in compare(a, b, error=0.02).comparisons if line.error] == [0.02]
 
 
 @pytest.mark.parametrize("side", ["base", "head"])
@@ -316,7 +320,7 @@ def test_a_busy_machine_is_unfit(folder, side):
     busy = on(timed(scale=2.0), others_cores=BUSY_CORES + 0.1)
     once = [*on(timed(scale=2.0)[:2], others_cores=2.0), *timed(scale=2.0)[2:]]  # the median is quiet
     pair = (busy, few) if side == "base" else (few, busy)
-    (line,) = compare(folder("a", pair[0]), folder("b", pair[1])).lines
+    (line,) = compare(folder("a", pair[0]), folder("b", pair[1])).comparisons
     assert line.verdict == "unfit"
     assert line.reason == f"others kept 0.6 cores busy while the {side} was measured"
     assert line.low < line.ratio < line.high, "what was seen is shown all the same"
@@ -326,13 +330,13 @@ def test_a_busy_machine_is_unfit(folder, side):
 def test_another_allocator_in_force_or_mixed_code_is_unfit(folder):
     a = folder("a", timed())
     plain = [replace(r, values={"allocator_in_force": "system (no mallopt)"}) for r in timed(scale=2.0)]
-    (line,) = compare(a, folder("b", plain)).lines
+    (line,) = compare(a, folder("b", plain)).comparisons
     assert (line.verdict, "kept in the base, system (no mallopt) in the head" in line.reason) == (
         "unfit",
         True,
     )
     mixed = [replace(timed()[0], code="0.1.0-aaaaaaaa-cccccccc"), *timed()[1:]]
-    (line,) = compare(folder("c", mixed), a).lines
+    (line,) = compare(folder("c", mixed), a).comparisons
     assert (line.verdict, "repeats of the base are of different code" in line.reason) == ("unfit", True)
 
 
@@ -459,7 +463,7 @@ def test_the_same_limit_in_both_runs_is_nothing_that_broke(folder, status):
     both = folder("a", [*timed(), *ended])
     report = compare(both, both)
     assert verdicts(report) == {"vanilla": "same", "linear": "inconclusive"}
-    assert report.lines[0].reason == f"in both runs: {status}: 8 GiB"
+    assert report.comparisons[0].reason == f"in both runs: {status}: 8 GiB"
     assert (report.exit_code(), report.exit_code(strict=True)) == (0, 4)
     alone = folder("b", ended)
     assert compare(alone, alone).exit_code() == 5, "nothing was compared"
@@ -483,8 +487,8 @@ def test_the_command_prints_the_report_and_ends_with_its_code(folder, capsys, mo
     code, out, err = command(capsys, monkeypatch, a, b, "--format", "json")
     data = json.loads(out)
     assert (code, err) == (3, "")
-    assert (data["schema"], data["kind"], data["lines"][0]["verdict"]) == (
-        "effbench-gate-1", "compare", "slower"
+    assert (data["schema"], data["kind"], data["comparisons"][0]["verdict"]) == (
+        "effbench-gate-2", "compare", "slower"
     )  # fmt: skip
     assert (data["base"]["label"], data["head"]["label"], data["base"]["records"]) == (str(a), str(b), 6)
     assert command(capsys, monkeypatch, b, a, "--format", "json")[0] == 0

@@ -101,7 +101,7 @@ def test_what_cannot_be_compared_is_told_on_the_side_where_it_lies(tmp_path, mon
     monkeypatch.setenv("PYTHONPATH", f"{head}{os.pathsep}{head / 'python'}")
     report = judge(settings, Tree(root=head, label="head"), Tree(root=base, label="base"))
 
-    lines = {line.cell.label: line for line in report.lines}
+    lines = {line.cell.label: line for line in report.comparisons}
     compared = dict.fromkeys(figure.cell.label for figure in report.figures)
     told = {name: lines[name].verdict for name in lines} | compared
     assert told == {name: verdict for name, (_, _, verdict, _) in CASES.items()}

@@ -429,7 +429,7 @@ def compare(
     if format == "json":
         print(json.dumps(found.to_json(), indent=2))
     elif format == "markdown":
-        from effbench.gate.exports import markdown
+        from effbench.show.gate_tables import markdown
 
         print(markdown(found).rstrip("\n"))
     else:
@@ -657,12 +657,6 @@ def gate(
     ] = None,
     junit: Annotated[Path | None, _value("FILE", "JUnit XML.", _OUTPUT)] = None,
     markdown: Annotated[Path | None, _value("FILE", "A table in Markdown.", _OUTPUT)] = None,
-    pytest_benchmark: Annotated[
-        Path | None, _value("FILE", "The head's times as pytest-benchmark writes them.", _OUTPUT)
-    ] = None,
-    action_benchmark: Annotated[
-        Path | None, _value("FILE", "For github-action-benchmark: customSmallerIsBetter.", _OUTPUT)
-    ] = None,
     quiet: Annotated[bool, _flag("--quiet", "-q", help="No progress.", panel=_OUTPUT)] = False,
 ) -> None:
     """Is the working tree slower than a revision? Exit code 3 if so, confirmed; 6 if it is broken.
@@ -680,8 +674,6 @@ def gate(
         "plot": plot_file,
         "junit": junit,
         "markdown": markdown,
-        "pytest-benchmark": pytest_benchmark,
-        "action-benchmark": action_benchmark,
     }
     _check_outputs(outputs)
     flags = {
@@ -748,31 +740,28 @@ def _save_forest(report: Report, path: Path | None) -> None:
     """Draw the forest plot where it is asked for; without times there is none, and that is said."""
     if path is None:
         return
-    if not report.lines:
+    if not report.comparisons:
         print(f"effbench: no times were compared, so that there is no plot {str(path)!r}", file=sys.stderr)
         return
     from effbench.show import plots
-    from effbench.show.gate_tables import forest
+    from effbench.show.gate_plot import forest
 
     plots.save(forest(report), path)
 
 
 def _deliver(report: Report, outputs: dict[str, Path | None]) -> bool:
     """Print a report, and write it in every form that was asked for; whether some could not be written."""
-    from effbench.gate import exports
-    from effbench.show.gate_tables import gate_tables
+    from effbench.show import gate_tables
 
     plain = outputs.get("json")
     if plain is not None and str(plain) == "-":
         print(json.dumps(report.to_json(), indent=2))
     else:
-        _console().print(gate_tables(report))
+        _console().print(gate_tables.gate_tables(report))
     texts: dict[str, Callable[[], str]] = {
         "json": lambda: json.dumps(report.to_json(), indent=2),
-        "junit": lambda: exports.junit(report),
-        "markdown": lambda: exports.markdown(report),
-        "pytest-benchmark": lambda: json.dumps(exports.pytest_benchmark(report), indent=2),
-        "action-benchmark": lambda: json.dumps(exports.github_action_benchmark(report), indent=2),
+        "junit": lambda: gate_tables.junit(report),
+        "markdown": lambda: gate_tables.markdown(report),
     }
     failed = False
 
@@ -792,7 +781,7 @@ def _deliver(report: Report, outputs: dict[str, Path | None]) -> bool:
         write("--plot", plot, partial(_save_forest, report, plot))
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         place = Path(summary)
-        write("GITHUB_STEP_SUMMARY", place, partial(_append, place, exports.markdown(report) + "\n"))
+        write("GITHUB_STEP_SUMMARY", place, partial(_append, place, gate_tables.markdown(report) + "\n"))
     return failed
 
 

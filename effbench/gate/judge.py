@@ -17,7 +17,7 @@ from effbench.gate.checkout import Tree
 from effbench.gate.decide import Decision, Plan, Round, decide
 from effbench.gate.lockstep import CellFailed, play
 from effbench.gate.pair import Pair, cells_of, exact_figures
-from effbench.gate.report import Line, Report, Verdict
+from effbench.gate.report import Comparison, Report, Verdict
 from effbench.gate.settings import GateSettings, unused
 from effbench.gate.workers import Nursery
 
@@ -82,7 +82,7 @@ class Track:
         else:
             self.done = last or self.decision.verdict in ("faster", "same")
 
-    def line(self, planned: str) -> Line:
+    def comparison(self, planned: str) -> Comparison:
         """The verdict. Of a slowdown that was found again, the numbers are those of the second time, which
         nothing picked out."""
         first, second = self.decision, self.confirmation
@@ -105,7 +105,7 @@ class Track:
                 "suspected",
                 f"slower, but {planned} ended before fresh workers could confirm it",
             )
-        return Line(
+        return Comparison(
             cell=self.cell, verdict=verdict, reason=reason, rounds=len(self.rounds), calls=calls,
             confirmed_in=len(self.again) if verdict == "slower" else 0, **_numbers(shown),
             head_samples_s=tuple(s for each in (*self.rounds, *self.again) for s in each.head_s),
@@ -148,29 +148,29 @@ def judge(
     rng = random.Random(seed)
     notes = [*head.notes, *base.notes]
     with Pair(head, base, inside, clock) as pair:
-        cells, lines = cells_of(settings, pair)
-        for override in unused(settings, [*cells, *(line.cell for line in lines)]):
+        cells, comparisons = cells_of(settings, pair)
+        for override in unused(settings, [*cells, *(comparison.cell for comparison in comparisons)]):
             notes.append(f"a setting of its own matches no cell: {override}")
         listener(f"{len(cells)} cells; exact figures")
         figures, failed = exact_figures(settings, pair, cells, deadline, clock, notes)
         facts = pair.ask("head", "facts")
         start_s = pair.start_s
-    lines += failed
-    left = {line.cell.key for line in lines}
+    comparisons += failed
+    left = {comparison.cell.key for comparison in comparisons}
     cells = [cell for cell in cells if cell.key not in left]
     if settings.time:
         with Nurseries(inside) as nurseries:
             timed, more = _time(
                 settings, head, base, cells, nurseries, deadline, start_s, rng, listener, clock
             )
-        lines += timed
+        comparisons += timed
         notes += more
-    order = {cell.key: i for i, cell in enumerate([*cells, *(line.cell for line in lines)])}
+    order = {cell.key: i for i, cell in enumerate([*cells, *(comparison.cell for comparison in comparisons)])}
     return Report(
         kind="gate",
         base=base.to_dict(),
         head=head.to_dict(),
-        lines=tuple(sorted(lines, key=lambda line: order[line.cell.key])),
+        comparisons=tuple(sorted(comparisons, key=lambda comparison: order[comparison.cell.key])),
         figures=tuple(figures),
         notes=tuple(notes),
         machine=facts,
@@ -216,7 +216,7 @@ def _time(
     rng: random.Random,
     listener: Listener,
     clock: Callable[[], float],
-) -> tuple[list[Line], list[str]]:
+) -> tuple[list[Comparison], list[str]]:
     plan = Plan(cells=max(1, len(cells)), error=settings.error)
     tracks = [
         Track(
@@ -227,7 +227,7 @@ def _time(
         )
         for cell in cells
     ]
-    failed: list[Line] = []
+    failed: list[Comparison] = []
     roots = {"base": base.root, "head": head.root}
     overheads_s: list[float] = []
     overhead_s, longest_s, played = start_s, 0.0, 0
@@ -252,7 +252,7 @@ def _time(
         except CellFailed as error:
             track = open_tracks[error.index]
             verdict: Verdict = "failed" if error.side == "head" else "base-failed"
-            failed.append(Line(cell=track.cell, verdict=verdict, reason=f"{error.side}: {error}"))
+            failed.append(Comparison(cell=track.cell, verdict=verdict, reason=f"{error.side}: {error}"))
             tracks.remove(track)
             continue
         played += 1
@@ -266,9 +266,9 @@ def _time(
     for track in tracks:
         track.end()
     budget = f"the budget of {settings.budget_s:g} s"
-    lines = [track.line(budget) for track in tracks]
-    notes = [_cost(budget, lines, plan, played, longest_s)] if out_of_time else []
-    return [*lines, *failed], notes
+    comparisons = [track.comparison(budget) for track in tracks]
+    notes = [_cost(budget, comparisons, plan, played, longest_s)] if out_of_time else []
+    return [*comparisons, *failed], notes
 
 
 def _round_seconds(left: float, overhead_s: float, cells: int, played: int) -> float:
@@ -278,7 +278,7 @@ def _round_seconds(left: float, overhead_s: float, cells: int, played: int) -> f
 
 
 def _progress(played: int, tracks: Sequence[Track], left_s: float) -> str:
-    judged = Counter(t.line("").verdict for t in tracks if t.done)
+    judged = Counter(t.comparison("").verdict for t in tracks if t.done)
     confirming = sum(t.confirming and not t.done for t in tracks)
     parts = [f"{count} {verdict}" for verdict, count in sorted(judged.items())]
     if confirming:
@@ -287,14 +287,18 @@ def _progress(played: int, tracks: Sequence[Track], left_s: float) -> str:
     return f"round {played}: {', '.join(parts)}; {max(0.0, left_s):.0f} s left"
 
 
-def _cost(budget: str, lines: Sequence[Line], plan: Plan, played: int, round_s: float) -> str:
+def _cost(budget: str, comparisons: Sequence[Comparison], plan: Plan, played: int, round_s: float) -> str:
     """What the budget cost in power, in one sentence."""
-    open_lines = [line for line in lines if line.verdict in ("inconclusive", "suspected", "unfit")]
-    told = [line.detectable for line in open_lines if line.detectable is not None]
-    text = f"{budget} ended after {played} rounds of up to {plan.looks[-1]}; {len(open_lines)} cells are open"
+    open_comparisons = [
+        comparison
+        for comparison in comparisons
+        if comparison.verdict in ("inconclusive", "suspected", "unfit")
+    ]
+    told = [comparison.detectable for comparison in open_comparisons if comparison.detectable is not None]
+    text = f"{budget} ended after {played} rounds of up to {plan.looks[-1]}; {len(open_comparisons)} cells are open"
     if told:
         text += f"; there slowdowns under {max(told):.0%} are found less than 4 times in 5"
-    needed = [_rounds_needed(line, plan) for line in open_lines]
+    needed = [_rounds_needed(comparison, plan) for comparison in open_comparisons]
     known = [each for each in needed if each is not None]
     if known:
         most = max(known)
@@ -302,18 +306,28 @@ def _cost(budget: str, lines: Sequence[Line], plan: Plan, played: int, round_s: 
     return text
 
 
-def _rounds_needed(line: Line, plan: Plan) -> int | None:
+def _rounds_needed(comparison: Comparison, plan: Plan) -> int | None:
     """Rounds after which an unchanged cell of this spread would be the same; None if it is not known."""
     from scipy import stats
 
-    if line.low is None or line.high is None or line.error is None or line.rounds < 2 or not line.threshold:
+    if (
+        comparison.low is None
+        or comparison.high is None
+        or comparison.error is None
+        or comparison.rounds < 2
+        or not comparison.threshold
+    ):
         return None
-    half = math.log(line.high / line.low) / 2
-    spread = half / float(stats.t.ppf(1 - line.error / 2, 2 * (line.rounds - 1))) * math.sqrt(line.rounds)
+    half = math.log(comparison.high / comparison.low) / 2
+    spread = (
+        half
+        / float(stats.t.ppf(1 - comparison.error / 2, 2 * (comparison.rounds - 1)))
+        * math.sqrt(comparison.rounds)
+    )
     error = plan.error / plan.cells / len(plan.looks)
     for rounds in range(plan.looks[0], 1000):
         if float(stats.t.ppf(1 - error / 2, 2 * (rounds - 1))) * spread / math.sqrt(rounds) <= math.log1p(
-            line.threshold
+            comparison.threshold
         ):
             return rounds
     return None

@@ -10,7 +10,7 @@ from typing import Any
 from effbench.common.spec import Cell, UsageError, to_json
 from effbench.gate import exact
 from effbench.gate.checkout import Tree
-from effbench.gate.report import Figure, Line, Verdict
+from effbench.gate.report import Comparison, Figure, Verdict
 from effbench.gate.settings import GateSettings
 from effbench.gate.workers import NoAnswer, Nursery, Worker, WorkerDied
 
@@ -56,10 +56,10 @@ class Pair:
             raise
 
 
-def cells_of(settings: GateSettings, pair: Pair) -> tuple[list[Cell], list[Line]]:
-    """(cells that both sides have, lines of those that one lacks, or has in a form that cannot be read)."""
+def cells_of(settings: GateSettings, pair: Pair) -> tuple[list[Cell], list[Comparison]]:
+    """(cells that both sides have, comparisons of those that one lacks, or has in a form that cannot be read)."""
     both: list[Cell] = []
-    lines: list[Line] = []
+    comparisons: list[Comparison] = []
     for text, head, base in _found(list(settings.axes["mechanism"]), pair):
         verdict, reason = _standing(text, head, base, pair.trees)
         unread: dict[str, Any] = {"name": text, "options": {}}
@@ -68,8 +68,8 @@ def cells_of(settings: GateSettings, pair: Pair) -> tuple[list[Cell], list[Line]
             if verdict is None:
                 both.append(cell)
             else:
-                lines.append(Line(cell=cell, verdict=verdict, reason=reason))
-    return list({cell.key: cell for cell in both}.values()), lines
+                comparisons.append(Comparison(cell=cell, verdict=verdict, reason=reason))
+    return list({cell.key: cell for cell in both}.values()), comparisons
 
 
 def _found(texts: list[str], pair: Pair) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -125,27 +125,29 @@ def exact_figures(
     deadline: float,
     clock: Callable[[], float],
     notes: list[str],
-) -> tuple[list[Figure], list[Line]]:
-    """(figures of both sides, lines of cells that cannot run on one); ``notes`` takes what else there is."""
+) -> tuple[list[Figure], list[Comparison]]:
+    """(figures of both sides, comparisons of cells that cannot run on one); ``notes`` takes what else there is."""
     figures: list[Figure] = []
-    failed: list[Line] = []
+    failed: list[Comparison] = []
     strays: set[str] = set()
     for done, cell in enumerate(cells):
         answers = _figures(pair, cell, deadline, clock) if deadline > clock() else None
         if answers is None:
             notes.append(f"the budget ended before the exact figures of {len(cells) - done} cells were taken")
             failed += [
-                Line(cell=each, verdict="inconclusive", reason="the budget ended before it was measured")
+                Comparison(
+                    cell=each, verdict="inconclusive", reason="the budget ended before it was measured"
+                )
                 for each in cells[done:]
             ]
             break
         base, head = answers
         if "error" in head:
             too = "; so does the base" if "error" in base else ""
-            failed.append(Line(cell=cell, verdict="failed", reason=f"{head['error']}{too}"))
+            failed.append(Comparison(cell=cell, verdict="failed", reason=f"{head['error']}{too}"))
         elif "error" in base:
             why = f"the base has it and cannot run it: {base['error']}"
-            failed.append(Line(cell=cell, verdict="base-failed", reason=why))
+            failed.append(Comparison(cell=cell, verdict="base-failed", reason=why))
         else:
             figures += exact.compare(cell, base, head, settings.exact)
         strays |= set(base.get("foreign", ()))

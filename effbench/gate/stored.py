@@ -14,7 +14,7 @@ from typing import Any
 from effbench.common.spec import Cell, Record, UsageError
 from effbench.gate import exact
 from effbench.gate.decide import detectable, judge
-from effbench.gate.report import Figure, Line, Report, Verdict
+from effbench.gate.report import Comparison, Figure, Report, Verdict
 from effbench.gate.unpaired import difference
 from effbench.records.store import Store
 
@@ -122,7 +122,7 @@ def compare(
     ``unpaired.difference`` against ``threshold``, a share, which is at least ``floor_s`` seconds as a share
     of the base's time. ``error`` is the chance, over all cells together, that some interval misses its
     truth: it is split evenly over the cells (Bonferroni). FLOPs, bytes and parameters may grow by what a gate
-    lets them by default, and by anything where torch differs. In a line, ``rounds`` is the smaller number of
+    lets them by default, and by anything where torch differs. In a comparison, ``rounds`` is the smaller number of
     repeats and ``calls`` the samples of both sides.
 
     Raises UsageError where a folder is no results folder, holds records of several machines, or where the two
@@ -142,15 +142,15 @@ def compare(
     pairs = _pairs(records)
     times = [pair for probe, pair in pairs if probe == "time"]
     each = error / max(1, sum(pair.judged for pair in times))
-    lines = tuple(_line(pair, threshold, floor_s, each) for pair in times)
+    comparisons = tuple(_comparison(pair, threshold, floor_s, each) for pair in times)
     problems = [f"ignored {problem}" for _, damaged in read.values() for problem in damaged]
     return Report(
         kind="compare",
         base=_said_of(records["base"], labels["base"]),
         head=_said_of(records["head"], labels["head"]),
-        lines=lines,
+        comparisons=comparisons,
         figures=tuple(_figures(pairs)),
-        notes=(*_notes(times, lines, records), *problems),
+        notes=(*_notes(times, comparisons, records), *problems),
         machine=_shared_facts(records),
         settings={"threshold": threshold, "floor_s": floor_s, "error": error},
         started=started,
@@ -167,7 +167,7 @@ def _said_of(records: Sequence[Record], label: str) -> dict[str, Any]:
 
 
 def _key(cell: Cell) -> _Key:
-    """What two records of one cell have in common, in the order in which lines are shown."""
+    """What two records of one cell have in common, in the order in which comparisons are shown."""
     return (
         cell.scope, cell.batch_size, cell.d_model, cell.heads, cell.layers, cell.dtype, cell.device,
         cell.threads, cell.allocator, cell.mode, cell.label, cell.seq_len, cell.probe,
@@ -186,21 +186,23 @@ def _pairs(records: Mapping[str, Sequence[Record]]) -> list[tuple[str, _Pair]]:
     return [(probe, pair) for probe, pair in pairs if pair.base.measured or pair.head.measured]
 
 
-def _line(pair: _Pair, threshold: float, floor_s: float, error: float) -> Line:
+def _comparison(pair: _Pair, threshold: float, floor_s: float, error: float) -> Comparison:
     base, head = pair.base, pair.head
     if not head.measured or not base.measured:
         missing = head if base.measured else base
         reason = "the other run was interrupted before it" if missing.interrupted else ""
-        return Line(cell=pair.cell, verdict="gone" if base.measured else "new", reason=reason)
+        return Comparison(cell=pair.cell, verdict="gone" if base.measured else "new", reason=reason)
     if pair.limited:
-        return Line(cell=pair.cell, verdict="inconclusive", reason=f"in both runs: {head.why_failed()}")
+        return Comparison(cell=pair.cell, verdict="inconclusive", reason=f"in both runs: {head.why_failed()}")
     if head.failed:
         too = "" if base.ok else "; so did the base"
-        return Line(cell=pair.cell, verdict="failed", reason=f"{head.why_failed()}{too}")
+        return Comparison(cell=pair.cell, verdict="failed", reason=f"{head.why_failed()}{too}")
     if not base.ok:
-        return Line(cell=pair.cell, verdict="base-failed", reason=f"the base failed: {base.why_failed()}")
+        return Comparison(
+            cell=pair.cell, verdict="base-failed", reason=f"the base failed: {base.why_failed()}"
+        )
     base_s, head_s = base.median_s, head.median_s
-    line = Line(
+    comparison = Comparison(
         cell=pair.cell, verdict="inconclusive", base_s=base_s, head_s=head_s,
         rounds=min(len(base.ok), len(head.ok)), calls=sum(map(len, (*base.times_s, *head.times_s))),
     )  # fmt: skip
@@ -210,13 +212,13 @@ def _line(pair: _Pair, threshold: float, floor_s: float, error: float) -> Line:
             side for side, found in zip(_SIDES, (base, head), strict=True) if len(found.ok) < 2
         )
         once = f"one repeat in {lacking}: run it again with --repeats 3 or more"
-        return replace(line, verdict="unfit" if unfit else "inconclusive", reason=unfit or once)
+        return replace(comparison, verdict="unfit" if unfit else "inconclusive", reason=unfit or once)
     ratio = difference(base.times_s, head.times_s, error)
     applied = max(threshold, floor_s / base_s)
     verdict: Verdict
     verdict, reason = ("unfit", unfit) if unfit else judge(ratio, applied)
     return replace(
-        line, verdict=verdict, reason=reason, ratio=ratio.ratio, low=ratio.low, high=ratio.high,
+        comparison, verdict=verdict, reason=reason, ratio=ratio.ratio, low=ratio.low, high=ratio.high,
         error=ratio.error, threshold=applied, detectable=detectable(ratio, applied),
     )  # fmt: skip
 
@@ -321,9 +323,9 @@ def _shared_facts(records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
 
 
 def _notes(
-    times: Sequence[_Pair], lines: Sequence[Line], records: Mapping[str, Sequence[Record]]
+    times: Sequence[_Pair], comparisons: Sequence[Comparison], records: Mapping[str, Sequence[Record]]
 ) -> Iterator[str]:
-    judged = [(pair, line) for pair, line in zip(times, lines, strict=True) if pair.judged]
+    judged = [(pair, comparison) for pair, comparison in zip(times, comparisons, strict=True) if pair.judged]
     if any(pair.timed for pair in times):
         yield (
             "the two runs were made at different times and nothing was measured beside both: on a machine "
@@ -342,9 +344,9 @@ def _notes(
         if base and head and base != head:
             yield f"{name}: {_joined(base)} in the base, {_joined(head)} in the head"
     yield from _conditions(times)
-    open_ = [(pair, line) for pair, line in judged if line.verdict == "inconclusive"]
+    open_ = [(pair, comparison) for pair, comparison in judged if comparison.verdict == "inconclusive"]
     if open_:
-        least = median(line.detectable for _, line in open_ if line.detectable is not None)
+        least = median(comparison.detectable for _, comparison in open_ if comparison.detectable is not None)
         what = f"of {least:.0%}" if least < 1 else f"by a factor of {1 + least:.2g}"
         yield (
             f"{len(open_)} of {len(judged)} cells are inconclusive with {min(x.rounds for _, x in open_)} "
@@ -353,13 +355,13 @@ def _notes(
         )
 
 
-def _same_code(judged: Sequence[tuple[_Pair, Line]]) -> Iterator[str]:
+def _same_code(judged: Sequence[tuple[_Pair, Comparison]]) -> Iterator[str]:
     """Cells that ran the same code on both sides are the only control there is."""
-    same = [line for pair, line in judged if pair.same_code]
+    same = [comparison for pair, comparison in judged if pair.same_code]
     if not same:
         return
-    moved = sum(line.verdict in ("slower", "faster") for line in same)
-    ratio = median(line.ratio for line in same if line.ratio is not None)
+    moved = sum(comparison.verdict in ("slower", "faster") for comparison in same)
+    ratio = median(comparison.ratio for comparison in same if comparison.ratio is not None)
     what = f"{moved} of them moved all the same" if moved else "none was found slower or faster"
     yield (
         f"{len(same)} of {len(judged)} cells ran the same code in both: {what}, and their median ratio of "
