@@ -74,9 +74,9 @@ class Figure:
 class Report:
     """All results. ``kind`` is gate (timed in lock-step) or compare (two stored results folders).
 
-    ``base`` and ``head`` describe the sides: ``label`` (a revision or a folder), ``commit`` (or ""), ``dirty``
-    (bool: the working tree had changes). ``notes`` are sentences for the reader. ``machine`` holds the facts
-    of the machine, ``settings`` what the gate was asked for.
+    ``base`` and ``head`` describe the sides: ``label`` (a revision or a folder), ``commit`` (or "") and
+    ``dirty`` (bool: the working tree had changes). ``notes`` are sentences for the reader. ``machine`` holds
+    the facts of the machine, ``settings`` those of the gate.
     """
 
     kind: Literal["gate", "compare"]
@@ -98,7 +98,7 @@ class Report:
     def exit_code(self, *, strict: bool = False) -> int:
         """Return the first code that applies, so that a tolerated one never hides a worse one.
 
-        6: the head is broken: it cannot run a configuration, lacks one that the gate names, or lacks a figure.
+        6: the head is broken: it cannot run a configuration, or lacks a figure or one that the gate names.
         3: a confirmed slowdown, or an exact figure that grew by more than its tolerance.
         4: the base has a configuration and cannot run it, or lacks a figure: the head cannot be judged.
         5: nothing was compared.
