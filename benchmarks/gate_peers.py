@@ -513,7 +513,7 @@ def decide_by_effbench(pair: Pair) -> Rules:
         f"{line['cell']['mode']}-{line['cell']['seq_len']}": {
             "ratio": line["ratio"], "verdict": line["verdict"], "regressed": line["verdict"] == "slower",
         }
-        for line in json.loads(told.read_text(encoding="utf-8"))["lines"]
+        for line in json.loads(told.read_text(encoding="utf-8"))["comparisons"]
     }  # fmt: skip
     rule = _rule(benches)
     if set(benches) != set(BENCHES) or (done.returncode == 3) != rule["regressed"]:

@@ -174,7 +174,7 @@ def verdict(rounds: Iterator[Round], plan: Plan) -> tuple[str, int]:
         used += 1
     if not track.done:
         track.end()
-    return track.line("two minutes").verdict, used
+    return track.comparison("two minutes").verdict, used
 
 
 def in_order(rounds: Sequence[Round], plan: Plan) -> Iterator[tuple[str, int]]:

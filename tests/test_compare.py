@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from effbench.cli import app as cli
+from effbench.common.machine import BUSY_CORES
 from effbench.common.spec import Cell, Record, UsageError
 from effbench.common.values import parse_time_s
 from effbench.gate.decide import judge
-from effbench.gate.stored import BUSY_CORES, compare
+from effbench.gate.stored import compare
 from effbench.gate.unpaired import difference
 from effbench.records.store import Store
 
@@ -81,7 +82,7 @@ def folder(tmp_path):
 
 
 def verdicts(report):
-    return {line.cell.label: line.verdict for line in report.lines}
+    return {only.cell.label: only.verdict for only in report.comparisons}
 
 
 # The statistics.
@@ -151,22 +152,26 @@ def test_one_process_has_no_interval():
 def test_a_folder_against_itself_is_the_same_in_all(folder):
     quiet = folder("a", frames.cost_records(["vanilla", "linear"], [128, 512], noise=0.001, repeats=8))
     report = compare(quiet, quiet)
-    assert {line.verdict for line in report.lines} == {"same"}
-    assert {line.ratio for line in report.lines} == {1.0}
-    assert len(report.lines) == len({(x.cell.label, x.cell.mode, x.cell.seq_len) for x in report.lines}) == 8
+    assert {only.verdict for only in report.comparisons} == {"same"}
+    assert {only.ratio for only in report.comparisons} == {1.0}
+    assert (
+        len(report.comparisons)
+        == len({(x.cell.label, x.cell.mode, x.cell.seq_len) for x in report.comparisons})
+        == 8
+    )
     assert report.exit_code(strict=True) == 0
     assert all(figure.base == figure.head and not figure.fails for figure in report.figures)
     # error is split over the cells
-    assert sum(line.error for line in report.lines) == pytest.approx(0.01)
+    assert sum(each.error for each in report.comparisons) == pytest.approx(0.01)
 
 
 def test_with_too_much_spread_a_folder_against_itself_is_not_slower(folder):
     loud = folder("a", frames.cost_records(["vanilla", "linear"], [128, 512], noise=0.5, repeats=3))
     report = compare(loud, loud)
-    assert {line.verdict for line in report.lines} == {"inconclusive"}
+    assert {only.verdict for only in report.comparisons} == {"inconclusive"}
     assert report.exit_code() == 0
     assert report.exit_code(strict=True) == 4
-    assert any("8 of 8 cells are inconclusive with 3 repeats" in note for note in report.notes)
+    assert any("8 of 8 configurations are inconclusive with 3 repeats" in note for note in report.notes)
 
 
 def test_swapping_the_folders_inverts_ratios_and_verdicts(folder):
@@ -177,7 +182,7 @@ def test_swapping_the_folders_inverts_ratios_and_verdicts(folder):
     assert verdicts(forth) == {
         "one": "slower", "three": "same", "seventeen": "faster", "some": "inconclusive"
     }  # fmt: skip
-    for there, here in zip(forth.lines, back.lines, strict=True):
+    for there, here in zip(forth.comparisons, back.comparisons, strict=True):
         assert there.ratio * here.ratio == pytest.approx(1)
         assert there.low * here.high == pytest.approx(1)
         assert here.verdict == OPPOSITE.get(there.verdict, there.verdict)
@@ -187,14 +192,14 @@ def test_swapping_the_folders_inverts_ratios_and_verdicts(folder):
 
 def test_a_short_time_is_held_to_the_floor(folder):
     a, b = folder("a", timed()), folder("b", timed(scale=1.2))
-    (line,) = compare(a, b, floor_s=500e-6).lines
-    assert line.verdict == "same"
-    assert line.threshold == pytest.approx(500e-6 / line.base_s)
-    (line,) = compare(a, b).lines
-    assert line.verdict == "slower"
-    assert line.threshold == 0.05
-    assert 1.15 < line.low < line.ratio < line.high < 1.25
-    assert (line.rounds, line.calls) == (6, 300)
+    (only,) = compare(a, b, floor_s=500e-6).comparisons
+    assert only.verdict == "same"
+    assert only.threshold == pytest.approx(500e-6 / only.base_s)
+    (only,) = compare(a, b).comparisons
+    assert only.verdict == "slower"
+    assert only.threshold == 0.05
+    assert 1.15 < only.low < only.ratio < only.high < 1.25
+    assert (only.rounds, only.calls) == (6, 300)
 
 
 def test_a_folder_that_is_none_is_refused(folder, tmp_path):
@@ -234,7 +239,7 @@ def test_another_gpu_is_another_machine_and_none_is_no_fact(folder):
 
 def test_trainings_are_not_compared_and_refuse_nothing(folder):
     trained = on(frames.accuracy_records(["vanilla"]), name="Other CPU, 8 cores")
-    assert len(compare(folder("a", timed()), folder("b", [*timed(), *trained])).lines) == 1
+    assert len(compare(folder("a", timed()), folder("b", [*timed(), *trained])).comparisons) == 1
 
 
 def test_what_only_one_run_has_is_new_or_gone(folder):
@@ -252,7 +257,7 @@ def test_what_only_one_run_has_is_new_or_gone(folder):
 )
 def test_other_shapes_are_other_cells(folder, change):
     report = compare(folder("a", timed()), folder("b", timed(**change)))
-    assert sorted(line.verdict for line in report.lines) == ["gone", "new"]
+    assert sorted(only.verdict for only in report.comparisons) == ["gone", "new"]
 
 
 def test_other_seeds_and_sampling_times_are_the_same_cell(folder):
@@ -265,9 +270,9 @@ def test_failures_are_said_on_the_side_where_they_happened(folder):
     some = [*timed()[:-1], failed(timed()[-1], "timeout", "60 s")]
     a, b, c = folder("a", whole), folder("b", broken), folder("c", some)
     seen = {
-        pair: (line.verdict, line.reason)
+        pair: (only.verdict, only.reason)
         for pair in ((a, b), (b, a), (b, b), (a, c), (c, a))
-        for line in compare(*pair).lines
+        for only in compare(*pair).comparisons
     }
     assert seen[a, b] == ("failed", "crashed: signal 11")
     assert seen[b, a] == ("base-failed", "the base failed: crashed: signal 11")
@@ -284,11 +289,11 @@ def test_failures_are_said_on_the_side_where_they_happened(folder):
 def test_what_was_interrupted_is_as_if_it_was_not_asked_for(folder):
     stopped = [failed(record, "interrupted", "budget") for record in timed()]
     a, b = folder("a", timed()), folder("b", stopped)
-    gone, new = compare(a, b).lines[0], compare(b, a).lines[0]
+    gone, new = compare(a, b).comparisons[0], compare(b, a).comparisons[0]
     assert (gone.verdict, new.verdict) == ("gone", "new")
     assert gone.reason == new.reason == "the other run was interrupted before it"
-    assert compare(b, b).lines == ()
-    assert compare(a, folder("c", [*timed()[:-1], stopped[-1]])).lines[0].verdict == "same"
+    assert compare(b, b).comparisons == ()
+    assert compare(a, folder("c", [*timed()[:-1], stopped[-1]])).comparisons[0].verdict == "same"
 
 
 @pytest.mark.parametrize(
@@ -296,18 +301,18 @@ def test_what_was_interrupted_is_as_if_it_was_not_asked_for(folder):
 )
 def test_one_repeat_is_inconclusive_and_says_what_to_run(folder, here, there, lacking):
     report = compare(folder("a", timed(repeats=here)), folder("b", timed(scale=3.0, repeats=there)))
-    (line,) = report.lines
-    assert line.verdict == "inconclusive"
-    assert line.reason == f"one repeat in {lacking}: run it again with --repeats 3 or more"
-    assert line.ratio is None
-    assert line.head_s > 2 * line.base_s
+    (only,) = report.comparisons
+    assert only.verdict == "inconclusive"
+    assert only.reason == f"one repeat in {lacking}: run it again with --repeats 3 or more"
+    assert only.ratio is None
+    assert only.head_s > 2 * only.base_s
     assert report.exit_code() == 0
 
 
 def test_cells_that_cannot_be_judged_spend_no_error(folder):
     a = folder("a", [*timed(), *timed("linear", repeats=1), *timed("gone")])
     b = folder("b", [*timed(), *timed("linear", repeats=1)])
-    assert [line.error for line in compare(a, b, error=0.02).lines if line.error] == [0.02]
+    assert [each.error for each in compare(a, b, error=0.02).comparisons if each.error] == [0.02]
 
 
 @pytest.mark.parametrize("side", ["base", "head"])
@@ -316,24 +321,24 @@ def test_a_busy_machine_is_unfit(folder, side):
     busy = on(timed(scale=2.0), others_cores=BUSY_CORES + 0.1)
     once = [*on(timed(scale=2.0)[:2], others_cores=2.0), *timed(scale=2.0)[2:]]  # the median is quiet
     pair = (busy, few) if side == "base" else (few, busy)
-    (line,) = compare(folder("a", pair[0]), folder("b", pair[1])).lines
-    assert line.verdict == "unfit"
-    assert line.reason == f"others kept 0.6 cores busy while the {side} was measured"
-    assert line.low < line.ratio < line.high, "what was seen is shown all the same"
+    (only,) = compare(folder("a", pair[0]), folder("b", pair[1])).comparisons
+    assert only.verdict == "unfit"
+    assert only.reason == f"other processes kept 0.6 cores busy while the {side} was measured"
+    assert only.low < only.ratio < only.high, "what was seen is shown all the same"
     assert verdicts(compare(folder("c", few), folder("d", once))) == {"vanilla": "slower"}
 
 
 def test_another_allocator_in_force_or_mixed_code_is_unfit(folder):
     a = folder("a", timed())
     plain = [replace(r, values={"allocator_in_force": "system (no mallopt)"}) for r in timed(scale=2.0)]
-    (line,) = compare(a, folder("b", plain)).lines
-    assert (line.verdict, "kept in the base, system (no mallopt) in the head" in line.reason) == (
+    (only,) = compare(a, folder("b", plain)).comparisons
+    assert (only.verdict, "kept in the base, system (no mallopt) in the head" in only.reason) == (
         "unfit",
         True,
     )
     mixed = [replace(timed()[0], code="0.1.0-aaaaaaaa-cccccccc"), *timed()[1:]]
-    (line,) = compare(folder("c", mixed), a).lines
-    assert (line.verdict, "repeats of the base are of different code" in line.reason) == ("unfit", True)
+    (only,) = compare(folder("c", mixed), a).comparisons
+    assert (only.verdict, "repeats of the base are of different code" in only.reason) == ("unfit", True)
 
 
 # What is only said.
@@ -347,12 +352,12 @@ def test_the_same_code_is_taken_for_the_control_that_it_is(folder):
     other = [replace(r, code="0.1.0-aaaaaaaa-cccccccc") for r in timed("linear")]
     a = folder("a", [*timed(), *timed("linear")])
     report = compare(a, folder("b", [*timed(scale=1.3), *other]))
-    assert noted(report, "1 of 2 cells ran the same code in both: 1 of them moved all the same")
-    assert noted(report, "ratio of 1.300 is the machine's doing")
-    assert not noted(report, "what measures differs")
+    assert noted(report, "1 of 2 configurations ran the same code in both: 1 of them are slower or faster")
+    assert noted(report, "ratio of 1.300 comes from the machine")
+    assert not noted(report, "effbench itself or torch")
     older = [replace(r, code="0.1.0-dddddddd-bbbbbbbb") for r in timed()]
     report = compare(a, folder("c", older))
-    assert noted(report, "what measures differs between the runs")
+    assert noted(report, "effbench itself or torch differs between the runs")
     assert not noted(report, "ran the same code")
 
 
@@ -459,7 +464,7 @@ def test_the_same_limit_in_both_runs_is_nothing_that_broke(folder, status):
     both = folder("a", [*timed(), *ended])
     report = compare(both, both)
     assert verdicts(report) == {"vanilla": "same", "linear": "inconclusive"}
-    assert report.lines[0].reason == f"in both runs: {status}: 8 GiB"
+    assert report.comparisons[0].reason == f"in both runs: {status}: 8 GiB"
     assert (report.exit_code(), report.exit_code(strict=True)) == (0, 4)
     alone = folder("b", ended)
     assert compare(alone, alone).exit_code() == 5, "nothing was compared"
@@ -483,8 +488,8 @@ def test_the_command_prints_the_report_and_ends_with_its_code(folder, capsys, mo
     code, out, err = command(capsys, monkeypatch, a, b, "--format", "json")
     data = json.loads(out)
     assert (code, err) == (3, "")
-    assert (data["schema"], data["kind"], data["lines"][0]["verdict"]) == (
-        "effbench-gate-1", "compare", "slower"
+    assert (data["schema"], data["kind"], data["comparisons"][0]["verdict"]) == (
+        "effbench-gate-2", "compare", "slower"
     )  # fmt: skip
     assert (data["base"]["label"], data["head"]["label"], data["base"]["records"]) == (str(a), str(b), 6)
     assert command(capsys, monkeypatch, b, a, "--format", "json")[0] == 0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from effbench.gate.report import VERDICTS
 from effbench.gate.settings import EXACT, KEYS, GateSettings, read
-from effbench.gate.words import VERDICTS
 
 TEXT = (Path(__file__).parent.parent / "docs" / "gate.md").read_text(encoding="utf-8")
 SETTINGS = TEXT[TEXT.index("## Settings") :]

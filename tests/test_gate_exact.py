@@ -102,7 +102,7 @@ def test_harmless_rewrites_pass_and_what_really_grows_does_not(tmp_path):
     shape = {"seq_len": 64, "d_model": 32, "heads": 4, "mode": "train", "time": False}
     settings = read(head, None, {"mechanism": [label(name) for name in texts], **shape})
     report = judge(settings, Tree(root=head, label="head"), Tree(root=base, label="base"))
-    assert report.lines == ()
+    assert report.comparisons == ()
 
     found = {(each.cell.mechanism, each.name): each for each in report.figures}
     assert set(found) == {(label(name), figure) for name in texts for figure in FIGURES}

@@ -254,7 +254,7 @@ def test_without_a_repository_of_its_own_a_folder_has_that_of_git_dir(tmp_path, 
     assert base_of(kept)[0]["a.txt"] == b"one\n"
     assert everything(tmp_path / "dots.git") == before
     monkeypatch.setenv("GIT_DIR", "nowhere")
-    with pytest.raises(UsageError, match="in no git repository, and git does not take GIT_DIR=.*nowhere"):
+    with pytest.raises(UsageError, match="in no git repository, and git does not accept GIT_DIR=.*nowhere"):
         working_tree(kept)
 
 
@@ -300,9 +300,9 @@ def test_somebody_elses_repository_is_told_with_the_cure(repository, monkeypatch
         ("^main", "is not a revision"),
         ("main..main", "neither a revision"),
         ("no-such-branch", "neither a revision"),
-        ("HEAD:inner", "which is no commit that is in"),
-        ("1234567890" * 4, "which is no commit that is in"),
-        ("@{u}", "git says: no upstream configured for branch 'main'"),
+        ("HEAD:inner", "which is no commit in"),
+        ("1234567890" * 4, "which is no commit in"),
+        ("@{u}", "message of git: no upstream configured for branch 'main'"),
         (".", "is the working tree itself"),
         ("./", "is the working tree itself"),
         ("../elsewhere", "nor a folder"),
@@ -350,7 +350,7 @@ def test_a_shallow_clone_says_so_and_how_to_get_the_rest(repository, tmp_path):
     git(tmp_path, "clone", "--quiet", "--depth", "1", repository.as_uri(), "shallow")
     for base in ("HEAD~1", "origin/main~1", git(repository, "rev-parse", "HEAD~1").strip()):
         with pytest.raises(
-            UsageError, match=r"this clone is shallow, .*: git fetch --unshallow .*fetch-depth: 0"
+            UsageError, match=r"this clone is shallow .*: git fetch --unshallow .*fetch-depth: 0"
         ):
             base_of(tmp_path / "shallow", base)
     with pytest.raises(UsageError, match=r"git fetch origin \+refs/heads/a/b:refs/remotes/origin/a/b"):

@@ -445,5 +445,5 @@ def test_a_file_and_flags_of_the_same_values_ask_for_the_same_and_a_report_holds
 
 
 def test_a_gate_has_one_allocator(tmp_path):
-    with pytest.raises(UsageError, match="allocator kept, system: a gate has one"):
+    with pytest.raises(UsageError, match="allocator kept, system: a gate uses a single allocator"):
         read(tmp_path, None, {"mechanism": "vanilla", "allocator": "kept,system"})

@@ -70,7 +70,7 @@ CASES = {
     "option.py:A:often=2": (PLAIN, code(options=", often: int = 1"), "new", "unknown option"),
     "choice.py:A:kind=b": (OLD_KIND, NEW_KIND, "new", "kind=b is not one of a"),
     "made.py:A:often=2": (MADE, MADE, "new", "unknown option"),
-    "only_head:A": (None, PLAIN, "new", "no file of it"),
+    "only_head:A": (None, PLAIN, "new", "does not have its file"),
     "gone.py:A": (PLAIN, None, "gone", "there is no file 'gone.py'"),
     "gone_class.py:A": (PLAIN, code("B"), "gone", "unknown class"),
     "gone_option.py:A:often=2": (code(options=", often: int = 1"), PLAIN, "gone", "unknown option"),
@@ -101,7 +101,7 @@ def test_what_cannot_be_compared_is_told_on_the_side_where_it_lies(tmp_path, mon
     monkeypatch.setenv("PYTHONPATH", f"{head}{os.pathsep}{head / 'python'}")
     report = judge(settings, Tree(root=head, label="head"), Tree(root=base, label="base"))
 
-    lines = {line.cell.label: line for line in report.lines}
+    lines = {line.cell.label: line for line in report.comparisons}
     compared = dict.fromkeys(figure.cell.label for figure in report.figures)
     told = {name: lines[name].verdict for name in lines} | compared
     assert told == {name: verdict for name, (_, _, verdict, _) in CASES.items()}
@@ -109,7 +109,7 @@ def test_what_cannot_be_compared_is_told_on_the_side_where_it_lies(tmp_path, mon
     wrong = {name: said for name, said in reasons.items() if CASES[name][3] not in said or "\n" in said}
     assert not wrong
     assert {figure.fails for figure in report.figures} == {False}
-    (note,) = (note for note in report.notes if "imports modules of the working tree" in note)
+    (note,) = (note for note in report.notes if "from the working tree" in note)
     assert note.endswith(": helper"), "a change in what the base takes from the working tree is not seen"
 
 
@@ -168,6 +168,6 @@ def test_a_head_that_does_not_end_is_broken_and_a_budget_that_does_is_not():
     assert outcome(11.0, base=8.0, head=20.0)[0] == ["inconclusive"], "thrice the base's time is given"
     verdicts, figures, (note,) = outcome(20.0, base=1e9, head=1.0)
     assert (verdicts, figures) == (["inconclusive", "inconclusive"], 0)
-    assert "the exact figures of 2 cells" in note
+    assert "the exact figures of the last 2 configurations" in note
     assert outcome(120.0, base=None, head=1.0)[0] == ["base-failed"] * 2
     assert outcome(120.0, base=None, head=None)[0] == ["failed"] * 2

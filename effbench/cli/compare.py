@@ -40,7 +40,7 @@ def compare(
     if format == "json":
         print(json.dumps(report.to_json(), indent=2))
     elif format == "markdown":
-        from effbench.gate.exports import markdown
+        from effbench.show.gate_tables import markdown
 
         print(markdown(report).rstrip("\n"))
     else:

@@ -100,13 +100,6 @@ def gate(
     plot_file: PlotFile = None,
     junit: Annotated[Path | None, value("FILE", "Write JUnit XML.", OUTPUT)] = None,
     markdown: Annotated[Path | None, value("FILE", "Write a table in Markdown.", OUTPUT)] = None,
-    pytest_benchmark: Annotated[
-        Path | None, value("FILE", "Write the head's times in the format of pytest-benchmark.", OUTPUT)
-    ] = None,
-    action_benchmark: Annotated[
-        Path | None,
-        value("FILE", "Write customSmallerIsBetter JSON for github-action-benchmark.", OUTPUT),
-    ] = None,
     quiet: Annotated[bool, flag("--quiet", "-q", help="Print no progress.", panel=OUTPUT)] = False,
 ) -> None:
     """Compare the working tree with a revision. The exit code is 3 if it is slower and 6 if it is broken.
@@ -124,8 +117,6 @@ def gate(
         "plot": plot_file,
         "junit": junit,
         "markdown": markdown,
-        "pytest-benchmark": pytest_benchmark,
-        "action-benchmark": action_benchmark,
     }
     check_outputs(outputs)
     flags = given(context, _SETTINGS)
@@ -151,20 +142,17 @@ def gate(
 
 def deliver(report: Report, outputs: dict[str, Path | None]) -> bool:
     """Print a report and write it to the files in ``outputs``; return True if one could not be written."""
-    from effbench.gate import exports
-    from effbench.show.gate_tables import gate_tables
+    from effbench.show import gate_tables
 
     printed = outputs.get("json")
     if printed is not None and str(printed) == "-":
         print(json.dumps(report.to_json(), indent=2))
     else:
-        console().print(gate_tables(report))
+        console().print(gate_tables.gate_tables(report))
     texts: dict[str, Callable[[], str]] = {
         "json": lambda: json.dumps(report.to_json(), indent=2),
-        "junit": lambda: exports.junit(report),
-        "markdown": lambda: exports.markdown(report),
-        "pytest-benchmark": lambda: json.dumps(exports.pytest_benchmark(report), indent=2),
-        "action-benchmark": lambda: json.dumps(exports.github_action_benchmark(report), indent=2),
+        "junit": lambda: gate_tables.junit(report),
+        "markdown": lambda: gate_tables.markdown(report),
     }
     failed = False
 
@@ -184,7 +172,7 @@ def deliver(report: Report, outputs: dict[str, Path | None]) -> bool:
         write("--plot", plot, partial(save_forest, report, plot))
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         place = Path(summary)
-        write("GITHUB_STEP_SUMMARY", place, partial(_append, place, exports.markdown(report) + "\n"))
+        write("GITHUB_STEP_SUMMARY", place, partial(_append, place, gate_tables.markdown(report) + "\n"))
     return failed
 
 

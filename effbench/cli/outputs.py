@@ -39,10 +39,10 @@ def save_forest(report: Report, path: Path | None) -> None:
     """Write the forest plot if a file is given; print a message instead if no times were compared."""
     if path is None:
         return
-    if not report.lines:
+    if not report.comparisons:
         print(f"effbench: no times were compared, so that there is no plot {str(path)!r}", file=sys.stderr)
         return
     from effbench.show import plots
-    from effbench.show.gate_tables import forest
+    from effbench.show.gate_plot import forest
 
     plots.save(forest(report), path)

@@ -1,4 +1,4 @@
-"""The base of a gate as a folder: a commit's files that go away with us, or a folder that was given."""
+"""The base of a gate as a folder: a commit's files in a temporary folder, or a folder of the user."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _KEEPER = Path(__file__).with_name("keeper.py")
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """One side's code: its folder, and how to speak of it.
+    """The code of one side: its folder, and its names for the report.
 
-    ``repository`` is the one that it is the working tree of, if it is one. ``notes`` are sentences for the
-    reader about how it came about.
+    ``repository`` is the repository of which it is the working tree, if it is one. ``notes`` are sentences
+    for the reader about its check-out.
     """
 
     root: Path
@@ -35,18 +35,18 @@ class Tree:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """Plain data for a report."""
         return {"label": self.label, "commit": self.commit, "dirty": self.dirty}
 
 
 def working_tree(start: Path) -> Tree:
-    """The working tree that ``start`` lies in.
+    """Return the working tree that contains ``start``.
 
-    Raises UsageError outside of a git repository, and where git cannot tell what is in it.
+    Raises UsageError outside of a git repository, and if git cannot read it.
     """
     repository = git.find(start)
     notes = [
-        f"{place} was not used: this folder lies in the repository {str(repository.root)!r}"
+        f"{place} was not used: this folder is in the repository {str(repository.root)!r}"
         for place in git.unused_places(repository)
     ]
     return _tree(repository, "working tree", tuple(notes))
@@ -68,14 +68,14 @@ def _tree(repository: Repository, label: str, notes: tuple[str, ...] = ()) -> Tr
 
 @contextlib.contextmanager
 def checked_out(head: Tree, base: str) -> Iterator[Tree]:
-    """The base's tree while the context lasts: the folder ``base``, or the files of the revision ``base``.
+    """Provide the tree of the base: the folder ``base``, or the files of the revision ``base``.
 
-    A revision wins over a folder of the same name, unless it is written as a path (``./main``). Its files are
-    written into a temporary folder with an index of its own, so that nothing changes in the repository. The
-    folder is removed when the context ends, and by a process of its own when this one is killed.
+    A revision wins over a folder of the same name, unless the folder is written as a path (``./main``). The
+    files of a revision go into a temporary folder with its own index, so that nothing in the repository
+    changes. The folder is removed when the context ends; a separate process removes it if this one is killed.
 
-    Raises UsageError where ``base`` is empty, neither of the two, the working tree itself, or not whole in
-    this clone.
+    Raises UsageError if ``base`` is empty, neither a revision nor a folder, the working tree itself, or
+    incomplete in this clone.
     """
     if not base.strip():
         raise UsageError(f"base {base!r} is empty: name a revision or a folder")
@@ -91,7 +91,7 @@ def checked_out(head: Tree, base: str) -> Iterator[Tree]:
         tree.mkdir()
         notes = _write(repository, commit, base, tree, place)
         if commit == head.commit and not head.dirty:
-            notes.append("base and working tree are the same code: whatever differs is the machine's doing")
+            notes.append("base and working tree are the same code: any difference comes from the machine")
         yield Tree(root=tree, label=base, commit=commit, notes=tuple(notes))
 
 
@@ -99,13 +99,13 @@ def _commit(repository: Repository, base: str) -> str | None:
     try:
         return repository.commit(base)
     except Refused as refused:
-        if Path(base).is_dir():  # no revision can be called that, and a folder is
+        if Path(base).is_dir():  # not a valid name of a revision, but a folder
             return None
-        raise UsageError(f"base {base!r}: git says: {refused}") from None
+        raise UsageError(f"base {base!r}: message of git: {refused}") from None
 
 
 def _folder(repository: Repository, base: str) -> Tree:
-    """The folder ``base``, with its commit if it is a working tree itself."""
+    """Return the tree of the folder ``base``, with its commit if it is a working tree itself."""
     root = Path(base).resolve()
     if not root.is_dir():
         raise UsageError(_missing(repository, base))
@@ -115,48 +115,48 @@ def _folder(repository: Repository, base: str) -> Tree:
         return Tree(root=root, label=base)
     try:
         return _tree(git.at(root), base)
-    except (Refused, UsageError) as refused:  # it is a folder of code all the same
+    except (Refused, UsageError) as refused:  # it is still a folder of code
         return Tree(
             root=root, label=base, notes=(f"the commit of the base {base!r} is not known: {refused}",)
         )
 
 
 def _missing(repository: Repository, base: str) -> str:
-    """The reason why ``base`` is no revision, and what the user can do."""
-    said = f"base {base!r} is neither a revision of {str(repository.root)!r} nor a folder"
+    """Say why ``base`` is no revision, and what the user can do."""
+    message = f"base {base!r} is neither a revision of {str(repository.root)!r} nor a folder"
     if named := repository.names(base):
-        said = f"base {base!r} names {named}, which is no commit that is in {str(repository.root)!r}"
+        message = f"base {base!r} names {named}, which is no commit in {str(repository.root)!r}"
     remote, _, branch = base.partition("/")
     if branch and remote in repository.ask("remote").splitlines():
-        said += (
+        message += (
             f"; if it is a branch of {remote}, fetch it: "
             f"git fetch {remote} +refs/heads/{branch}:refs/remotes/{base}"
         )
     if repository.shallow():
-        said += (
-            "; this clone is shallow, so that older commits are not in it: git fetch --unshallow "
+        message += (
+            "; this clone is shallow and lacks older commits: git fetch --unshallow "
             "(with actions/checkout: fetch-depth: 0)"
         )
-    return said
+    return message
 
 
 def _write(repository: Repository, commit: str, base: str, tree: Path, place: Path) -> list[str]:
-    """Write the commit's files and those of its submodules into ``tree``; sentences for the reader."""
+    """Write the files of the commit and its submodules into ``tree``; return notes for the reader."""
     try:
         index = place / "index"
-        said = repository.check_out(commit, tree, index)
-        notes = [f"git, as it checked out {base!r}, said: {said}"] if said else []
+        warning = repository.check_out(commit, tree, index)
+        notes = [f"git's warning on checking out {base!r}: {warning}"] if warning else []
         return notes + check_out_submodules(repository, commit, base, tree, index)
     except Refused as refused:
-        cure = ""
+        remedy = ""
         if repository.partial():
-            cure = f"; this clone is partial: git archive {commit} > /dev/null fetches what is missing"
-        raise UsageError(f"git cannot check out {base!r}: {refused}{cure}") from None
+            remedy = f"; this clone is partial: git archive {commit} > /dev/null fetches the missing objects"
+        raise UsageError(f"git cannot check out {base!r}: {refused}{remedy}") from None
 
 
 @contextlib.contextmanager
 def _temporary() -> Iterator[Path]:
-    """A folder that is removed when the context ends, and when this process does."""
+    """Provide a folder that is removed when the context or this process ends."""
     try:
         place = Path(tempfile.mkdtemp(prefix="effbench-gate-")).resolve()
     except OSError as error:

@@ -1,41 +1,46 @@
-"""From rounds of paired times to a verdict on one cell. Pure functions of numbers."""
+"""The verdict on one cell from rounds of paired times. Pure functions of numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
 
 TimeVerdict = Literal["slower", "faster", "same", "inconclusive", "unfit"]
 RESAMPLES = 200
-POWER = 0.8  # with which the smallest detectable slowdown would have been found
+POWER = 0.8  # of the smallest detectable slowdown
 
 
 @dataclass(frozen=True)
 class Middle:
-    """The median of one round's turns, and the variance that it has by the turns' own spread."""
+    """The median of one round's turns, and its variance from the spread of the turns."""
 
     median: float
     variance: float
 
 
 def middle(turns: np.ndarray, *, seed: int = 0) -> Middle:
-    """The median of [T] numbers, or [T, m] with m of each turn; its variance by a bootstrap of the turns."""
-    drawn = np.random.default_rng(seed).integers(len(turns), size=(RESAMPLES, len(turns)))
-    medians = np.median(turns[drawn].reshape(RESAMPLES, -1), axis=1)
+    """Return the median of [T] numbers, or [T, m] with m per turn, and its variance by a bootstrap."""
+    medians = np.median(turns[_resamples(len(turns), seed)].reshape(RESAMPLES, -1), axis=1)
     return Middle(float(np.median(turns)), float(np.var(medians)))
+
+
+@lru_cache(maxsize=2)
+def _resamples(count: int, seed: int) -> np.ndarray:
+    """Return [RESAMPLES, count] indices drawn with replacement."""
+    return np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """Times of one cell in one set of fresh workers, call by call, in seconds.
+    """Times of one cell in one set of fresh workers, one per call, in seconds.
 
-    ``base_s``, ``head_s`` and ``again_s`` are equally long; call i of all three was made within one turn, in
-    random order. ``again_s`` comes from a second worker of the base: the control that should show nothing.
+    ``base_s``, ``head_s`` and ``again_s`` have the same length; call i of all three was made in one turn, in
+    random order. ``again_s`` comes from a second worker of the base: the control.
     """
 
     base_s: Sequence[float]
@@ -44,28 +49,29 @@ class Round:
 
     @cached_property
     def ratio(self) -> Middle:
-        """Of log(head / base) over the turns, two of each: against either worker of the base.
+        """The median of log(head / base) over the turns, two values per turn: one per worker of the base.
 
-        Not against the mean of both: it is less skewed than one call, so that the median of the difference is
-        off where nothing changed. The difference of two calls that are alike is symmetric.
+        A ratio to the mean of both workers would be biased: the mean is less skewed than one call, so the
+        median of the difference is not 0 for unchanged code. The difference of two calls of the same code is
+        symmetric.
         """
         base, head, again = (np.log(np.asarray(s, dtype=float)) for s in self._series)
         return middle(np.stack([head - base, head - again], axis=1))
 
     @cached_property
     def control(self) -> Middle:
-        """Of log(base again / base) over the turns."""
+        """The median of log(base again / base) over the turns."""
         base, _, again = (np.log(np.asarray(s, dtype=float)) for s in self._series)
         return middle(again - base, seed=1)
 
     @cached_property
     def base_median_s(self) -> float:
-        """Of the calls of both of the base's workers, in seconds."""
+        """The median time of the calls of both workers of the base, in seconds."""
         return float(np.median([*self.base_s, *self.again_s]))
 
     @cached_property
     def head_median_s(self) -> float:
-        """Of the head's calls, in seconds."""
+        """The median time of the head's calls, in seconds."""
         return float(np.median(self.head_s))
 
     @property
@@ -75,11 +81,11 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """When the rounds are looked at, and how much error each look may spend.
+    """The numbers of rounds after which to look for a verdict, and the error that each look may spend.
 
-    ``error`` is the chance, over all cells and looks together, that some interval misses its truth. It is
-    split evenly over ``cells`` (Bonferroni) and over the looks in proportion to the rounds that each adds, so
-    that the sum over looks bounds it whatever the looks have in common.
+    ``error`` is the probability, over all cells and looks together, that any interval misses its true value.
+    It is divided evenly over ``cells`` (Bonferroni) and over the looks in proportion to the rounds that each
+    adds. The sum over the looks is an upper bound, however they depend on each other.
     """
 
     cells: int
@@ -87,14 +93,14 @@ class Plan:
     looks: tuple[int, ...] = (6, 10, 15, 20)
 
     def alpha(self, rounds: int) -> float:
-        """The two-sided error that one cell may spend at the look after ``rounds`` rounds."""
+        """Return the two-sided error that one cell may spend at the look after ``rounds`` rounds."""
         before = max((look for look in self.looks if look < rounds), default=0)
         return self.error / self.cells * (rounds - before) / self.looks[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A ratio of two times with its interval; ``error`` is the chance that the interval misses."""
+    """A ratio of two times with its interval; ``error`` is the probability that the interval misses."""
 
     ratio: float
     low: float
@@ -111,11 +117,11 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What the rounds of one cell say.
+    """The verdict from the rounds of one cell, with its numbers.
 
-    ``threshold`` is the share that was applied, never less than the floor's share of the base's time.
+    ``threshold`` is the share that was applied, at least the floor as a share of the base's time.
     ``detectable`` is the smallest slowdown, as a share, that this many rounds of this spread find with a
-    chance of 80 %.
+    probability of 80 %.
     """
 
     verdict: TimeVerdict
@@ -129,66 +135,66 @@ class Decision:
 
 
 def estimate(rounds: Sequence[Round], error: float) -> tuple[Interval, Interval]:
-    """The log ratio of head over base, and of the base over itself, each with a two-sided interval.
+    """Return the ratios of head over base and of the base over itself, each with a two-sided interval.
 
-    A round is a block in which three processes have been measured, and turns in one process share its memory
-    layout, so the sample is that of the rounds' medians (Kalibera and Jones 2013: the highest level that was
-    drawn anew holds the spread of those below). Head against both bases, and the bases against each other,
-    are orthogonal contrasts: where the three processes spread alike, both tell of one and the same variance,
-    times 3/2 and times 2 (of the turns' own noise, which the median over both bases evens out better, times
-    4/3; 3/2 errs on the safe side). It is pooled over them, as the analysis of variance of a randomised block
-    design does, which gives Student's t 2 (k - 1) degrees. A bootstrap of the turns inside every round
-    bounds each error from below, for a few rounds may agree by luck better than their calls allow, and a head
-    whose calls spread more than the base's is not to hide behind it. It is the mean over rounds, not the
-    median, since of a few rounds only the mean's interval has the coverage that it claims out in the tails
-    that are used here; and head and base are exchangeable where nothing changed, so that the logarithm of
-    their ratio is symmetric, which is what Student's t needs.
+    A round is a block of three processes. All turns of a process share its memory layout, so the sample
+    consists of the medians of the rounds (Kalibera and Jones 2013: the highest level that is drawn anew
+    includes the variation of the levels below). "Head against both bases" and "base against base" are
+    orthogonal contrasts. If the three processes have the same variance, the variances of the contrasts are
+    3/2 and 2 times this one (for the noise of the turns 4/3 times, since the median over both bases averages
+    it better; 3/2 is on the safe side). It is pooled over both contrasts, as in the analysis of variance of a
+    randomised block design, which gives Student's t 2 (k - 1) degrees of freedom. A bootstrap of the turns of
+    each round is a lower bound of each standard error: a few rounds may agree by chance better than their
+    calls allow, and a head with noisier calls than the base must not profit from the pooling. The estimate is
+    the mean over rounds, since with few rounds only the interval of the mean has the claimed coverage in the
+    far tails used here. For unchanged code head and base are exchangeable, so the logarithm of their ratio is
+    symmetric, which Student's t requires.
 
-    Raises ValueError with fewer than two rounds.
+    Raises ValueError for fewer than two rounds.
     """
     from scipy import stats
 
     k = len(rounds)
     contrasts = [r.ratio for r in rounds], [r.control for r in rounds]
-    centers, own, within = zip(*(_moments(each) for each in contrasts), strict=True)
+    centers, own, within = zip(*map(_moments, contrasts), strict=True)
     process = (own[0] / 1.5 + own[1] / 2) / 2
     t = float(stats.t.ppf(1 - error / 2, 2 * (k - 1)))
-    found = []
+    intervals = []
     for center, factor, least in zip(centers, (1.5, 2.0), within, strict=True):
         se = math.sqrt(max(factor * process, least) / k)
-        found.append(
+        intervals.append(
             Interval(
                 ratio=math.exp(center), low=math.exp(center - t * se), high=math.exp(center + t * se),
                 error=error, se=se, degrees=2 * (k - 1),
             )
         )  # fmt: skip
-    return found[0], found[1]
+    return intervals[0], intervals[1]
 
 
 def _moments(rounds: Sequence[Middle]) -> tuple[float, float, float]:
-    """(mean of the medians, their variance over the rounds, the variance that they have by their turns)."""
+    """Return (mean of the medians, their variance over the rounds, their variance from the turns)."""
     if len(rounds) < 2:
         raise ValueError("an interval needs at least two rounds")
-    medians = np.array([each.median for each in rounds])
-    within = float(np.mean([each.variance for each in rounds]))
+    medians = np.array([one.median for one in rounds])
+    within = float(np.mean([one.variance for one in rounds]))
     return float(np.mean(medians)), float(np.var(medians, ddof=1)), within
 
 
 def mean_and_error(rounds: Sequence[Middle]) -> tuple[float, float]:
-    """The mean of the rounds' medians and its standard error, by their spread and at least by their turns'.
+    """Return the mean of the rounds' medians and its standard error, at least that of their turns.
 
-    Raises ValueError with fewer than two rounds.
+    Raises ValueError for fewer than two rounds.
     """
     mean, own, within = _moments(rounds)
     return mean, math.sqrt(max(own, within) / len(rounds))
 
 
 def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: float) -> Decision:
-    """The verdict on one cell at one look.
+    """Return the verdict on one cell at one look.
 
-    Slower if the whole interval lies beyond the threshold, faster likewise on the other side, the same if it
-    lies inside, else inconclusive. The threshold is at least ``floor_s`` as a share of the base's time. Where
-    the base against itself is off by more than that, the verdict is unfit: these rounds cannot judge.
+    Slower if the whole interval is above the threshold, faster if it is below its inverse, same if it is
+    between both, else inconclusive. The threshold is at least ``floor_s`` as a share of the base's time. If
+    the base differs from itself by more than the threshold, the verdict is unfit.
     """
     base_s = float(np.median([r.base_median_s for r in rounds]))
     head_s = float(np.median([r.head_median_s for r in rounds]))
@@ -202,23 +208,26 @@ def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: 
 
 
 def detectable(head: Interval, threshold: float) -> float:
-    """The slowdown, as a share, that an interval as wide as this puts beyond the threshold 4 times of 5."""
+    """Return the slowdown, as a share, that an interval of this width detects with a probability of 80 %."""
     from scipy import stats
 
-    chance = float(stats.t.ppf(POWER, head.degrees)) * head.se
-    return math.expm1(math.log1p(threshold) + head.half + chance)
+    margin = float(stats.t.ppf(POWER, head.degrees)) * head.se
+    return math.expm1(math.log1p(threshold) + head.half + margin)
 
 
 def _verdict(head: Interval, control: Interval, threshold: float) -> tuple[TimeVerdict, str]:
     most = 1 + threshold
     if not 1 / most <= control.ratio <= most:
         off = abs(math.expm1(abs(math.log(control.ratio))))
-        return "unfit", f"the base against itself is off by {off:.1%}, more than the threshold"
+        return "unfit", (
+            f"the base differs from itself by {off:.1%}, more than the threshold: the machine is too noisy; "
+            "effbench doctor looks for the cause"
+        )
     return judge(head, threshold)
 
 
 def judge(head: Interval, threshold: float) -> tuple[TimeVerdict, str]:
-    """The verdict of an interval alone, and why where it is none: where it lies against the threshold."""
+    """Return the verdict of an interval against the threshold, with the reason if it is inconclusive."""
     most = 1 + threshold
     if head.low > most:
         return "slower", ""
@@ -226,4 +235,4 @@ def judge(head: Interval, threshold: float) -> tuple[TimeVerdict, str]:
         return "faster", ""
     if head.low >= 1 / most and head.high <= most:
         return "same", ""
-    return "inconclusive", f"the interval reaches over the threshold of {threshold:.1%}"
+    return "inconclusive", f"the interval includes the threshold of {threshold:.1%}"

@@ -1,4 +1,4 @@
-"""The figures that have no noise: of one environment, so that the smallest growth is a change of the code."""
+"""Exact figures: they have no noise, so even the smallest growth comes from a change of the code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from effbench.common.spec import Cell
 from effbench.gate.report import Figure
 
 FIGURES = ("flops", "peak_bytes", "saved_bytes", "parameters", "ops")
-# How much a figure may grow: by a share, by one unit in which torch hands out memory, or by anything.
+# How much a figure may grow: by a share, by one unit of torch's memory allocation, or by any amount.
 Tolerance = float | Literal["alignment", "shown"]
 DEFAULTS: Mapping[str, Tolerance] = {
     "flops": 0.0, "peak_bytes": "alignment", "saved_bytes": "alignment", "parameters": 0.0, "ops": "shown",
@@ -22,13 +22,13 @@ _NAMED_OPS = 6
 def compare(
     cell: Cell, base: Mapping[str, Any], head: Mapping[str, Any], tolerances: Mapping[str, Tolerance]
 ) -> list[Figure]:
-    """The figures that ``tolerances`` names and at least one side has, each with what it may grow by.
+    """Compare the figures that ``tolerances`` names and at least one side has.
 
-    ``base`` and ``head`` are what ``Side.figures`` answers. ``ops`` is compared by the number of all
-    operations; ``detail`` says which of them changed. What shrinks never fails. A figure that neither side
-    has (memory saved for backward in forward mode) is left out.
+    ``base`` and ``head`` are answers of ``Side.figures``. ``ops`` is compared by the total number of
+    operations; ``detail`` says which of them changed. A figure that shrinks never fails. A figure that
+    neither side has (memory saved for backward in forward mode) is left out.
     """
-    found = []
+    figures = []
     for name in FIGURES:
         if name not in tolerances or (name not in base and name not in head):
             continue
@@ -37,19 +37,19 @@ def compare(
         if not both:
             detail = f"the {'head' if name in base else 'base'} has none"
         before, after = (_number(side.get(name)) for side in (base, head))
-        found.append(figure(cell, name, before, after, tolerances[name], detail))
-    return found
+        figures.append(figure(cell, name, before, after, tolerances[name], detail))
+    return figures
 
 
 def figure(
     cell: Cell, name: str, base: float | None, head: float | None, tolerance: Tolerance, detail: str = ""
 ) -> Figure:
-    """One figure of both sides, judged; None stands for a side that lacks it."""
+    """Judge one figure; a side that lacks it has None."""
     share = None if isinstance(tolerance, str) else float(tolerance)
     unit = ALIGNMENT_BYTES[cell.device.partition(":")[0]] if tolerance == "alignment" else None
     fails = False
     if base is not None and head is not None:
-        may = unit if share is None else share * base * (1 + 1e-12)  # 29 % of 100 is not to be 28.999
+        may = unit if share is None else share * base * (1 + 1e-12)  # else 29 % of 100 would be 28.999
         fails = may is not None and head - base > may
     return Figure(
         cell=cell, name=name, base=base, head=head, tolerance=share, tolerance_bytes=unit, fails=fails,
@@ -62,7 +62,7 @@ def _number(value: Any) -> float | None:
 
 
 def _changed(base: Mapping[str, int], head: Mapping[str, int]) -> str:
-    """``aten.mul.Tensor 3 -> 4, ...``: the operations whose counts differ, the largest differences first."""
+    """``aten.mul.Tensor 3 -> 4, ...``: operations whose counts differ, largest differences first."""
     names = sorted(base.keys() | head.keys(), key=lambda n: (-abs(head.get(n, 0) - base.get(n, 0)), n))
     changed = [n for n in names if base.get(n, 0) != head.get(n, 0)]
     written = ", ".join(f"{n} {base.get(n, 0)} -> {head.get(n, 0)}" for n in changed[:_NAMED_OPS])

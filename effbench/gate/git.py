@@ -1,7 +1,7 @@
-"""Every call of git: a user's repository is read, and never written to.
+"""All calls of git: the user's repository is read and never written to.
 
-What git hands to the hooks that it runs (GIT_DIR, GIT_INDEX_FILE and their kin) names places of the commit
-that is being made. A call of ours that inherited them would work on the user's index, so they are dropped.
+The variables that git passes to hooks (GIT_DIR, GIT_INDEX_FILE and the like) belong to the commit in
+progress. A call that inherited them would work on the user's index, so they are dropped.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from effbench.common.processes import environment
 from effbench.common.spec import UsageError
 
-# No lock on the index to refresh it, no question, no network (a partial clone would fetch, and keep, what it
-# lacks), and messages in English.
+# No lock on the index to refresh it, no prompt, no network (a partial clone would fetch and keep missing
+# objects), and messages in English.
 _QUIET = {
     "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "",
     "LANGUAGE": "C",
@@ -28,14 +28,14 @@ _SETTINGS = (
     "core.splitIndex=false", "submodule.recurse=false",
 )  # fmt: skip
 _MARK = re.compile(r"^(fatal|error|warning): ")
-_SAID_LINES = 4  # of what git says, in a message
+_MESSAGE_LINES = 4  # of git's output, in a message
 
 
 class Refused(RuntimeError):
-    """git failed; the text is what it said, in one line."""
+    """git failed; the text is its message in one line."""
 
-    def __init__(self, said: str, code: int) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
         self.code = code
 
 
@@ -43,8 +43,8 @@ class Refused(RuntimeError):
 class Repository:
     """A repository with a working tree. All folders are absolute.
 
-    ``root`` is the working tree's, ``folder`` git's own for this working tree, and ``common`` that which all
-    of the repository's working trees share.
+    ``root`` is the working tree, ``folder`` git's own folder for it, and ``common`` the folder that all
+    working trees of the repository share.
     """
 
     root: Path
@@ -52,23 +52,23 @@ class Repository:
     common: Path
 
     def ask(self, *arguments: str) -> str:
-        """The output of a git command. Raises Refused if it fails."""
+        """Return the output of a git command. Raises Refused if it fails."""
         where = self.root if self.root.is_dir() else self.folder  # a submodule may have no working tree
         return _run([f"--git-dir={self.folder}", f"--work-tree={where}", *arguments], where)[0]
 
     def commit(self, revision: str) -> str | None:
-        """The commit that a revision names, None if there is none. Raises Refused where git cannot tell."""
+        """Return the commit that a revision names, or None. Raises Refused if git fails."""
         return self.names(f"{revision}^{{commit}}")
 
     def names(self, revision: str) -> str | None:
-        """The object that a revision names, there or not, or None. Raises Refused where git cannot tell."""
+        """Return the object that a revision names, present or not, or None. Raises Refused if git fails."""
         try:
-            said = self.ask("rev-parse", "--verify", "--quiet", revision)
+            name = self.ask("rev-parse", "--verify", "--quiet", revision)
         except Refused as refused:
-            if refused.code == 1:  # what --quiet leaves of "there is none"
+            if refused.code == 1:  # with --quiet: there is none
                 return None
             raise
-        return said if re.fullmatch(r"[0-9a-f]{40,64}", said) else None  # "^main" names none
+        return name if re.fullmatch(r"[0-9a-f]{40,64}", name) else None  # "^main" names none
 
     def has(self, commit: str) -> bool:
         """True if this clone has the commit."""
@@ -79,15 +79,15 @@ class Repository:
         return True
 
     def changed(self) -> bool:
-        """Whether the working tree's files differ from its commit. Raises Refused where git cannot tell."""
+        """True if the working tree's files differ from its commit. Raises Refused if git fails."""
         return bool(self.ask("status", "--porcelain", "--no-renames"))  # looking for renames reads more blobs
 
     def shallow(self) -> bool:
-        """Whether its history is cut off."""
+        """True if the history is cut off."""
         return self.ask("rev-parse", "--is-shallow-repository") == "true"
 
     def partial(self) -> bool:
-        """Whether the clone leaves out objects, to fetch them when they are needed."""
+        """True if the clone leaves out objects and fetches them when they are needed."""
         try:
             return bool(self.ask("config", "--get-regexp", r"^remote\..*\.promisor$"))
         except Refused:
@@ -96,27 +96,27 @@ class Repository:
     def check_out(self, commit: str, place: Path, index: Path) -> str:
         """Write a commit's files into the empty folder ``place`` as ``git checkout`` would.
 
-        Submodules stay empty. ``index`` is a file to be made, where git keeps what it wrote. Returns what git
-        warned of, "" if of nothing. Raises Refused where it fails.
+        Submodules stay empty. ``index`` is a new file in which git lists what it wrote. Returns git's
+        warnings in one line, or "". Raises Refused if git fails.
         """
-        _, said = _run(
+        _, warning = _run(
             [f"--git-dir={self.folder}", f"--work-tree={place}", "read-tree", "--no-sparse-checkout",
              "--no-recurse-submodules", "--reset", "-u", commit],
             place, {"GIT_INDEX_FILE": str(index)}, ("core.sparseCheckout=false", "index.sparse=false"),
         )  # fmt: skip
-        return said
+        return warning
 
     def links(self, index: Path | None = None) -> dict[str, str]:
-        """The submodules of an index, the working tree's own by default: their commits by path."""
+        """Return the commits of an index's submodules by path; by default of the working tree's index."""
         more = {} if index is None else {"GIT_INDEX_FILE": str(index)}
-        # a working tree of its own, since a submodule's settings name one that may not be there
+        # an explicit working tree, since the one in a submodule's settings may not exist
         places = [f"--git-dir={self.folder}", f"--work-tree={self.folder}"]
         listed, _ = _run([*places, "ls-files", "--stage", "-z"], self.folder, more)
         entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
-        return {path: told.split()[1] for told, _, path in entries if told.startswith("160000 ")}
+        return {path: entry.split()[1] for entry, _, path in entries if entry.startswith("160000 ")}
 
     def link_names(self, commit: str) -> dict[str, str]:
-        """The names of a commit's submodules by path, as its .gitmodules has them. Raises Refused."""
+        """Return the names of a commit's submodules by path, from its .gitmodules. Raises Refused."""
         if not self.ask("ls-tree", commit, "--", ".gitmodules"):
             return {}
         pattern = r"^submodule\..*\.path$"
@@ -126,14 +126,14 @@ class Repository:
             if refused.code == 1:  # no submodule is named
                 return {}
             raise
-        found = (entry.partition("\n") for entry in listed.split("\0") if entry)
-        return {path: key.removeprefix("submodule.").removesuffix(".path") for key, _, path in found}
+        entries = (entry.partition("\n") for entry in listed.split("\0") if entry)
+        return {path: key.removeprefix("submodule.").removesuffix(".path") for key, _, path in entries}
 
 
 def find(start: Path) -> Repository:
-    """The repository whose working tree ``start`` lies in, by the folder, or else by GIT_DIR.
+    """Return the repository whose working tree contains ``start``, or else that of GIT_DIR.
 
-    Raises UsageError with what git said where there is none that it would use.
+    Raises UsageError with git's message if git finds none.
     """
     try:
         return at(start)
@@ -148,16 +148,18 @@ def find(start: Path) -> Repository:
                 raise UsageError(
                     f"{str(start)!r} is in no git repository: run the gate where the mechanisms' code is"
                 ) from None
-            raise UsageError(f"git does not take {str(start)!r} for a working tree: {refused}") from None
+            raise UsageError(f"git does not accept {str(start)!r} as a working tree: {refused}") from None
     try:
         return at(start, named)
     except Refused as refused:
-        said = f"and git does not take GIT_DIR={named['GIT_DIR']}: {refused}"
-        raise UsageError(f"{str(start)!r} is in no git repository, {said}") from None
+        raise UsageError(
+            f"{str(start)!r} is in no git repository, and git does not accept "
+            f"GIT_DIR={named['GIT_DIR']}: {refused}"
+        ) from None
 
 
 def unused_places(repository: Repository) -> list[str]:
-    """Of GIT_DIR and GIT_WORK_TREE what names another place than the repository's, as ``NAME=value``."""
+    """Return GIT_DIR and GIT_WORK_TREE as ``NAME=value`` where they name another repository than this."""
     used = {"GIT_DIR": repository.folder, "GIT_WORK_TREE": repository.root}
     return [
         f"{name}={os.environ[name]}"
@@ -167,7 +169,7 @@ def unused_places(repository: Repository) -> list[str]:
 
 
 def at(start: Path, places: Mapping[str, str] | None = None) -> Repository:
-    """The repository that git finds from ``start``, or by ``places``. Raises Refused where it finds none."""
+    """Return the repository that git finds from ``start`` or by ``places``. Raises Refused if none."""
 
     def ask(what: str) -> Path:
         return Path(start, _run(["-C", str(start), "rev-parse", what], None, places)[0]).absolute()
@@ -182,7 +184,7 @@ def _run(
     places: Mapping[str, str] | None = None,
     settings: tuple[str, ...] = (),
 ) -> tuple[str, str]:
-    """(what git prints, what it warns of). Raises Refused where it fails, and UsageError without git."""
+    """Return (output, message) of git. Raises Refused if git fails, and UsageError if there is no git."""
     settled = [word for setting in (*_SETTINGS, *settings) for word in ("-c", setting)]
     try:
         done = subprocess.run(
@@ -194,15 +196,15 @@ def _run(
         if isinstance(error, FileNotFoundError) and error.filename == "git":
             raise UsageError("the gate needs git, which is not on the PATH") from None
         raise UsageError(f"the gate needs git, which cannot be run: {error}") from None
-    said = _said(os.fsdecode(done.stderr))
+    message = _message(os.fsdecode(done.stderr))
     if done.returncode:
-        raise Refused(said or f"exit code {done.returncode}", done.returncode)
-    return os.fsdecode(done.stdout).removesuffix("\n"), said
+        raise Refused(message or f"exit code {done.returncode}", done.returncode)
+    return os.fsdecode(done.stdout).removesuffix("\n"), message
 
 
-def _said(text: str) -> str:
-    """The lines of a message in one, from the first that git marks as its own."""
+def _message(text: str) -> str:
+    """Git's message in one line, from the first line that git marks as an error or a warning."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     marked = [i for i, line in enumerate(lines) if _MARK.match(line)]
-    told = lines[marked[0] :][:_SAID_LINES] if marked else []
-    return " ".join(_MARK.sub("", line) for line in told)
+    message = lines[marked[0] :][:_MESSAGE_LINES] if marked else []
+    return " ".join(_MARK.sub("", line) for line in message)

@@ -1,4 +1,4 @@
-"""The gate itself: rounds of fresh workers until every cell is judged, or the budget ends."""
+"""The gate itself: rounds of fresh workers until every comparison has a verdict or the budget ends."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from datetime import UTC, datetime
 from typing import Any
 
 from effbench.common.spec import Cell
+from effbench.common.wording import plural
 from effbench.gate.checkout import Tree
 from effbench.gate.decide import Decision, Plan, Round, decide
 from effbench.gate.lockstep import CellFailed, play
 from effbench.gate.pair import Pair, cells_of, exact_figures
-from effbench.gate.report import Line, Report, Verdict
+from effbench.gate.report import Comparison, Report, Verdict
 from effbench.gate.settings import GateSettings, unused
 from effbench.gate.workers import Nursery
 
 Listener = Callable[[str], None]
-# A slowdown is asked again with an error of its own: it must pass both, so that the first bounds the gate's.
+# A slowdown is measured a second time with an error of its own. It must pass both, so the first error bounds
+# that of the gate.
 CONFIRMATION = Plan(cells=1, error=0.05, looks=(3, 5, 8, 12))
-_CELL_ROUND_S = 2.5  # what a cell is given in one round at most
-_WANTED_ROUNDS = 11  # that the budget should hold, by giving each less time if need be
+_CELL_ROUND_S = 2.5  # the longest time of a cell in one round
+_WANTED_ROUNDS = 11  # the budget should hold so many; each round gets less time if necessary
 _ROUND_MARGIN = 1.15
-_ROUNDS_A_NURSERY = 3  # then another imports torch, to other addresses
+_ROUNDS_PER_NURSERY = 3  # then a new one imports torch, at other addresses
 
 
 @dataclass
 class Track:
-    """One cell on its way to a verdict: its rounds, then, if it was slower, those that confirm it.
+    """One comparison in progress: its rounds and, if the head was slower, those that confirm it.
 
-    ``done`` says that it has one. Until then ``add`` takes rounds in; ``end`` says that no more will come.
+    ``add`` takes rounds until ``done``, that is, until there is a verdict; call ``end`` when no more rounds
+    will come.
     """
 
     cell: Cell
@@ -48,15 +51,15 @@ class Track:
     confirming: bool = False
     done: bool = False
 
-    def add(self, found: Round) -> None:
-        """Take a round in, and judge if this is when to look."""
-        (self.again if self.confirming else self.rounds).append(found)
+    def add(self, measured: Round) -> None:
+        """Add a round, and decide if the plan has a look after it."""
+        (self.again if self.confirming else self.rounds).append(measured)
         plan, rounds = self._now()
         if len(rounds) in plan.looks:
             self._look(plan.alpha(len(rounds)), last=len(rounds) == plan.looks[-1])
 
     def end(self) -> None:
-        """The budget is over: look once more, with what the look that is now not to come might have spent."""
+        """End with the budget: look once more, with the error that the next planned look would have spent."""
         plan, rounds = self._now()
         if self.done or len(rounds) in plan.looks:
             return
@@ -82,12 +85,12 @@ class Track:
         else:
             self.done = last or self.decision.verdict in ("faster", "same")
 
-    def line(self, planned: str) -> Line:
-        """The verdict. Of a slowdown that was found again, the numbers are those of the second time, which
-        nothing picked out."""
+    def comparison(self, planned: str) -> Comparison:
+        """Return the verdict. A confirmed slowdown has the numbers of the confirmation: they were not
+        selected for being large."""
         first, second = self.decision, self.confirmation
         shown = first
-        calls = sum(3 * len(each.base_s) for each in (*self.rounds, *self.again))
+        calls = sum(3 * len(one.base_s) for one in (*self.rounds, *self.again))
         verdict: Verdict
         if first is None or len(self.rounds) < self.plan.looks[0]:
             least = self.plan.looks[0]
@@ -99,16 +102,16 @@ class Track:
             verdict, reason, shown = "slower", "", second
         elif second is not None and self.done:
             verdict = "suspected"
-            reason = f"slower at first, but fresh workers did not confirm it: {second.verdict}"
+            reason = f"slower at first, but not confirmed in fresh workers: {second.verdict}"
         else:
             verdict, reason = (
                 "suspected",
-                f"slower, but {planned} ended before fresh workers could confirm it",
+                f"slower, but {planned} ended before it could be confirmed in fresh workers",
             )
-        return Line(
+        return Comparison(
             cell=self.cell, verdict=verdict, reason=reason, rounds=len(self.rounds), calls=calls,
             confirmed_in=len(self.again) if verdict == "slower" else 0, **_numbers(shown),
-            head_samples_s=tuple(s for each in (*self.rounds, *self.again) for s in each.head_s),
+            head_samples_s=tuple(s for one in (*self.rounds, *self.again) for s in one.head_s),
         )  # fmt: skip
 
 
@@ -134,13 +137,13 @@ def judge(
     seed: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Report:
-    """Compare the mechanisms of two trees, cell by cell.
+    """Compare the mechanisms of two trees, one cell after the other.
 
-    First the exact figures of both sides, each in a fresh worker; then rounds of time measurements, with
-    looks at the rounds of ``decide.Plan``, until every cell is judged or the budget is over. ``inside`` is a
-    folder of both trees whose modules come before those of their roots, as where the user stands. ``seed``
-    fixes the orders that are drawn. Raises UsageError for a mechanism that neither tree has or that is not in
-    the head's folder, and WorkerDied where a worker cannot even start.
+    The exact figures of both sides come first, each in a fresh worker. Then rounds of time measurements
+    follow, with looks after the rounds of ``decide.Plan``, until every comparison has a verdict or the budget
+    is over. ``inside`` is a folder of both trees whose modules are found before those of their roots, such as
+    the current folder. ``seed`` fixes the random orders. Raises UsageError for a mechanism that neither tree
+    has or that is not in the head's folder, and WorkerDied if a worker cannot start.
     """
     began = clock()
     deadline = began + settings.budget_s
@@ -148,29 +151,29 @@ def judge(
     rng = random.Random(seed)
     notes = [*head.notes, *base.notes]
     with Pair(head, base, inside, clock) as pair:
-        cells, lines = cells_of(settings, pair)
-        for override in unused(settings, [*cells, *(line.cell for line in lines)]):
-            notes.append(f"a setting of its own matches no cell: {override}")
-        listener(f"{len(cells)} cells; exact figures")
+        cells, comparisons = cells_of(settings, pair)
+        for override in unused(settings, [*cells, *(untimed.cell for untimed in comparisons)]):
+            notes.append(f"an override in [[cell]] matches no configuration: {override}")
+        listener(f"exact figures of {plural(len(cells), 'configuration')}")
         figures, failed = exact_figures(settings, pair, cells, deadline, clock, notes)
         facts = pair.ask("head", "facts")
         start_s = pair.start_s
-    lines += failed
-    left = {line.cell.key for line in lines}
-    cells = [cell for cell in cells if cell.key not in left]
+    comparisons += failed
+    judged = {untimed.cell.key for untimed in comparisons}
+    cells = [cell for cell in cells if cell.key not in judged]
     if settings.time:
         with Nurseries(inside) as nurseries:
             timed, more = _time(
                 settings, head, base, cells, nurseries, deadline, start_s, rng, listener, clock
             )
-        lines += timed
+        comparisons += timed
         notes += more
-    order = {cell.key: i for i, cell in enumerate([*cells, *(line.cell for line in lines)])}
+    order = {cell.key: i for i, cell in enumerate([*cells, *(own.cell for own in comparisons)])}
     return Report(
         kind="gate",
         base=base.to_dict(),
         head=head.to_dict(),
-        lines=tuple(sorted(lines, key=lambda line: order[line.cell.key])),
+        comparisons=tuple(sorted(comparisons, key=lambda own: order[own.cell.key])),
         figures=tuple(figures),
         notes=tuple(notes),
         machine=facts,
@@ -181,7 +184,7 @@ def judge(
 
 
 class Nurseries:
-    """A nursery a round, another one every few of them; ``inside`` as for a nursery."""
+    """Provide a nursery for each round, and a new one every few rounds; ``inside`` as for a nursery."""
 
     def __init__(self, inside: str = "") -> None:
         self._inside = inside
@@ -196,8 +199,8 @@ class Nurseries:
             self._nursery.close()
 
     def next(self) -> Nursery:
-        """The one that the next round's workers are to be forked from."""
-        if self._nursery is None or self._rounds % _ROUNDS_A_NURSERY == 0:
+        """Return the nursery from which to fork the next round's workers."""
+        if self._nursery is None or self._rounds % _ROUNDS_PER_NURSERY == 0:
             if self._nursery is not None:
                 self._nursery.close()
             self._nursery = Nursery(self._inside)
@@ -216,7 +219,7 @@ def _time(
     rng: random.Random,
     listener: Listener,
     clock: Callable[[], float],
-) -> tuple[list[Line], list[str]]:
+) -> tuple[list[Comparison], list[str]]:
     plan = Plan(cells=max(1, len(cells)), error=settings.error)
     tracks = [
         Track(
@@ -227,7 +230,7 @@ def _time(
         )
         for cell in cells
     ]
-    failed: list[Line] = []
+    failed: list[Comparison] = []
     roots = {"base": base.root, "head": head.root}
     overheads_s: list[float] = []
     overhead_s, longest_s, played = start_s, 0.0, 0
@@ -240,7 +243,7 @@ def _time(
             break
         began = clock()
         try:
-            found = play(
+            measured = play(
                 nurseries.next(),
                 roots,
                 [track.cell for track in open_tracks],
@@ -252,7 +255,7 @@ def _time(
         except CellFailed as error:
             track = open_tracks[error.index]
             verdict: Verdict = "failed" if error.side == "head" else "base-failed"
-            failed.append(Line(cell=track.cell, verdict=verdict, reason=f"{error.side}: {error}"))
+            failed.append(Comparison(cell=track.cell, verdict=verdict, reason=f"{error.side}: {error}"))
             tracks.remove(track)
             continue
         played += 1
@@ -260,25 +263,25 @@ def _time(
         overheads_s.append(took - seconds)
         overhead_s = statistics.fmean(overheads_s)
         longest_s = max(longest_s if played > 1 else 0.0, took)
-        for track, one in zip(open_tracks, found, strict=True):
+        for track, one in zip(open_tracks, measured, strict=True):
             track.add(one)
         listener(_progress(played, tracks, deadline - clock()))
     for track in tracks:
         track.end()
     budget = f"the budget of {settings.budget_s:g} s"
-    lines = [track.line(budget) for track in tracks]
-    notes = [_cost(budget, lines, plan, played, longest_s)] if out_of_time else []
-    return [*lines, *failed], notes
+    comparisons = [track.comparison(budget) for track in tracks]
+    notes = [_cost(budget, comparisons, plan, played, longest_s)] if out_of_time else []
+    return [*comparisons, *failed], notes
 
 
 def _round_seconds(left: float, overhead_s: float, cells: int, played: int) -> float:
-    """Seconds that the next round's turns may take, so that the budget holds the rounds that are wanted."""
+    """Return the seconds for the next round's turns, so that the budget holds the wanted rounds."""
     wanted = max(1, _WANTED_ROUNDS - played)
     return max(0.05 * cells, min(_CELL_ROUND_S * cells, left / wanted - overhead_s))
 
 
 def _progress(played: int, tracks: Sequence[Track], left_s: float) -> str:
-    judged = Counter(t.line("").verdict for t in tracks if t.done)
+    judged = Counter(t.comparison("").verdict for t in tracks if t.done)
     confirming = sum(t.confirming and not t.done for t in tracks)
     parts = [f"{count} {verdict}" for verdict, count in sorted(judged.items())]
     if confirming:
@@ -287,33 +290,35 @@ def _progress(played: int, tracks: Sequence[Track], left_s: float) -> str:
     return f"round {played}: {', '.join(parts)}; {max(0.0, left_s):.0f} s left"
 
 
-def _cost(budget: str, lines: Sequence[Line], plan: Plan, played: int, round_s: float) -> str:
-    """What the budget cost in power, in one sentence."""
-    open_lines = [line for line in lines if line.verdict in ("inconclusive", "suspected", "unfit")]
-    told = [line.detectable for line in open_lines if line.detectable is not None]
-    text = f"{budget} ended after {played} rounds of up to {plan.looks[-1]}; {len(open_lines)} cells are open"
-    if told:
-        text += f"; there slowdowns under {max(told):.0%} are found less than 4 times in 5"
-    needed = [_rounds_needed(line, plan) for line in open_lines]
-    known = [each for each in needed if each is not None]
+def _cost(budget: str, comparisons: Sequence[Comparison], plan: Plan, played: int, round_s: float) -> str:
+    """Say in one sentence what the budget left undecided, and how many rounds a verdict needs."""
+    undecided = [own for own in comparisons if own.verdict in ("inconclusive", "suspected", "unfit")]
+    shares = [own.detectable for own in undecided if own.detectable is not None]
+    text = (
+        f"{budget} ended after {played} rounds of up to {plan.looks[-1]}; "
+        f"{plural(len(undecided), 'configuration')} without a verdict"
+    )
+    if shares:
+        text += f"; for these, the chance to find a slowdown under {max(shares):.0%} is less than 80 %"
+    needed = [_rounds_needed(own, plan) for own in undecided]
+    known = [rounds for rounds in needed if rounds is not None]
     if known:
         most = max(known)
-        text += f"; to settle an unchanged cell, about {most} rounds ({most * round_s:.0f} s) are needed"
+        text += f"; if the code is unchanged, a verdict needs about {most} rounds ({most * round_s:.0f} s)"
     return text
 
 
-def _rounds_needed(line: Line, plan: Plan) -> int | None:
-    """Rounds after which an unchanged cell of this spread would be the same; None if it is not known."""
+def _rounds_needed(own: Comparison, plan: Plan) -> int | None:
+    """Return after how many rounds an unchanged cell of this spread is the same; None if unknown."""
     from scipy import stats
 
-    if line.low is None or line.high is None or line.error is None or line.rounds < 2 or not line.threshold:
+    if own.low is None or own.high is None or own.error is None or own.rounds < 2 or not own.threshold:
         return None
-    half = math.log(line.high / line.low) / 2
-    spread = half / float(stats.t.ppf(1 - line.error / 2, 2 * (line.rounds - 1))) * math.sqrt(line.rounds)
+    half = math.log(own.high / own.low) / 2
+    spread = half / float(stats.t.ppf(1 - own.error / 2, 2 * (own.rounds - 1))) * math.sqrt(own.rounds)
     error = plan.error / plan.cells / len(plan.looks)
     for rounds in range(plan.looks[0], 1000):
-        if float(stats.t.ppf(1 - error / 2, 2 * (rounds - 1))) * spread / math.sqrt(rounds) <= math.log1p(
-            line.threshold
-        ):
+        wide = float(stats.t.ppf(1 - error / 2, 2 * (rounds - 1))) * spread / math.sqrt(rounds)
+        if wide <= math.log1p(own.threshold):
             return rounds
     return None

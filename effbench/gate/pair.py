@@ -1,4 +1,4 @@
-"""Base and head side by side: which cells both have, and the exact figures of these."""
+"""Base and head side by side: the cells that both have, and their exact figures."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from effbench.common.spec import Cell, UsageError, to_json
 from effbench.gate import exact
 from effbench.gate.checkout import Tree
-from effbench.gate.report import Figure, Line, Verdict
+from effbench.gate.report import Comparison, Figure, Verdict
 from effbench.gate.settings import GateSettings
 from effbench.gate.workers import NoAnswer, Nursery, Worker, WorkerDied
 
-_LEAST_S = 10.0  # that a side has for the exact figures of one cell, however little budget is left
+_LEAST_S = 10.0  # minimum time limit for the exact figures of a cell, even if less budget is left
 
 
 class Pair:
-    """A worker of each side for everything but time, started anew where one died."""
+    """One worker per side for everything but time; a worker that died is started again."""
 
     def __init__(self, head: Tree, base: Tree, inside: str, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -56,39 +56,39 @@ class Pair:
             raise
 
 
-def cells_of(settings: GateSettings, pair: Pair) -> tuple[list[Cell], list[Line]]:
-    """(cells that both sides have, lines of those that one lacks, or has in a form that cannot be read)."""
+def cells_of(settings: GateSettings, pair: Pair) -> tuple[list[Cell], list[Comparison]]:
+    """Return (cells that both sides have, comparisons of those that one side lacks or cannot read)."""
     both: list[Cell] = []
-    lines: list[Line] = []
-    for text, head, base in _found(list(settings.axes["mechanism"]), pair):
-        verdict, reason = _standing(text, head, base, pair.trees)
+    comparisons: list[Comparison] = []
+    for text, head, base in _parsed(list(settings.axes["mechanism"]), pair):
+        verdict, reason = _verdict_without_time(text, head, base, pair.trees)
         unread: dict[str, Any] = {"name": text, "options": {}}
-        named = next((each for each in (head, base) if "error" not in each), unread)
+        named = next((answer for answer in (head, base) if "error" not in answer), unread)
         for cell in settings.cells(named["name"], named["options"]):
             if verdict is None:
                 both.append(cell)
             else:
-                lines.append(Line(cell=cell, verdict=verdict, reason=reason))
-    return list({cell.key: cell for cell in both}.values()), lines
+                comparisons.append(Comparison(cell=cell, verdict=verdict, reason=reason))
+    return list({cell.key: cell for cell in both}.values()), comparisons
 
 
-def _found(texts: list[str], pair: Pair) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """(text, what the head finds by it, what the base does), as ``Side.parse`` answers."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def _parsed(texts: list[str], pair: Pair) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Return (text, answer of the head, answer of the base) for each mechanism; see ``Side.parse``."""
+    answers: dict[str, list[dict[str, Any]]] = {}
     for side in ("head", "base"):
         try:
-            found[side] = pair.ask(side, "parse", texts)
+            answers[side] = pair.ask(side, "parse", texts)
         except WorkerDied as error:  # code that ends its process as it is imported
-            found[side] = [{"error": str(error), "kind": "broken"} for _ in texts]
-    return list(zip(texts, found["head"], found["base"], strict=True))
+            answers[side] = [{"error": str(error), "kind": "broken"} for _ in texts]
+    return list(zip(texts, answers["head"], answers["base"], strict=True))
 
 
-def _standing(
+def _verdict_without_time(
     text: str, head: Mapping[str, Any], base: Mapping[str, Any], trees: Mapping[str, Tree]
 ) -> tuple[Verdict | None, str]:
-    """The verdict on a mechanism that cannot be compared, and why; None if both sides have it.
+    """Return the verdict on a mechanism that cannot be compared, with the reason; None if both sides have it.
 
-    Raises UsageError where neither has it, and where the head's is not of its folder.
+    Raises UsageError if neither side has it, and if the head's comes from outside its folder.
     """
     if "error" not in head and not _belongs(head, trees["head"].root):
         raise UsageError(
@@ -98,7 +98,7 @@ def _standing(
     base_has = "error" not in base and _belongs(base, trees["base"].root)
     if "error" in head:
         if head["kind"] == "absent" and (base_has or base.get("kind") in ("broken", "usage")):
-            return "gone", f"the head lacks it: {head['error']}"
+            return "gone", f"the head does not have it: {head['error']}"
         if head["kind"] == "broken" or base_has:
             return "failed", head["error"]
         raise UsageError(head["error"])
@@ -106,12 +106,12 @@ def _standing(
         return None, ""
     if "error" in base:
         if base["kind"] == "absent":
-            return "new", f"the base lacks it: {base['error']}"
-        return "base-failed", f"the base has it and cannot run it: {base['error']}"
+            return "new", f"the base does not have it: {base['error']}"
+        return "base-failed", f"the base has it but cannot run it: {base['error']}"
     own = Path(head["path"]).relative_to(trees["head"].root.resolve())
     if (trees["base"].root / own).exists():
-        return "base-failed", f"the base has {str(own)!r}, and its import finds {base['path']} instead"
-    return "new", "the base lacks it: it has no file of it"
+        return "base-failed", f"the base has {str(own)!r}, but its import finds {base['path']} instead"
+    return "new", "the base does not have its file"
 
 
 def _belongs(answer: Mapping[str, Any], root: Path) -> bool:
@@ -125,33 +125,37 @@ def exact_figures(
     deadline: float,
     clock: Callable[[], float],
     notes: list[str],
-) -> tuple[list[Figure], list[Line]]:
-    """(figures of both sides, lines of cells that cannot run on one); ``notes`` takes what else there is."""
+) -> tuple[list[Figure], list[Comparison]]:
+    """Return (exact figures, comparisons of cells that a side cannot run); add sentences to ``notes``."""
     figures: list[Figure] = []
-    failed: list[Line] = []
+    failed: list[Comparison] = []
     strays: set[str] = set()
     for done, cell in enumerate(cells):
         answers = _figures(pair, cell, deadline, clock) if deadline > clock() else None
         if answers is None:
-            notes.append(f"the budget ended before the exact figures of {len(cells) - done} cells were taken")
+            notes.append(
+                f"the budget ended before the exact figures of the last {len(cells) - done} configurations"
+            )
             failed += [
-                Line(cell=each, verdict="inconclusive", reason="the budget ended before it was measured")
-                for each in cells[done:]
+                Comparison(
+                    cell=late, verdict="inconclusive", reason="the budget ended before it was measured"
+                )
+                for late in cells[done:]
             ]
             break
         base, head = answers
         if "error" in head:
             too = "; so does the base" if "error" in base else ""
-            failed.append(Line(cell=cell, verdict="failed", reason=f"{head['error']}{too}"))
+            failed.append(Comparison(cell=cell, verdict="failed", reason=f"{head['error']}{too}"))
         elif "error" in base:
-            why = f"the base has it and cannot run it: {base['error']}"
-            failed.append(Line(cell=cell, verdict="base-failed", reason=why))
+            why = f"the base has it but cannot run it: {base['error']}"
+            failed.append(Comparison(cell=cell, verdict="base-failed", reason=why))
         else:
             figures += exact.compare(cell, base, head, settings.exact)
         strays |= set(base.get("foreign", ()))
     if strays:
         notes.append(
-            "the base imports modules of the working tree, so that a change in them is not seen: "
+            "the base imports these modules from the working tree, so the gate does not see changes in them: "
             + ", ".join(sorted(strays))
         )
     return figures, failed
@@ -160,10 +164,10 @@ def exact_figures(
 def _figures(
     pair: Pair, cell: Cell, deadline: float, clock: Callable[[], float]
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """What base and head answer for one cell; None if the budget ended before the base had answered.
+    """Return the answers of base and head for one cell; None if the budget ended before the base's answer.
 
-    The head has at least thrice the time that the base took: what takes it longer than that is no matter of
-    the budget.
+    The head has at least three times as long as the base took: a head that needs more is at fault, not the
+    budget.
     """
     began = clock()
     plain = json.loads(to_json(cell))

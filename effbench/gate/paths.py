@@ -1,4 +1,4 @@
-"""What a path means where it was written: mechanisms' files by their place in the repository."""
+"""Paths of mechanisms: from the folder in which they were written to the root of the repository."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def from_root(text: str, folder: Path, root: Path) -> str:
-    """A mechanism's text, ``path/to/file.py:Class:k=64``, its path counted from ``root`` and not ``folder``.
+    """Return ``path/to/file.py:Class:k=64`` with its path relative to ``root`` instead of ``folder``.
 
-    The same place is found in every tree of the repository by it. A path out of ``root`` becomes absolute,
-    and what names no file stays as it is. Symbolic links inside of ``root`` keep their names, since a link
-    may lead elsewhere in another revision; those on the way to it are followed.
+    It then names the same place in every tree of the repository. A path outside of ``root`` becomes absolute;
+    a text that names no file is returned unchanged. Symbolic links inside ``root`` keep their names, since a
+    link may have another target in another revision; those on the way to ``root`` are followed.
     """
     path, colon, rest = text.partition(":")
     if not path.endswith(".py"):
@@ -20,14 +20,14 @@ def from_root(text: str, folder: Path, root: Path) -> str:
 
 
 def inside(folder: Path, root: Path) -> str:
-    """A folder's place in ``root``, "" for ``root`` itself and for a folder that is not in it."""
+    """Return a folder relative to ``root``; "" for ``root`` itself and for a folder outside of it."""
     place = _relative(folder, root)
     return "" if os.path.isabs(place) or place == "." else place
 
 
 def _relative(path: Path, root: Path) -> str:
     plain, home = Path(os.path.normpath(path)), root.resolve()
-    # as it is written, below the first folder on its way that is the root
+    # as written, relative to the first of its parents that is the root
     within = [plain.relative_to(top) for top in (plain, *plain.parents) if top.resolve() == home][-1:]
     followed = path.parent.resolve() / path.name  # where ".." leads if there is a link before it
     within += [followed.relative_to(home)] if followed.is_relative_to(home) else []

@@ -1,4 +1,4 @@
-"""What a gate is asked for: from flags, a TOML file, or [tool.effbench.gate] of the root's pyproject.toml."""
+"""Settings of a gate: from flags, a TOML file, or [tool.effbench.gate] in the root's pyproject.toml."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from effbench.sweep import sweep
 from effbench.sweep.axes import read_axis
 
 TABLE = "tool.effbench.gate"
-# One thread, since on a shared machine the others wait for whoever has the other cores.
+# One thread: on a shared machine more threads wait for cores that other processes use.
 _AXES: dict[str, tuple[Any, ...]] = {
     "mechanism": (),
     "seq_len": (512, 2048),
@@ -39,11 +39,11 @@ _INSTEAD = {"batch_size": "batch_tokens", "batch_tokens": "batch_size"}
 
 @dataclass(frozen=True, kw_only=True)
 class Override:
-    """A threshold or floor of its own for the cells that it matches; a field that is None matches all.
+    """A separate threshold or floor for the cells that it matches; a field that is None matches all.
 
-    ``mechanism`` as a name matches every option of it, as a full label (``fastformer:interaction=add``) only
-    that, its options in any order; ``fastformer:`` is the label without options. ``threshold`` is a share,
-    ``floor_s`` in seconds; None leaves what holds without this override.
+    ``mechanism`` as a name matches it with any options; a full label (``fastformer:interaction=add``) matches
+    only these options, in any order; ``fastformer:`` is the label without options. ``threshold`` is a share,
+    ``floor_s`` is in seconds; a value that is None is not changed.
     """
 
     mechanism: str | None = None
@@ -53,7 +53,7 @@ class Override:
     floor_s: float | None = None
 
     def matches(self, cell: Cell) -> bool:
-        """Whether this override speaks of that cell."""
+        """True if this override applies to the cell."""
         return (
             (self.mechanism is None or _names(self.mechanism, cell))
             and self.seq_len in (None, cell.seq_len)
@@ -63,15 +63,15 @@ class Override:
 
 @dataclass(frozen=True, kw_only=True)
 class GateSettings:
-    """Which cells a gate compares, and what it holds them to.
+    """The cells that a gate compares, and the limits for them.
 
-    ``axes`` maps the axes of a grid to their values, as in a sweep; the texts of ``mechanism`` are as given
-    but for the paths in them, which count from the repository's root: a class may live in one of two
-    revisions only. It holds one of batch_size and batch_tokens.
-    ``threshold`` is the slowdown, as a share, that is too much; ``floor_s`` the difference in seconds below
-    which nothing is; ``error`` the chance of any wrong verdict in the whole gate; ``budget_s`` the wall time.
-    ``exact`` maps each exact figure that is compared to what it may grow by. Without ``time`` only those are
-    compared. Of ``overrides`` the last that matches a cell and sets a value wins.
+    ``axes`` maps the axes of a grid to their values, as in a sweep, with either batch_size or batch_tokens.
+    The texts of ``mechanism`` are unchanged except for paths, which are relative to the repository's root; a
+    class may exist in one of the two revisions only.
+    Slowdowns above ``threshold``, a share, are reported if they are also above ``floor_s`` seconds. ``error``
+    is the probability of any wrong verdict in the whole gate, ``budget_s`` the wall time. ``exact`` maps each
+    exact figure that is compared to its tolerance. Without ``time`` only exact figures are compared. The last
+    of ``overrides`` that matches a cell and sets a value wins.
     """
 
     axes: Mapping[str, tuple[Any, ...]]
@@ -84,21 +84,21 @@ class GateSettings:
     overrides: tuple[Override, ...] = ()
 
     def cells(self, mechanism: str, options: Mapping[str, Option]) -> list[Cell]:
-        """The cells of one mechanism. Raises UsageError for what cannot be a cell."""
+        """Return the cells of one mechanism. Raises UsageError for an impossible combination."""
         return sweep.cells_of(self.axes, mechanism, options)
 
     def threshold_of(self, cell: Cell) -> float:
-        """The slowdown, as a share, that is too much for this cell."""
+        """Return the threshold of this cell, as a share."""
         own = [o.threshold for o in self.overrides if o.threshold is not None and o.matches(cell)]
         return own[-1] if own else self.threshold
 
     def floor_of(self, cell: Cell) -> float:
-        """The difference in seconds below which nothing counts for this cell."""
+        """Return the floor of this cell, in seconds."""
         own = [o.floor_s for o in self.overrides if o.floor_s is not None and o.matches(cell)]
         return own[-1] if own else self.floor_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a report, in the names and units of the fields."""
+        """Return plain data for a report, with the names and units of the fields."""
         data = asdict(self)
         data["axes"] = {name: list(values) for name, values in self.axes.items()}
         data["overrides"] = list(data["overrides"])
@@ -106,14 +106,14 @@ class GateSettings:
 
 
 def read(root: Path, config: Path | None, flags: Mapping[str, Any], here: Path | None = None) -> GateSettings:
-    """The settings of a gate on the repository at ``root``.
+    """Read the settings of a gate for the repository at ``root``.
 
-    Flags win over the file, the file over defaults. ``flags`` has the keys and values of the TOML form; one
-    that is None or an empty list was not given. The file is ``config``, else the root's pyproject.toml if
-    it has a table ``[tool.effbench.gate]``; a ``config`` named pyproject.toml is read by its table too. A
-    mechanism's path counts from the folder of its file, in a flag from ``here``, by default the root.
+    Flags win over the file, the file wins over defaults. ``flags`` has the keys and values of the TOML file;
+    None or an empty list means not given. The file is ``config``, else the root's pyproject.toml if it has a
+    table ``[tool.effbench.gate]``; in a ``config`` named pyproject.toml this table is read too. A mechanism's
+    path is relative to the folder of the file; in a flag to ``here``, by default the root.
 
-    Raises UsageError naming the file, the key, the value and what is allowed.
+    Raises UsageError with the file, the key, the value and the allowed values.
     """
     given = {key: value for key, value in flags.items() if value is not None and value not in ([], ())}
     table, where = _file(root, config)
@@ -128,7 +128,7 @@ def read(root: Path, config: Path | None, flags: Mapping[str, Any], here: Path |
     folder = config.absolute().parent if config else root
     for part in (_placed(from_file, folder, root), _placed(_partial(given), here or root, root)):
         for name in set(_INSTEAD) & set(part.axes):
-            axes[_INSTEAD[name]] = ()  # of batch_size and batch_tokens the later source's wins
+            axes[_INSTEAD[name]] = ()  # of batch_size and batch_tokens the later source wins
         axes |= part.axes
         exact |= part.exact
         values |= part.values
@@ -144,9 +144,11 @@ def read(root: Path, config: Path | None, flags: Mapping[str, Any], here: Path |
             "no mechanism to compare; name one with -m NAME or -m path/to/file.py:MyAttention, or with "
             f'mechanism = ["NAME"] in {where if config else f"[{TABLE}] of pyproject.toml"}'
         )
-    if len(settings.axes["allocator"]) > 1:  # it belongs to a process, and all cells share their workers
+    if (
+        len(settings.axes["allocator"]) > 1
+    ):  # an allocator belongs to a process, and all cells share the workers
         raise UsageError(
-            f"allocator {', '.join(settings.axes['allocator'])}: a gate has one; name one of them"
+            f"allocator {', '.join(settings.axes['allocator'])}: a gate uses a single allocator; name one"
         )
     if not settings.time and not settings.exact:
         raise UsageError("nothing to compare: no time, and every exact figure is false")
@@ -154,14 +156,14 @@ def read(root: Path, config: Path | None, flags: Mapping[str, Any], here: Path |
 
 
 def unused(settings: GateSettings, cells: Iterable[Cell]) -> list[Override]:
-    """The overrides that match none of the cells: a warning's worth, since they are likely misspelt."""
+    """Return the overrides that match no cell: they are probably misspelt."""
     cells = list(cells)
     return [override for override in settings.overrides if not any(map(override.matches, cells))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What one source says: the axes, exact figures (None: off), other fields and overrides that it sets."""
+    """The settings of one source: axes, exact figures (None: off), other fields and overrides."""
 
     axes: dict[str, tuple[Any, ...]]
     exact: dict[str, Tolerance | None]
@@ -170,19 +172,19 @@ class _Part:
 
 
 def _placed(part: _Part, folder: Path, root: Path) -> _Part:
-    """The same with the paths of mechanisms, which count from ``folder``, counted from ``root``."""
+    """Make the paths of mechanisms, which are relative to ``folder``, relative to ``root``."""
     axes, overrides = dict(part.axes), part.overrides
     if "mechanism" in axes:
         axes["mechanism"] = tuple(dict.fromkeys(from_root(text, folder, root) for text in axes["mechanism"]))
     overrides = [
-        each if each.mechanism is None else replace(each, mechanism=from_root(each.mechanism, folder, root))
-        for each in overrides
+        own if own.mechanism is None else replace(own, mechanism=from_root(own.mechanism, folder, root))
+        for own in overrides
     ]
     return replace(part, axes=axes, overrides=overrides)
 
 
 def _file(root: Path, config: Path | None) -> tuple[dict[str, Any], str]:
-    """The table of settings, empty if there is none, and how to name its place in a complaint."""
+    """Return the table of settings, empty if there is none, and its place for error messages."""
     path = config or root / "pyproject.toml"
     if config is None and not files.is_file(path):
         return {}, str(path)
@@ -194,7 +196,7 @@ def _file(root: Path, config: Path | None) -> tuple[dict[str, Any], str]:
     for name in ("tool", "effbench"):
         data = _table(f"{path}: {name}", data.get(name, {}))
     for key in data:
-        if key != "gate":  # a misspelt table would else be settings that nobody reads
+        if key != "gate":  # else a misspelt table would be ignored silently
             raise UsageError(
                 f"{path}: {registry.unknown('table in tool.effbench', key, ['gate'], 'allowed')}"
             )
@@ -277,13 +279,13 @@ def _tolerance(figure: str, value: Any) -> Tolerance | None:
 def _overrides(value: Any) -> list[Override]:
     if not isinstance(value, list | tuple):
         raise UsageError(f"cell {shown(value)} is not a list of tables; write [[cell]], or [[{TABLE}.cell]]")
-    found = []
+    overrides = []
     for place, table in enumerate(value, start=1):
         try:
-            found.append(_override(_table("this", table)))
+            overrides.append(_override(_table("this", table)))
         except UsageError as error:
             raise UsageError(f"cell {place}: {error}") from None
-    return found
+    return overrides
 
 
 def _override(table: Mapping[str, Any]) -> Override:
@@ -304,7 +306,7 @@ def _mode(name: str, value: Any) -> str:
 
 
 def _names(text: str, cell: Cell) -> bool:
-    """Whether a text as given to -m means this cell's mechanism, by its name or by its full label."""
+    """True if a text as for -m is the name or the full label of this cell's mechanism."""
     if text == cell.mechanism:
         return True
     if not text.startswith(f"{cell.mechanism}:"):
@@ -314,7 +316,7 @@ def _names(text: str, cell: Cell) -> bool:
 
 
 _Reader = Callable[[str, Any], Any]
-# What else a file may set beside axes, exact figures and overrides: the field, and what reads its value.
+# Other keys of a file beside axes, exact figures and overrides: the field, and the reader of its value.
 _VALUES: dict[str, tuple[str, _Reader]] = {
     "threshold": ("threshold", parse_share),
     "floor": ("floor_s", _floor_s),

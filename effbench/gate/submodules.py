@@ -1,4 +1,4 @@
-"""The submodules of a base, from what the user's clone has of them: nothing is fetched."""
+"""The submodules of a base, taken from the user's clone: nothing is fetched."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from effbench.gate.git import Refused, Repository
 def check_out_submodules(
     repository: Repository, commit: str, base: str, tree: Path, index: Path, inside: str = ""
 ) -> list[str]:
-    """Write the files of a commit's submodules into ``tree``, theirs included; sentences for the reader.
+    """Write the files of a commit's submodules, recursively, into ``tree``; return notes for the reader.
 
-    ``repository`` has the commit, ``index`` lists what of it was written to ``tree``, and ``inside`` is where
-    both lie in the base. A submodule that the working tree lists and has not checked out is left out of the
-    base too, since both sides are to have the same. Raises UsageError where a commit is not in this clone,
-    and Refused where git fails.
+    ``repository`` has the commit, ``index`` lists what was written to ``tree``, and ``inside`` is the path of
+    both in the base. A submodule that is not checked out in the working tree is left out of the base too, so
+    that both sides have the same. Raises UsageError if a commit is not in this clone, and Refused if git
+    fails.
     """
     listed = repository.links() if repository.root.is_dir() else {}
     empty = {path for path in listed if not _has_files(repository.root / path)}
     notes = [
-        f"the submodule {inside + path!r} is not checked out in the working tree, and so not in the base: "
-        f"git submodule update --init {shlex.quote(inside + path)}"
+        f"the submodule {inside + path!r} is not checked out in the working tree, and therefore left out of "
+        f"the base; to check it out: git submodule update --init {shlex.quote(inside + path)}"
         for path in sorted(empty)
     ]
     links = repository.links(index)
@@ -35,12 +35,15 @@ def check_out_submodules(
         if path in empty:
             continue
         place = repository.root / path
-        own = next((each for each in _stores(repository, path, names.get(path)) if each.has(wanted)), None)
+        stores = _stores(repository, path, names.get(path))
+        own = next((store for store in stores if store.has(wanted)), None)
         if own is None:
             raise UsageError(_lacking(base, inside + path, wanted, place if _has_files(place) else None))
         goal, own_index = tree / path, index.with_name(f"{index.name}-{number}")
-        said = own.check_out(wanted, goal, own_index)
-        notes += [f"git, as it checked out the submodule {inside + path!r}, said: {said}"] if said else []
+        warning = own.check_out(wanted, goal, own_index)
+        notes += (
+            [f"git's warning on checking out the submodule {inside + path!r}: {warning}"] if warning else []
+        )
         notes += check_out_submodules(own, wanted, base, goal, own_index, f"{inside}{path}/")
     return notes
 
@@ -50,12 +53,12 @@ def _has_files(place: Path) -> bool:
 
 
 def _stores(repository: Repository, path: str, name: str | None) -> Iterator[Repository]:
-    """Where the objects of a submodule may be: its working tree's repository, or what git keeps of it."""
+    """Yield the places that may hold a submodule's objects: its working tree, then git's own folders."""
     place = repository.root / path
     if (place / ".git").exists():
-        with contextlib.suppress(Refused):  # then it has no objects to take, and the next place is asked
+        with contextlib.suppress(Refused):  # then it has no objects, and the next place is tried
             yield git.at(place)
-    # the name is a commit's text, and is not to lead anywhere else
+    # the name comes from a commit and must not lead out of git's folder
     if name and not name.startswith("/") and ".." not in PurePosixPath(name).parts:
         for kept in (repository.folder / "modules" / name, repository.common / "modules" / name):
             if kept.is_dir():
@@ -63,10 +66,10 @@ def _stores(repository: Repository, path: str, name: str | None) -> Iterator[Rep
 
 
 def _lacking(base: str, path: str, commit: str, place: Path | None) -> str:
-    said = f"base {base!r} needs commit {commit} of the submodule {path!r}, which is not in this clone"
+    problem = f"base {base!r} needs commit {commit} of the submodule {path!r}, which is not in this clone"
     if place is not None:
-        return f"{said}: git -C {shlex.quote(str(place))} fetch origin {commit}"
+        return f"{problem}: git -C {shlex.quote(str(place))} fetch origin {commit}"
     return (
-        f"{said}: git worktree add DIR {shlex.quote(base)} && "
+        f"{problem}: git worktree add DIR {shlex.quote(base)} && "
         "git -C DIR submodule update --init --recursive, then give --base DIR"
     )

@@ -1,4 +1,4 @@
-"""From the repeats of two runs made apart to the ratio of their times. Pure functions of numbers."""
+"""The ratio of the times of two separate runs, with its interval. Pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 
 from effbench.gate.decide import Interval, mean_and_error, middle
 
-# Half an interval's width in logarithms is cut here: e^50 bounds nothing, and is still a finite number.
+# Upper limit of half an interval's width in logarithms: e^50 bounds nothing and is still a finite number.
 _WIDEST = 50.0
 
 
 def difference(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]], error: float) -> Interval:
-    """The ratio of head's times over base's, with a two-sided interval of that error.
+    """Return the ratio of the head's times over the base's, with a two-sided interval of that error.
 
-    ``base`` and ``head`` hold the times of one cell in seconds, a series a repeat (a fresh process); they
-    need not have equally many. The logarithm of the ratio is the difference of two means over repeats, each
-    of the logarithm of a repeat's median; each mean's standard error is that of ``decide.mean_and_error``.
+    ``base`` and ``head`` hold the times of one cell in seconds, one series per repeat (a fresh process); the
+    numbers of repeats may differ. The logarithm of the ratio is the difference of two means over repeats of
+    the logarithm of each repeat's median, with the standard errors of ``decide.mean_and_error``.
 
-    The interval is Welch's, Student's t with Satterthwaite's degrees, but with the smaller number of repeats
-    taken for both. Out in the tails that many cells ask for, Satterthwaite's own degrees at 3 against 10
-    repeats (a run goes on where a cell is noisy) let an interval miss up to 40 times as often as it claims.
-    These let it miss less often than it claims where both sides spread alike, about twice as often where one
-    spreads three times as much, and up to five times as often at ten times the spread.
+    The interval is Welch's: Student's t with Satterthwaite's degrees of freedom, but with the smaller number
+    of repeats for both sides. In the far tails that many cells need, Satterthwaite's own degrees at 3 against
+    10 repeats (a run repeats noisy cells more often) make an interval miss up to 40 times as often as
+    claimed. With these degrees it misses less often than claimed if both sides have the same spread, about
+    twice as often if one side has three times the spread, and up to five times as often at ten times.
 
     Raises ValueError with fewer than two repeats on a side.
     """
