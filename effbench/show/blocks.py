@@ -1,4 +1,4 @@
-"""Tables for reading, as data: a title, rows of texts and sentences, written in any of the formats."""
+"""Tables for people, as data: a title, rows of texts and sentences, written in any of the formats."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _FAILED = set(get_args(Status)) - {"ok"}
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One table with a title above, and below it sentences: ``notes``, and ``warnings`` to act on.
+    """One table with a title above it and sentences below it: ``notes``, and ``warnings`` to act on.
 
-    A block without ``head`` has sentences only. ``left`` are the places of columns of text, which are aligned
-    to the left and may be folded; with ``fold`` the columns of numbers may be too. A cell that ends with
-    ``*`` is bold on a terminal, and a status other than ok is red.
+    A block without ``head`` has sentences only. ``left`` are the indices of text columns, which are aligned
+    to the left and may be folded; with ``fold`` the columns of numbers may be folded too. On a terminal a
+    text that ends with ``*`` is bold, and a status other than ok is red.
     """
 
     title: str = ""
@@ -38,17 +38,17 @@ class Block:
 
 
 def as_text(blocks: Iterable[Block], format: str) -> str:
-    """The blocks as text in one of FORMATS but ``table``, for which ``renderable`` is made.
+    """Return the blocks as text in one of FORMATS except ``table``, which ``renderable`` is for.
 
-    csv: each table behind a line ``# title``, an empty line between two. json: a list of objects with title,
-    columns, rows, notes and warnings.
+    csv: each table after a line ``# title``, with an empty line between tables. json: a list of objects with
+    title, columns, rows, notes and warnings.
     """
     form = {"csv": _csv, "json": _json, "markdown": _markdown, "latex": _latex}[format]
     return form(list(blocks))
 
 
 def renderable(blocks: Iterable[Block]) -> RenderableType:
-    """The blocks for a terminal; nothing that matters depends on colour."""
+    """Return the blocks for a terminal; no information depends on colour alone."""
     parts: list[RenderableType] = []
     for block in blocks:
         if block.title:
@@ -61,25 +61,25 @@ def renderable(blocks: Iterable[Block]) -> RenderableType:
 
 
 def as_table(block: Block) -> Table:
-    """The block's table alone."""
-    found = Table(box=None, pad_edge=False, padding=(0, 1))
+    """Return the block's table without title and sentences."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
     for place, name in enumerate(block.head):
         left = place in block.left
-        found.add_column(
+        table.add_column(
             Text(name),
             justify="left" if left else "right",
             overflow="fold" if left or block.fold else "crop",
             no_wrap=not (left or block.fold),
         )
     for row in block.rows:
-        found.add_row(*(Text(cell, _style(cell)) for cell in row))
-    return found
+        table.add_row(*(Text(text, _style(text)) for text in row))
+    return table
 
 
-def _style(cell: str) -> str:
-    if cell in _FAILED:
+def _style(text: str) -> str:
+    if text in _FAILED:
         return "red"
-    return "bold" if cell.endswith("*") else ""
+    return "bold" if text.endswith("*") else ""
 
 
 def _csv(blocks: Sequence[Block]) -> str:
@@ -93,7 +93,7 @@ def _csv(blocks: Sequence[Block]) -> str:
 
 
 def _json(blocks: Sequence[Block]) -> str:
-    found = [
+    objects = [
         {
             "title": block.title,
             "columns": list(block.head),
@@ -103,7 +103,7 @@ def _json(blocks: Sequence[Block]) -> str:
         }
         for block in blocks
     ]
-    return json.dumps(found, indent=1)
+    return json.dumps(objects, indent=1)
 
 
 def _markdown(blocks: Sequence[Block]) -> str:
@@ -113,29 +113,28 @@ def _markdown(blocks: Sequence[Block]) -> str:
         if block.head:
             rule = ["---" if place in block.left else "---:" for place in range(len(block.head))]
             parts.append("\n".join(map(markdown_row, [block.head, rule, *block.rows])))
-        parts += [markdown_text(line) for line in (*block.notes, *block.warnings)]
+        parts += [markdown_text(sentence) for sentence in (*block.notes, *block.warnings)]
     return "\n\n".join(parts)
 
 
-def markdown_row(cells: Sequence[str]) -> str:
-    """``| a | b |`` with each cell on one line."""
-    return "| " + " | ".join(" ".join(cell.split("\n")).replace("|", "\\|") for cell in cells) + " |"
+def markdown_row(texts: Sequence[str]) -> str:
+    """Return ``| a | b |`` in one line, with escaped bars."""
+    return "| " + " | ".join(" ".join(text.split("\n")).replace("|", "\\|") for text in texts) + " |"
 
 
 def markdown_text(text: str) -> str:
-    """A sentence without what Markdown would take for emphasis."""
+    """Escape the signs in a sentence that Markdown would read as emphasis."""
     return text.replace("*", "\\*")
 
 
 def _latex(blocks: Sequence[Block]) -> str:
-    """A booktabs table a block, with its title and sentences as comments above and below it."""
+    """Return one booktabs table per block, with its title and sentences as comments above and below it."""
     parts = []
     for block in blocks:
-        said = [block.title] if block.title else []
-        parts += [f"% {' '.join(line.split())}" for line in said]
+        parts += [f"% {' '.join(block.title.split())}"] if block.title else []
         if block.head:
             parts.append(latex_table(block.head, block.rows, block.left))
-        parts += [f"% {' '.join(line.split())}" for line in (*block.notes, *block.warnings)]
+        parts += [f"% {' '.join(sentence.split())}" for sentence in (*block.notes, *block.warnings)]
     return "\n".join(parts)
 
 
@@ -145,7 +144,7 @@ _LATEX = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 
 def latex_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int]) -> str:
-    """A ``tabular`` with booktabs' rules."""
+    """Return a ``tabular`` with the rules of booktabs."""
 
     def row(values: Sequence[str]) -> str:
         return " & ".join("".join(_LATEX.get(sign, sign) for sign in value) for value in values) + r" \\"

@@ -1,4 +1,4 @@
-"""Trainings compared over seeds: scores, paired differences, and what could be told."""
+"""Trainings compared over seeds: scores, paired differences, and their significance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVERY = "all"
 
 
 def comparison(raw: pd.DataFrame, against: str) -> pd.DataFrame:
-    """The rows of :func:`effbench.records.analyse.seeds.compare` for every score; ``all``: every pair.
+    """Return the rows of :func:`effbench.records.analyse.seeds.compare` for every score; ``all``: every pair.
 
     Raises UsageError if there are no trainings, or none of ``against``.
     """
@@ -32,14 +32,14 @@ def comparison(raw: pd.DataFrame, against: str) -> pd.DataFrame:
 
 
 def comparison_blocks(raw: pd.DataFrame, against: str) -> list[Block]:
-    """A table per setting and score: means with intervals, differences, verdicts, seeds that would tell."""
-    found = comparison(raw, against)
-    if found.empty:
-        return [Block(notes=[f"nothing was trained in one setting with {against}"])]
+    """Return a table per setting and score: means, differences with intervals, verdicts, seeds needed."""
+    differences = comparison(raw, against)
+    if differences.empty:
+        return [Block(notes=[f"no training has the same setting as one of {against}"])]
     blocks = []
     names = {at: score for score, at in scores_of(raw).items()}
     scores = pd.concat([seed_scores(raw, metric=at) for at in names])
-    for key, group in found.groupby([*SETTING, "metric"], sort=False, dropna=False):
+    for key, group in differences.groupby([*SETTING, "metric"], sort=False, dropna=False):
         setting = dict(zip([*SETTING, "metric"], key, strict=True))
         same = scores["metric"] == setting["metric"]
         for name in SETTING:
@@ -74,16 +74,25 @@ def _block(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any], sc
                 f"{row.p_holm:.3f}" if pd.notna(row.p_holm) else "",
                 str(row.seeds),
                 row.seeds_to_tell if row.verdict == UNTOLD else "",
-                row.verdict if row.verdict in (BETTER, WORSE) else "cannot be told",
+                row.verdict if row.verdict in (BETTER, WORSE) else "n.s.",
             ]
         )
-    left = [*range(len(head)), len(head) + 6]
-    head += ["score", "difference", "95 % interval", "p, Holm", "seeds", "would tell", "verdict"]
-    return Block(title=title, head=head, rows=rows, notes=[_sentence(group)], left=left)
+    verdict = len(head) + 6
+    left = [*range(len(head)), verdict]
+    head += ["score", "difference", "95 % CI", "p (Holm)", "seeds", "seeds needed", "verdict"]
+    notes = [_sentence(group)]
+    if any(row[verdict] == "n.s." for row in rows):
+        notes.append("n.s.: not significant")
+    if any(row[verdict - 1] for row in rows):
+        notes.append("seeds needed: to detect the observed difference with a power of 80 %")
+    return Block(title=title, head=head, rows=rows, notes=notes, left=left)
 
 
 def _sentence(group: pd.DataFrame) -> str:
-    told = group["verdict"].isin([BETTER, WORSE])
-    others = sorted(set(group.loc[~told, "verdict"]))
-    said = f"{told.sum()} of {len(group)} differences told apart (paired by seed, Holm over the {len(group)})"
-    return "; the others: ".join([said, ", ".join(others)]) if others else said
+    significant = group["verdict"].isin([BETTER, WORSE])
+    others = sorted(set(group.loc[~significant, "verdict"]))
+    n = len(group)
+    sentence = (
+        f"{significant.sum()} of {plural(n, 'difference')} significant (t-test paired by seed, Holm over {n})"
+    )
+    return "; the others: ".join([sentence, ", ".join(others)]) if others else sentence

@@ -1,4 +1,4 @@
-"""Growth with N against what is declared, and crossover lengths, as tables and sentences."""
+"""Growth with N compared with the declared order, and crossover lengths, as tables and sentences."""
 
 from __future__ import annotations
 
@@ -16,40 +16,46 @@ from effbench.show.tables import SHAPE, each_row, of_shape, plain, what_was_meas
 
 _TITLES = {"time_s": "time", "peak_bytes": "peak memory", "flops": "FLOPs"}
 _GROUPS = [*SHAPE, "machine"]
+_LEGEND = (
+    "N^a [95 % confidence interval of a], fitted to the longest lengths; agrees: the whole interval is "
+    f"within {TOLERANCE} of the declared exponent"
+)
 
 
 def complexity_blocks(raw: pd.DataFrame) -> list[Block]:
-    """For each shape and mode: a table of exponents, what does not agree in words, and the crossovers."""
+    """Return for each shape and mode a table of exponents, the disagreements in words, and the crossovers."""
     fits = {quantity: exponents(raw, quantity) for quantity in QUANTITIES}
     crossings = crossovers(raw)
     every = pd.concat([*fits.values(), crossings], ignore_index=True)
     if every.empty:
-        nothing = "no growth and no crossover can be told: fewer than three lengths were measured"
+        nothing = "no growth rates and no crossovers: fewer than three lengths were measured"
         return [Block(notes=[nothing])]
     blocks = []
     for key, _ in every.groupby([*_GROUPS, "mode"], sort=False):
         shape = dict(zip([*_GROUPS, "mode"], key, strict=True))
         mine = {quantity: of_shape(fit, shape) for quantity, fit in fits.items()}
         blocks.append(_block(_title(shape), mine))
-        lines = sorted(each_row(of_shape(crossings, shape)), key=_kind)
-        said = ["crossovers:", *(f"  {row.statement}" for row in lines)]
-        blocks.append(Block(notes=said if lines else ["no two mechanisms were timed"]))
+        pairs = sorted(each_row(of_shape(crossings, shape)), key=_kind)
+        statements = ["crossovers:", *(f"  {row.statement}" for row in pairs)]
+        blocks.append(
+            Block(notes=statements if pairs else ["no crossovers: fewer than two mechanisms were timed"])
+        )
     return blocks
 
 
 def as_csv(raw: pd.DataFrame) -> str:
-    """The exponents of all quantities, a row each, then the crossovers, in plain numbers."""
+    """Return the exponents of all quantities, one per row, then the crossovers, in plain numbers."""
     fits = pd.concat([exponents(raw, name).assign(quantity=name) for name in QUANTITIES], ignore_index=True)
     return f"# exponents\n{fits.to_csv(index=False)}\n# crossovers\n{crossovers(raw).to_csv(index=False)}"
 
 
 def as_json(raw: pd.DataFrame) -> str:
-    """``{"exponents": {quantity: [...]}, "crossovers": [...]}`` in plain numbers; null for the unknown."""
-    found = {
+    """``{"exponents": {quantity: [...]}, "crossovers": [...]}`` in plain numbers; null if unknown."""
+    tables = {
         "exponents": {quantity: _records(exponents(raw, quantity)) for quantity in QUANTITIES},
         "crossovers": _records(crossovers(raw)),
     }
-    return json.dumps(found, indent=1)
+    return json.dumps(tables, indent=1)
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
@@ -66,20 +72,26 @@ def _title(shape: dict[str, Any]) -> str:
 
 def _block(title: str, fits: dict[str, pd.DataFrame]) -> Block:
     head = ["mechanism", *(name for quantity in QUANTITIES for name in (_TITLES[quantity], "declared"))]
-    cells: dict[str, dict[str, tuple[str, str]]] = {}
+    exponents_of: dict[str, dict[str, tuple[str, str]]] = {}
     for quantity, fit in fits.items():
         for row in each_row(fit):
-            cells.setdefault(label(row.mechanism, row.options), {})[quantity] = (_exponent(row), _claim(row))
+            exponents_of.setdefault(label(row.mechanism, row.options), {})[quantity] = (
+                _exponent(row),
+                _claim(row),
+            )
     rows = []
-    for name, found in cells.items():
-        pairs = [found.get(quantity, ("", "")) for quantity in QUANTITIES]
+    for name, written in exponents_of.items():
+        pairs = [written.get(quantity, ("", "")) for quantity in QUANTITIES]
         rows.append([name, *(text for pair in pairs for text in pair)])
-    return Block(title=title, head=head, rows=rows, warnings=_disagreements(fits), left=(0, 2, 4, 6))
+    notes = [_LEGEND] if rows else []
+    return Block(
+        title=title, head=head, rows=rows, notes=notes, warnings=_disagreements(fits), left=(0, 2, 4, 6)
+    )
 
 
 def _exponent(row: Any) -> str:
     if not told(row):
-        return "cannot be told"
+        return "too noisy"
     exact = row.exponent_high == row.exponent_low
     interval = "" if exact else f" [{row.exponent_low:.2f}, {row.exponent_high:.2f}]"
     return f"N^{row.exponent:.2f}{interval}"
@@ -87,27 +99,25 @@ def _exponent(row: Any) -> str:
 
 def _claim(row: Any) -> str:
     mark = {
-        "agrees": "yes",
-        "cannot be told": "?",
+        "cannot be told": "inconclusive",
         "grows faster": "NO, faster",
         "grows slower": "slower",
     }
-    return f"{row.declared} {mark[row.verdict]}" if row.verdict else "not declared"
+    return f"{row.declared} {mark.get(row.verdict, row.verdict)}" if row.verdict else "not declared"
 
 
 def _disagreements(fits: dict[str, pd.DataFrame]) -> list[str]:
-    """What is not as declared, or not a power law yet, in words."""
-    lines = []
+    """Return statements about exponents that are not as declared, or still changing with N."""
+    statements = []
     for fit in fits.values():
         for row in each_row(fit):
             if row.verdict in ("grows faster", "grows slower") or "still changing" in row.statement:
-                lines.append(row.statement)
-    note = f"(an exponent agrees if its whole interval is within {TOLERANCE} of the declared one)"
-    return [*lines, note] if lines else []
+                statements.append(row.statement)
+    return statements
 
 
 def _kind(row: Any) -> int:
-    """Crossings first, then who is faster at both ends, then what cannot be told."""
+    """Sort key: crossovers, then pairs with a faster mechanism at both ends, then inconclusive pairs."""
     if pd.notna(row.crossover):
         return 0
     return 1 if pd.notna(row.faster_before) and pd.notna(row.faster_after) else 2

@@ -100,8 +100,9 @@ def set_title(figure: Figure, shape: Mapping[str, Any], note: str) -> None:
     """Set a title with the subject, the machine, the shape and a note, wrapped to the figure's width."""
     subject = str(shape["task"]).replace(",", ", ") if "task" in shape else what_was_measured(shape)
     model = f"{plural(int(shape['layers']), 'block')}, " if "task" in shape else ""
+    heads = f"{shape['heads']} head{'' if str(shape['heads']) == '1' else 's'}"
     second = (
-        f"{model}batch {shape['batch_size']}, d_model {shape['d_model']}, {shape['heads']} heads, "
+        f"{model}batch {shape['batch_size']}, d_model {shape['d_model']}, {heads}, "
         f"{shape['dtype']}, {shape['device']}, {plural(int(shape['threads']), 'thread')}, "
         f"{shape['allocator']} allocator"
     )

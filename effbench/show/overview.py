@@ -26,17 +26,18 @@ _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block]:
-    """Matrices of mechanisms by lengths for each shape, then accuracies, then failures with their reasons.
+    """Return tables of mechanisms by lengths for each shape, then scores, then failures with their reasons.
 
-    ``*`` marks the fastest mechanism of a length and all that cannot be told apart from it: those whose
-    ratio to it, paired by repeat, is not surely above 1. No winner is marked where a time has one repeat or
-    was measured beside other load. ``~`` marks a noisy time. ``raw`` tells how the machine behaved meanwhile.
+    ``*`` marks the fastest mechanism of a length and all that are not significantly slower: the 95 %
+    confidence interval of their ratio to it, paired by repeat, includes 1. No winner is marked if a time has
+    one repeat only or was measured beside other load. ``~`` marks a noisy time. With ``raw``, the warnings
+    include changes of the machine during the run.
     """
     if frame.empty:
         return [Block(notes=["no results"])]
-    careful = [*mixtures(frame), *_contradictions(frame), *_side_effects(frame)]
-    careful += [] if raw is None else doubts(raw)
-    blocks = [Block(warnings=[f"Careful: {line}" for line in careful])] if careful else []
+    doubtful = [*mixtures(frame), *_contradictions(frame), *_side_effects(frame)]
+    doubtful += [] if raw is None else doubts(raw)
+    blocks = [Block(warnings=[f"Warning: {sentence}" for sentence in doubtful])] if doubtful else []
     keys = [*SHAPE, "machine"]
     for key, group in frame[frame["task"] == ""].groupby(keys, sort=False):
         blocks += _cost_blocks(group, dict(zip(keys, key, strict=True)))
@@ -48,9 +49,9 @@ def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block
 
 
 def fastest(rows: pd.DataFrame) -> list[str]:
-    """The labels of the smallest time among rows of one length, and of all that cannot be told apart from it.
+    """Return the labels of the fastest among rows of one length, and of all not significantly slower.
 
-    Empty where there is no contest or none can be decided: see ``undecided``.
+    Empty if there is nothing to compare or no winner can be named: see ``undecided``.
     """
     timed = _timed(rows)
     if timed.empty or undecided(rows):
@@ -64,41 +65,41 @@ def fastest(rows: pd.DataFrame) -> list[str]:
 
 
 def undecided(rows: pd.DataFrame) -> str:
-    """The reason why no winner can be named among rows of one length; empty if one can."""
+    """Return the reason why no winner can be named among rows of one length; empty if one can."""
     timed = _timed(rows)
     if timed.empty:
         return "no mechanism was timed"
     if len(timed[["mechanism", "options"]].drop_duplicates()) < 2:
         return "one mechanism was timed"
-    said = timed["noisy"].fillna("")
-    if said.str.contains(ONE_REPEAT, regex=False).any():
-        return "one repeat has no interval"
-    if said.str.contains(BESIDE_LOAD, regex=False).any():
+    noisy = timed["noisy"].fillna("")
+    if noisy.str.contains(ONE_REPEAT, regex=False).any():
+        return "one repeat has no confidence interval"
+    if noisy.str.contains(BESIDE_LOAD, regex=False).any():
         return "measured beside other load"
     return ""
 
 
 def in_words(rows: pd.DataFrame) -> str:
-    """The fastest at each length of one mode, neighbouring lengths with the same answer joined."""
+    """Name the fastest at each length of one mode in words; neighbouring equal lengths are joined."""
     runs: list[tuple[int, int, list[str], str]] = []
-    for n, cells in rows.groupby("seq_len"):
-        names, why = fastest(cells), undecided(cells)
+    for n, same_length in rows.groupby("seq_len"):
+        names, why = fastest(same_length), undecided(same_length)
         if runs and (sorted(runs[-1][2]), runs[-1][3]) == (sorted(names), why):
             runs[-1] = (runs[-1][0], n, runs[-1][2], why)
         else:
             runs.append((n, n, names, why))
     if all(why == "one mechanism was timed" for *_, why in runs):
         return ""
-    said = []
+    parts = []
     for first, last, names, why in runs:
         where = f"at {first}" if first == last else f"from {first} to {last}"
         if why:
-            said.append(f"no winner is named {where}: {why}")
+            parts.append(f"no winner is named {where}: {why}")
         elif len(names) == 1:
-            said.append(f"{names[0]} is fastest {where}")
+            parts.append(f"{names[0]} is fastest {where}")
         else:
-            said.append(f"{', '.join(names)} cannot be told apart as fastest {where}")
-    return "; ".join(said)
+            parts.append(f"{', '.join(names)} are fastest {where}, without a significant difference")
+    return "; ".join(parts)
 
 
 def _timed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -130,29 +131,29 @@ def _cost_blocks(group: pd.DataFrame, shape: dict[str, Any]) -> list[Block]:
 
 
 def _noise_in_words(rows: pd.DataFrame, mode: str) -> list[str]:
-    """The times not to rely on, and why: one line for all noisy ones, one for each other reason."""
+    """Return sentences about noisy times: one for all wide intervals, one for each other reason."""
     noisy = rows[rows["time_s"].notna() & rows["noisy"].fillna("").astype(bool)]
     reasons = noisy["noisy"].fillna("")
     wide = noisy[reasons.str.fullmatch(r"± .*, target ± [^;]* %")]
-    lines = []
+    sentences = []
     if len(wide):
         half = (wide["time_high_s"] - wide["time_low_s"]) / 2 / wide["time_s"]
-        lines.append(
-            f"{mode}: ~ {len(wide)} of {plural(int(rows['time_s'].notna().sum()), 'time')} are noisy: "
-            f"{_percent(half.median())} in the median, {_percent(half.max())} at worst; "
+        sentences.append(
+            f"{mode}: {len(wide)} of {plural(int(rows['time_s'].notna().sum()), 'time')} are noisy (~): "
+            f"median {_percent(half.median())}, worst {_percent(half.max())}, "
             f"{wide['noisy'].iloc[0].rpartition(', ')[2]}."
         )
     others = noisy.drop(wide.index)
-    for reason, cells in others.groupby("noisy", sort=False):
-        where = [f"{label(row.mechanism, row.options)} at {row.seq_len}" for row in each_row(cells)]
+    for reason, group in others.groupby("noisy", sort=False):
+        where = [f"{label(row.mechanism, row.options)} at {row.seq_len}" for row in each_row(group)]
         named = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
-        which = "all times" if len(cells) == rows["time_s"].notna().sum() > 1 else named
-        lines.append(f"{mode}: ~ {which}: {reason}.")
-    return lines
+        which = "all times" if len(group) == rows["time_s"].notna().sum() > 1 else named
+        sentences.append(f"{mode}: noisy (~): {which}: {reason}.")
+    return sentences
 
 
 def _percent(half: float) -> str:
-    """A half-width in words: an interval wider than the time itself says next to nothing."""
+    """Format a half-width; one as wide as the time itself is written as a factor."""
     return f"± {100 * half:.0f} %" if half < 1 else "± a factor of 2 or more"
 
 
@@ -166,19 +167,19 @@ def _matrix(
 ) -> Block:
     lengths = sorted(rows["seq_len"].unique())
     winners = {n: fastest(rows[rows["seq_len"] == n]) if column == "time_s" else [] for n in lengths}
-    lines = []
-    for (mechanism, options), line in rows.groupby(["mechanism", "options"], sort=False):
+    texts = []
+    for (mechanism, options), group in rows.groupby(["mechanism", "options"], sort=False):
         name = label(mechanism, options)
-        found = {n: line[line["seq_len"] == n] for n in lengths}
-        lines.append([name, *(_cell(found[n], column, pretty, name in winners[n]) for n in lengths)])
+        at = {n: group[group["seq_len"] == n] for n in lengths}
+        texts.append([name, *(_written(at[n], column, pretty, name in winners[n]) for n in lengths)])
     head = ["mechanism", *map(units.length, lengths)]
-    return Block(title=title, head=head, rows=lines, notes=notes, warnings=warnings)
+    return Block(title=title, head=head, rows=texts, notes=notes, warnings=warnings)
 
 
-def _cell(found: pd.DataFrame, column: str, pretty: Callable[[float], str], winner: bool) -> str:
-    if found.empty:
+def _written(configuration: pd.DataFrame, column: str, pretty: Callable[[float], str], winner: bool) -> str:
+    if configuration.empty:
         return ""
-    row = found.iloc[0]
+    row = configuration.iloc[0]
     if pd.isna(row[column]):
         return str(row["status"]) if row["status"] != "ok" else ""
     text = pretty(float(row[column])).replace(" ", "\N{NO-BREAK SPACE}")
@@ -187,7 +188,7 @@ def _cell(found: pd.DataFrame, column: str, pretty: Callable[[float], str], winn
 
 
 def _score_block(group: pd.DataFrame, key: dict[str, Any]) -> Block:
-    """A task's trainings: its metric with an interval, its other scores, speed and memory."""
+    """Return the table of a task's trainings: metric with interval, other scores, speed and memory."""
     metric = metric_of(group)
     low, high, _ = columns.bounds(metric)
     named = [name.removesuffix("_low") for name in group.columns if name.endswith("_low")]
@@ -199,17 +200,17 @@ def _score_block(group: pd.DataFrame, key: dict[str, Any]) -> Block:
         "mechanism",
         "length",
         units.score_words(metric),
-        "95 % interval",
+        "95 % CI",
         *map(units.score_words, others),
     ]
-    lines = []
+    texts = []
     for row in group.sort_values(["seq_len", metric], ascending=[True, False]).to_dict(orient="records"):
         name = label(row["mechanism"], row["options"])
         if pd.isna(row[metric]):
-            lines.append([name, units.length(row["seq_len"]), str(row["status"])])
+            texts.append([name, units.length(row["seq_len"]), str(row["status"])])
             continue
         known = pd.notna(row[low])
-        lines.append(
+        texts.append(
             [
                 name,
                 units.length(row["seq_len"]),
@@ -222,44 +223,45 @@ def _score_block(group: pd.DataFrame, key: dict[str, Any]) -> Block:
                 units.size(row["peak_bytes"]),
             ]
         )
-    head += ["seeds", "trained in", "tokens/s", "memory"]
+    head += ["seeds", "training time", "tokens/s", "peak memory"]
     title = (
         f"{key['task']}: test {units.score_words(metric)}, {what_was_measured(key)}, "
         f"d_model {key['d_model']}, {key['heads']} heads, batch {key['batch_size']}; {key['machine']}"
     )
-    rows = [[*line, *[""] * (len(head) - len(line))] for line in lines]
-    return Block(title=title, head=head, rows=rows, notes=_priors(group))
+    rows = [[*row, *[""] * (len(head) - len(row))] for row in texts]
+    return Block(title=title, head=head, rows=rows, notes=_baseline_scores(group))
 
 
-def _priors(group: pd.DataFrame) -> list[str]:
-    said = [
+def _baseline_scores(group: pd.DataFrame) -> list[str]:
+    scores = [
         f"{name.removeprefix(columns.PRIOR).replace('_', ' ')} {units.written_score(name)(value)}"
         for name in group.columns
         if name.startswith(columns.PRIOR) and not name.endswith("_macro_f1")
         for value in group[name].dropna().head(1)
     ]
-    return [f"to be read against: {', '.join(said)}"] if said else []
+    return [f"baseline scores: {', '.join(scores)}"] if scores else []
 
 
 def _failures(frame: pd.DataFrame) -> list[Block]:
-    """Each failure with where it happened; one line for all that the budget or the user left out."""
+    """Return each failure with its configuration, and one sentence for all that were not measured."""
     failed = frame[~frame["status"].isin(["ok", "interrupted"])]
-    lines = []
-    for (status, name, what, reason), cells in failed.assign(
+    sentences = []
+    for (status, name, subject, reason), group in failed.assign(
         name=[label(row.mechanism, row.options) for row in each_row(failed)],
-        what=failed["task"].where(failed["task"] != "", failed["mode"]),
-    ).groupby(["status", "name", "what", "reason"], sort=False):
-        lengths = ", ".join(str(n) for n in sorted(set(cells["seq_len"])))
-        lines.append(f"{status}: {name} {what} N={lengths}: {reason}")
+        subject=failed["task"].where(failed["task"] != "", failed["mode"]),
+    ).groupby(["status", "name", "subject", "reason"], sort=False):
+        lengths = ", ".join(str(n) for n in sorted(set(group["seq_len"])))
+        sentences.append(f"{status}: {name} {subject} N={lengths}: {reason}")
     left = int((frame["status"] == "interrupted").sum())
     if left:
         reasons = frame.loc[frame["status"] == "interrupted", "reason"].value_counts()
-        lines.append(f"interrupted: {plural(left, 'row')} without a result: {reasons.index[0]}")
-    return [Block(warnings=lines)] if lines else []
+        without = f"{plural(left, 'configuration')} without a result"
+        sentences.append(f"interrupted: {without}: {reasons.index[0]}")
+    return [Block(warnings=sentences)] if sentences else []
 
 
 def _checks(frame: pd.DataFrame) -> list[Block]:
-    """Once: which mechanisms were timed without a reference to be held against."""
+    """Return one note that names the mechanisms without a dense reference function."""
     if "checked" not in frame:
         return []
     bare = frame[(frame["checked"] == "laws") & frame["time_s"].notna()]
@@ -268,67 +270,65 @@ def _checks(frame: pd.DataFrame) -> list[Block]:
         return []
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     note = (
-        f"{listed}: no reference to compare with; shape, padding, batch and, with causal=true, causality "
-        "were checked. effbench audit checks the rest."
+        f"{listed}: no dense reference function; only shape, padding, batch independence and, with "
+        "causal=true, causality were checked. Run effbench audit for the other checks."
     )
     return [Block(notes=[note])]
 
 
 def mixtures(frame: pd.DataFrame) -> list[str]:
-    """What makes rows not comparable: several machines, versions of effbench, or of one mechanism."""
-    found = []
+    """Return sentences about rows that are not comparable: several machines or versions of the code."""
+    sentences = []
     machines = sorted(frame["machine"].unique())
     if len(machines) > 1:
-        found.append(f"measured on {len(machines)} machines: {'; '.join(machines)}")
+        sentences.append(f"measured on {len(machines)} machines: {'; '.join(machines)}")
     # version-measuring-plugin: see effbench.sweep.fingerprint
     measuring = sorted({code.rpartition("-")[0] for code in frame["code"]})
     if len(measuring) > 1:
-        found.append(f"measured by {len(measuring)} versions of effbench: {', '.join(measuring)}")
-        return found
+        sentences.append(f"measured by {len(measuring)} versions of effbench: {', '.join(measuring)}")
+        return sentences
     for (mechanism, _), codes in frame.groupby(["mechanism", "task"])["code"]:
         if codes.nunique() > 1:
-            found.append(f"{mechanism} was measured in {codes.nunique()} versions of its own sources")
-    return found
+            sentences.append(f"{mechanism} was measured in {codes.nunique()} versions of its own sources")
+    return sentences
 
 
 def _side_effects(frame: pd.DataFrame) -> Iterable[str]:
-    """What mechanisms did to the process that they were measured in."""
+    """Yield sentences about changes that mechanisms made to the process that measured them."""
     if "side_effects" not in frame:
         return
-    said = frame[frame["side_effects"].fillna("") != ""]
+    changed = frame[frame["side_effects"].fillna("") != ""]
     keys = ["mechanism", "options", "side_effects"]
-    for (mechanism, options, text), cells in said.groupby(keys, sort=False):
-        lengths = sorted(set(cells["seq_len"]))
+    for (mechanism, options, text), group in changed.groupby(keys, sort=False):
+        lengths = sorted(set(group["seq_len"]))
         yield f"{label(str(mechanism), str(options))} at N={', '.join(map(str, lengths))}: {text}"
 
 
 def _contradictions(frame: pd.DataFrame) -> list[str]:
-    """Where a mechanism declares another cost than was counted, or work was seen that nothing counts."""
-    found = []
+    """Return sentences about declared costs that differ from the counted ones, and about uncounted work."""
+    sentences = []
     above = frame[frame["roof_share"] > ABOVE_THE_ROOF]
     if len(above):
         most = above.loc[above["roof_share"].idxmax()]
-        found.append(
-            f"{plural(len(above), 'call')} faster than the machine's measured ceiling allows "
-            f"({most['mechanism']} at {most['seq_len']} {most['roof_share']:.1f} times): it is too low, or a "
-            "cache helped more"
+        sentences.append(
+            f"{plural(len(above), 'configuration')} faster than the machine's measured ceiling (largest "
+            f"ratio: {most['roof_share']:.1f}, {most['mechanism']} at {most['seq_len']}): the ceiling is "
+            "too low, or the data stayed in a cache"
         )
     for (mechanism, options, mode), rows in frame.groupby(["mechanism", "options", "mode"], sort=False):
         name = label(str(mechanism), str(options))
         wrong = rows[rows["flops_analytic"].notna() & (rows["flops_analytic"] != rows["flops"])]
         if len(wrong):
             row = wrong.iloc[0]
-            found.append(
+            sentences.append(
                 f"{name} declares {units.count(row['flops_analytic'])} FLOPs for {mode} at {row['seq_len']}, "
                 f"{units.count(row['flops'])} were counted ({plural(len(wrong), 'length')} differ)"
             )
-        for column, figures in (
-            ("flops_left_out", "FLOPs leave out"),
-            ("memory_left_out", "memory leaves out"),
-        ):
+        for column, quantity in (("flops_left_out", "FLOPs"), ("memory_left_out", "peak memory")):
             unseen = rows[rows[column].fillna("") != ""]
             if len(unseen):
                 row = unseen.loc[unseen["seq_len"].idxmax()]
                 others = f" and {plural(len(unseen) - 1, 'shorter length')}" if len(unseen) > 1 else ""
-                found.append(f"{name}, {mode}: {figures}: {row[column]} at {row['seq_len']}{others}")
-    return found
+                where = f"{row['seq_len']}{others}"
+                sentences.append(f"{name}, {mode}: {quantity} without {row[column]} at {where}")
+    return sentences

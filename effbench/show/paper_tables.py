@@ -1,4 +1,4 @@
-"""The paper's numbers alone or with ours beside them: tables, what they say in words, and caveats."""
+"""The paper's numbers, alone or beside ours: tables, sentences about them, and caveats."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from effbench.common.wording import plural
 from effbench.records.analyse import published as paper
 from effbench.records.analyse.seeds import ONE_SEED
 from effbench.show import units
 from effbench.show.blocks import Block, as_table, as_text, renderable
 from effbench.show.overview import mixtures
-from effbench.show.tables import each_row, plain
+from effbench.show.tables import each_row, plain, what_was_measured
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 _METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F"}
 
 
 def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", lengths: str = "paper") -> str:
-    """``what`` of the paper, alone or (``raw``, the raw frame) beside our records, in one of FORMATS.
+    """Return a table or figure of the paper, alone or beside the records of ``raw``, in one of FORMATS.
 
-    csv is one row a mechanism, metric and setting (or time), json has these as ``rows`` beside the ranks, the
-    source, what to be careful with and the caveats; both hold plain SI numbers, scores from 0 to 1. Raises
-    UsageError where the records hold nothing to compare.
+    csv has one row per mechanism, metric and setting (or time). json has these as ``rows``, the ranks, the
+    source, the warnings (``careful``) and the caveats. Both hold plain SI numbers, scores from 0 to 1. Raises
+    UsageError if the records hold nothing to compare.
     """
     ranks = pd.DataFrame()
     if raw is None or what in paper.ALONE:
@@ -45,9 +46,7 @@ def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", length
     caveats = list(paper.published()[what]["caveats"])
     careful = [] if raw is None or what in paper.ALONE else _careful(what, raw)
     if what in paper.ALONE:
-        caveats.insert(
-            0, f"effbench has no run to set beside {what} yet: these are the published numbers alone."
-        )
+        caveats.insert(0, f"effbench cannot measure {what} yet: these are only the published numbers.")
     if format == "csv":
         return str(frame.to_csv(index=False))
     if format == "json":
@@ -56,13 +55,13 @@ def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", length
     if format == "markdown":
         return _markdown(heading, blocks, [*careful, *caveats])
     if format == "latex":
-        comments = [f"% {line}" for line in (*careful, *caveats)]
+        comments = [f"% {sentence}" for sentence in (*careful, *caveats)]
         return "\n".join([f"% {heading}", as_text(blocks, "latex"), *comments])
     return _terminal(heading, blocks, [*careful, *caveats])
 
 
 def _careful(what: str, raw: pd.DataFrame) -> list[str]:
-    """What is missing because it failed, and which records come from several machines or versions."""
+    """Return sentences about failed cells, and about records of several machines or versions."""
     failed = [
         f"{row.status}: {row.label} {row.task or row.mode} N={row.seq_len}, repeat {row.repeat}: {row.reason}"
         for row in each_row(paper.failures(what, raw))
@@ -77,7 +76,7 @@ def _source() -> str:
 
 
 def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
-    """The paper's own numbers: as a frame, and as it prints them."""
+    """Return the paper's numbers as a frame, and as tables like the paper's."""
     table = paper.published()[what]
     if what in paper.TIMED:
         frame = paper.published_times()
@@ -91,7 +90,7 @@ def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
             for mode, rows in frame.groupby("mode", sort=False)
             for column, title in (
                 ("published_time", "time in the figure's unit"),
-                ("published_ratio", "time over Fastformer's"),
+                ("published_ratio", "time relative to Fastformer"),
             )
         ]
     if what in paper.ALONE:
@@ -103,25 +102,28 @@ def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
     blocks = []
     for metric, scores in frame.groupby("metric", sort=False):
         datasets = list(dict.fromkeys(scores["dataset"]))
-        lines = [
-            [name, *(_score(row.published, row.published_std) for row in each_row(line))]
-            for name, line in scores.groupby("name", sort=False)
+        rows = [
+            [str(name), *(_score(row.published, row.published_std) for row in each_row(group))]
+            for name, group in scores.groupby("name", sort=False)
         ]
         head = ["mechanism", *datasets]
-        blocks.append(Block(title=_METRICS[str(metric)], head=head, rows=lines, fold=True))
+        blocks.append(Block(title=_METRICS[str(metric)], head=head, rows=rows, fold=True))
     return frame, blocks
 
 
 def _pivot(rows: pd.DataFrame, column: str) -> list[list[str]]:
     lengths = sorted(set(rows["seq_len"]))
     return [
-        [str(name), *(_number(dict(zip(line["seq_len"], line[column], strict=True)).get(n)) for n in lengths)]
-        for name, line in rows.groupby("name", sort=False)
+        [
+            str(name),
+            *(_number(dict(zip(group["seq_len"], group[column], strict=True)).get(n)) for n in lengths),
+        ]
+        for name, group in rows.groupby("name", sort=False)
     ]
 
 
 def _scores(frame: pd.DataFrame, ranks: pd.DataFrame, what: str) -> list[Block]:
-    """For each setting: scores side by side, then for each metric the differences and what they say."""
+    """Return for each setting the scores side by side, then for each metric the differences."""
     reference = paper.published()[what]["reference"]
     blocks = []
     keys = [*paper.GROUP, "dataset"]
@@ -142,17 +144,17 @@ def _side_by_side(group: pd.DataFrame, setting: dict[str, Any]) -> Block:
     first = by_metric[metrics[0]]
     rows = []
     for name in first.index:
-        line = [str(name), _whole(first.loc[name, "seq_len"])]
+        texts = [str(name), _whole(first.loc[name, "seq_len"])]
         for metric in metrics:
             row = by_metric[metric].loc[name]
-            line += [_score(row["published"], row["published_std"]), _score(row["mean"], row["std"])]
-        rows.append([*line, _whole(first.loc[name, "seeds"])])
+            texts += [_score(row["published"], row["published_std"]), _score(row["mean"], row["std"])]
+        rows.append([*texts, _whole(first.loc[name, "seeds"])])
     head = ["mechanism", "length"]
     for metric in metrics:
         head += [f"{_METRICS[metric]}: paper", "ours"]
-    notes = [
-        f"Ours: {name} is {ours}." for name, ours in first["ours"].items() if ":" in ours
-    ] + _data(setting, first)  # fmt: skip
+    options = [f"{name} is {ours}" for name, ours in first["ours"].items() if ":" in ours]
+    notes = [f"Ours: {'; '.join(options)}."] if options else []
+    notes += _data(setting, first)
     return Block(title=_title(setting, first), head=[*head, "seeds"], rows=rows, notes=notes, fold=True)
 
 
@@ -160,37 +162,38 @@ def _title(setting: dict[str, Any], rows: pd.DataFrame) -> str:
     lengths = sorted({int(n) for n in rows["seq_len"].dropna()})
     seeds = sorted({int(n) for n in rows["seeds"].dropna()})
     train = rows["train_examples"].iloc[0]
-    examples = f"{train:,.0f} examples to train on, " if pd.notna(train) else ""
-    stand_in = ", a stand-in" if paper.is_stand_in(str(setting["task"])) else ""
+    examples = f"{train:,.0f} training examples, " if pd.notna(train) else ""
+    stand_in = " (a stand-in)" if paper.is_stand_in(str(setting["task"])) else ""
     return (
-        f"{setting['dataset']} in the paper; ours is {setting['task']}{stand_in}: {examples}"
-        f"{setting['layers']} layers, d_model {setting['d_model']}, {setting['heads']} heads, batch "
-        f"{setting['batch_size']}, cut at {' and '.join(map(str, lengths))} tokens, "
-        f"{'-'.join(map(str, seeds))} seeds; {rows['machine'].iloc[0]}"
+        f"paper: {setting['dataset']}; ours: {setting['task']}{stand_in}, {examples}"
+        f"{plural(int(setting['layers']), 'layer')}, d_model {setting['d_model']}, "
+        f"{plural(int(setting['heads']), 'head')}, batch {setting['batch_size']}, "
+        f"truncated to {' or '.join(map(str, lengths))} tokens, "
+        f"{' to '.join(map(str, seeds))} {'seed' if seeds == [1] else 'seeds'}; {rows['machine'].iloc[0]}"
     )
 
 
 def _data(setting: dict[str, Any], rows: pd.DataFrame) -> list[str]:
     entry = paper.published()["datasets"][setting["dataset"]]
     there = paper.published()["setting"]
-    said = [
-        f"The paper's: {entry['about']}; {there['layers']} layers, d_model {there['d_model']}, "
-        f"{there['heads']} heads, batch {there['batch_size']}, cut at {entry['max_len']} tokens (Transformer "
-        f"{entry['max_len_transformer']})."
+    notes = [
+        f"Paper: {entry['about']}; {there['layers']} layers, d_model {there['d_model']}, "
+        f"{there['heads']} heads, batch {there['batch_size']}, truncated to {entry['max_len']} tokens "
+        f"(Transformer: {entry['max_len_transformer']})."
     ]
     if paper.is_stand_in(str(setting["task"])) or not entry["same_data"]:
-        said.append(
-            f"{str(setting['task']).partition(':')[0]} is other data than the paper's {setting['dataset']}: "
-            "orders and differences can be compared, scores cannot."
+        notes.append(
+            f"{str(setting['task']).partition(':')[0]} is not the paper's {setting['dataset']} data: compare "
+            "ranks and differences, not scores."
         )
-    return said
+    return notes
 
 
 def _differences(rows: pd.DataFrame, metric: str, reference: str, ranks: dict[str, Any]) -> Block:
     others = rows[rows["name"] != reference]
-    lines = []
+    texts = []
     for row in each_row(rows.rename(columns={"name": "name_"})):
-        lines.append(
+        texts.append(
             [
                 row.name_,
                 _difference(row.published_difference, row.published_low, row.published_high),
@@ -201,29 +204,29 @@ def _differences(rows: pd.DataFrame, metric: str, reference: str, ranks: dict[st
                 row.outcome,
             ]
         )  # fmt: skip
-    head = ["mechanism", "paper: points [95 %]", "ours: points [95 %]", "p (Holm)", "seeds to tell"]
+    head = ["mechanism", "paper: points [95 % CI]", "ours: points [95 % CI]", "p (Holm)", "seeds needed"]
     return Block(
         fold=True,
-        title=f"{_METRICS[metric]}: difference to {reference}",
-        head=[*head, "rank: paper / ours", "the published difference is"],
-        rows=lines,
+        title=f"{_METRICS[metric]}: difference from {reference}",
+        head=[*head, "rank: paper / ours", "published difference"],
+        rows=texts,
         notes=[*_outcomes(others, reference), _ranks_in_words(ranks)],
     )
 
 
 def _outcomes(others: pd.DataFrame, reference: str) -> list[str]:
-    """How many published differences are reproduced, and which; why none can be, where that is so."""
+    """Return sentences: the published differences with each outcome, or why none can be compared."""
     compared = others[others["difference"].notna()]
     if compared.empty:
-        return [f"No differences: {reference} and another row were not both trained in this setting."]
-    said = []
+        return [f"No differences: {reference} and another mechanism were not both trained in this setting."]
+    counts = []
     for kind in (paper.REPRODUCED, paper.CONTRARY, paper.UNTOLD_HERE, paper.UNTOLD_THERE):
         names = list(compared.loc[compared["outcome"] == kind, "name"])
-        said.append(f"{len(names)} {kind}{_in_brackets(names)}")
-    lines = [f"Of {len(compared)} published differences to {reference}: {'; '.join(said)}."]
+        counts.append(f"{len(names)} {kind}{_in_brackets(names)}")
+    sentences = [f"Of {len(compared)} published differences from {reference}: {'; '.join(counts)}."]
     if (compared["verdict"] == ONE_SEED).any():
-        lines.append("One seed tells nothing about training noise: give --repeats 5 to effbench run.")
-    return lines
+        sentences.append("With one seed the training noise is unknown: use effbench run --repeats 5.")
+    return sentences
 
 
 def _in_brackets(names: Sequence[str]) -> str:
@@ -233,41 +236,41 @@ def _in_brackets(names: Sequence[str]) -> str:
 def _ranks_in_words(ranks: dict[str, Any]) -> str:
     n = ranks["n"]
     if math.isnan(ranks["spearman"]):
-        return f"No rank correlation: it takes three mechanisms whose scores differ, here are {n}."
-    said = (
-        f"Order of {n} mechanisms: Spearman {ranks['spearman']:.2f} (p {_p(ranks['spearman_p'])}), Kendall "
-        f"{ranks['kendall']:.2f} (p {_p(ranks['kendall_p'])})"
+        return f"No rank correlation: it needs three mechanisms with different scores, there are {n}."
+    sentence = (
+        f"Rank correlation of {n} mechanisms: Spearman {ranks['spearman']:.2f} "
+        f"(p {_p(ranks['spearman_p'])}), Kendall {ranks['kendall']:.2f} (p {_p(ranks['kendall_p'])})"
     )
     if math.isnan(ranks["spearman_least"]):
-        return f"{said}; no correlation of {n} could be told from chance."
+        return f"{sentence}; no correlation of {n} mechanisms can be significant."
     return (
-        f"{said}; of {n}, chance alone reaches a Spearman of {ranks['spearman_least']:.2f} once in 20 times."
+        f"{sentence}; a Spearman of {n} mechanisms is significant (5 %) from {ranks['spearman_least']:.2f}."
     )
 
 
 def _times(frame: pd.DataFrame) -> list[Block]:
-    """For each shape and mode: ratios to Fastformer, mechanism by mechanism, lengths across."""
+    """Return for each shape and mode the ratios to Fastformer: mechanisms by lengths."""
     blocks = []
     shape = ["scope", "d_model", "heads", "layers", "dtype", "device", "threads", "allocator", "machine"]
     for key, group in frame.groupby([*shape, "mode"], sort=False):
-        found = dict(zip([*shape, "mode"], key, strict=True))
-        layer = "one attention layer" if found["scope"] == "attention" else f"{found['layers']} blocks"
+        setting = dict(zip([*shape, "mode"], key, strict=True))
         rows = []
-        for name, line in group.groupby("name", sort=False):
-            by_length = {row.seq_len: row for row in each_row(line)}
+        for name, series in group.groupby("name", sort=False):
+            by_length = {row.seq_len: row for row in each_row(series)}
             lengths = sorted(set(group["seq_len"]))
-            cells = [by_length.get(n) for n in lengths]
+            points = [by_length.get(n) for n in lengths]
             rows += [
-                [str(name), "paper", *("" if c is None else units.ratio(c.published_ratio) for c in cells)],
-                ["", "ours", *("" if c is None else units.ratio(c.ratio) for c in cells)],
-                ["", "95 %", *("" if c is None else _range(c.ratio_low, c.ratio_high) for c in cells)],
-                ["", "ours / paper", *("" if c is None else units.ratio(c.factor) for c in cells)],
-                ["", "95 %", *("" if c is None else _range(c.factor_low, c.factor_high) for c in cells)],
+                [str(name), "paper", *("" if c is None else units.ratio(c.published_ratio) for c in points)],
+                ["", "ours", *("" if c is None else units.ratio(c.ratio) for c in points)],
+                ["", "95 % CI", *("" if c is None else _range(c.ratio_low, c.ratio_high) for c in points)],
+                ["", "ours / paper", *("" if c is None else units.ratio(c.factor) for c in points)],
+                ["", "95 % CI", *("" if c is None else _range(c.factor_low, c.factor_high) for c in points)],
             ]
         title = (
-            f"{found['mode']} ({paper.MODES[str(found['mode'])]} in the paper), time over Fastformer's: "
-            f"{layer}, d_model {found['d_model']}, {found['heads']} heads, {found['dtype']}, "
-            f"{found['device']}, {found['threads']} threads; {found['machine']}"
+            f"{setting['mode']} ({paper.MODES[str(setting['mode'])]} in the paper), time relative to "
+            f"Fastformer: {what_was_measured(setting)}, d_model {setting['d_model']}, "
+            f"{setting['heads']} heads, {setting['dtype']}, {setting['device']}, {plural(int(setting['threads']), 'thread')}; "
+            f"{setting['machine']}"
         )
         blocks.append(
             Block(
@@ -282,16 +285,16 @@ def _times(frame: pd.DataFrame) -> list[Block]:
 
 
 def _faster(group: pd.DataFrame) -> str:
-    """Whether Fastformer is the faster one where it is in the paper, which it is at every published point."""
+    """Count the points where Fastformer is faster here; in the paper it is at every published point."""
     slower, faster = (group["ratio_low"] > 1).sum(), (group["ratio_high"] < 1).sum()
     return (
-        f"The paper has Fastformer as the faster at all {len(group)} points: ours is so at {slower}, "
-        f"contrary at {faster}, and cannot be told at {len(group) - slower - faster} (each at 95 %)."
+        f"In the paper Fastformer is faster at all of these {len(group)} points. Ours is faster at "
+        f"{slower}, slower at {faster}, not significantly different at {len(group) - slower - faster} (5 % level)."
     )
 
 
 def _batches(group: pd.DataFrame) -> list[str]:
-    """What was kept constant over the lengths, beside what the paper kept."""
+    """Return a sentence about batch x length, which is constant in the paper."""
     theirs = paper.published()["figure2"]["tokens_per_batch"]
     tokens = sorted(set(group["batch_size"] * group["seq_len"]))
     if len(tokens) == 1:
@@ -304,10 +307,10 @@ def _batches(group: pd.DataFrame) -> list[str]:
 def _others(group: pd.DataFrame) -> list[str]:
     labels = sorted(ours for ours in set(group["ours"]) if ":" in ours)
     few = group["repeats"].min()
-    said = [f"Ours with options: {', '.join(labels)}."] if labels else []
+    notes = [f"Ours with options: {', '.join(labels)}."] if labels else []
     if few < 2:
-        said.append("One repeat: no interval.")
-    return said
+        notes.append("One repeat: no confidence interval.")
+    return notes
 
 
 def _score(mean: float, std: float) -> str:
@@ -347,10 +350,10 @@ def _json(
 ) -> str:
     source = {key: str(value) for key, value in paper.published()["source"].items()}
     rows, orders = (
-        [plain(row) for row in found.astype(object).to_dict(orient="records")] for found in (frame, ranks)
+        [plain(row) for row in table.astype(object).to_dict(orient="records")] for table in (frame, ranks)
     )
-    found = {"what": what, "source": source, "rows": rows, "ranks": orders}
-    return json.dumps({**found, "careful": list(careful), "caveats": list(caveats)}, indent=1)
+    report = {"what": what, "source": source, "rows": rows, "ranks": orders}
+    return json.dumps({**report, "careful": list(careful), "caveats": list(caveats)}, indent=1)
 
 
 def _markdown(heading: str, blocks: Sequence[Block], caveats: Sequence[str]) -> str:
@@ -360,13 +363,13 @@ def _markdown(heading: str, blocks: Sequence[Block], caveats: Sequence[str]) -> 
 
 def _terminal(heading: str, blocks: Sequence[Block], caveats: Sequence[str]) -> str:
     wide = shutil.get_terminal_size((100, 24)).columns
-    if not sys.stdout.isatty():  # into a pipe or a file nothing is cut
-        wide = max(100, *(Console(width=10_000).measure(as_table(each)).maximum + 1 for each in blocks))
+    if not sys.stdout.isatty():  # nothing is cut in a pipe or a file
+        wide = max(100, *(Console(width=10_000).measure(as_table(block)).maximum + 1 for block in blocks))
     out = io.StringIO()
     console = Console(file=out, width=wide, highlight=False, color_system=None)
     console.print(Text(heading))
     console.print(renderable(blocks))
-    console.print(Text("\nTo be read with:"))
+    console.print(Text("\nCaveats:"))
     for caveat in caveats:
         console.print(Text(f"- {caveat}"))
     return out.getvalue()

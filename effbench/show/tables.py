@@ -1,4 +1,4 @@
-"""Rows of results as text: a row for each configuration or record, in five formats."""
+"""Rows of results as text in five formats: one row per configuration or record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.blocks import FORMATS, latex_table, markdown_row
 
-# A row's shape: configurations are compared only within one.
+# The shape of a row: only configurations of the same shape are compared.
 SHAPE = ["scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads", "allocator"]
 
 _PRETTY: dict[Unit, Callable[[float], str]] = {
@@ -36,18 +36,18 @@ _PRETTY: dict[Unit, Callable[[float], str]] = {
 }
 _LARGE_COUNTS = {"parameters"}
 _SHORT = {"batch_size": "batch", "d_model": "d", "tokens_per_s": "tokens/s", "peak_bytes": "memory"}
-# Columns that name a row in each part of a table that is too wide.
+# Columns that identify a row, repeated in each part of a table that is too wide.
 _KEY = {"mechanism", "options", "mode", "task", "seq_len", "probe", "repeat"}
-# Columns of long text, which may be folded, and to what width where a table is too wide.
+# Columns of long text, and the width that they are folded to if a table is too wide.
 _FOLDED = 28
 _WIDE = {"reason", "noisy", "flops_left_out", "memory_left_out", "side_effects", "mechanism", "task"}
 
 
 def render(frame: pd.DataFrame, format: str, width: int | None = None) -> str:
-    """The frame as text; csv and json hold plain SI numbers, the others are rounded for reading.
+    """Return the frame as text: plain SI numbers in csv and json, rounded numbers in the other formats.
 
-    ``width`` is a terminal's: columns that do not fit beside each other are printed below each other, each
-    part with the columns that name the row. Raises UsageError for an unknown format.
+    ``width`` is that of a terminal: a wider table is split into parts below each other, each with the columns
+    that identify the row. Raises UsageError for an unknown format.
     """
     if format not in FORMATS:
         raise UsageError(f"format {format!r} is not one of {', '.join(FORMATS)}")
@@ -57,29 +57,29 @@ def render(frame: pd.DataFrame, format: str, width: int | None = None) -> str:
         return json.dumps([plain(row) for row in frame.to_dict(orient="records")], indent=1)
     constant, varying = _split(frame)
     head = [f"{name}: {value}" for name, value in constant.items()]
-    cells = [
+    texts = [
         [_written(name, value) for name, value in zip(varying, row, strict=True)]
         for row in varying.itertuples(index=False)
     ]
     names = [_SHORT.get(str(name), str(name)) for name in varying]
     if format == "markdown":
-        lines = [markdown_row(names), markdown_row(["---"] * len(names)), *map(markdown_row, cells)]
+        lines = [markdown_row(names), markdown_row(["---"] * len(names)), *map(markdown_row, texts)]
         return "\n".join([*head, "", *lines])
     if format == "latex":
         comments = [f"% {' '.join(line.split())}" for line in head]
-        return "\n".join([*comments, latex_table(names, cells, range(len(names)))])
-    return _terminal(head, [str(name) for name in varying], names, cells, width)
+        return "\n".join([*comments, latex_table(names, texts, range(len(names)))])
+    return _terminal(head, [str(name) for name in varying], names, texts, width)
 
 
 def what_was_measured(shape: Mapping[str, Any]) -> str:
-    """``one attention layer`` or ``an encoder of 2 blocks``."""
+    """Return ``one attention layer`` or ``an encoder of 2 blocks``."""
     if shape["scope"] == "attention":
         return "one attention layer"
     return f"an encoder of {plural(int(shape['layers']), 'block')}"
 
 
 def of_shape(frame: pd.DataFrame, shape: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows that have these values in these columns."""
+    """Return the rows that have these values in these columns."""
     inside = pd.Series(True, index=frame.index)
     for name, value in shape.items():
         inside &= frame[name] == value
@@ -87,7 +87,7 @@ def of_shape(frame: pd.DataFrame, shape: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def each_row(frame: pd.DataFrame) -> list[Any]:
-    """The rows as named tuples; their fields have no types that a checker could know."""
+    """Return the rows as named tuples, typed as Any because a checker cannot know their fields."""
     return list(frame.itertuples())
 
 
@@ -98,7 +98,7 @@ def by_label(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def plain(row: Mapping[Any, object]) -> dict[str, object]:
-    """A row for JSON: None for what was not measured."""
+    """Return a row for JSON: None for a missing value."""
     return {
         str(name): None if isinstance(value, float) and pd.isna(value) else value
         for name, value in row.items()
@@ -106,7 +106,7 @@ def plain(row: Mapping[Any, object]) -> dict[str, object]:
 
 
 def _split(frame: pd.DataFrame) -> tuple[dict[str, str], pd.DataFrame]:
-    """(columns with one value throughout, the frame of the others without empty columns)."""
+    """Return (columns with the same value in all rows, the frame of the other columns that are not empty)."""
     constant: dict[str, str] = {}
     keep = []
     for name in frame.columns:
@@ -134,15 +134,15 @@ def _terminal(
     head: Sequence[str],
     columns: Sequence[str],
     names: Sequence[str],
-    cells: Sequence[Sequence[str]],
+    texts: Sequence[Sequence[str]],
     width: int | None,
 ) -> str:
     places = list(range(len(columns)))
-    whole = _table(places, columns, names, cells, folded=False)
+    whole = _table(places, columns, names, texts, folded=False)
     natural = _natural_width(whole)
-    wide = natural if width is None else width  # into a pipe or a file a table is as wide as it is
+    wide = natural if width is None else width  # a pipe or a file has no width
     parts = [whole] if natural <= wide else [
-        _table(part, columns, names, cells) for part in _parts(places, columns, names, cells, wide)
+        _table(part, columns, names, texts) for part in _parts(places, columns, names, texts, wide)
     ]  # fmt: skip
     out = io.StringIO()
     console = Console(file=out, width=wide, highlight=False, color_system=None)
@@ -157,15 +157,15 @@ def _parts(
     places: Sequence[int],
     columns: Sequence[str],
     names: Sequence[str],
-    cells: Sequence[Sequence[str]],
+    texts: Sequence[Sequence[str]],
     width: int,
 ) -> list[list[int]]:
-    """Columns in groups that fit the width, each beginning with those that name the row."""
+    """Return columns in groups that fit the width, each starting with those that identify the row."""
     key = [place for place in places if columns[place] in _KEY]
     groups: list[list[int]] = []
     for place in (place for place in places if place not in key):
         wider = [*(groups[-1] if groups else key), place]
-        if groups and _natural_width(_table(wider, columns, names, cells)) <= width:
+        if groups and _natural_width(_table(wider, columns, names, texts)) <= width:
             groups[-1] = wider
         else:
             groups.append([*key, place])
@@ -176,7 +176,7 @@ def _table(
     places: Sequence[int],
     columns: Sequence[str],
     names: Sequence[str],
-    cells: Sequence[Sequence[str]],
+    texts: Sequence[Sequence[str]],
     *,
     folded: bool = True,
 ) -> Table:
@@ -190,7 +190,7 @@ def _table(
             min_width=10 if wide else None,
             max_width=_FOLDED if wide and folded else None,
         )
-    for row in cells:
+    for row in texts:
         table.add_row(*(Text(row[place]) for place in places))
     return table
 

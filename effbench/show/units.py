@@ -1,4 +1,4 @@
-"""SI numbers as a person reads them."""
+"""SI numbers written with readable units."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def share(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """``87.53``: two digits, as papers print scores."""
+    """``87.53``: per cent with two digits, as papers print scores."""
     return f"{100 * value:.2f}"
 
 
@@ -46,17 +46,17 @@ def ratio(value: float) -> str:
 
 
 def score_words(score: str) -> str:
-    """``macro F1``: a score's name as it is read."""
+    """``macro F1``: a score's name in words."""
     return score.replace("_", " ").replace("f1", "F1")
 
 
 def written_score(score: str) -> Callable[[float], str]:
-    """The form in which values of a score are written: shares in per cent, others as numbers."""
+    """Return the function that formats values of a score: shares in per cent, others as numbers."""
     return share if score_unit(score) == "share" else ratio
 
 
 def length(value: float) -> str:
-    """``512``, ``4k`` for whole multiples of 1024, as sequence lengths are spoken of."""
+    """``512``, or ``4k`` for multiples of 1024: a sequence length."""
     whole = int(value)
     return f"{whole // 1024}k" if whole >= 1024 and whole % 1024 == 0 else str(whole)
 

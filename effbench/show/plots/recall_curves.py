@@ -100,9 +100,10 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
         failed |= mark_failures(axes, one_seed, "score", styles, x=x)
         for name, value in baseline_scores(group).items():
             axes.axhline(value, color=GREY, linestyle="--", linewidth=0.9, gid=f"baseline-{name}")
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
         for text, value in _joined(baseline_scores(group)):
-            axes.annotate(text, (0.99, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 2),
-                          textcoords="offset points", fontsize=7, color=GREY)  # fmt: skip
+            axes.annotate(text, (0.99, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 3),
+                          textcoords="offset points", fontsize=7, color=GREY, bbox=box)  # fmt: skip
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

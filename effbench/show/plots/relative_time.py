@@ -107,7 +107,7 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
     theirs = {mode: _published_ratios(paper.get(MODES[mode], {})) for mode in modes}
     printed = sorted({name for panel in theirs.values() for name in panel})
     ours = sorted({label(row.mechanism, row.options) for row in each_row(ratios)})
-    styles = _same_colour(looks(timed, printed), printed, ours)
+    styles = _styles(timed, printed, ours)
     lengths = sorted(
         {*timed["seq_len"], *(n for panel in theirs.values() for series in panel.values() for n in series)}
     )
@@ -167,10 +167,11 @@ def _published_ratios(times: Mapping[str, Mapping[int, float]]) -> dict[str, dic
     return {name: series for name, series in ratios.items() if series}
 
 
-def _same_colour(styles: dict[str, Style], printed: Sequence[str], ours: Sequence[str]) -> dict[str, Style]:
-    """Give the paper's series of a mechanism the look of ours, whatever options ours has."""
-    kin = {name: next((o for o in ours if o == name or o.startswith(f"{name}:")), name) for name in printed}
-    return {**styles, **{name: styles[like] for name, like in kin.items()}}
+def _styles(timed: pd.DataFrame, printed: Sequence[str], ours: Sequence[str]) -> dict[str, Style]:
+    """Return the looks of our series, and the same for the paper's, whatever options our mechanism has."""
+    like = {name: next((o for o in ours if o == name or o.startswith(f"{name}:")), name) for name in printed}
+    styles = looks(timed, [name for name in printed if like[name] == name])
+    return {**styles, **{name: styles[like[name]] for name in printed}}
 
 
 def _series(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

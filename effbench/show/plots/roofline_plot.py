@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from effbench.show import units
 from effbench.show.look import NothingToDraw, Style, looks, minor_tick, set_title
-from effbench.show.tables import SHAPE, by_label, each_row, of_shape
+from effbench.show.tables import SHAPE, by_label, of_shape
 
 
 def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
@@ -56,9 +56,9 @@ def _figure(
             mine = rows[rows["mode"] == mode].sort_values("seq_len")
             axes.plot(mine["arithmetic_intensity"], mine["flops_per_s"], label=name, linewidth=0.7,
                       markersize=4.5, **styles[name])  # fmt: skip
-            for row in each_row(mine.iloc[-1:]):
-                axes.annotate(units.length(row.seq_len), (row.arithmetic_intensity, row.flops_per_s),
-                              xytext=(4, -7), textcoords="offset points", fontsize=6.5)  # fmt: skip
+            longest = mine.iloc[-1:]
+            axes.plot(longest["arithmetic_intensity"], longest["flops_per_s"], markersize=6.5,
+                      markeredgecolor="black", markeredgewidth=1.1, **styles[name])  # fmt: skip
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_ylim(known["flops_per_s"].min() / 2, max(peak, known["flops_per_s"].max()) * 1.5)
@@ -70,7 +70,7 @@ def _figure(
     panels[0].set_ylabel("achieved FLOP/s")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, handlelength=3)
-    longest = units.length(known["seq_len"].max())
     limits = f"grey: measured limits of this machine ({units.count(peak, 'FLOP')}/s and bandwidth)"
-    set_title(figure, shape, f"{limits}; number at a series: its longest length (at most {longest})")
+    most = units.length(known["seq_len"].max())
+    set_title(figure, shape, f"{limits}; black edge: longest length of a series (at most {most})")
     return figure
