@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from effbench.common import registry
-from effbench.measured.models.training import History, Recipe, train
+from effbench.measured.models.history import History
+from effbench.measured.models.training import Objective, Recipe, train
 from effbench.measured.tasks.base import Classification, Examples, Splits
 from effbench.records.analyse.statistics import ratio_interval
 
@@ -88,12 +89,14 @@ def training(name: str, task: Reviews, splits: Splits, *, seed: int, bucketed: b
     few = np.arange(len(splits.validation))
     return train(
         model,
-        loss=task.loss,
-        batch=lambda rows: task.batch(splits.train, rows),
-        lengths=splits.train.lengths,
-        score=lambda: task.score(model, [task.batch(splits.validation, few)]),
-        metric=task.metric,
-        recipe=Recipe(epochs=1, bucketed=bucketed),
+        Objective(
+            batch=lambda rows: task.batch(splits.train, rows),
+            lengths=splits.train.lengths,
+            loss=task.loss,
+            score=lambda: task.score(model, [task.batch(splits.validation, few)]),
+            metric=task.metric,
+        ),
+        Recipe(epochs=1, bucketed=bucketed),
         batch_size=BATCH_SIZE,
         seed=seed,
         progress=lambda fraction, text: None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from effbench.common import columns
 from effbench.common.spec import Cell, UsageError
 from effbench.measured.data.examples import Examples
 from effbench.measured.mechanism import Unsupported
+from effbench.measured.models.batches import on_device, sorted_batches
 from effbench.measured.models.checkpoint import Checkpoint
-from effbench.measured.models.training import on_device, sorted_batches, train
+from effbench.measured.models.training import Objective, train
 from effbench.measured.probes.memory import peak_bytes
 from effbench.measured.tasks.base import Task
 
@@ -31,12 +32,12 @@ def measure_accuracy(
     progress: Callable[[float, str], None],
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Samples, Values]:
-    """(samples, values) of one training, which goes on from its ``checkpoint`` if it was killed.
+    """Train once and return samples and values; continue from ``checkpoint`` if the training was killed.
 
-    The data comes from ``cell.seed`` alone, so that all repeats share it; initial weights, shuffling and
-    dropout come from ``seed + repeat``. The test part is scored once, with the weights that did best on the
-    validation part. ``peak_bytes`` is of one training step, forward and backward, on a full batch without
-    padding, above the model's parameters; the optimizer's state is not in it.
+    The data depends on ``cell.seed`` alone, so that all repeats share it. Initial weights, shuffling and
+    dropout depend on ``seed + repeat``. The test part is scored once, with the weights that did best on the
+    validation part. ``peak_bytes`` is the peak memory of one training step, forward and backward, on a full
+    batch without padding, above the model's parameters; it excludes the optimizer's state.
 
     A cell of dtype bfloat16 trains float32 weights under torch.autocast: forward and loss, in training and in
     evaluation, compute in bfloat16 what autocast deems safe. Raises Unsupported for other dtypes.
@@ -62,14 +63,17 @@ def measure_accuracy(
         _check_scores(task, found)
         return found
 
-    history = train(
-        model,
-        loss=loss,
+    objective = Objective(
         batch=lambda rows: task.batch(splits.train, rows),
         lengths=splits.train.lengths,
+        loss=loss,
         score=lambda: score(splits.validation),
         metric=task.metric,
-        recipe=task.recipe(),
+    )
+    history = train(
+        model,
+        objective,
+        task.recipe(),
         batch_size=cell.batch_size,
         seed=seed,
         progress=progress,
@@ -95,7 +99,7 @@ def measure_accuracy(
     values |= {columns.METRIC: metric, columns.SCORES: ",".join(named)}
     values |= {f"prior_{name.replace(' ', '_')}": value for name, value in splits.priors.items()}
     values |= splits.facts
-    curves = {  # what are not counts
+    curves = {  # counts are integers and make no curve
         f"validation_{name}": series
         for name, series in history.scores.items()
         if isinstance(series[0], float)
@@ -115,7 +119,7 @@ def measure_accuracy(
         "peak_bytes": peak,
         "memory_method": method,
     }
-    samples = {
+    series: dict[str, Sequence[float]] = {
         "step_s": history.step_s,
         "step_loss": history.step_loss,
         "train_loss": history.train_loss,
@@ -125,6 +129,7 @@ def measure_accuracy(
         "curve_seconds": history.curve_seconds,
         "learning_rate": history.learning_rate,
     }
+    samples = {name: tuple(numbers) for name, numbers in series.items()}
     return samples, values
 
 
@@ -139,7 +144,7 @@ def _check_scores(task: Task, found: Mapping[str, float]) -> None:
 
 
 def _autocast(cell: Cell) -> Callable[[], AbstractContextManager[object]]:
-    """What forward and loss of the cell run in."""
+    """Return the context that forward and loss run in. Raises Unsupported for a dtype that cannot train."""
     if cell.dtype == "float32":
         return nullcontext
     if cell.dtype == "bfloat16":
