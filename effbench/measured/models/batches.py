@@ -40,7 +40,7 @@ def shuffled_batches(
 
 
 def sorted_batches(lengths: Integers, tokens: int) -> Iterator[Integers]:
-    """Yield every row once, shortest first, in batches of at most ``tokens`` tokens with padding (or one row)."""
+    """Yield every row once, shortest first, in batches of at most ``tokens`` padded tokens (or one row)."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     for i in range(1, len(order) + 1):
