@@ -466,7 +466,7 @@ def measured(name, seq_len=64, **options):
 
 def test_all_adapters_are_found_without_their_libraries():
     code = (
-        "import sys; from effbench import registry\n"
+        "import sys; from effbench.common import registry\n"
         "found = [registry.find(n, 'mechanism') for n in registry.names('mechanism') if ':' in n]\n"
         "assert len(found) >= 18\n"
         "libraries = {name.replace('-', '_') for plugin in found for name in plugin.requires}\n"
