@@ -1,4 +1,4 @@
-"""The doctor: invented machines get the findings they deserve; the differences it promises can be told."""
+"""The doctor: planted faults have their findings; the smallest differences that it gives are detected."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_a_good_machine_is_fit_and_nothing_is_advised():
 @pytest.mark.parametrize(
     ("change", "name", "judged", "advice"),
     [
-        ({"others_cores": 2.0}, "other load", "bad", "stop what else runs here"),
-        ({"others_cores": 0.4}, "other load", "warn", "stop what else runs here"),
+        ({"others_cores": 2.0}, "other load", "bad", "stop other programs"),
+        ({"others_cores": 0.4}, "other load", "warn", "stop other programs"),
         ({"steal_cores": 0.3}, "stolen time", "bad", "the host is shared"),
         ({"steal_cores": 0.05}, "stolen time", "warn", "the host is shared"),
         ({"threads": 8}, "threads", "bad", "--threads 4"),
@@ -182,7 +182,7 @@ def test_the_report_says_everything_and_json_parses():
     console.print(report(seen))
     text = console.export_text()
     assert "This machine is unfit" in text
-    assert "stop what else runs here" in text
+    assert "stop other programs" in text
     assert "in 60 s" in text
     whole = json.loads(as_json(seen))
     assert whole["verdict"] == "unfit"
