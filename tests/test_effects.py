@@ -68,7 +68,7 @@ def test_a_working_folder_that_is_gone_ends_no_watch(tmp_path, monkeypatch):
     os.chdir(tmp_path)
     gone.rmdir()
     watch.end()
-    assert watch.said == [f"a call changes the working folder to {tmp_path}: its numbers were taken so"]
+    assert watch.notes == [f"a call changes the working folder to {tmp_path}: its numbers were taken so"]
 
 
 def test_warnings_are_kept_each_once(executor, plugin):

@@ -1,4 +1,4 @@
-"""measure(job) -> Record, in the process that is measured."""
+"""Measure a job and return its Record, in the process that is measured."""
 
 from __future__ import annotations
 
@@ -70,17 +70,15 @@ def measure(job: Job, progress: Progress, *, memory_tested: bool = False) -> Rec
                 record = replace(record, status="oom", reason=message(error))
             else:
                 record = replace(record, status="crashed", reason=_where(error, job.cell))
-    found = {**facts(), **before.since()}  # before the watch ends, which puts threads back
+    conditions = {**facts(), **before.since()}  # before the watch ends, which restores the threads
     watch.end()
-    noticed = {"side_effects": "; ".join(watch.said), "warnings": "; ".join(warned)}
-    noticed = {name: said for name, said in noticed.items() if said}
-    return replace(
-        record, values={**record.values, **noticed}, machine=found, seconds=time.perf_counter() - clock
-    )
+    texts = {"side_effects": "; ".join(watch.notes), "warnings": "; ".join(warned)}
+    values = {**record.values, **{name: text for name, text in texts.items() if text}}
+    return replace(record, values=values, machine=conditions, seconds=time.perf_counter() - clock)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: CUDA has a type of its own, the CPU allocator only a message."""
+    """True if an allocation failed: CUDA raises its own type, the CPU allocator only a message."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error)
@@ -117,7 +115,7 @@ def _probe(job: Job, progress: Progress, watch: Watch, memory_tested: bool) -> t
         values["checked"] = "laws and reference" if has_reference(module) else "laws"
         watch.reseeds(partial(module, workload.x[:1, :_SHORT]))
         watch.undo("a call")
-    call = workload.call(watch.say)
+    call = workload.call(watch.note)
     if cell.probe == "time":
         synchronize = torch.cuda.synchronize if device.type == "cuda" else None
         times, how = sample_seconds(
@@ -150,7 +148,7 @@ def _accuracy(job: Job, progress: Progress, watch: Watch) -> tuple[Samples, Valu
 
 
 def _check_before_training(make: Callable[[], nn.Module], cell: Cell, watch: Watch) -> None:
-    """Hold one instance to the laws of every mechanism, and undo what it does to the process."""
+    """Test one instance against the laws of every mechanism, and undo what it does to the process."""
     torch.manual_seed(cell.seed + cell.repeat)
     module = make().to(cell.device)
     x = torch.randn(1, cell.seq_len, cell.d_model, device=cell.device)
@@ -159,7 +157,7 @@ def _check_before_training(make: Callable[[], nn.Module], cell: Cell, watch: Wat
 
 
 def _checkpoint(job: Job) -> Checkpoint | None:
-    """The job's, which belongs to what a record is final for: cell, code, data and machine."""
+    """Return the job's checkpoint, which is valid for one cell, code, data and machine only."""
     if job.checkpoint is None:
         return None
     return Checkpoint(
@@ -168,8 +166,8 @@ def _checkpoint(job: Job) -> Checkpoint | None:
 
 
 def _memory(workload: Workload, call: Call, cell: Cell, tested: bool) -> Values:
-    # The first call is the one whose pages are new to the process. What it makes and keeps (workspaces,
-    # caches) is not a call's own, so that the peak is taken of a later one.
+    # In the first call, pages are new to the process. Its set-up (workspaces, caches) is no part of a call:
+    # the peak is that of a later call.
     values: Values = {"rss_growth_bytes": rss_growth_bytes(call)}
     values["peak_bytes"], values["memory_method"] = peak_bytes(call, cell.device, tested=tested)
     unseen = [_named(left_out(call))]
@@ -178,14 +176,14 @@ def _memory(workload: Workload, call: Call, cell: Cell, tested: bool) -> Values:
         besides = [x, *module.parameters(), *module.buffers()]
         try:
             values["saved_bytes"] = saved_bytes(lambda: module(x), besides)
-        except ProbeFailed as error:  # what was measured before stands
+        except ProbeFailed as error:  # the other values are kept
             unseen.append(message(error))
         values["saved_bytes_declared"] = _declared(module, "saved_bytes", cell)
     return {**values, "memory_left_out": "; ".join(filter(None, unseen))}
 
 
 def _flops(module: nn.Module, call: Call, cell: Cell) -> Values:
-    call()  # what a first call sets up is no call's own work
+    call()  # a first call also does set-up
     work = count_work(call)
     train = cell.mode == "train"
     analytic = _declared(module, "train_flops" if train else "forward_flops", cell)
@@ -193,7 +191,7 @@ def _flops(module: nn.Module, call: Call, cell: Cell) -> Values:
     return {
         "flops": work.flops,
         "flops_analytic": analytic,
-        # of a product's backward all is of use, but not what a kernel computes again to save memory
+        # a product's backward pass is useful, but not what a kernel computes again to save memory
         "flops_useful": None if useful is None else useful * (3 if train else 1),
         "flops_other": work.other,
         "flops_left_out": _named(work.uncounted),
@@ -203,7 +201,7 @@ def _flops(module: nn.Module, call: Call, cell: Cell) -> Values:
 
 
 def _named(left_out: Mapping[str, int]) -> str:
-    """What a figure leaves out, in words: ``faults::attn (2 calls), aten::qr (1 call)``; empty if nothing."""
+    """Name what a figure leaves out, as ``faults::attn (2 calls), aten::qr (1 call)``; empty if nothing."""
     return ", ".join(
         f"{name} ({plural(calls, 'call')})"
         for name, calls in sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
@@ -211,41 +209,41 @@ def _named(left_out: Mapping[str, int]) -> str:
 
 
 def _declared(module: nn.Module, name: str, cell: Cell) -> int | None:
-    """A closed form of what is measured, at the cell's shape; None where there is none, as in an encoder."""
+    """Evaluate a declared closed form at the cell's shape; None if there is none, as for an encoder."""
     form = getattr(module, name, None)
-    found = None if form is None else form(cell.batch_size, cell.seq_len)
-    if found is None or (type(found) is int and found >= 0):
-        return found
-    raise Incorrect(f"{name} returned {shown(found)}, must be a whole number of at least 0, or None")
+    value = None if form is None else form(cell.batch_size, cell.seq_len)
+    if value is None or (type(value) is int and value >= 0):
+        return value
+    raise Incorrect(f"{name} returned {shown(value)}, must be a whole number of at least 0, or None")
 
 
 def _declared_growth(module: nn.Module, cell: Cell) -> Values:
     attention = cell.scope == "attention"  # an option may change what its instance declares
     kind = module if attention else registry.load(registry.find(cell.mechanism, "mechanism"))
-    declared = {"declared_order": "order", "declared_memory_order": "memory_order"}
-    found = {column: getattr(kind, name, None) for column, name in declared.items()}
-    return {name: None if order is None else str(Growth.parse(order)) for name, order in found.items()}
+    columns = {"declared_order": "order", "declared_memory_order": "memory_order"}
+    orders = {column: getattr(kind, name, None) for column, name in columns.items()}
+    return {name: None if order is None else str(Growth.parse(order)) for name, order in orders.items()}
 
 
 def _how(module: nn.Module, cell: Cell) -> Values:
-    """Which way of computing it ran, where a mechanism has several, and whose code it is, where not ours."""
-    found = registry.versions(registry.find(cell.mechanism, "mechanism"))
+    """Return the implementation that ran, if there are several, and the libraries that it comes from."""
+    versions = registry.versions(registry.find(cell.mechanism, "mechanism"))
     runs_as = getattr(module, "runs_as", None)
     return {
         "implementation": None if runs_as is None else runs_as(cell.batch_size, cell.seq_len),
-        "libraries": ", ".join(f"{name} {number}" for name, number in found.items()),
+        "libraries": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }
 
 
 def _where(error: BaseException, cell: Cell) -> str:
-    """What was raised, and the user's line that it came from."""
+    """Return the error in words, with the user's line that it comes from."""
     at = place(error, registry.home(cell.mechanism))
     kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
     return f"{kind}{message(error)}{f' ({at})' if at else ''}"
 
 
 def prepare() -> dict[str, Any]:
-    """What a fork server does once, so that its children need not: no op runs that would start threads."""
+    """Do a fork server's set-up, which its children inherit; it runs no operation that starts threads."""
     from effbench.measured.probes import accuracy, memory  # noqa: F401
 
     with suppress(ImportError):  # the first backward pass imports it, which takes half a second
@@ -255,7 +253,7 @@ def prepare() -> dict[str, Any]:
 
 
 def prepare_for(job: Job) -> None:
-    """Import before the fork what a training imports: torch's optimizers import its compiler (1.5 s)."""
+    """Import, before the fork, what the job will import: torch's optimizers import its compiler (1.5 s)."""
     if job.cell.probe == "accuracy":
         with suppress(ImportError):
             import_module("torch._dynamo")
