@@ -25,8 +25,11 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
         above = rows["time_high_s"] - rows["time_s"]
         axes.errorbar(rows["seq_len"], microseconds * rows["time_s"], label=f"{mechanism} {options}".strip(),
                       yerr=[microseconds * below, microseconds * above], capsize=2)  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="sequence length (tokens)", ylabel="time per token (µs)")
-    axes.legend()
+    axes.set(yscale="log", xlabel="sequence length (tokens)", ylabel="time per token (µs)")
+    axes.set_xscale("log", base=2)
+    lengths = timed["seq_len"].unique()
+    axes.set_xticks(lengths, lengths)
+    figure.legend(loc="outside right upper")
     return [figure]
 
 
