@@ -168,7 +168,7 @@ def test_one_seed_reproduces_nothing():
     found = paper.compare_scores("table4", raw(trained(seeds=1)))
     assert set(found["outcome"]) <= {"", "cannot be told", "not told apart in the paper"}
     text = report("table4", raw(trained(seeds=1)))
-    assert "One seed tells nothing about training noise" in text
+    assert "With one seed the training noise is unknown" in text
     assert "0 reproduced; 0 contrary" in text
 
 
@@ -342,8 +342,8 @@ def test_every_number_and_the_setting_are_in_the_report():
     frame = paper.compare_scores("table4", records)
     for format in ("table", "markdown"):
         text = report("table4", records, format=format)
-        for part in ("newsgroups, a stand-in: 2,000 examples to train on, 2 layers, d_model 64", "5 seeds",
-                     "scores cannot", "Transformer read at most 512", "80.90 ± 0.20"):  # fmt: skip
+        for part in ("newsgroups (a stand-in), 2,000 training examples, 2 layers, d_model 64", "5 seeds",
+                     "not scores", "Transformer read at most 512", "80.90 ± 0.20"):  # fmt: skip
             assert part in " ".join(text.split())
         assert f"{100 * frame['mean'].iloc[0]:.2f}" in text
     rows = pd.read_csv(io.StringIO(report("table4", records, format="csv")))
@@ -434,5 +434,5 @@ repeats = 2
     mean = ours[(ours["mechanism"] == "fastformer") & (ours["seq_len"] == 16)]["accuracy"].mean()
     assert rows["Fastformer"]["mean"] == pytest.approx(mean)
     text = report("table4", ours)
-    assert "IMDB in the paper; ours is imdb:epochs=1,validation=10: 50 examples to train on, 1 layers" in text
-    assert "imdb is other data than the paper's IMDB" in text
+    assert "paper: IMDB; ours: imdb:epochs=1,validation=10, 50 training examples, 1 layer," in text
+    assert "imdb is not the paper's IMDB data" in text

@@ -560,7 +560,7 @@ def test_a_budget_that_ends_among_trainings_leaves_the_costs_complete(tmp_path, 
 
     text = as_text(overview(frame), "markdown")
     assert text.count("interrupted:") == 1, "what was not reached is one line"
-    assert "interrupted: 2 rows without a result" in text
+    assert "interrupted: 2 configurations without a result" in text
 
 
 def test_a_run_returns_its_own_rows_and_the_folder_keeps_all(tmp_path):

@@ -16,6 +16,7 @@ from effbench.show.blocks import Block
 from effbench.show.tables import each_row
 
 EVERY = "all"
+_VERDICTS = {BETTER: BETTER, WORSE: WORSE, UNTOLD: "n.s."}
 
 
 def comparison(raw: pd.DataFrame, against: str) -> pd.DataFrame:
@@ -74,7 +75,7 @@ def _block(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any], sc
                 f"{row.p_holm:.3f}" if pd.notna(row.p_holm) else "",
                 str(row.seeds),
                 row.seeds_to_tell if row.verdict == UNTOLD else "",
-                row.verdict if row.verdict in (BETTER, WORSE) else "n.s.",
+                _VERDICTS.get(row.verdict, "not tested"),
             ]
         )
     verdict = len(head) + 6

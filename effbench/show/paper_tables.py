@@ -243,9 +243,7 @@ def _ranks_in_words(ranks: dict[str, Any]) -> str:
     )
     if math.isnan(ranks["spearman_least"]):
         return f"{sentence}; no correlation of {n} mechanisms can be significant."
-    return (
-        f"{sentence}; a Spearman of {n} mechanisms is significant (5 %) from {ranks['spearman_least']:.2f}."
-    )
+    return f"{sentence}; Spearman is significant (5 %) from {ranks['spearman_least']:.2f}."
 
 
 def _times(frame: pd.DataFrame) -> list[Block]:
@@ -269,8 +267,8 @@ def _times(frame: pd.DataFrame) -> list[Block]:
         title = (
             f"{setting['mode']} ({paper.MODES[str(setting['mode'])]} in the paper), time relative to "
             f"Fastformer: {what_was_measured(setting)}, d_model {setting['d_model']}, "
-            f"{setting['heads']} heads, {setting['dtype']}, {setting['device']}, {plural(int(setting['threads']), 'thread')}; "
-            f"{setting['machine']}"
+            f"{setting['heads']} heads, {setting['dtype']}, {setting['device']}, "
+            f"{plural(int(setting['threads']), 'thread')}; {setting['machine']}"
         )
         blocks.append(
             Block(
@@ -287,9 +285,10 @@ def _times(frame: pd.DataFrame) -> list[Block]:
 def _faster(group: pd.DataFrame) -> str:
     """Count the points where Fastformer is faster here; in the paper it is at every published point."""
     slower, faster = (group["ratio_low"] > 1).sum(), (group["ratio_high"] < 1).sum()
+    similar = len(group) - slower - faster
     return (
-        f"In the paper Fastformer is faster at all of these {len(group)} points. Ours is faster at "
-        f"{slower}, slower at {faster}, not significantly different at {len(group) - slower - faster} (5 % level)."
+        f"In the paper Fastformer is faster at all of these {len(group)} points. Ours is faster at {slower}, "
+        f"slower at {faster}, not significantly different at {similar} (5 % level)."
     )
 
 
