@@ -71,9 +71,7 @@ class Ceilings:
         with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run two seconds
             path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(ceiling)
-            files.replace(path, f"{_checksum(text)}
-{text}
-".encode())
+            files.replace(path, f"{_checksum(text)}\n{text}\n".encode())
         return ceiling
 
 
