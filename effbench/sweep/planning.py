@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from effbench.common import files, machine, registry
-from effbench.common.spec import PROBES, Cell, Job, Record, UsageError, spec_label
+from effbench.common.probes import PROBES
+from effbench.common.spec import Cell, Job, Record, UsageError, spec_label
 from effbench.records.analyse.load import is_crowded
 from effbench.records.analyse.statistics import half_width, median_interval
 from effbench.records.store import Problem, Store
@@ -97,11 +98,19 @@ def order(cells: Iterable[Cell], seed: int) -> list[Cell]:
     cut short has measured everything at least once before it measures anything twice. Trainings take longest
     and come last, so that a budget which ends among them leaves complete tables of costs.
     """
+    rank = {probe: place for place, probe in enumerate(PROBES)}
     shuffled = sorted(cells, key=lambda cell: cell.key)
     random.Random(seed).shuffle(shuffled)
     return sorted(
         shuffled,
-        key=lambda c: (c.probe == "accuracy", c.repeat, c.seq_len, c.mode, c.scope, PROBES.index(c.probe)),
+        key=lambda c: (
+            c.probe == "accuracy",
+            c.repeat,
+            c.seq_len,
+            c.mode,
+            c.scope,
+            rank[c.probe],
+        ),
     )
 
 

@@ -9,18 +9,55 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from effbench.common import columns
-from effbench.common.spec import Cell, UsageError
+from effbench.common import columns, machine, registry
+from effbench.common.spec import Cell, Job, UsageError, to_json
 from effbench.measured.data.examples import Examples
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.models.batches import on_device, sorted_batches
 from effbench.measured.models.checkpoint import Checkpoint
 from effbench.measured.models.training import Objective, train
+from effbench.measured.probes.context import Context, Result, Values
+from effbench.measured.probes.correctness import check_laws
+from effbench.measured.probes.effects import Watch
 from effbench.measured.probes.memory import peak_bytes
-from effbench.measured.tasks.base import Task
+from effbench.measured.tasks.base import Task, confirm
+from effbench.measured.workload import maker
 
-Samples = dict[str, tuple[float, ...]]
-Values = dict[str, float | int | str | None]
+
+def accuracy(context: Context) -> Result:
+    """Check the mechanism, then train and score once. Raises UsageError for data that changed."""
+    job, cell = context.job, context.cell
+    make = maker(cell)
+    task = registry.load(registry.find(cell.task or "", "task"))(**cell.task_options)
+    data_dir = Path(job.data_dir) if job.data_dir else None
+    confirm(task, data_dir, job.data)
+    _check_before_training(make, cell, context.watch)
+    return measure_accuracy(
+        task,
+        make_mechanism=make,
+        cell=cell,
+        data_dir=data_dir,
+        progress=context.progress,
+        checkpoint=_checkpoint(job),
+    )
+
+
+def _check_before_training(make: Callable[[], nn.Module], cell: Cell, watch: Watch) -> None:
+    """Test one instance against the laws of every mechanism, and undo what it does to the process."""
+    torch.manual_seed(cell.seed + cell.repeat)
+    module = make().to(cell.device)
+    x = torch.randn(1, cell.seq_len, cell.d_model, device=cell.device)
+    check_laws(module, x, causal=bool(cell.options.get("causal")), train=True)
+    watch.undo("its constructor or a call")
+
+
+def _checkpoint(job: Job) -> Checkpoint | None:
+    """Return the job's checkpoint, which is valid for one cell, code, data and machine only."""
+    if job.checkpoint is None:
+        return None
+    return Checkpoint(
+        Path(job.checkpoint), "\n".join((to_json(job.cell), job.code, job.data, machine.name()))
+    )
 
 
 def measure_accuracy(
@@ -31,7 +68,7 @@ def measure_accuracy(
     data_dir: Path | None,
     progress: Callable[[float, str], None],
     checkpoint: Checkpoint | None = None,
-) -> tuple[Samples, Values]:
+) -> Result:
     """Train once and return samples and values; continue from ``checkpoint`` if the training was killed.
 
     The data depends on ``cell.seed`` alone, so that all repeats share it. Initial weights, shuffling and

@@ -8,10 +8,7 @@ from functools import partial
 
 import torch
 
-from effbench.common.spec import Cell
-
-Samples = dict[str, tuple[float, ...]]
-Values = dict[str, float | int | str | None]
+from effbench.measured.probes.context import Context, Result
 
 PRODUCT_SIZES = (1024, 1536, 2048)
 # Total size of an addition's three operands: from the size of a core's cache to main memory.
@@ -21,13 +18,14 @@ _CALLS = 2
 _ROUNDS = 4
 
 
-def measure_ceiling(cell: Cell) -> tuple[Samples, Values]:
+def ceiling(context: Context) -> Result:
     """Measure peak and bandwidth in the cell's dtype, on its device, with the threads in force.
 
     ``peak_flops_per_s``: the best of square products of three sizes. ``bandwidth_bytes_per_s``: of c = a + b
     into kept memory, bytes read and written over the best time, for each total of ``bandwidth_at_bytes``; the
     last is main memory's. Both use the best of several calls, not the median, because this is a ceiling.
     """
+    cell = context.cell
     dtype, device = getattr(torch, cell.dtype), torch.device(cell.device)
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     torch.manual_seed(0)

@@ -11,23 +11,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from effbench.common.spec import Cell
+from effbench.measured.probes.context import Context, Result, Values
 from effbench.measured.probes.time import sample_seconds
-
-Samples = dict[str, tuple[float, ...]]
-Values = dict[str, float | int | str | None]
 
 WIDTH, HEADS = 256, 8
 _CLOCK_READS = 2000
 
 
-def measure_noise(cell: Cell) -> tuple[Samples, Values]:
+def noise(context: Context) -> Result:
     """Time one workload under two names, A and B, one call at a time, in random order, for ``cell.seconds``.
 
     The workload has the operations of an attention layer, on ``cell.seq_len`` tokens of width 256: a linear
     map, a product of the results, a softmax and a batched product. Samples are ``time_a_s`` and ``time_b_s``,
     one call each; values are ``clock_grain_s`` and ``clock_cost_s`` of the clock that they are read from.
     """
+    cell = context.cell
     torch.manual_seed(0)
     call = _workload(cell.seq_len)
     _, how = sample_seconds(call, seconds=min(0.05, cell.seconds))  # the warm-up is the same as a time cell's
