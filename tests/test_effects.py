@@ -1,4 +1,4 @@
-"""What a mechanism does to its process and to the laws: said in the row, undone, and never a timeout."""
+"""Side effects of a mechanism on its process are reported and undone; broken laws get no time."""
 
 from __future__ import annotations
 

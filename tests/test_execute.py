@@ -1,4 +1,4 @@
-"""Isolation: whatever a mechanism does to its process, a record with a status and a reason comes back."""
+"""Isolation: whatever a mechanism does to its process, there is a record with a status and a reason."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_child_is_cheap(plugin):
 
 
 def test_a_dead_server_is_replaced(executor, plugin, monkeypatch):
-    """By one that inherits no place of git: a mechanism's own git must not find the index of a hook."""
+    """The new one inherits no place of git: a mechanism's own git must not find the index of a hook."""
     assert executor._server is not None
     os.kill(executor._server.pid, signal.SIGKILL)
     lost = run(executor, plugin("Empty"))
@@ -139,7 +139,7 @@ def test_a_dead_server_is_replaced(executor, plugin, monkeypatch):
 
 
 def test_nothing_outlives_the_executor(plugin, tmp_path):
-    """Neither the server nor a hanging child, when the process that measures is killed outright."""
+    """Server and hanging child end when the measuring process is killed."""
     code = f"""
 import sys
 from effbench.sweep.local import LocalExecutor

@@ -1,4 +1,4 @@
-"""What effbench reports of planted mechanisms, through the whole path, against what they cost."""
+"""Compare effbench's report on planted mechanisms, over the whole path, with their known costs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GROWN = [(1.0, 0, "N"), (1.5, 0, "N^1.5"), (2.0, 0, "N^2"), (1.0, 1, "N log N")]
 
 
 def sweep_of(mechanisms, **axes):
-    """A small sweep of planted mechanisms."""
+    """Return a small sweep of planted mechanisms."""
     grid = {
         "mechanism": [f"{TRUTHS}:{name}" for name in mechanisms],
         "seq_len": str(N),
@@ -45,7 +45,7 @@ def sweep_of(mechanisms, **axes):
 
 
 def measured(mechanisms, folder, *, raw=False, **axes):
-    """The rows of a small run of planted mechanisms, by their options as given."""
+    """Return the rows of a small run of planted mechanisms; ``name`` holds their options as given."""
     return rows_of(sweep_of(mechanisms, **axes), folder, raw=raw)
 
 
@@ -60,7 +60,7 @@ def rows_of(sweep, folder, *, raw=False):
 
 
 def exactly_measured(folder):
-    """The rows of EXACT, each mechanism in the mode and by the probe that it is about, in one sweep."""
+    """Return the rows of EXACT: one sweep, with each mechanism in its own mode and by its own probe."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, mode, column, _ in EXACT:
         groups.setdefault((mode, "flops" if column == "flops" else "memory"), []).append(name)
@@ -84,9 +84,9 @@ GROWN_US, GROWN_LENGTHS = 5_000, (64, 128, 256)
 
 
 def waits(folder, monkeypatch, names, **axes):
-    """The raw rows of Busy mechanisms, their waits in ``own_s``: the samples without what the system added.
+    """Return the raw rows of Busy mechanisms; ``own_s`` holds the samples without the system's delays.
 
-    Each call knows by how much its wait became longer than it was told, on a busy machine above all.
+    Each call records by how much its wait exceeded the planned one, as it does on a busy machine.
     """
     monkeypatch.setenv(truths.OVERRUNS, str(folder / "overruns"))
     (folder / "overruns").mkdir()
@@ -156,7 +156,7 @@ def test_growth_is_found_as_planted(tmp_path, monkeypatch):
 
 
 def report(folder: Path) -> str:
-    """Truth beside what was reported, a line each: what the documentation shows."""
+    """Return a table of truth and report, for the documentation."""
     exact = exactly_measured(folder / "exact")
     lines = [f"{'planted':<30} {'column':<16} {'truth':>12} {'reported':>14}"]
     for name, mode, column, truth in EXACT:
