@@ -112,7 +112,7 @@ def train(
             history.position = number
             if evaluated or run.report_is_due():
                 progress(history.step / run.steps, run.message())
-            # what comes after the end, the test, begins with a checkpoint whatever it takes
+            # at the end a checkpoint is written in any case, before the test part is scored
             if checkpoint is not None and (history.over() or checkpoint.due(evaluated=evaluated, size=size)):
                 checkpoint.write(run.state(drawn_from, device))
             if history.over():

@@ -96,9 +96,9 @@ def measure_accuracy(
     def score(part: Examples) -> dict[str, float]:
         rows = sorted_batches(part.lengths, cell.batch_size * cell.seq_len)
         with autocast():
-            found = task.score(model, (on_device(task.batch(part, r), device) for r in rows))
-        _check_scores(task, found)
-        return found
+            scores = task.score(model, (on_device(task.batch(part, r), device) for r in rows))
+        _check_scores(task, scores)
+        return scores
 
     objective = Objective(
         batch=lambda rows: task.batch(splits.train, rows),
@@ -127,7 +127,7 @@ def measure_accuracy(
         model.zero_grad(set_to_none=True)
         loss(model, full).backward()
 
-    step()  # what a first call makes and keeps is not the step's own
+    step()  # warm-up: the first call makes buffers that stay
     model.zero_grad(set_to_none=True)
     peak, method = peak_bytes(step, cell.device)
     metric = task.metric
@@ -170,12 +170,12 @@ def measure_accuracy(
     return samples, values
 
 
-def _check_scores(task: Task, found: Mapping[str, float]) -> None:
-    """Raise UsageError where a task's scores lack its metric, or have the name of a column that is taken."""
+def _check_scores(task: Task, scores: Mapping[str, float]) -> None:
+    """Raise UsageError if a task's scores lack its metric, or if one has the name of another column."""
     name = type(task).__name__
-    if task.metric not in found:
-        raise UsageError(f"task {name}: its metric is {task.metric!r}, its scores are {', '.join(found)}")
-    taken = [score for score in found if columns.is_taken(score)]
+    if task.metric not in scores:
+        raise UsageError(f"task {name}: its metric is {task.metric!r}, its scores are {', '.join(scores)}")
+    taken = [score for score in scores if columns.is_taken(score)]
     if taken:
         raise UsageError(f"task {name}: a score cannot be called {taken[0]!r}, which is a column of its own")
 
