@@ -23,6 +23,7 @@ from effbench.common import machine
 from effbench.common.spec import MACHINE, Job, Limits, UsageError
 from effbench.records.analyse.drift import doubts
 from effbench.records.store import Store, raw_frame
+from effbench.sweep import sweep as sweep_module
 from effbench.sweep.loop import run
 from effbench.sweep.planning import order, plan
 from effbench.sweep.sweep import Sweep
@@ -77,6 +78,21 @@ def test_a_second_run_measures_nothing(tmp_path):
     assert contents(tmp_path / "out") == before
     assert first.equals(second)
     assert (tmp_path / "out" / "results.parquet").exists()
+
+
+def test_cells_are_expanded_once_and_the_folder_is_read_once(tmp_path, monkeypatch):
+    counts: Counter[str] = Counter()
+
+    def count(owner, name):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: counts.update([name]) or real(*given))
+
+    count(Store, "read")
+    count(sweep_module, "_product")
+    for _ in range(2):
+        counts.clear()
+        run(replace(FEW), tmp_path / "out", executor=Fake())
+        assert counts == {"read": 1, "_product": 1}
 
 
 def test_a_run_killed_before_its_export_is_exported_by_the_next(tmp_path):

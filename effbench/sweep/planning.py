@@ -22,9 +22,9 @@ from effbench.sweep.sweep import Sweep
 class Plan:
     """The jobs of a run in order, the records that are final already, and the files that could not be read.
 
-    ``stored`` are all records of the folder and ``known`` those of them that may answer a cell, by its key:
-    none if everything is to be measured again. ``data`` holds the fingerprints of the tasks' data by label;
-    ``unchecked`` says why the data of other tasks is not known.
+    ``stored`` are all records of the folder; ``known`` are those that may answer a cell, by its key: none
+    without ``resume``. ``data`` holds the fingerprints of the tasks' data by label; ``unchecked`` says why
+    the data of other tasks is not known.
     """
 
     jobs: tuple[Job, ...]
@@ -32,6 +32,7 @@ class Plan:
     problems: tuple[Problem, ...]
     stored: tuple[Record, ...]
     known: Mapping[str, Record]
+    resume: bool
     data: Mapping[str, str]
     data_dir: str | None
     unchecked: tuple[str, ...] = ()
@@ -59,6 +60,7 @@ def plan(
         problems=tuple(problems),
         stored=tuple(records),
         known={record.cell.key: record for record in records} if resume else {},
+        resume=resume,
         data=data,
         data_dir=str(data_dir) if data_dir is not None else None,
         unchecked=tuple(unchecked),
