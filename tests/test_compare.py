@@ -95,9 +95,7 @@ def drawn(
     return [np.exp(shift + rng.normal(0, spread) + rng.normal(0, 0.001, 5)) for _ in range(repeats)]
 
 
-@pytest.mark.parametrize(
-    ("here", "there"), [(2, 20), (3, 3), *(pytest.param(k, 10, marks=pytest.mark.slow) for k in (3, 10))]
-)
+@pytest.mark.parametrize(("here", "there"), [(2, 20), (3, 3), pytest.param(3, 10, marks=pytest.mark.slow)])
 def test_equal_code_is_called_different_no_more_often_than_promised(here, there):
     rng = np.random.default_rng(here * there)
     folders, cells, error = 200, 3, 0.05
@@ -120,7 +118,7 @@ sides = st.lists(
 )  # of very different times, since no law here needs a likely one
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(base=sides, head=sides, factor=st.floats(0.01, 100.0), error=st.floats(1e-5, 0.2))
 def test_laws_of_the_interval(base, head, factor, error):
     ratio = difference(base, head, error)

@@ -10,7 +10,6 @@ import pytest
 
 from effbench.common.spec import UsageError
 from effbench.gate.checkout import Tree
-from effbench.gate.judge import judge
 from effbench.gate.pair import Pair, cells_of, exact_figures
 from effbench.gate.settings import read
 from effbench.gate.workers import NoAnswer, WorkerDied
@@ -84,10 +83,10 @@ def place(folder, mechanism):
     return folder / (name if name.endswith(".py") else f"python/{name}.py")
 
 
-@pytest.mark.slow
-def test_what_cannot_be_compared_is_told_on_the_side_where_it_lies(tmp_path, monkeypatch):
-    """One gate over all of them, the head installed as ``pip install -e`` would."""
-    base, head = tmp_path / "base", tmp_path / "head"
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Base and head with the files of all cases, the head installed as ``pip install -e`` would."""
+    base, head = (tmp_path_factory.mktemp(side) for side in ("base", "head"))
     for mechanism, (before, after, *_) in CASES.items():
         for folder, text in ((base, before), (head, after)):
             place(folder, mechanism).parent.mkdir(exist_ok=True, parents=True)
@@ -96,37 +95,48 @@ def test_what_cannot_be_compared_is_told_on_the_side_where_it_lies(tmp_path, mon
     (base / "inner.py").write_text(PLAIN)
     (head / "inner.py").write_text(code(options=", often: int = 1"))
     (head / "helper.py").write_text("")
-    shape = {"seq_len": 16, "d_model": 8, "heads": 2, "mode": "forward"}
-    settings = read(head, None, {"mechanism": list(CASES), "time": False, **shape})
-    monkeypatch.setenv("PYTHONPATH", f"{head}{os.pathsep}{head / 'python'}")
-    report = judge(settings, Tree(root=head, label="head"), Tree(root=base, label="base"))
-
-    lines = {line.cell.label: line for line in report.comparisons}
-    compared = dict.fromkeys(figure.cell.label for figure in report.figures)
-    told = {name: lines[name].verdict for name in lines} | compared
-    assert told == {name: verdict for name, (_, _, verdict, _) in CASES.items()}
-    reasons = {name: line.reason for name, line in lines.items()}
-    wrong = {name: said for name, said in reasons.items() if CASES[name][3] not in said or "\n" in said}
-    assert not wrong
-    assert {figure.fails for figure in report.figures} == {False}
-    (note,) = (note for note in report.notes if "from the working tree" in note)
-    assert note.endswith(": helper"), "a change in what the base takes from the working tree is not seen"
+    trees = [Tree(root=folder, label=folder.name) for folder in (head, base)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{head}{os.pathsep}{head / 'python'}")
+        with Pair(*trees, "", time.monotonic) as pair:
+            yield pair
 
 
 @pytest.mark.slow
-def test_a_mechanism_that_neither_side_has_is_refused(tmp_path):
-    for side in ("base", "head"):
-        (tmp_path / side).mkdir()
-        (tmp_path / side / "a.py").write_text(PLAIN)
-    head, base = (Tree(root=tmp_path / side, label=side) for side in ("head", "base"))
-    with Pair(head, base, "", time.monotonic) as pair:
-        for text, says in (
-            ("a.py:B", "unknown class"), ("a.py:A:k=1", "unknown option"), ("a.py:A:k", "not option=value"),
-            ("b.py:A", "there is no file"), ("a.py", "name the class too"), ("vanilla", "outside of"),
-            (f"{tmp_path / 'base' / 'a.py'}:A", "outside of"), ("no-such-name", "unknown mechanism"),
-        ):  # fmt: skip
-            with pytest.raises(UsageError, match=says):
-                cells_of(read(tmp_path / "head", None, {"mechanism": text}), pair)
+def test_what_cannot_be_compared_has_a_verdict_that_names_the_side_at_fault(pair):
+    shape = {"seq_len": 16, "d_model": 8, "heads": 2, "mode": "forward"}
+    settings = read(pair.trees["head"].root, None, {"mechanism": list(CASES), "time": False, **shape})
+    notes = []
+    cells, untimed = cells_of(settings, pair)
+    figures, failed = exact_figures(settings, pair, cells, time.monotonic() + 300.0, time.monotonic, notes)
+
+    comparisons = {each.cell.label: each for each in (*untimed, *failed)}
+    compared = dict.fromkeys(figure.cell.label for figure in figures)
+    verdicts = {name: comparisons[name].verdict for name in comparisons} | compared
+    assert verdicts == {name: verdict for name, (_, _, verdict, _) in CASES.items()}
+    reasons = {name: each.reason for name, each in comparisons.items()}
+    wrong = {name: text for name, text in reasons.items() if CASES[name][3] not in text or "\n" in text}
+    assert not wrong
+    assert {figure.fails for figure in figures} == {False}
+    (note,) = (note for note in notes if "from the working tree" in note)
+    assert note.endswith(": helper"), "the gate does not see a change in what the base imports from there"
+
+
+@pytest.mark.slow
+def test_a_mechanism_that_neither_side_has_is_refused(pair):
+    root = pair.trees["head"].root
+    for text, says in (
+        ("same.py:B", "unknown class"),
+        ("same.py:A:k=1", "unknown option"),
+        ("same.py:A:k", "not option=value"),
+        ("no.py:A", "there is no file"),
+        ("same.py", "name the class too"),
+        ("vanilla", "outside of"),
+        (f"{pair.trees['base'].root / 'same.py'}:A", "outside of"),
+        ("no-such-name", "unknown mechanism"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            cells_of(read(root, None, {"mechanism": text}), pair)
 
 
 # Time, with a clock that only the answers move.
@@ -158,8 +168,8 @@ def outcome(budget_s, **takes):
     sides, notes = Sides(**takes), []
     settings = read(Path("/head"), None, {"mechanism": "a.py:A"})
     cells = settings.cells("a.py:A", {})[:2]
-    figures, lines = exact_figures(settings, sides, cells, budget_s, sides.clock, notes)
-    return [line.verdict for line in lines], len(figures), notes
+    figures, failed = exact_figures(settings, sides, cells, budget_s, sides.clock, notes)
+    return [each.verdict for each in failed], len(figures), notes
 
 
 def test_a_head_that_does_not_end_is_broken_and_a_budget_that_does_is_not():

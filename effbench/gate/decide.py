@@ -152,13 +152,11 @@ def estimate(rounds: Sequence[Round], error: float) -> tuple[Interval, Interval]
 
     Raises ValueError for fewer than two rounds.
     """
-    from scipy import stats
-
     k = len(rounds)
     contrasts = [r.ratio for r in rounds], [r.control for r in rounds]
     centers, own, within = zip(*map(_moments, contrasts), strict=True)
     process = (own[0] / 1.5 + own[1] / 2) / 2
-    t = float(stats.t.ppf(1 - error / 2, 2 * (k - 1)))
+    t = student(1 - error / 2, 2 * (k - 1))
     intervals = []
     for center, factor, least in zip(centers, (1.5, 2.0), within, strict=True):
         se = math.sqrt(max(factor * process, least) / k)
@@ -171,13 +169,21 @@ def estimate(rounds: Sequence[Round], error: float) -> tuple[Interval, Interval]
     return intervals[0], intervals[1]
 
 
+def student(probability: float, degrees: float) -> float:
+    """Return the quantile of Student's t distribution."""
+    from scipy.special import stdtrit  # scipy.stats calls it too, and is slow to import
+
+    return float(stdtrit(degrees, probability))
+
+
 def _moments(rounds: Sequence[Middle]) -> tuple[float, float, float]:
     """Return (mean of the medians, their variance over the rounds, their variance from the turns)."""
     if len(rounds) < 2:
         raise ValueError("an interval needs at least two rounds")
-    medians = np.array([one.median for one in rounds])
-    within = float(np.mean([one.variance for one in rounds]))
-    return float(np.mean(medians)), float(np.var(medians, ddof=1)), within
+    medians, variances = (
+        np.array(column) for column in zip(*((r.median, r.variance) for r in rounds), strict=True)
+    )
+    return float(medians.mean()), float(medians.var(ddof=1)), float(variances.mean())
 
 
 def mean_and_error(rounds: Sequence[Middle]) -> tuple[float, float]:
@@ -209,9 +215,7 @@ def decide(rounds: Sequence[Round], *, error: float, threshold: float, floor_s: 
 
 def detectable(head: Interval, threshold: float) -> float:
     """Return the slowdown, as a share, that an interval of this width detects with a probability of 80 %."""
-    from scipy import stats
-
-    margin = float(stats.t.ppf(POWER, head.degrees)) * head.se
+    margin = student(POWER, head.degrees) * head.se
     return math.expm1(math.log1p(threshold) + head.half + margin)
 
 

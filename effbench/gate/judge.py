@@ -15,7 +15,7 @@ from typing import Any
 from effbench.common.spec import Cell
 from effbench.common.wording import plural
 from effbench.gate.checkout import Tree
-from effbench.gate.decide import Decision, Plan, Round, decide
+from effbench.gate.decide import Decision, Plan, Round, decide, student
 from effbench.gate.lockstep import CellFailed, play
 from effbench.gate.pair import Pair, cells_of, exact_figures
 from effbench.gate.report import Comparison, Report, Verdict
@@ -310,15 +310,13 @@ def _cost(budget: str, comparisons: Sequence[Comparison], plan: Plan, played: in
 
 def _rounds_needed(own: Comparison, plan: Plan) -> int | None:
     """Return after how many rounds an unchanged cell of this spread is the same; None if unknown."""
-    from scipy import stats
-
     if own.low is None or own.high is None or own.error is None or own.rounds < 2 or not own.threshold:
         return None
     half = math.log(own.high / own.low) / 2
-    spread = half / float(stats.t.ppf(1 - own.error / 2, 2 * (own.rounds - 1))) * math.sqrt(own.rounds)
+    spread = half / student(1 - own.error / 2, 2 * (own.rounds - 1)) * math.sqrt(own.rounds)
     error = plan.error / plan.cells / len(plan.looks)
     for rounds in range(plan.looks[0], 1000):
-        wide = float(stats.t.ppf(1 - error / 2, 2 * (rounds - 1))) * spread / math.sqrt(rounds)
+        wide = student(1 - error / 2, 2 * (rounds - 1)) * spread / math.sqrt(rounds)
         if wide <= math.log1p(own.threshold):
             return rounds
     return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from effbench.gate.decide import Interval, mean_and_error, middle
+from effbench.gate.decide import Interval, mean_and_error, middle, student
 
 # Upper limit of half an interval's width in logarithms: e^50 bounds nothing and is still a finite number.
 _WIDEST = 50.0
@@ -28,8 +28,6 @@ def difference(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]],
 
     Raises ValueError with fewer than two repeats on a side.
     """
-    from scipy import stats
-
     (base_mean, base_se), (head_mean, head_se) = (
         mean_and_error([middle(np.log(np.asarray(series, dtype=float))) for series in side])
         for side in (base, head)
@@ -42,7 +40,7 @@ def difference(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]],
     else:
         degrees = 2.0 * fewest
     se = math.sqrt(variance)
-    half = min(float(stats.t.ppf(1 - error / 2, degrees)) * se, _WIDEST)
+    half = min(student(1 - error / 2, degrees) * se, _WIDEST)
     center = head_mean - base_mean
     return Interval(
         ratio=math.exp(center), low=math.exp(center - half), high=math.exp(center + half), error=error, se=se,

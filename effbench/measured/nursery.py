@@ -18,7 +18,9 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -36,6 +38,8 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(2, 1)  # for what a plug-in prints
     die_with_parent()
+    with suppress(ImportError):  # the first backward pass of each worker would import it: half a second
+        import_module("torch.fx.experimental.symbolic_shapes")
     gc.collect()
     gc.freeze()  # a worker's collection then neither visits nor copies what torch imported
     send(descriptor, {"hello": torch.__version__})
