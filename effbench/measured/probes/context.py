@@ -1,4 +1,4 @@
-"""What a probe is given: the job, its workload, and the watch over the process."""
+"""The context of a probe: the job, its workload, and the watch over the process."""
 
 from __future__ import annotations
 
