@@ -557,7 +557,7 @@ def test_any_value_in_any_place_of_the_papers_numbers_is_read_or_refused_by_name
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('reference = "Fastformer"', 'reference = "Slowformer"', "table4: reference 'Slowformer' is none of"),
+        ('against = "Fastformer"', 'against = "Slowformer"', "table4: against 'Slowformer' is none of"),
         (
             "accuracy = [65.32, 0.35]",
             "accuracy = []",

@@ -124,7 +124,7 @@ def _pivot(rows: pd.DataFrame, column: str) -> list[list[str]]:
 
 def _scores(frame: pd.DataFrame, ranks: pd.DataFrame, what: str) -> list[Block]:
     """Return for each setting the scores side by side, then for each metric the differences."""
-    reference = paper.published()[what]["reference"]
+    reference = paper.published()[what]["against"]
     blocks = []
     keys = [*paper.GROUP, "dataset"]
     for key, group in frame.groupby(keys, sort=False, dropna=False):
@@ -220,7 +220,7 @@ def _outcomes(others: pd.DataFrame, reference: str) -> list[str]:
     if compared.empty:
         return [f"No differences: {reference} and another mechanism were not both trained in this setting."]
     counts = []
-    for kind in (paper.REPRODUCED, paper.CONTRARY, paper.UNTOLD_HERE, paper.UNTOLD_THERE):
+    for kind in (paper.REPRODUCED, paper.CONTRARY, paper.INCONCLUSIVE, paper.NOT_SIGNIFICANT_THERE):
         names = list(compared.loc[compared["outcome"] == kind, "name"])
         counts.append(f"{len(names)} {kind}{_in_brackets(names)}")
     sentences = [f"Of {len(compared)} published differences from {reference}: {'; '.join(counts)}."]

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from effbench.records.analyse.complexity import exponents, told
+from effbench.records.analyse.complexity import exponents, is_known
 from effbench.records.analyse.crossover import crossovers
 from effbench.records.analyse.summary import label
 from effbench.show import units
@@ -180,7 +180,7 @@ def _slopes(raw: pd.DataFrame, cost: _Cost) -> dict[tuple[str, str], str]:
     """(label, mode) -> the fitted slope as a legend writes it; without those that are too uncertain."""
     assert cost.slopes is not None
     written = {}
-    for row in filter(told, each_row(exponents(raw, cost.slopes))):
+    for row in filter(is_known, each_row(exponents(raw, cost.slopes))):
         half = (row.exponent_high - row.exponent_low) / 2
         spread = f"±{half:.2f}" if half >= 0.005 else ""
         claim = f" (declared {row.declared})" if row.verdict == "grows faster" else ""
