@@ -1,14 +1,14 @@
-"""What pytest-benchmark, asv and the gate decide on two commits whose difference is planted and measured.
+"""Decisions of pytest-benchmark, asv and the gate on two commits with a known difference in speed.
 
     python -m venv peers
     peers/bin/pip install pytest pytest-benchmark asv wheel
-    python benchmarks/gate_peers.py --peer-python peers/bin/python --tool asv --extra 0.1 --out found.jsonl
+    python benchmarks/gate_peers.py --peer-python peers/bin/python --tool asv --extra 0.1 --out tools.jsonl
 
 Run it with the Python that has torch and effbench: the peers find both on PYTHONPATH, and nothing is
-downloaded. A decision is one line of JSON. The tools run as their users run them: pytest-benchmark saves the
-base and compares the head to it (--benchmark-compare-fail at 5 %, warm-up on), asv runs ``continuous`` with a
-factor of 1.05 and its defaults, and ``--tool effbench`` is ``effbench gate``, of times alone. The cells are
-Fastformer on 512 and 2048 tokens, forward and train; they and the planted work are also gate_proof.py's.
+downloaded. Each decision is one line of JSON. The tools run as usual: pytest-benchmark saves the base and
+compares the head with it (--benchmark-compare-fail at 5 %, with warm-up), asv runs ``continuous`` with a
+factor of 1.05 and its defaults, and ``--tool effbench`` is ``effbench gate`` without exact figures. The cells
+are Fastformer at 512 and 2048 tokens, forward and train. gate_proof.py uses the same cells and planted work.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BENCHES = tuple(f"{mode}-{length}" for length in LENGTHS for mode in MODES)
 D_MODEL, HEADS, BATCH_SIZE = 128, 8, 1
 PERCENT = 5
 STATISTICS = ("median", "min", "mean")
-# Fresh modules for each so many pairs: where a module's memory lies is luck, and the truth is a mean over it.
+# Pairs per set of fresh modules: their memory layout is random, and the true ratio is a mean over layouts.
 BLOCK = 50
 SEARCH_PAIRS = 200
 SEARCHES = 3
@@ -166,7 +166,7 @@ shutil.copy(Path(sys.argv[1]) / "attn.py", place)
 
 @dataclass(frozen=True)
 class Truth:
-    """Head's time over base's with its 95 % interval, from so many pairs of calls in one process."""
+    """The head's time over the base's with its 95 % interval, from pairs of calls in one process."""
 
     ratio: float
     low: float
@@ -176,7 +176,7 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How many tokens' queries each bench's extra work holds, and what that really costs."""
+    """The number of tokens whose queries are computed twice in each bench, and the measured ratio."""
 
     extra: float
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -188,17 +188,17 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """What ``save`` wrote. Raises UsageError for any other file."""
+        """Read a file of ``save``. Raises UsageError for any other file."""
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            truth = {bench: Truth(**numbers) for bench, numbers in found["truth"].items()}
-            return cls(extra=found["extra"], rows=found["rows"], truth=truth)
+            data = json.loads(path.read_text(encoding="utf-8"))
+            truth = {bench: Truth(**numbers) for bench, numbers in data["truth"].items()}
+            return cls(extra=data["extra"], rows=data["rows"], truth=truth)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"--calibration {path}: not a calibration of this script: {error}") from None
 
 
 def head_text(rows: Mapping[str, int]) -> str:
-    """The head's file with so many extra tokens a bench; the base's with a comment where there are none."""
+    """Return the head's file with these extra tokens per bench; without any, the base's with a comment."""
     if not rows:
         return BASE + COMMENT
     table = {(length, mode == "train"): rows[f"{mode}-{length}"] for length in LENGTHS for mode in MODES}
@@ -206,12 +206,12 @@ def head_text(rows: Mapping[str, int]) -> str:
 
 
 def plant(folder: Path, extra: float, calibration: Calibration | None = None) -> tuple[str, str]:
-    """Make a git repository of two commits, each with a file attn.py; returns (base, head) as hashes.
+    """Make a git repository of two commits, each with a file attn.py; return their hashes (base, head).
 
-    The base is Fastformer. The head does the share ``extra`` of its work once more, as ``calibration`` found
-    it (without one, it is measured now, which takes minutes); at 0 it is the same code with a comment. The
-    head is checked out on the branch main. Raises UsageError for a negative share or another one's
-    calibration.
+    The base is Fastformer. The head repeats the share ``extra`` of its work according to ``calibration``
+    (without one, it is measured now, which takes minutes); at 0 it is the same code with a comment. The head
+    is checked out on the branch main. Raises UsageError for a negative share or the calibration of another
+    share.
     """
     if extra < 0 or not math.isfinite(extra):
         raise UsageError(f"extra = {extra}: the share of work that is added, 0 or more")
@@ -231,7 +231,7 @@ def plant(folder: Path, extra: float, calibration: Calibration | None = None) ->
 
 
 def call_of(kind, bench):  # type: ignore[no-untyped-def]  # its text is also that of the peers' benches
-    """What is timed: a call of a mechanism without arguments, as effbench's own worker makes it."""
+    """Return a call of a mechanism without arguments, the same as in effbench's own worker."""
     mode, _, length = bench.partition("-")
     torch.manual_seed(0)
     module = kind(D_MODEL, HEADS, max_len=int(length)).train(mode == "train")
@@ -251,11 +251,11 @@ def call_of(kind, bench):  # type: ignore[no-untyped-def]  # its text is also th
 
 
 def calibrate(extra: float, *, pairs: int = 2000, benches: Sequence[str] = BENCHES) -> Calibration:
-    """Find by measuring how much work costs the share ``extra`` of each bench, and measure what it costs.
+    """Measure how much extra work costs the share ``extra`` of each bench, and its true ratio.
 
-    The truth is of ``pairs`` pairs of single calls, of base and head in random order, in this process on one
-    thread. For 0 nothing is measured: the two are the same code. Raises UsageError where the least extra work
-    that there is costs more than asked.
+    The true ratio comes from ``pairs`` pairs of single calls of base and head in random order, in this
+    process on one thread. For 0 nothing is measured: the code is the same. Raises UsageError if even the
+    smallest extra work costs more than ``extra``.
     """
     if extra == 0:
         return Calibration(extra=0.0, truth={bench: Truth(1.0, 1.0, 1.0, 0) for bench in benches})
@@ -274,43 +274,43 @@ def calibrate(extra: float, *, pairs: int = 2000, benches: Sequence[str] = BENCH
 
 
 def _find_rows(bench: str, extra: float) -> int:
-    """The tokens whose extra queries cost the share: the line through the nearest measured points, solved."""
+    """Return the number of tokens whose extra queries cost the share, from a linear fit to measurements."""
     tokens = BATCH_SIZE * int(bench.partition("-")[2])
-    found: dict[int, float] = {}
+    shares: dict[int, float] = {}
     # the queries of all tokens cost about a third of a call
     for rows in sorted({max(1, round(extra * 3 * tokens * part)) for part in (0.5, 1.0)}):
-        found[rows] = measure(bench, rows, SEARCH_PAIRS).ratio - 1
+        shares[rows] = measure(bench, rows, SEARCH_PAIRS).ratio - 1
     for _ in range(SEARCHES):
-        rows = _solve(found, extra)
-        if rows in found:
+        rows = _solve(shares, extra)
+        if rows in shares:
             break
-        found[rows] = measure(bench, rows, SEARCH_PAIRS).ratio - 1
-    least = min(found)
-    if least == 1 and found[least] > 1.5 * extra:
-        raise UsageError(f"extra = {extra}: the least extra work costs {found[least]:.2%} of {bench}")
-    return _solve(found, extra)
+        shares[rows] = measure(bench, rows, SEARCH_PAIRS).ratio - 1
+    least = min(shares)
+    if least == 1 and shares[least] > 1.5 * extra:
+        raise UsageError(f"extra = {extra}: the least extra work costs {shares[least]:.2%} of {bench}")
+    return _solve(shares, extra)
 
 
-def _solve(found: Mapping[int, float], extra: float) -> int:
-    """Where the line of shares over rows reaches the share: least squares of the three nearest points."""
-    near = sorted(found, key=lambda rows: abs(found[rows] - extra))[:3]
+def _solve(shares: Mapping[int, float], extra: float) -> int:
+    """Solve the least-squares fit of shares over rows, through the three nearest points, for the share."""
+    near = sorted(shares, key=lambda rows: abs(shares[rows] - extra))[:3]
     if len(near) == 1:
-        return max(1, round(near[0] * extra / max(found[near[0]], extra / 4)))
-    mean_rows, mean_share = sum(near) / len(near), sum(found[r] for r in near) / len(near)
-    slope = sum((r - mean_rows) * (found[r] - mean_share) for r in near) / sum(
+        return max(1, round(near[0] * extra / max(shares[near[0]], extra / 4)))
+    mean_rows, mean_share = sum(near) / len(near), sum(shares[r] for r in near) / len(near)
+    slope = sum((r - mean_rows) * (shares[r] - mean_share) for r in near) / sum(
         (r - mean_rows) ** 2 for r in near
     )
     if slope <= 0:  # noise: more work cannot cost less
         slope = max(mean_share, extra / 4) / mean_rows
     # never far outside what was measured
     rows = mean_rows + (extra - mean_share) / slope
-    return max(1, round(min(max(rows, min(found) / 4), 4 * max(found))))
+    return max(1, round(min(max(rows, min(shares) / 4), 4 * max(shares))))
 
 
 def measure(bench: str, rows: int, pairs: int, *, seed: int = 0) -> Truth:
-    """The ratio of head's time to base's with so many extra tokens, from interleaved single calls.
+    """Return the ratio of the head's time to the base's with ``rows`` extra tokens, from interleaved calls.
 
-    Raises ValueError with fewer than two blocks of pairs.
+    Raises ValueError for fewer than two blocks of pairs.
     """
     blocks = math.ceil(pairs / BLOCK)
     if blocks < 2:
@@ -343,7 +343,7 @@ def measure(bench: str, rows: int, pairs: int, *, seed: int = 0) -> Truth:
 
 
 def _module(text: str) -> ModuleType:
-    """The module that a text is, without a file."""
+    """Make a module from its text, without a file."""
     spec = importlib.util.spec_from_loader("planted", loader=None)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
@@ -353,9 +353,9 @@ def _module(text: str) -> ModuleType:
 
 @contextlib.contextmanager
 def burners(number: int) -> Iterator[list[int]]:
-    """So many processes that each keep a core busy; yields their ids, and none outlives the block.
+    """Start processes that each keep a core busy, and yield their ids; they end with the block.
 
-    Nor this process: each looks many times a second whether its parent is still the one that started it.
+    They also end with this process: each checks many times per second that its parent still runs.
     """
     loop = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    for _ in range(100_000): pass\n"
     started: list[subprocess.Popen[bytes]] = []
@@ -372,7 +372,7 @@ def burners(number: int) -> Iterator[list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two commits to decide on, whose tool's Python, and a folder for what the tool writes."""
+    """Two commits to compare, the Python of the tool, and a folder for the tool's files."""
 
     repo: Path
     base: str
@@ -382,15 +382,15 @@ class Pair:
     seconds: float = 0.5
 
 
-# of a rule: whether the run as a whole regressed, and of each bench its ratio and whether it did
+# for each rule: whether the whole run regressed, and the ratio and decision of each bench
 Rules = dict[str, dict[str, Any]]
 
 
 def decide_by_pytest_benchmark(pair: Pair) -> Rules:
-    """Run the base's benches and then the head's; a rule a statistic, from the same two files.
+    """Run the base's benches and then the head's; return one rule per statistic from the same two files.
 
-    pytest-benchmark fails a bench whose statistic grew by more than 5 %. It is given the median's rule, and
-    its own exit is held against what is computed here: RuntimeError if they differ, or if pytest failed.
+    pytest-benchmark fails a bench whose statistic grew by more than 5 %. It runs with the rule for the
+    median. Raises RuntimeError if its exit code differs from the decision computed here, or if pytest failed.
     """
     saved, storage = {}, pair.work / "saved"
     shutil.rmtree(storage, ignore_errors=True)
@@ -419,12 +419,12 @@ def decide_by_pytest_benchmark(pair: Pair) -> Rules:
 
 
 def compare_fail(base: Mapping[str, Any], head: Mapping[str, Any], percent: float = PERCENT) -> Rules:
-    """What --benchmark-compare-fail decides on two saved runs, by each statistic.
+    """Return the decisions of --benchmark-compare-fail on two saved runs, for each statistic.
 
-    Its formula: head / base * 100 - 100 > percent. Raises RuntimeError where a bench is missing.
+    Its formula: head / base * 100 - 100 > percent. Raises RuntimeError if a bench is missing.
     """
     stats = [{run["param"]: run["stats"] for run in saved["benchmarks"]} for saved in (base, head)]
-    if any(set(found) != set(BENCHES) for found in stats):
+    if any(set(of_run) != set(BENCHES) for of_run in stats):
         raise RuntimeError(f"expected {BENCHES}, found {sorted(stats[0])} and {sorted(stats[1])}")
     rules = {}
     for statistic in STATISTICS:
@@ -438,10 +438,10 @@ def compare_fail(base: Mapping[str, Any], head: Mapping[str, Any], percent: floa
 
 
 def decide_by_asv(pair: Pair) -> Rules:
-    """``asv continuous``: one rule, with asv's own marks; the ratios are of the values that it saved.
+    """Run ``asv continuous``; return one rule with asv's marks and the ratios of the values that it saved.
 
-    asv makes a virtual environment of its own (kept in the folder for later decisions), into which a commit
-    is installed by copying its file. Raises RuntimeError where asv fails or its exit and its marks differ.
+    asv makes its own virtual environment (kept in the folder for later decisions); a commit is installed into
+    it by copying its file. Raises RuntimeError if asv fails or if its exit code contradicts its marks.
     """
     folder = pair.work / "asv"
     (folder / "benches").mkdir(parents=True, exist_ok=True)
@@ -478,7 +478,7 @@ def decide_by_asv(pair: Pair) -> Rules:
 
 
 def asv_marks(output: str) -> dict[str, str]:
-    """The mark of each bench in asv's table: "+" slower, "-" faster, "" neither, "!" failed."""
+    """Return the mark of each bench in asv's table: "+" slower, "-" faster, "" neither, "!" failed."""
     rows = re.findall(
         r"^\|\s*([^|\s]?)\s*\|[^|]*\|[^|]*\|[^|]*\|[^|]*\('([\w-]+)'\)\s*\|$", output, re.MULTILINE
     )
@@ -486,34 +486,34 @@ def asv_marks(output: str) -> dict[str, str]:
 
 
 def _asv_values(results: Path, commit: str) -> dict[str, float]:
-    """Seconds of each bench that asv saved for a commit."""
+    """Return the seconds of each bench that asv saved for a commit."""
     (path,) = results.glob(f"*/{commit[:8]}-*.json")
     saved = json.loads(path.read_text(encoding="utf-8"))
-    (found,) = saved["results"].values()
-    named = dict(zip(saved["result_columns"], found, strict=False))  # the last columns may be left out
+    (values,) = saved["results"].values()
+    named = dict(zip(saved["result_columns"], values, strict=False))  # the last columns may be left out
     return {bench.strip("'"): value for bench, value in zip(named["params"][0], named["result"], strict=True)}
 
 
 def decide_by_effbench(pair: Pair) -> Rules:
-    """``effbench gate`` on times alone: one rule, with the verdict of each bench.
+    """Run ``effbench gate`` without exact figures; return one rule with the verdict of each bench.
 
-    Raises RuntimeError where it fails, or where its exit and its verdicts differ.
+    Raises RuntimeError if it fails or if its exit code contradicts its verdicts.
     """
-    told, config = pair.work / "gate.json", pair.work / "gate.toml"
-    told.unlink(missing_ok=True)
+    report, config = pair.work / "gate.json", pair.work / "gate.toml"
+    report.unlink(missing_ok=True)
     config.write_text("[exact]\n" + "".join(f"{name} = false\n" for name in FIGURES), encoding="utf-8")
     done = _peer(
         Path(sys.executable), pair.repo, "-m", "effbench", "gate", "--quiet", "--base", pair.base,
         "-m", "attn.py:Planted", "--seq-len", ",".join(map(str, LENGTHS)), "--batch-size", f"{BATCH_SIZE}",
-        "--d-model", f"{D_MODEL}", "--heads", f"{HEADS}", "--config", str(config), "--json", str(told),
+        "--d-model", f"{D_MODEL}", "--heads", f"{HEADS}", "--config", str(config), "--json", str(report),
     )  # fmt: skip
     if done.returncode not in (0, 3):
         raise RuntimeError(f"the gate failed, exit {done.returncode}:\n{done.stdout}{done.stderr}")
     benches = {
-        f"{line['cell']['mode']}-{line['cell']['seq_len']}": {
-            "ratio": line["ratio"], "verdict": line["verdict"], "regressed": line["verdict"] == "slower",
+        f"{own['cell']['mode']}-{own['cell']['seq_len']}": {
+            "ratio": own["ratio"], "verdict": own["verdict"], "regressed": own["verdict"] == "slower",
         }
-        for line in json.loads(told.read_text(encoding="utf-8"))["comparisons"]
+        for own in json.loads(report.read_text(encoding="utf-8"))["comparisons"]
     }  # fmt: skip
     rule = _rule(benches)
     if set(benches) != set(BENCHES) or (done.returncode == 3) != rule["regressed"]:
@@ -522,7 +522,7 @@ def decide_by_effbench(pair: Pair) -> Rules:
 
 
 def _rule(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {"regressed": any(found["regressed"] for found in benches.values()), "benches": dict(benches)}
+    return {"regressed": any(bench["regressed"] for bench in benches.values()), "benches": dict(benches)}
 
 
 def _bench_text(template: str) -> str:
@@ -532,7 +532,7 @@ def _bench_text(template: str) -> str:
 
 def _peer(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a peer's module in a folder: one thread, this Python's packages, no home and no network."""
-    # where asv's own environments find what asv itself installs into them
+    # where asv's environments find the packages that asv installs into them
     own = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         capture_output=True, text=True, check=True,
@@ -554,7 +554,7 @@ def _peer(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedPr
 
 
 def _paths() -> list[str]:
-    """Where effbench and torch are imported from."""
+    """Folders from which effbench and torch are imported."""
     return [str(ROOT), str(Path(torch.__file__).parents[1])]
 
 
@@ -581,7 +581,7 @@ TOOLS: dict[str, Callable[[Pair], Rules]] = {
 
 
 def run(arguments: argparse.Namespace, work: Path) -> None:
-    """Calibrate or read the calibration, plant, and append a line a decision."""
+    """Calibrate or read the calibration, plant, and append one line per decision."""
     kept: Path | None = arguments.calibration
     if kept is not None and kept.is_file():
         calibration = Calibration.load(kept)
@@ -590,14 +590,14 @@ def run(arguments: argparse.Namespace, work: Path) -> None:
         if kept is not None:
             calibration.save(kept)
     base, head = plant(work / "repo", arguments.extra, calibration)
-    # absolute, but not resolved: a virtual environment's Python is a link, and is told by its place
+    # absolute, but not resolved: the Python of a virtual environment is a link and depends on its place
     python = Path(os.path.abspath(arguments.peer_python or sys.executable))
     pair = Pair(repo=work / "repo", base=base, head=head, python=python, work=work, seconds=arguments.seconds)
     with burners(arguments.burners):
         for number in range(arguments.decisions):
             start = time.perf_counter()
             rules = TOOLS[arguments.tool](pair)
-            line = {
+            entry = {
                 "tool": arguments.tool,
                 "extra": arguments.extra,
                 "burners": arguments.burners,
@@ -606,32 +606,37 @@ def run(arguments: argparse.Namespace, work: Path) -> None:
                 "seconds": time.perf_counter() - start,
             }
             with arguments.out.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(line) + "\n")
-            said = ", ".join(f"{rule} {'fails' if r['regressed'] else 'passes'}" for rule, r in rules.items())
-            print(f"{number + 1} of {arguments.decisions}: {said}, {line['seconds']:.0f} s", file=sys.stderr)
+                out.write(json.dumps(entry) + "\n")
+            outcome = ", ".join(
+                f"{rule} {'fails' if own['regressed'] else 'passes'}" for rule, own in rules.items()
+            )
+            seconds = entry["seconds"]
+            print(f"{number + 1} of {arguments.decisions}: {outcome}, {seconds:.0f} s", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--tool", choices=sorted(TOOLS), required=True)
     made.add_argument("--extra", type=float, default=0.0, help="share of work added; 0: the same code")
     made.add_argument("--decisions", type=int, default=20)
-    made.add_argument("--burners", type=int, default=0, help="processes that keep a core busy meanwhile")
+    made.add_argument("--burners", type=int, default=0, help="processes that keep one core each busy")
     made.add_argument("--out", type=Path, required=True, help="JSON lines; appended to")
     made.add_argument("--peer-python", type=Path, help="a Python with pytest-benchmark and asv, see above")
     made.add_argument(
-        "--calibration", type=Path, help="read from this file if it exists, else measured and written to it"
+        "--calibration",
+        type=Path,
+        help="file to read the calibration from, or to write it to if it does not exist",
     )
-    made.add_argument("--pairs", type=int, default=2000, help="pairs of calls that the true ratio is of")
+    made.add_argument("--pairs", type=int, default=2000, help="pairs of calls for the true ratio")
     made.add_argument(
-        "--seconds", type=float, default=0.5, help="pytest-benchmark's --benchmark-max-time, a bench"
+        "--seconds", type=float, default=0.5, help="pytest-benchmark's --benchmark-max-time, per bench"
     )
     return made
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Decide; 0, or 2 where something asked for cannot be."""
+    """Run; return 0, or 2 for wrong usage."""
     arguments = parser().parse_args(given)
     try:
         _check(arguments)
@@ -644,7 +649,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raises UsageError before anything is measured."""
+    """Raise UsageError for wrong usage, before anything is measured."""
     if not math.isfinite(arguments.extra) or arguments.extra < 0:
         raise UsageError(f"--extra {arguments.extra}: the share of work that is added, 0 or more")
     for name, least in (("decisions", 1), ("burners", 0), ("pairs", 2 * BLOCK)):

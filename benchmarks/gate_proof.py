@@ -1,19 +1,19 @@
-"""How often the gate cries wolf, and how often it finds a slowdown that is there.
+"""Measured rates of the gate's false alarms and of the slowdowns that it finds.
 
     python benchmarks/gate_proof.py measure --minutes 25 --burners 0 --planted DIR --out quiet.jsonl.gz
     python benchmarks/gate_proof.py report quiet.jsonl.gz peers.jsonl
 
 ``measure`` plays rounds as the gate does, with fresh workers each, on folders of code: Fastformer, Fastformer
-again, and Fastformer with a share of its own work done twice, as gate_peers.py plants it; how much work that
-is stands in DIR, or is measured and written there. A round has one worker for the base, one for the base
-again and one for each head, all called within the same turns, so that an hour holds two to three times as
-many decisions as with a base for each; what is decided of two heads shares its base and is not independent.
-With ``--apart`` each head has a base of its own, and with ``--turns-s 0.5`` as many turns as in a gate. It
-appends a round a line, and can be stopped and gone on with.
+again, and Fastformer with a share of its own work done twice, as gate_peers.py plants it. DIR holds the
+amounts of extra work; missing ones are measured and written there. A round has one worker for the base, one
+for the base again and one for each head, all called within the same turns. An hour then holds two to three
+times as many decisions as with one base per head, but decisions on two heads of a round are not independent.
+With ``--apart`` each head has its own base, and with ``--turns-s 0.5`` as many turns as in a gate. It appends
+one line per round; after an interruption, run it again to continue.
 
-``report`` feeds the rounds of every file to the gate's own rules, in two ways: one after the other, each
-round used once (what really happened), and drawn with replacement, many times over (what rounds like these
-do, for rates too small to be counted). Lines that gate_peers.py wrote it counts by tool and rule.
+``report`` applies the gate's rules to the rounds of every file in two ways: one after the other, using each
+round once (the counted rates), and drawn with replacement many times (for rates too small to count). Lines of
+gate_peers.py are counted by tool and rule.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from effbench.records.analyse.statistics import mean_interval, proportion_interv
 
 KINDS = [(length, mode) for length in gate_peers.LENGTHS for mode in gate_peers.MODES]
 EXTRAS = (0.03, 0.05, 0.10, 0.20)
-SHARED = ("base", "again")  # the workers that a round's heads have in common
-TURNS_S = 0.15  # a cell, round and worker: a gate of four cells within two minutes has 0.5
-ROUNDS = 11  # that two minutes hold for a gate of four cells
+SHARED = ("base", "again")  # the workers that the heads of a round share
+TURNS_S = 0.15  # per cell, round and worker; a gate of four cells within two minutes has 0.5
+ROUNDS = 11  # of a gate of four cells within two minutes
 THRESHOLD, FLOOR_S, ERROR = 0.05, 10e-6, 0.01
 COVERAGE_ROUNDS, COVERAGE_ERROR = 6, 0.1
 GATES, DECISIONS = 1000, 2000  # drawn with replacement
@@ -55,7 +55,7 @@ Key = tuple[float, str, int, Any]  # share, head, length, mode
 
 
 def heads_of(extras: Sequence[float], same: int, planted: Path) -> dict[str, str]:
-    """The text of attn.py for every head by its name, ``0/1`` for the second one without extra work."""
+    """Return the text of attn.py of every head by name; ``0/1`` is the second one without extra work."""
     texts = {f"0/{i}": gate_peers.BASE + gate_peers.COMMENT for i in range(same)}
     for extra in extras:
         kept = planted / f"{extra:g}.json"
@@ -67,12 +67,12 @@ def heads_of(extras: Sequence[float], same: int, planted: Path) -> dict[str, str
 
 
 def share_of(head: str) -> float:
-    """The share of work that a head of this name does twice."""
+    """Return the share of work that the head of this name does twice."""
     return float(head.partition("/")[0])
 
 
 def write_folders(place: Path, heads: Mapping[str, str]) -> dict[str, Path]:
-    """A folder with an attn.py for each head, and for the base."""
+    """Write a folder with an attn.py for each head and for the base."""
     folders = {}
     for name, text in ({"base": gate_peers.BASE} | dict(heads)).items():
         folders[name] = place / name.replace("/", "-")
@@ -82,7 +82,7 @@ def write_folders(place: Path, heads: Mapping[str, str]) -> dict[str, Path]:
 
 
 def cell(length: int, mode: Any) -> Cell:
-    """A cell of the planted mechanism."""
+    """Return a cell of the planted mechanism."""
     return Cell(
         mechanism="attn.py:Planted",
         probe="time",
@@ -96,7 +96,7 @@ def cell(length: int, mode: Any) -> Cell:
 def measure(
     minutes: float, burning: int, out: Path, heads: Mapping[str, str], apart: bool, worker_s: float
 ) -> None:
-    """Append rounds for so many minutes, of ``worker_s`` seconds of turns a cell and worker."""
+    """Append rounds for some minutes, with ``worker_s`` seconds of turns per cell and worker."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if not out.exists():
         append(out, {"machine": machine.name(), "burners": burning, "apart": apart})
@@ -111,58 +111,58 @@ def measure(
             began = time.monotonic()
             played += 1
             nursery = nurseries.next()
-            found: list[list[Any]] = []
+            measured: list[list[Any]] = []
             for group in [[head] for head in heads] if apart else [list(heads)]:
                 own = {name: folders[name] for name in (*SHARED, *group)}
                 turns_s = worker_s * len(own) * len(cells)
                 for kind, times in zip(
                     KINDS, take_turns(nursery, own, cells, seconds=turns_s, rng=rng), strict=True
                 ):
-                    found.append([*kind, {name: _short(series) for name, series in times.items()}])
+                    measured.append([*kind, {name: _short(series) for name, series in times.items()}])
             entry = {"seconds": round(time.monotonic() - began, 2), "load_1min": machine.load_1min()}
-            append(out, entry | {"times": found})
+            append(out, entry | {"times": measured})
             print(f"round {played}, {max(0, end - time.monotonic()):.0f} s left", flush=True)
 
 
 def _short(times_s: Sequence[float]) -> list[int]:
-    """In tenths of microseconds."""
+    """The times in tenths of microseconds."""
     return [round(s * 1e7) for s in times_s]
 
 
 def append(out: Path, entry: dict[str, Any]) -> None:
-    """Add one line to a gzip file; each line is a member of its own, so that a cut loses one line at most."""
+    """Append one line to a gzip file, each as a separate member, so that a cut loses at most one line."""
     with gzip.open(out, "at", encoding="utf-8") as file:
         file.write(json.dumps(entry, separators=(",", ":")) + "\n")
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The parsed lines of a file."""
+    """Yield the parsed lines of a file."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 
 
 def rounds_of(path: Path) -> tuple[dict[str, Any], dict[Key, list[Round]], list[float]]:
-    """(the head line, the rounds of each cell in order, seconds of each round)."""
+    """Return (the first line, the rounds of each cell in order, the seconds of each round)."""
     first, *rest = lines(path)
-    found: dict[Key, list[Round]] = defaultdict(list)
+    rounds: dict[Key, list[Round]] = defaultdict(list)
     for entry in rest:
         for length, mode, times in entry["times"]:
             base, again = (_seconds(times[name]) for name in SHARED)
             for head in times.keys() - set(SHARED):
                 one = Round(base_s=base, head_s=_seconds(times[head]), again_s=again)
-                found[share_of(head), head, length, mode].append(one)
-    return first, dict(sorted(found.items())), [entry["seconds"] for entry in rest]
+                rounds[share_of(head), head, length, mode].append(one)
+    return first, dict(sorted(rounds.items())), [entry["seconds"] for entry in rest]
 
 
 def _seconds(series: Sequence[int]) -> list[float]:
-    return [each * 1e-7 for each in series]
+    return [tenths * 1e-7 for tenths in series]
 
 
 def verdict(rounds: Iterator[Round], plan: Plan) -> tuple[str, int]:
-    """(the gate's verdict on rounds as they come, within what two minutes hold; how many it took).
+    """Return (the gate's verdict on the rounds in their order, at most ROUNDS; how many it used).
 
-    An unfinished decision, for want of rounds, is "".
+    The verdict is "" if there are too few rounds.
     """
     track = Track(cell=cell(*KINDS[0]), threshold=THRESHOLD, floor_s=FLOOR_S, plan=plan)
     used = 0
@@ -178,13 +178,13 @@ def verdict(rounds: Iterator[Round], plan: Plan) -> tuple[str, int]:
 
 
 def in_order(rounds: Sequence[Round], plan: Plan) -> Iterator[tuple[str, int]]:
-    """Decisions one after the other, every round used once."""
+    """Yield decisions one after the other, using every round once."""
     left = iter(rounds)
     while True:
-        found, used = verdict(left, plan)
-        if not found:
+        name, used = verdict(left, plan)
+        if not name:
             return
-        yield found, used
+        yield name, used
 
 
 def share(hits: int, trials: int) -> str:
@@ -196,7 +196,7 @@ def share(hits: int, trials: int) -> str:
 
 
 def report(paths: Sequence[Path]) -> Iterator[str]:
-    """The tables, a line each, as Markdown."""
+    """Yield the tables line by line, as Markdown."""
     peers = [path for path in paths if not path.name.endswith(".gz")]
     for path in paths:
         if path not in peers:
@@ -226,15 +226,15 @@ def _report(path: Path) -> Iterator[str]:
                 for kind in KINDS
             )
         )
-        found = [each for rounds in own.values() for each in in_order(rounds, four)]
-        counted = Counter(name for name, _ in found)
+        decisions = [decision for rounds in own.values() for decision in in_order(rounds, four)]
+        counted = Counter(name for name, _ in decisions)
         pools = list(own.values())
         drawn = Counter(
             verdict(iter(rng.choices(rng.choice(pools), k=ROUNDS)), four)[0] for _ in range(DECISIONS)
         )
         yield (
             f"| {extra:.0%} | {written} | {', '.join(f'{n} {name}' for name, n in counted.most_common())} | "
-            f"{share(counted['slower'], len(found))} | {np.mean([used for _, used in found]):.1f} | "
+            f"{share(counted['slower'], len(decisions))} | {np.mean([used for _, used in decisions]):.1f} | "
             f"{share(drawn['slower'], DECISIONS)} |"
         )
     yield ""
@@ -243,9 +243,10 @@ def _report(path: Path) -> Iterator[str]:
 
 
 def _coverage(cells: Mapping[Key, Sequence[Round]]) -> str:
-    """How many intervals of a few rounds miss where they should lie, beside how many may.
+    """Say how many intervals of a few rounds miss the true ratio, and how many may.
 
-    Of unchanged code the truth is 1. Of the others it is what all rounds of the cell say, theirs included.
+    For unchanged code the true ratio is 1; for slowed code it is the mean of all rounds of the cell, which
+    include those of the interval.
     """
     missed, made = Counter[bool](), Counter[bool]()
     for (extra, *_), rounds in cells.items():
@@ -262,10 +263,10 @@ def _coverage(cells: Mapping[Key, Sequence[Round]]) -> str:
 
 
 def _gates(same: Sequence[Sequence[Round]], rng: random.Random) -> Iterator[str]:
-    """Gates of 24 unchanged cells, their rounds drawn together so that they share what they shared."""
+    """Simulate gates of 24 unchanged cells; all draw the same rounds, to keep their correlation."""
     plan = Plan(cells=24, error=ERROR)
     picked = [same[i % len(same)] for i in range(24)]
-    rounds = min(len(each) for each in same)
+    rounds = min(map(len, same))
     wrong = Counter[str]()
     for _ in range(GATES):
         order = rng.choices(range(rounds), k=ROUNDS)
@@ -278,13 +279,13 @@ def _gates(same: Sequence[Sequence[Round]], rng: random.Random) -> Iterator[str]
     yield f"faster in {share(wrong['faster'], GATES)}."
 
 
-def _peers(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What whole runs of the tools decided, on the same code."""
+def _peers(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the decisions of complete runs of the tools on the same code."""
     yield "\n## The tools on the same commits\n"
     yield "| burners | planted | tool, rule | runs that fail | cells that fail | seconds a run |"
     yield "| --- | --- | --- | --- | --- | --- |"
     groups: dict[tuple[Any, ...], list[tuple[Mapping[str, Any], float]]] = defaultdict(list)
-    for line in found:
+    for line in entries:
         for rule, decided in line["rules"].items():
             key = (line["burners"], line["extra"], line["tool"], rule)
             groups[key].append((decided, line["seconds"]))
@@ -306,13 +307,13 @@ def main() -> None:
     one = commands.add_parser("measure")
     one.add_argument("--minutes", type=float, required=True)
     one.add_argument("--burners", type=int, default=0)
-    one.add_argument("--same", type=int, default=2, help="heads without extra work [2]")
-    one.add_argument("--shares", type=float, nargs="*", default=EXTRAS, help="of extra work, a head each")
-    one.add_argument("--apart", action="store_true", help="a base for each head")
+    one.add_argument("--same", type=int, default=2, help="number of heads without extra work [2]")
+    one.add_argument("--shares", type=float, nargs="*", default=EXTRAS, help="of extra work, one head each")
+    one.add_argument("--apart", action="store_true", help="one base per head")
     one.add_argument(
-        "--turns-s", type=float, default=TURNS_S, help=f"seconds of turns a cell and worker [{TURNS_S}]"
+        "--turns-s", type=float, default=TURNS_S, help=f"seconds of turns per cell and worker [{TURNS_S}]"
     )
-    one.add_argument("--planted", type=Path, required=True, help="folder of the amounts of extra work")
+    one.add_argument("--planted", type=Path, required=True, help="folder with the amounts of extra work")
     one.add_argument("--out", type=Path, required=True)
     two = commands.add_parser("report")
     two.add_argument("files", type=Path, nargs="+", help="*.gz of measure, *.jsonl of gate_peers.py")
