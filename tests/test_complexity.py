@@ -199,7 +199,10 @@ def test_an_end_too_close_to_tell_rules_no_crossover_out():
     frame = planted(costs, lengths=(128, 256), noise=0.02, seed=1)
     (row,) = crossovers(frame).itertuples()
     assert (row.faster_before, row.faster_after) == ("a", None)
-    assert row.statement == "a is faster than b at 128; a crossover is possible: no significant difference at 256"
+    assert (
+        row.statement
+        == "a is faster than b at 128; a crossover is possible: no significant difference at 256"
+    )
 
 
 def test_what_follows_a_crossover_is_not_claimed_where_it_is_too_close():
