@@ -56,10 +56,10 @@ def test_differences_between_processes_widen_the_interval():
     assert width["apart"] > 10 * width["alike"]
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 10])
+@pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("disturbed", [0.0, 0.15])
 def test_a_repetitions_median_falls_into_the_interval(count, disturbed):
-    """Processes with an offset of their own, some of them disturbed: 95 % asked, 300 trials."""
+    """Processes with different offsets, some of them disturbed: nominal coverage 95 %, 150 trials."""
     rng = np.random.default_rng(1)
 
     def repetition():
@@ -69,20 +69,20 @@ def test_a_repetitions_median_falls_into_the_interval(count, disturbed):
         return [np.exp(offset + np.abs(rng.normal(0, 0.02, 20))) for offset in offsets]
 
     hits, widths = 0, []
-    for _ in range(300):
+    for _ in range(150):
         interval = median_interval(repetition(), resamples=300)
         later = np.median([np.median(samples) for samples in repetition()])
         hits += interval[1] <= later <= interval[2]
         widths.append(half_width(interval))
-    assert hits >= 0.92 * 300
-    assert np.median(widths) < {2: 0.25, 3: 0.15, 5: 0.08, 10: 0.04}[count], "and is not merely wide"
+    assert hits >= 0.92 * 150
+    assert np.median(widths) < {2: 0.25, 3: 0.15, 5: 0.08}[count], "and is not merely wide"
 
 
 def test_pairs_tell_apart_what_separate_intervals_cannot():
     """A machine whose speed changes from repeat to repeat by far more than the two differ."""
     rng = np.random.default_rng(2)
     hits = 0
-    for _ in range(200):
+    for _ in range(80):
         speed = rng.normal(0, 0.2, 4)
         a, b = (
             {r: np.exp(speed[r] + shift + rng.normal(0, 0.005, 15)) for r in range(4)} for shift in (0.05, 0)
@@ -92,7 +92,7 @@ def test_pairs_tell_apart_what_separate_intervals_cannot():
         hits += low <= math.exp(0.05) <= high
         assert low > 1
         assert median_interval(list(a.values()))[1] < median_interval(list(b.values()))[2]
-    assert hits >= 184
+    assert hits >= 73
 
 
 def test_without_common_repeats_the_separate_intervals_count_and_one_repeat_has_none():
@@ -119,12 +119,12 @@ def test_wilson_agrees_with_scipy(counts):
     assert proportion_interval(hits, trials)[1:] == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-def test_one_row_a_cell():
-    frame = summarise(raw(cost_records(), accuracy_records()))
+def test_one_row_per_configuration():
+    frame = summarise(raw(cost_records(SIX[:3], (128, 512)), accuracy_records()))
     priors = ["prior_majority", "prior_root_operator"]
     assert list(frame.columns) == columns.of_summary(priors=priors)
     assert [name for name in frame.columns if name not in priors] == COLUMNS
-    assert len(frame) == 6 * 6 * 2 + 6
+    assert len(frame) == 3 * 2 * 2 + 6
     cost = frame[frame.task == ""]
     assert (cost.status == "ok").all()
     assert cost[["time_s", "peak_bytes", "flops", "tokens_per_s", "parameters"]].notna().all().all()
@@ -146,7 +146,7 @@ def summary_of_four() -> pd.DataFrame:
     return summarise(raw(FOUR))
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.permutations(FOUR))
 def test_the_order_of_records_does_not_matter(records):
     pd.testing.assert_frame_equal(summarise(raw(records)), summary_of_four())
@@ -248,7 +248,7 @@ def test_the_roof_is_the_peak_or_the_bandwidth_of_the_footprint():
 
 
 def test_ratios_are_to_the_fastest_and_hold_one():
-    frame = summarise(raw(cost_records(noise=0.05)))
+    frame = summarise(raw(cost_records(SIX[:4], (128, 512), noise=0.05)))
     for _, block in frame.groupby(["mode", "seq_len"]):
         best = block.loc[block.time_s.idxmin()]
         assert best.time_ratio == best.time_ratio_low == best.time_ratio_high == 1

@@ -36,9 +36,9 @@ def planted(costs, lengths=LENGTHS, repeats=5, noise=0.01, seed=0, drift=0.0):
     samples, medians = [], []
     for row in frame.itertuples():
         offset = rng.normal(0, noise) + shared[lengths.index(row.seq_len), row.repeat]
-        found = list(costs[row.mechanism](row.seq_len) * np.exp(offset + rng.normal(0, noise / 3, 9)))
-        samples.append(found)
-        medians.append(float(np.median(found)))
+        times = list(costs[row.mechanism](row.seq_len) * np.exp(offset + rng.normal(0, noise / 3, 9)))
+        samples.append(times)
+        medians.append(float(np.median(times)))
     return frame.assign(samples_time_s=samples, time_s=medians)
 
 
@@ -93,21 +93,23 @@ def test_a_curve_that_is_no_power_law_yet_is_said():
 @pytest.mark.slow
 def test_the_interval_of_an_exponent_covers_the_truth():
     hits = 0
-    for seed in range(200):
-        frame = planted({"mine": lambda n: 1e-6 * n**1.3}, noise=0.05, repeats=4, seed=seed)
+    for seed in range(100):
+        frame = planted({"mine": lambda n: 1e-6 * n**1.3}, LENGTHS[1:], noise=0.05, repeats=4, seed=seed)
         (row,) = exponents(frame, "time_s").itertuples()
         hits += row.exponent_low <= 1.3 <= row.exponent_high
-    assert hits >= 180
+    assert hits >= 90
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_few_repeats_make_the_interval_wide_enough(repeats):
     hits = 0
-    for seed in range(100):
-        frame = planted({"mine": lambda n: 1e-6 * n**1.3}, noise=0.03, repeats=repeats, seed=seed)
+    for seed in range(50):
+        frame = planted(
+            {"mine": lambda n: 1e-6 * n**1.3}, LENGTHS[1:], noise=0.03, repeats=repeats, seed=seed
+        )
         (row,) = exponents(frame, "time_s").itertuples()
         hits += row.exponent_low <= 1.3 <= row.exponent_high
-    assert hits >= 88
+    assert hits >= 42  # at a coverage of 95 %, 41 or fewer occur less than once in 1,000 times
 
 
 @pytest.mark.parametrize(
@@ -129,13 +131,13 @@ CROSSING = {"a": lambda n: 4.5e-6 * n, "b": lambda n: 1e-8 * n**2}  # at N = 450
 @pytest.mark.slow
 def test_a_crossover_is_found_with_its_interval():
     hits, widths = 0, []
-    for seed in range(200):
+    for seed in range(80):
         (row,) = crossovers(planted(CROSSING, noise=0.03, repeats=4, seed=seed, drift=0.2)).itertuples()
         assert (row.faster_before, row.faster_after) == ("b", "a")
         assert 128 <= row.crossover_low <= row.crossover <= row.crossover_high <= 1024
         hits += row.crossover_low <= 450 <= row.crossover_high
         widths.append(row.crossover_high / row.crossover_low)
-    assert hits >= 180
+    assert hits >= 72
     assert np.median(widths) < 1.25, "drift that both share does not widen it"
     assert row.statement.startswith("a is faster than b from N = 4")
 
@@ -148,13 +150,13 @@ def test_no_crossover_is_extrapolated():
     assert row.statement == "a is faster than b at 512: no crossover within the measured lengths"
 
 
-def test_the_same_cannot_be_told_apart():
-    told = 0
-    for seed in range(60):
+def test_equal_mechanisms_rarely_differ_significantly():
+    different = 0
+    for seed in range(30):
         frame = planted({"a": lambda n: 1e-6 * n, "b": lambda n: 1e-6 * n}, (128, 256), seed=seed)
         (row,) = crossovers(frame).itertuples()
-        told += row.statement != "no significant difference between a and b from 128 to 256"
-    assert told <= 12, "two lengths at 95 % each"
+        different += row.statement != "no significant difference between a and b from 128 to 256"
+    assert different <= 6, "two lengths at 95 % each"
 
 
 def test_two_crossings_are_two_rows():
@@ -180,18 +182,18 @@ def test_a_length_with_one_repeat_is_left_out_and_named():
     (row,) = crossovers(frame).itertuples()
     assert row.crossover_low <= 450 <= row.crossover_high
     assert row.first == 256
-    assert row.statement.endswith("; one repeat has no interval at 128")
+    assert row.statement.endswith("; not compared at 128: one repeat has no interval")
 
 
 @pytest.mark.slow
 def test_no_common_repeat_still_covers_the_truth():
     hits = 0
-    for seed in range(60):
+    for seed in range(40):
         frame = planted(CROSSING, noise=0.03, repeats=4, seed=seed)
         frame.loc[frame["mechanism"] == "a", "repeat"] += 10
         (row,) = crossovers(frame).itertuples()
         hits += row.crossover_low <= 450 <= row.crossover_high
-    assert hits >= 53
+    assert hits >= 36
 
 
 def test_an_end_too_close_to_tell_rules_no_crossover_out():
@@ -234,11 +236,11 @@ def test_codes_are_lines_of_their_own():
     slow = frame[frame["mechanism"] == "a"].assign(code="other")
     slow["samples_time_s"] = [[10 * s for s in samples] for samples in slow["samples_time_s"]]
     both = pd.concat([frame, slow], ignore_index=True)
-    found = crossovers(both)
+    crossings = crossovers(both)
     code = frame["code"].iloc[0]
-    assert set(found["first_label"]) == {f"a ({code})", "a (other)"}
-    assert found["crossover"].notna().sum() == 1
-    pd.testing.assert_frame_equal(found, crossovers(both[::-1].reset_index(drop=True)))
+    assert set(crossings["first_label"]) == {f"a ({code})", "a (other)"}
+    assert crossings["crossover"].notna().sum() == 1
+    pd.testing.assert_frame_equal(crossings, crossovers(both[::-1].reset_index(drop=True)))
 
 
 def test_only_common_lengths_count_and_failures_are_left_out():
@@ -269,9 +271,9 @@ def test_the_tables_say_what_the_frames_hold():
     assert "NO, faster" in text
     assert "b, forward: time grows as N^2.00" in text
     assert "a is faster than b from N = 4" in text
-    found = json.loads(as_json(frame))
-    assert {row["verdict"] for row in found["exponents"]["time_s"]} == {"agrees", "grows faster"}
-    assert found["crossovers"][0]["crossover"] == pytest.approx(450, rel=0.02)
+    exported = json.loads(as_json(frame))
+    assert {row["verdict"] for row in exported["exponents"]["time_s"]} == {"agrees", "grows faster"}
+    assert exported["crossovers"][0]["crossover"] == pytest.approx(450, rel=0.02)
     empty = Console(width=80, record=True, file=io.StringIO())
     empty.print(renderable(complexity_blocks(frame[frame["seq_len"] < 0])))
     assert "fewer than three lengths" in empty.export_text()

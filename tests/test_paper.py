@@ -1,4 +1,4 @@
-"""The paper's numbers and ours beside them: the file is the paper's, no verdict goes beyond the records."""
+"""The paper's numbers and ours compared: the data file is the paper's, verdicts follow from the records."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def trained(
 ) -> list[Record]:
     """Trainings with a macro-F and with noise of their own; options are the cells'."""
     rng = np.random.default_rng(0)
-    found = []
+    records = []
     for record in accuracy_records(mechanisms, lengths, seeds, task):
         score = record.values["accuracy"] + noise * rng.normal()
         values = {**record.values, "accuracy": score, "test_macro_f1": 0.9 * score, "train_examples": 2000}
         cell = dataclasses.replace(record.cell, options=options) if options else record.cell
-        found.append(dataclasses.replace(record, cell=cell, values=values))
-    return found
+        records.append(dataclasses.replace(record, cell=cell, values=values))
+    return records
 
 
 def fill(records: list[Record]) -> None:
@@ -99,10 +99,10 @@ def test_panels_of_the_ablations_carry_table_4s_scores():
 def test_published_differences_are_welchs():
     row = one(paper.published_scores("table4").query("dataset == 'MIND'"), "Poolingformer")
     expected = stats.ttest_ind_from_stats(0.8246, 0.0024, 5, 0.8234, 0.0019, 5, equal_var=False)
-    found = welch(0.8246 - 0.8234, 0.0024, 0.0019, 5)
-    assert found["p"] == pytest.approx(expected.pvalue)
+    test = welch(0.8246 - 0.8234, 0.0024, 0.0019, 5)
+    assert test["p"] == pytest.approx(expected.pvalue)
     assert row["published_difference"] == pytest.approx(0.0012)
-    assert row[["published_low", "published_high"]].tolist() == pytest.approx([found["low"], found["high"]])
+    assert row[["published_low", "published_high"]].tolist() == pytest.approx([test["low"], test["high"]])
     equal = welch(0.01, 0.02, 0.02, 5)  # equal spreads and sizes: Student's with 8 degrees of freedom
     assert equal["high"] - 0.01 == pytest.approx(stats.t.ppf(0.975, 8) * 0.02 * math.sqrt(2 / 5))
 
@@ -111,20 +111,20 @@ def test_published_differences_are_welchs():
 
 
 def test_ours_is_the_seeds_own_comparison():
-    found = paper.compare_scores("table4", raw(trained()))
-    assert set(found["dataset"]) == {"MIND"}
-    assert list(found[found["metric"] == "accuracy"]["ours"]) == list(SEVEN)
+    compared = paper.compare_scores("table4", raw(trained()))
+    assert set(compared["dataset"]) == {"MIND"}
+    assert list(compared[compared["metric"] == "accuracy"]["ours"]) == list(SEVEN)
     for metric, column in paper.METRICS.items():
         ours = compare(raw(trained()), metric=column).set_index("mechanism")
         for name in ("vanilla", "linear"):
-            row = found[(found["ours"] == name) & (found["metric"] == metric)].iloc[0]
+            row = compared[(compared["ours"] == name) & (compared["metric"] == metric)].iloc[0]
             for mine, theirs in (
                 ("difference", "difference"),
                 ("difference_low", "low"),
                 ("p_holm", "p_holm"),
             ):
                 assert row[mine] == ours.loc[name, theirs]
-    assert one(found, "Fastformer")["outcome"] == ""
+    assert one(compared, "Fastformer")["outcome"] == ""
 
 
 def test_the_transformer_has_its_own_length_or_all_have_one():
@@ -165,8 +165,8 @@ def test_outcomes(published, published_p, ours, p, expected):
 
 
 def test_one_seed_reproduces_nothing():
-    found = paper.compare_scores("table4", raw(trained(seeds=1)))
-    assert set(found["outcome"]) <= {"", "inconclusive", "not significant in the paper"}
+    compared = paper.compare_scores("table4", raw(trained(seeds=1)))
+    assert set(compared["outcome"]) <= {"", "inconclusive", "not significant in the paper"}
     text = report("table4", raw(trained(seeds=1)))
     assert "With one seed the training noise is unknown" in text
     assert "0 reproduced; 0 contrary" in text
@@ -180,14 +180,14 @@ def test_ablations_are_told_apart_by_their_option_alone(what, axis):
         trained(("fastformer",), noise=0.01 * (1 + place), **({axis: value} if value != default else {}))
         for place, value in enumerate(values)
     ]
-    found = paper.compare_scores(what, raw(*records))
-    accuracy = found[found["metric"] == "accuracy"]
+    compared = paper.compare_scores(what, raw(*records))
+    accuracy = compared[compared["metric"] == "accuracy"]
     assert [label.partition("=")[2] or default for label in accuracy["ours"]] == values
     assert accuracy["difference"].notna().sum() == len(values) - 1
     # the same, with the default written out
     written = raw(*records[:-1], trained(("fastformer",), noise=0.01 * len(values), **{axis: default}))
     assert list(paper.compare_scores(what, written)["difference"].dropna()) == list(
-        found["difference"].dropna()
+        compared["difference"].dropna()
     )
     table = paper.compare_scores("table4", raw(*records))
     assert list(table[table["ours"] != ""]["name"].unique()) == ["Fastformer"]
@@ -218,16 +218,16 @@ def test_the_authors_block_is_another_model_than_the_papers_row():
 
 def test_settings_stand_apart():
     small, other = trained(), trained(task="polarity")
-    found = paper.compare_scores("table4", raw(small, other))
-    assert set(zip(found["task"], found["dataset"], strict=True)) == {
+    compared = paper.compare_scores("table4", raw(small, other))
+    assert set(zip(compared["task"], compared["dataset"], strict=True)) == {
         ("newsgroups", "MIND"),
         ("polarity", "IMDB"),
     }
     wide = [
         dataclasses.replace(r, cell=dataclasses.replace(r.cell, d_model=128)) for r in trained(("linear",))
     ]
-    found = paper.compare_scores("table4", raw(trained(("fastformer",)), wide))
-    assert found["difference"].isna().all()
+    compared = paper.compare_scores("table4", raw(trained(("fastformer",)), wide))
+    assert compared["difference"].isna().all()
     assert "not both trained in this setting" in report("table4", raw(trained(("fastformer",)), wide))
 
 
@@ -236,10 +236,10 @@ def test_settings_stand_apart():
 
 def test_rank_agreement_is_exact():
     order = [3.0, 1.0, 2.0, 4.0, 5.0, 7.0, 6.0]
-    found = agreement(order, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
-    assert found["spearman"] == pytest.approx(stats.spearmanr(order, range(7)).statistic)
-    assert found["kendall"] == pytest.approx(stats.kendalltau(order, range(7)).statistic)
-    assert found["spearman_least"] == pytest.approx(0.7857, abs=1e-4), (
+    ranks = agreement(order, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    assert ranks["spearman"] == pytest.approx(stats.spearmanr(order, range(7)).statistic)
+    assert ranks["kendall"] == pytest.approx(stats.kendalltau(order, range(7)).statistic)
+    assert ranks["spearman_least"] == pytest.approx(0.7857, abs=1e-4), (
         "the critical value in tables for n = 7"
     )
     perfect = agreement([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0])
@@ -255,9 +255,9 @@ def test_rank_agreement_is_exact():
 
 def test_ratios_are_paired_and_held_against_the_figure():
     records = cost_records(lengths=(128, 512, 700), repeats=4)
-    found = paper.compare_times(raw(records))
-    assert set(found["seq_len"]) == {128, 512}, "700 is not in the figure"
-    assert set(found["mode"]) == {"forward", "train"}
+    compared = paper.compare_times(raw(records))
+    assert set(compared["seq_len"]) == {128, 512}, "700 is not in the figure"
+    assert set(compared["mode"]) == {"forward", "train"}
     times = {
         name: {
             r.cell.repeat: r.samples["time_s"] for r in records
@@ -265,7 +265,9 @@ def test_ratios_are_paired_and_held_against_the_figure():
         }
         for name in ("vanilla", "fastformer")
     }  # fmt: skip
-    (row,) = found.query("mode == 'forward' and seq_len == 512 and name == 'Transformer'").to_dict("records")
+    (row,) = compared.query("mode == 'forward' and seq_len == 512 and name == 'Transformer'").to_dict(
+        "records"
+    )
     assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == ratio_interval(
         times["vanilla"], times["fastformer"]
     )
@@ -327,10 +329,10 @@ def test_the_paper_alone_in_every_format(what, format):
     text = report(what, None, format=format)
     names = [row["name"] for row in paper.published()[what]["row"]]
     if format == "json":
-        found = json.loads(text)
-        assert found["caveats"]
-        assert found["source"]["arxiv"] == "2108.09084"
-        assert found["rows"]
+        exported = json.loads(text)
+        assert exported["caveats"]
+        assert exported["source"]["arxiv"] == "2108.09084"
+        assert exported["rows"]
     assert all(name in text for name in names)
     if format in ("table", "markdown"):
         assert "2108.09084 v5" in text
@@ -348,11 +350,11 @@ def test_every_number_and_the_setting_are_in_the_report():
         assert f"{100 * frame['mean'].iloc[0]:.2f}" in text
     rows = pd.read_csv(io.StringIO(report("table4", records, format="csv")))
     np.testing.assert_allclose(rows["mean"], frame["mean"])
-    found = json.loads(report("table4", records, format="json"))
-    assert [row["difference"] for row in found["rows"]] == [
+    exported = json.loads(report("table4", records, format="json"))
+    assert [row["difference"] for row in exported["rows"]] == [
         None if math.isnan(d) else d for d in frame["difference"]
     ]
-    assert [order["n"] for order in found["ranks"]] == [3, 3]
+    assert [order["n"] for order in exported["ranks"]] == [3, 3]
 
 
 @pytest.mark.parametrize(
@@ -393,7 +395,7 @@ def test_the_command_prints_the_report(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_is_set_beside_the_paper(monkeypatch, capsys):
+def test_a_run_is_compared_with_the_paper(monkeypatch, capsys):
     """Two mechanisms and two seeds on a few made-up reviews, through the command line."""
     words = ("dull", "fine")
     reviews = [{"label": i % 2, "text": f"a {words[i % 2]} film {i} " * 6} for i in range(60)]
@@ -426,8 +428,8 @@ repeats = 2
     effbench(
         "run", "--config", "small.toml", "--data-dir", "data", "--out", "out", "--isolate", "inline", "-q"
     )
-    found = json.loads(effbench("paper", "table4", "out", "--format", "json"))
-    rows = {row["name"]: row for row in found["rows"] if row["metric"] == "accuracy"}
+    exported = json.loads(effbench("paper", "table4", "out", "--format", "json"))
+    rows = {row["name"]: row for row in exported["rows"] if row["metric"] == "accuracy"}
     assert (rows["Transformer"]["seq_len"], rows["Fastformer"]["seq_len"]) == (8, 16)
     assert rows["Transformer"]["seeds_in_common"] == 2
     ours = load("out", raw=True)

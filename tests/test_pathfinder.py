@@ -51,24 +51,24 @@ def discs(image: np.ndarray) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize(("contour", "side"), [("hard", 32), ("baseline", 32), ("baseline", 64)])
 def test_the_label_follows_from_the_masks(contour, side):
-    found = drawn(contour, side)
+    block = drawn(contour, side)
     for i in range(BLOCK):
         # A dash and the next are at most two pixels apart.
-        near = [ndimage.binary_dilation(mask > 76, np.ones((3, 3))) for mask in found.contours[i]]
+        near = [ndimage.binary_dilation(mask > 76, np.ones((3, 3))) for mask in block.contours[i]]
         pieces = [ndimage.label(mask, np.ones((3, 3)))[0] for mask in near]
-        for piece, start, end in zip(pieces, found.starts[i], found.ends[i], strict=True):
+        for piece, start, end in zip(pieces, block.starts[i], block.ends[i], strict=True):
             assert piece[*start] == piece[*end] > 0  # a contour's own mask joins its start and end
-        origin = [c for c in range(2) if (found.starts[i, c] == found.discs[i, 0]).all()]
-        terminal = [c for c in range(2) if (found.ends[i, c] == found.discs[i, 1]).all()]
+        origin = [c for c in range(2) if (block.starts[i, c] == block.discs[i, 0]).all()]
+        terminal = [c for c in range(2) if (block.ends[i, c] == block.discs[i, 1]).all()]
         assert len(origin) == 1  # contours start at different pixels
-        assert (origin[0] in terminal) if found.labels[i] else (1 - origin[0] in terminal)
+        assert (origin[0] in terminal) if block.labels[i] else (1 - origin[0] in terminal)
 
 
 def test_discs_are_seen_where_they_are_said_to_be():
-    found = drawn("hard")
+    block = drawn("hard")
     seen = [
         {tuple(disc) for disc in where.tolist()} == set(discs(image))
-        for where, image in zip(found.discs, found.images, strict=True)
+        for where, image in zip(block.discs, block.images, strict=True)
     ]
     assert np.mean(seen) > 0.9  # two discs that touch are one piece
 
@@ -96,8 +96,8 @@ def test_a_distractor_grows_only_where_nothing_is():
     drawing = _Drawing(shape_of(32, "hard"), 1, np.random.default_rng(4))
     masks, _, _ = drawing._contours(BLOCK)
     last = drawing._distractor_seeds(masks)
-    new, found = drawing._extend(masks.copy(), last)
-    new = new.take(found)
+    new, grown = drawing._extend(masks.copy(), last)
+    new = new.take(grown)
     own = np.zeros_like(masks)
     drawing._stamp(own, new.window, new.end, drawing.tables.masks[drawing.tables.dash[new.angle]])
     assert len(new.window) > 5
@@ -106,10 +106,10 @@ def test_a_distractor_grows_only_where_nothing_is():
 
 @pytest.mark.parametrize(("contour", "most"), [("baseline", 10), ("hard", 5)])
 def test_some_distractors_find_room_and_are_stamped(contour, most):
-    found = drawn(contour)
+    block = drawn(contour)
     pieces = [
         ndimage.label(ndimage.binary_dilation(mask > 76, np.ones((3, 3))), np.ones((3, 3)))[1]
-        for mask in found.distractors
+        for mask in block.distractors
     ]
     assert 0.5 < np.mean(pieces) < most
     assert max(pieces) <= most
@@ -155,9 +155,9 @@ def test_parts_share_no_image_and_do_not_depend_on_each_others_size():
 
 def test_images_of_another_side_than_32():
     for side in (64, 128):
-        found = draw(shape_of(side, "baseline"), np.random.default_rng(0), count=3)
-        assert found.images.shape == (3, side, side)
-        assert (found.images.max(axis=(1, 2)) == 255).all()
+        block = draw(shape_of(side, "baseline"), np.random.default_rng(0), count=3)
+        assert block.images.shape == (3, side, side)
+        assert (block.images.max(axis=(1, 2)) == 255).all()
 
 
 # The original generator's images.
@@ -181,8 +181,10 @@ def statistics(pixels: np.ndarray) -> dict[str, np.ndarray]:
     values = {
         "mean": levels.mean(axis=(1, 2)),
         "lit": lit.sum(axis=(1, 2)),
-        "discs": np.array([len(found) for found in where]),
-        "distance": np.array([np.hypot(*np.subtract(*found)) if len(found) == 2 else 0 for found in where]),
+        "discs": np.array([len(centres) for centres in where]),
+        "distance": np.array(
+            [np.hypot(*np.subtract(*centres)) if len(centres) == 2 else 0 for centres in where]
+        ),
         "row": (lit.sum(axis=2) * rows).sum(axis=1) / lit.sum(axis=(1, 2)),
         "column": (lit.sum(axis=1) * rows).sum(axis=1) / lit.sum(axis=(1, 2)),
     }

@@ -53,17 +53,17 @@ def test_scores_and_differences_are_scipys():
         [line.mean(), line.std(ddof=1), low, high]
     )
     assert scores.loc["vanilla", "seeds"] == 4
-    found = seeds.compare(BY_HAND).set_index("mechanism")
-    assert list(found.index) == ["vanilla", "linear"]
+    compared = seeds.compare(BY_HAND).set_index("mechanism")
+    assert list(compared.index) == ["vanilla", "linear"]
     expected = stats.ttest_rel(line, [0.52, 0.54, 0.54, 0.57])
     interval = expected.confidence_interval(0.95)
-    assert found.loc["vanilla", ["difference", "low", "high", "p"]].tolist() == pytest.approx(
+    assert compared.loc["vanilla", ["difference", "low", "high", "p"]].tolist() == pytest.approx(
         [-0.0175, interval.low, interval.high, expected.pvalue]
     )
     # by hand: p = 0.0384 is the larger of two and keeps its level, the smaller is doubled
-    assert found.loc["vanilla", "p_holm"] == pytest.approx(found.loc["vanilla", "p"])
-    assert found.loc["linear", "p_holm"] == pytest.approx(2 * found.loc["linear", "p"])
-    assert list(found["verdict"]) == ["worse", "worse"]
+    assert compared.loc["vanilla", "p_holm"] == pytest.approx(compared.loc["vanilla", "p"])
+    assert compared.loc["linear", "p_holm"] == pytest.approx(2 * compared.loc["linear", "p"])
+    assert list(compared["verdict"]) == ["worse", "worse"]
     halves = seeds.compare(BY_HAND, metric="test_macro_f1").set_index("mechanism")
     assert halves.loc["vanilla", "difference"] == pytest.approx(-0.00875)
     assert halves.loc["vanilla", "p"] == pytest.approx(expected.pvalue)
@@ -95,26 +95,26 @@ def test_comparing_the_other_way_round_turns_signs_and_verdicts():
 
 def test_intervals_cover_the_mean_as_often_as_they_say():
     rng = np.random.default_rng(1)
-    trials, hits = 1500, 0
+    trials, hits = 600, 0
     for _ in range(trials):
-        found = seeds.paired(list(rng.normal(0.3, 2.0, 4)))
-        hits += found["low"] <= 0.3 <= found["high"]
+        test = seeds.paired(list(rng.normal(0.3, 2.0, 4)))
+        hits += test["low"] <= 0.3 <= test["high"]
     assert abs(hits / trials - 0.95) < 3.5 * math.sqrt(0.95 * 0.05 / trials)
 
 
 @pytest.mark.slow
 def test_a_table_without_differences_is_seldom_said_to_have_one():
-    """1,000 tables of six mechanisms against a seventh: at most 5 % hold a wrong verdict."""
+    """400 tables of six mechanisms against a seventh: at most 5 % hold a wrong verdict."""
     rng = np.random.default_rng(2)
     wrong = uncorrected = 0
-    for _ in range(1000):
+    for _ in range(400):
         scores = rng.normal(0.5, 0.02, (7, 5)) + rng.normal(0, 0.03, 5)
         family = [seeds.paired(list(line - scores[0])) for line in scores[1:]]
         corrected, _ = seeds.holm([one["p"] for one in family])
         wrong += min(corrected) <= 0.05
         uncorrected += min(one["p"] for one in family) <= 0.05
-    assert wrong / 1000 <= 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / 1000)
-    assert uncorrected / 1000 > 0.1, "the simulation would show an error if there was no correction"
+    assert wrong / 400 <= 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / 400)
+    assert uncorrected / 400 > 0.1, "the simulation would show an error if there was no correction"
 
 
 @pytest.mark.parametrize(("effect", "alpha"), [(0.5, 0.05), (1.0, 0.05 / 6), (3.0, 0.05 / 6)])
@@ -162,9 +162,9 @@ def test_pairs_share_the_seed_of_the_data_too():
 
 
 def test_settings_are_not_mixed_and_every_length_is_a_table():
-    found = seeds.compare(raw(accuracy_records(lengths=(64, 128))))
-    assert found.groupby("seq_len").size().to_dict() == {64: 5, 128: 5}
-    assert set(found["comparisons"]) == {5}
+    compared = seeds.compare(raw(accuracy_records(lengths=(64, 128))))
+    assert compared.groupby("seq_len").size().to_dict() == {64: 5, 128: 5}
+    assert set(compared["comparisons"]) == {5}
     other = [
         dataclasses.replace(record, cell=dataclasses.replace(record.cell, d_model=256))
         for record in accuracy_records(("vanilla",))
@@ -186,8 +186,8 @@ def test_no_trainings_no_rows():
 
 
 def test_a_comparison_is_of_accuracy_and_macro_f1_alike():
-    found = show_seeds.comparison(BY_HAND, "fastformer")
-    assert found.groupby("metric")["mechanism"].agg(set).to_dict() == {
+    compared = show_seeds.comparison(BY_HAND, "fastformer")
+    assert compared.groupby("metric")["mechanism"].agg(set).to_dict() == {
         "accuracy": {"vanilla", "linear"},
         "test_macro_f1": {"vanilla", "linear"},
     }
@@ -205,7 +205,9 @@ def test_its_table_prints_the_means_the_verdicts_and_the_seeds_that_would_tell()
     # each mechanism has a row of either metric, and macro F1 was half of accuracy: the last ones are left
     assert f"{100 * accuracy.loc['linear', 'difference'] / 2:+.2f}" in rows["linear"]
     assert rows["linear"].rstrip().endswith("worse")
-    assert (accuracy.loc["vanilla", "verdict"] == seeds.UNTOLD) == rows["vanilla"].rstrip().endswith("n.s.")
+    assert (accuracy.loc["vanilla", "verdict"] == seeds.NOT_SIGNIFICANT) == rows["vanilla"].rstrip().endswith(
+        "n.s."
+    )
     assert "accuracy in points" in text
     assert "macro F1 in points" in text
     assert "2 differences significant" in text

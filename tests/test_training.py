@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -400,13 +402,13 @@ def test_padding_share_is_that_of_the_batches():
 
 
 def test_progress_moves_forward_and_names_loss_score_speed_and_what_is_left():
-    lines = []
-    fit(Occurs(), recipe=Recipe(epochs=3), progress=lambda fraction, text: lines.append((fraction, text)))
-    assert "at most 0 s left" in lines[-1][1]
-    fractions = [fraction for fraction, _ in lines]
+    messages = []
+    fit(Occurs(), recipe=Recipe(epochs=3), progress=lambda fraction, text: messages.append((fraction, text)))
+    assert "at most 0 s left" in messages[-1][1]
+    fractions = [fraction for fraction, _ in messages]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
-    assert all(word in lines[-1][1] for word in ("epoch 3.0 of 3", "loss 0.", "validation", "tokens/s"))
+    assert all(word in messages[-1][1] for word in ("epoch 3.0 of 3", "loss 0.", "validation", "tokens/s"))
 
 
 # Checkpoints.
@@ -451,15 +453,29 @@ def fit_killed(path, *, at=None, in_score=None, belongs="this", **changed):
     return fit(Task(dropout=0.2), recipe=RESUMED, loss=loss, checkpoint=eager(path, belongs), **changed)
 
 
-@pytest.mark.parametrize("kills", [[1], [2], [6], [8], [9], [24], [1, 3, 3, 9]])
+@cache
+def uninterrupted() -> str:
+    """The numbers of a training that was not killed and had no checkpoint."""
+    return numbers(*fit(Occurs(dropout=0.2), recipe=RESUMED))
+
+
+@cache
+def left_behind() -> bytes:
+    """The checkpoint of a training that was killed in its 12th step."""
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.raises(Killed):
+            fit_killed(Path(folder) / "cell.pt", at=12)
+        return (Path(folder) / "cell.pt").read_bytes()
+
+
+@pytest.mark.parametrize("kills", [[1], [6], [8], [9], [24], [1, 3, 3, 9]])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, kills):
-    whole = fit(Occurs(dropout=0.2), recipe=RESUMED)
     path = tmp_path / "folder" / "cell.pt"
     for at in kills:
         with pytest.raises(Killed):
             fit_killed(path, at=at)
     model, history = fit_killed(path)
-    assert numbers(model, history) == numbers(*whole)
+    assert numbers(model, history) == uninterrupted()
     assert history.resumed == len(kills) - list(itertools.takewhile(lambda at: at == 1, kills)).count(1)
     assert len(history.step_s) == len(history.step_loss) == 24
     assert list(history.curve_seconds) == sorted(history.curve_seconds)
@@ -469,7 +485,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kills):
 def test_killed_in_an_evaluation_it_goes_on_from_before(tmp_path, evaluation):
     with pytest.raises(Killed):
         fit_killed(tmp_path / "cell.pt", in_score=evaluation)
-    assert numbers(*fit_killed(tmp_path / "cell.pt")) == numbers(*fit(Occurs(dropout=0.2), recipe=RESUMED))
+    assert numbers(*fit_killed(tmp_path / "cell.pt")) == uninterrupted()
 
 
 def test_killed_after_its_end_it_trains_no_more(tmp_path):
@@ -480,18 +496,15 @@ def test_killed_after_its_end_it_trains_no_more(tmp_path):
 
 
 def test_how_often_it_is_written_changes_no_number(tmp_path):
-    whole = numbers(*fit(Occurs(dropout=0.2), recipe=RESUMED))
     for number, every in enumerate((0.0, 1e9)):
         kept = eager(tmp_path / f"{number}.pt", every_s=every)
-        assert numbers(*fit(Occurs(dropout=0.2), recipe=RESUMED, checkpoint=kept)) == whole
+        assert numbers(*fit(Occurs(dropout=0.2), recipe=RESUMED, checkpoint=kept)) == uninterrupted()
 
 
 @pytest.mark.parametrize("harm", ["flipped", "short", "empty", "text", "another's", "another model's"])
 def test_a_checkpoint_that_does_not_fit_is_ignored_and_said_so(tmp_path, harm):
-    path, lines = tmp_path / "cell.pt", []
-    with pytest.raises(Killed):
-        fit_killed(path, at=12)
-    data = path.read_bytes()
+    path, messages = tmp_path / "cell.pt", []
+    data = left_behind()
     flipped = bytearray(data)
     flipped[-len(data) // 3] ^= 1
     damaged = {"flipped": bytes(flipped), "short": data[:-100], "empty": b"", "text": b"a text"}
@@ -504,13 +517,13 @@ def test_a_checkpoint_that_does_not_fit_is_ignored_and_said_so(tmp_path, harm):
     model, history = fit_killed(
         path,
         belongs="that" if harm == "another's" else "this",
-        progress=lambda fraction, text: lines.append(text),
+        progress=lambda fraction, text: messages.append(text),
     )
     why = {"another's": "belongs to another cell", "another model's": "do not fit the model"}
-    assert "training anew: ignored the checkpoint, it" in lines[-1]
-    assert why.get(harm, "damaged") in lines[-1]
+    assert "training anew: ignored the checkpoint, it" in messages[-1]
+    assert why.get(harm, "damaged") in messages[-1]
     assert history.resumed == 0
-    assert numbers(model, history) == numbers(*fit(Occurs(dropout=0.2), recipe=RESUMED))
+    assert numbers(model, history) == uninterrupted()
 
 
 def test_a_half_written_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
@@ -532,11 +545,11 @@ def test_a_half_written_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
 
 def test_a_disk_that_takes_no_checkpoint_costs_the_checkpoint_alone(tmp_path):
     (tmp_path / "a file").write_text("")
-    lines = []
+    messages = []
     path = tmp_path / "a file" / "cell.pt"
-    result = fit_killed(path, progress=lambda fraction, text: lines.append(text))
-    assert numbers(*result) == numbers(*fit(Occurs(dropout=0.2), recipe=RESUMED))
-    assert f"no checkpoint: cannot write {path}" in lines[-1]
+    result = fit_killed(path, progress=lambda fraction, text: messages.append(text))
+    assert numbers(*result) == uninterrupted()
+    assert f"no checkpoint: cannot write {path}" in messages[-1]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -690,9 +703,9 @@ def test_bfloat16_is_autocast_over_float32_weights():
 
     class Losses(Occurs):
         def loss(self, model, batch):
-            found = super().loss(model, batch)
-            assert found.dtype == torch.float32
-            return found
+            value = super().loss(model, batch)
+            assert value.dtype == torch.float32
+            return value
 
     def run(dtype):
         return measure_accuracy(
