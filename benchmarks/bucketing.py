@@ -1,4 +1,4 @@
-"""What do batches of rows of similar length save? Trainings with and without, interleaved in one process.
+"""Measure the speed-up by batches of rows of similar length: interleaved trainings with and without.
 
     python benchmarks/bucketing.py [mechanism] [pairs]
 
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from effbench.common import registry
-from effbench.measured.models.training import History, Recipe, train
+from effbench.measured.models.history import History
+from effbench.measured.models.training import Objective, Recipe, train
 from effbench.measured.tasks.base import Classification, Examples, Splits
 from effbench.records.analyse.statistics import ratio_interval
 
@@ -55,20 +56,20 @@ def main() -> None:
     torch.set_num_threads(1)
     task, rng = Reviews(), np.random.default_rng(0)
     splits = task.data(LONGEST, 0, None)
-    training(name, task, splits, seed=0, bucketed=False)  # first calls
-    found: dict[bool, list[History]] = {True: [], False: []}
+    training(name, task, splits, seed=0, bucketed=False)  # warm-up
+    histories: dict[bool, list[History]] = {True: [], False: []}
     for number in range(pairs):
         for bucketed in rng.permutation([True, False]).tolist():
-            found[bucketed].append(training(name, task, splits, seed=number, bucketed=bucketed))
+            histories[bucketed].append(training(name, task, splits, seed=number, bucketed=bucketed))
         print(f"{number + 1} of {pairs}", file=sys.stderr)
     mean = splits.train.lengths.mean()
     print(f"{name}: {ROWS} rows of {mean:.0f} tokens on average, batches of {BATCH_SIZE}, {pairs} pairs\n")
     print("| batches | padding | tokens/s |\n| --- | --- | --- |")
     for bucketed, words in ((True, "bucketed"), (False, "any rows")):
-        shares = [history.padding_share for history in found[bucketed]]
+        shares = [history.padding_share for history in histories[bucketed]]
         padding = f"{np.mean(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
-        print(f"| {words} | {padding} | {np.median([h.tokens_per_s for h in found[bucketed]]):,.0f} |")
-    speeds = {how: {i: [h.tokens_per_s] for i, h in enumerate(many)} for how, many in found.items()}
+        print(f"| {words} | {padding} | {np.median([h.tokens_per_s for h in histories[bucketed]]):,.0f} |")
+    speeds = {how: {i: [h.tokens_per_s] for i, h in enumerate(many)} for how, many in histories.items()}
     ratio, low, high = ratio_interval(speeds[True], speeds[False])
     print(f"\nbucketed over any rows: {ratio:.2f} times the tokens/s (95 %: {low:.2f} to {high:.2f})")
 
@@ -88,12 +89,14 @@ def training(name: str, task: Reviews, splits: Splits, *, seed: int, bucketed: b
     few = np.arange(len(splits.validation))
     return train(
         model,
-        loss=task.loss,
-        batch=lambda rows: task.batch(splits.train, rows),
-        lengths=splits.train.lengths,
-        score=lambda: task.score(model, [task.batch(splits.validation, few)]),
-        metric=task.metric,
-        recipe=Recipe(epochs=1, bucketed=bucketed),
+        Objective(
+            batch=lambda rows: task.batch(splits.train, rows),
+            lengths=splits.train.lengths,
+            loss=task.loss,
+            score=lambda: task.score(model, [task.batch(splits.validation, few)]),
+            metric=task.metric,
+        ),
+        Recipe(epochs=1, bucketed=bucketed),
         batch_size=BATCH_SIZE,
         seed=seed,
         progress=lambda fraction, text: None,

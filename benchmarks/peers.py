@@ -1,10 +1,10 @@
-"""Ours beside the best public implementation of the same work: time, memory, and the longest sequence.
+"""Compare our mechanisms with the best public implementations: time, memory and the longest sequence.
 
     pip install 'effbench[peers]'   (and pytorch-fast-transformers: see docs/mechanisms.md)
     python benchmarks/peers.py FOLDER [family ...]
 
-measures into FOLDER/<family> (what is there already is kept) and prints Markdown: for each shape the ratio
-ours over theirs, with its interval, paired by repeat. More than an hour on two cores.
+measures into FOLDER/<family>, keeps existing records, and prints Markdown: for each shape the ratio of ours
+over theirs with its interval, paired by repeat. It takes more than an hour on two cores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import effbench
 from effbench.records.analyse.statistics import ratio_interval
 from effbench.records.analyse.summary import label
 
-# Ours, and whom it is held against.
+# Our mechanism, and the one that it is compared with.
 FAMILIES = {
     "fastformer": ("fastformer", "authors:fastformer"),
     "linformer": ("linformer", "lucidrains:linformer"),

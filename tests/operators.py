@@ -1,8 +1,8 @@
-"""Every operator that torch registers, called once: whether it sums products, and what is counted.
+"""Call every operator that torch registers: does it sum products, and what is counted?
 
-``python tests/operators.py`` prints one line of JSON for each operator that a call could be made for: its
-name, whether it sums products, and what ``count_work`` says of the call. It is a process of its own, since
-some of torch's kernels do not check their arguments and end it; the last name on stderr is then theirs.
+``python tests/operators.py`` prints one line of JSON for each operator with arguments that it accepts: its
+name, True if it sums products, and the result of ``count_work``. It is a separate process, because some of
+torch's kernels do not check their arguments and end it; the last name on stderr is then the kernel's.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def operators() -> Iterator[Any]:
 
 
 def value(argument: Any, shape: tuple[int, ...], sizes: int) -> Any:
-    """Something that an argument of this type may be."""
+    """Return a possible value of an argument of this type."""
     kind = str(argument.type)
     if kind == "Tensor" and any(word in argument.name for word in INTEGERS):
         return torch.arange(3)
@@ -80,7 +80,7 @@ def value(argument: Any, shape: tuple[int, ...], sizes: int) -> Any:
 
 
 def call_of(operator: Any) -> tuple[list[Any], dict[str, Any]] | None:
-    """Arguments that the operator takes; None if none were found."""
+    """Return arguments that the operator accepts; None if none were found."""
     arguments = operator._schema.arguments
     places = [i for i, a in enumerate(arguments) if str(a.type) in ("Tensor", "List[Tensor]")]
     shapes = sorted(itertools.product(SHAPES, repeat=min(3, len(places))), key=lambda s: len(set(s)))
@@ -102,7 +102,7 @@ def call_of(operator: Any) -> tuple[list[Any], dict[str, Any]] | None:
 
 
 def result(operator: Any, positional: list[Any], keywords: dict[str, Any]) -> Tensor:
-    """All real numbers that the operator returns."""
+    """Return all real numbers that the operator returns."""
     torch.default_generator.manual_seed(0)  # torch.manual_seed formats a stack trace per device type
     with torch.no_grad():
         found = tree_leaves(operator(*positional, **keywords))
@@ -113,7 +113,7 @@ def result(operator: Any, positional: list[Any], keywords: dict[str, Any]) -> Te
 
 
 def sums_products(operator: Any, positional: list[Any], keywords: dict[str, Any]) -> bool:
-    """Whether one number of the result holds a_i b_j + a_k b_l, i != k and j != l, of two tensors or of one.
+    """True if one number of the result holds a_i b_j + a_k b_l, i != k and j != l, of two tensors or of one.
 
     By mixed differences: a product of a_i and b_j is what changes if both change and not if one does. Of one
     tensor only where the result is quadratic in it, else every function of several numbers would count.
@@ -161,7 +161,7 @@ def quadratic(
 
 
 def main() -> None:
-    """Print what is found, in the order of the names, of those after the name that is given."""
+    """Print the results of the operators after the given name, in the order of their names."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     after = sys.argv[1] if len(sys.argv) > 1 else ""

@@ -62,9 +62,9 @@ def test_its_tables_name_the_metric(folder):
     frame, raw = effbench.load(folder), effbench.load(folder, raw=True)
     text = as_text(overview(frame, raw), "markdown")
     assert "test auc" in text
-    assert "| mechanism | length | auc | 95 % interval | loss nats |" in text
+    assert "| mechanism | length | auc | 95 % CI | loss nats |" in text
     assert "0.250" in text
-    assert "to be read against: sum of tokens 75.0 %" in text
+    assert "baseline scores: sum of tokens 75.0 %" in text
     compared = seeds.comparison(raw, "linear")
     assert set(compared["metric"]) == {"auc", "test_loss_nats"}
     assert "auc in points" in as_text(seeds.comparison_blocks(raw, "linear"), "markdown")

@@ -60,7 +60,7 @@ def test_a_planted_growth_is_held_against_what_is_declared(truth, declared):
     gap = expected - Growth.parse(declared).exponent(LENGTHS[-4:])
     wanted = "agrees" if abs(gap) < 0.1 else "grows faster" if gap > 0 else "grows slower"
     if 0.1 < abs(gap) < 0.25:  # N log N against N: so close to the tolerance that either may be said
-        assert row.verdict in ("agrees", "cannot be told", wanted)
+        assert row.verdict in ("agrees", "inconclusive", wanted)
     else:
         assert row.verdict == wanted
 
@@ -81,7 +81,7 @@ def test_nothing_declared_is_held_against_nothing():
 def test_noise_that_hides_the_exponent_is_said():
     frame = declaring(planted({"mine": lambda n: 1e-6 * n}, noise=0.4, repeats=3), mine="N")
     (row,) = exponents(frame, "time_s").itertuples()
-    assert row.verdict == "cannot be told"
+    assert row.verdict == "inconclusive"
 
 
 def test_a_curve_that_is_no_power_law_yet_is_said():
@@ -143,9 +143,9 @@ def test_a_crossover_is_found_with_its_interval():
 def test_no_crossover_is_extrapolated():
     (row,) = crossovers(planted(CROSSING, lengths=(16, 32, 64))).itertuples()
     assert np.isnan(row.crossover)
-    assert row.statement == "b is faster than a from 16 to 64: no crossover within what was measured"
+    assert row.statement == "b is faster than a from 16 to 64: no crossover within the measured lengths"
     (row,) = crossovers(planted(CROSSING, lengths=(512,), noise=0.001)).itertuples()
-    assert row.statement == "a is faster than b at 512: no crossover within what was measured"
+    assert row.statement == "a is faster than b at 512: no crossover within the measured lengths"
 
 
 def test_the_same_cannot_be_told_apart():
@@ -153,7 +153,7 @@ def test_the_same_cannot_be_told_apart():
     for seed in range(60):
         frame = planted({"a": lambda n: 1e-6 * n, "b": lambda n: 1e-6 * n}, (128, 256), seed=seed)
         (row,) = crossovers(frame).itertuples()
-        told += row.statement != "a and b cannot be told apart from 128 to 256"
+        told += row.statement != "no significant difference between a and b from 128 to 256"
     assert told <= 12, "two lengths at 95 % each"
 
 
@@ -171,7 +171,7 @@ def test_one_repeat_names_no_crossover(apart):
         frame.loc[frame["mechanism"] == "a", "repeat"] = 1
     (row,) = crossovers(frame).itertuples()
     assert pd.isna(row.crossover)
-    assert row.statement == "a and b cannot be told apart from 128 to 2048: one repeat has no interval"
+    assert row.statement == "a and b were not compared from 128 to 2048: one repeat has no interval"
 
 
 def test_a_length_with_one_repeat_is_left_out_and_named():
@@ -199,14 +199,17 @@ def test_an_end_too_close_to_tell_rules_no_crossover_out():
     frame = planted(costs, lengths=(128, 256), noise=0.02, seed=1)
     (row,) = crossovers(frame).itertuples()
     assert (row.faster_before, row.faster_after) == ("a", None)
-    assert row.statement == "a is faster than b at 128; whether they cross cannot be told: too close at 256"
+    assert (
+        row.statement
+        == "a is faster than b at 128; a crossover is possible: no significant difference at 256"
+    )
 
 
 def test_what_follows_a_crossover_is_not_claimed_where_it_is_too_close():
     costs = {"a": lambda n: 1e-6 * n, "b": lambda n: 1e-6 * n * {128: 1.5, 256: 0.7}.get(n, 1.0)}
     (row,) = crossovers(planted(costs, lengths=(128, 256, 512), noise=0.02, seed=1)).itertuples()
     assert row.statement.startswith("b is faster than a from N = 1")
-    assert row.statement.endswith("]; too close to tell at 512")
+    assert row.statement.endswith("]; no significant difference at 512")
 
 
 def test_an_interval_that_leaves_what_was_measured_is_open():

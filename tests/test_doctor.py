@@ -1,4 +1,4 @@
-"""The doctor: invented machines get the findings they deserve; the differences it promises can be told."""
+"""The doctor: planted faults have their findings; the smallest differences that it gives are detected."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_a_good_machine_is_fit_and_nothing_is_advised():
 @pytest.mark.parametrize(
     ("change", "name", "judged", "advice"),
     [
-        ({"others_cores": 2.0}, "other load", "bad", "stop what else runs here"),
-        ({"others_cores": 0.4}, "other load", "warn", "stop what else runs here"),
+        ({"others_cores": 2.0}, "other load", "bad", "stop other programs"),
+        ({"others_cores": 0.4}, "other load", "warn", "stop other programs"),
         ({"steal_cores": 0.3}, "stolen time", "bad", "the host is shared"),
         ({"steal_cores": 0.05}, "stolen time", "warn", "the host is shared"),
         ({"threads": 8}, "threads", "bad", "--threads 4"),
@@ -182,7 +182,7 @@ def test_the_report_says_everything_and_json_parses():
     console.print(report(seen))
     text = console.export_text()
     assert "This machine is unfit" in text
-    assert "stop what else runs here" in text
+    assert "stop other programs" in text
     assert "in 60 s" in text
     whole = json.loads(as_json(seen))
     assert whole["verdict"] == "unfit"
@@ -241,7 +241,7 @@ def test_cores_are_written_as_ranges(cores, text):
 @pytest.mark.slow
 @pytest.mark.alone
 def test_the_command_examines_this_machine(monkeypatch, capfd):
-    """With two processes of each kind for six, which is less precise and no less of an examination."""
+    """With two short processes of each kind instead of six: less precise, but the same examination."""
 
     def command(*arguments):
         monkeypatch.setattr(sys, "argv", ["effbench", "doctor", *arguments])
@@ -251,6 +251,7 @@ def test_the_command_examines_this_machine(monkeypatch, capfd):
 
     monkeypatch.setattr(doctor, "PROCESSES", 2)
     monkeypatch.setattr(doctor, "_IDLE_S", 0.2)
+    monkeypatch.setattr(doctor, "SECONDS", 0.1)
     code, out, err = command("--format", "json")
     assert (code, err) == (0, "")
     whole = json.loads(out)

@@ -1,4 +1,4 @@
-"""What a mechanism does to its process and to the laws: said in the row, undone, and never a timeout."""
+"""Side effects of a mechanism on its process are reported and undone; broken laws get no time."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_working_folder_that_is_gone_ends_no_watch(tmp_path, monkeypatch):
     os.chdir(tmp_path)
     gone.rmdir()
     watch.end()
-    assert watch.said == [f"a call changes the working folder to {tmp_path}: its numbers were taken so"]
+    assert watch.notes == [f"a call changes the working folder to {tmp_path}: its numbers were taken so"]
 
 
 def test_warnings_are_kept_each_once(executor, plugin):

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 import effbench
+from effbench.common.probes import PROBES, Probe
 from effbench.common.spec import Job, Record
 from effbench.sweep.inline import InlineExecutor
 
@@ -68,3 +69,13 @@ def test_the_executor_measures_a_sweep(tmp_path):
     frame = effbench.run(sweep(tmp_path, "linear"), tmp_path / "out", executor=executor)
     assert set(frame["status"]) == {"ok"}
     assert executor.retried == len(executor.inner.tried) > 0
+
+
+def test_the_probe_is_one_function_and_one_entry(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setitem(PROBES, "gradients", Probe("probe:gradients"))
+    cell = effbench.Cell(mechanism="linear", probe="gradients", seq_len=16, d_model=8, heads=2)
+    limits = effbench.Limits(timeout_s=60.0, memory_bytes=2**30)
+    record = InlineExecutor().run(Job(cell=cell, limits=limits), lambda fraction, message: None)
+    assert record.status == "ok", record.reason
+    assert record.values["parameters_with_gradient"] == record.values["parameters"] > 0

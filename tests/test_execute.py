@@ -1,4 +1,4 @@
-"""Isolation: whatever a mechanism does to its process, a record with a status and a reason comes back."""
+"""Isolation: whatever a mechanism does to its process, there is a record with a status and a reason."""
 
 from __future__ import annotations
 
@@ -111,34 +111,35 @@ def test_no_cuda_is_unsupported_where_there_is_none(executor):
 
 
 @pytest.mark.alone
-def test_a_child_is_cheap(executor, plugin):
-    """Against a fresh interpreter that imports torch, in one run: the reason for the fork server."""
-    begin = time.monotonic()
-    for _ in range(3):
-        assert run(executor, plugin("Empty"), probe="memory").status == "ok"
-    forked = (time.monotonic() - begin) / 3
-    begin = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import effbench.measured.worker"], check=True)
-    fresh = time.monotonic() - begin
-    assert forked < fresh / 2
-
-
-def test_a_dead_server_is_replaced(plugin):
+def test_a_child_is_cheap(plugin):
+    """Compared with a fresh interpreter that imports torch: the reason for the fork server."""
     executor = LocalExecutor()
     try:
+        begin = time.monotonic()
         executor.start()
-        assert executor._server is not None
-        os.kill(executor._server.pid, signal.SIGKILL)
-        lost = run(executor, plugin("Empty"))
-        assert lost.status == "crashed"
-        assert "the measuring process ended" in lost.reason
-        assert run(executor, plugin("Empty")).status == "ok"
+        fresh = time.monotonic() - begin
+        begin = time.monotonic()
+        for _ in range(3):
+            assert run(executor, plugin("Empty"), probe="memory").status == "ok"
+        assert (time.monotonic() - begin) / 3 < fresh / 2
     finally:
         executor.close()
 
 
+def test_a_dead_server_is_replaced(executor, plugin, monkeypatch):
+    """The new one inherits no place of git: a mechanism's own git must not find the index of a hook."""
+    assert executor._server is not None
+    os.kill(executor._server.pid, signal.SIGKILL)
+    lost = run(executor, plugin("Empty"))
+    assert lost.status == "crashed"
+    assert "the measuring process ended" in lost.reason
+    monkeypatch.setenv("GIT_INDEX_FILE", "/nowhere/index")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    assert run(executor, plugin("TellsGit")).reason == "no place of git"
+
+
 def test_nothing_outlives_the_executor(plugin, tmp_path):
-    """Neither the server nor a hanging child, when the process that measures is killed outright."""
+    """Server and hanging child end when the measuring process is killed."""
     code = f"""
 import sys
 from effbench.sweep.local import LocalExecutor
@@ -182,15 +183,3 @@ def test_inline_measures_here(plugin):
     record = run(executor, plugin("Empty"), allocator="system")
     assert record.status == "ok"
     assert record.samples["time_s"]
-
-
-def test_what_git_hands_to_a_hook_does_not_reach_what_is_measured(plugin, monkeypatch):
-    """A mechanism that asks git for something must not find the index of the commit that is being made."""
-    monkeypatch.setenv("GIT_INDEX_FILE", "/nowhere/index")
-    monkeypatch.setenv("GIT_DIR", "/nowhere")
-    executor = LocalExecutor()
-    try:
-        record = run(executor, plugin("TellsGit"))
-        assert record.reason == "no place of git"
-    finally:
-        executor.close()

@@ -87,35 +87,54 @@ def command(capsys, monkeypatch, *arguments):
 
 
 @pytest.mark.slow
-def test_unchanged_code_passes_and_grown_figures_fail(repository, tmp_path):
-    summary = tmp_path / "summary.md"
-    write(repository, ONCE + "  # the same")
-    before = everything(repository)
-    arguments = ("--base", "HEAD", "-m", "mine.py:Mine", *FAST, "--exact-only", "--json", "-")
-    done = gate(repository, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout)
+def test_in_a_hook_unchanged_code_is_committed_and_grown_figures_are_not(repository, tmp_path, monkeypatch):
+    """The commit holds the files that it was to hold; a refused one leaves index and reports."""
+    paths = {kind: tmp_path / f"report.{kind}" for kind in ("json", "junit", "markdown", "svg")}
+    outputs = [word for kind, path in paths.items() for word in (f"--{kind.replace('svg', 'plot')}", path)]
+    words = [
+        sys.executable,
+        "-m",
+        "effbench",
+        "gate",
+        "--base",
+        "HEAD",
+        "-m",
+        "mine.py:Mine",
+        *FAST,
+        *outputs,
+    ]
+    hook = repository / ".git" / "hooks" / "pre-commit"
+    hook.write_text(f"#!/bin/sh\nexec {shlex.join(map(str, words))} --exact-only\n")
+    hook.chmod(0o755)
+    (repository / "other.txt").write_text("other")
+    write(repository, ONCE + "  # mine")
+    commit(repository)
+    report = json.loads(paths["json"].read_text())
     assert report["head"]["dirty"]
     assert {f["name"] for f in report["figures"]} == {"flops", "peak_bytes", "parameters", "ops"}
     assert all(f["base"] == f["head"] > 0 for f in report["figures"])
-    assert everything(repository) == before
+    shown = git(repository, "show", "--stat", "--format=", "HEAD")
+    assert "mine.py   | 2 +-" in shown
+    assert "other.txt | 1 +" in shown
+    assert "2 files changed" in shown
+    assert git(repository, "status", "--porcelain") == ""
 
     write(repository, TWICE)
-    done = gate(
-        repository, "--base", "HEAD", "-m", "mine.py:Mine", *FAST, "--exact-only",
-        "--json", "found.json", "--junit", "found.xml", "--plot", "found.svg", "--markdown", "found.md",
-        env={**os.environ, "GITHUB_STEP_SUMMARY": str(summary)},
-    )  # fmt: skip
-    assert done.returncode == 3, done.stdout + done.stderr
-    report = json.loads((repository / "found.json").read_text())
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        commit(repository)
+    assert git(repository, "status", "--porcelain") == "M  mine.py\n"
+    report = json.loads(paths["json"].read_text())
     flops, *_ = (f for f in report["figures"] if f["name"] == "flops")
     assert flops["head"] == 2 * flops["base"]
     assert {f["name"] for f in report["figures"] if f["fails"]} == {"flops", "peak_bytes"}
-    assert list(ET.parse(repository / "found.xml").getroot().iter("failure"))
-    assert summary.read_text() == (repository / "found.md").read_text()
-    assert "FLOPs" in done.stdout
-    assert "no times were compared, so that there is no plot 'found.svg'" in done.stderr
-    assert not (repository / "found.svg").exists()
+    assert list(ET.parse(paths["junit"]).getroot().iter("failure"))
+    assert summary.read_text() == paths["markdown"].read_text()
+    printed = refused.value.stderr  # git sends a hook's output there
+    assert "FLOPs" in printed
+    assert f"no times were compared, so that there is no plot '{paths['svg']}'" in printed
+    assert not paths["svg"].exists()
 
 
 @pytest.mark.slow
@@ -172,8 +191,10 @@ def test_names_mean_what_they_mean_where_they_were_written(repository):
     for path in files:
         path.write_text(MINE.format(body=TWICE, options=""))
     names = [word for name in files.values() for word in ("-m", name)]
+    before = everything(repository)
     done = gate(place, "--base", "HEAD", *names, *FAST, "--exact-only", "--json", "-", "--quiet")
     assert done.returncode == 3, done.stdout + done.stderr
+    assert everything(repository) == before
     report = json.loads(done.stdout)
     assert report["comparisons"] == []
     grown = {each["cell"]["mechanism"] for each in report["figures"] if each["fails"]}
@@ -181,26 +202,6 @@ def test_names_mean_what_they_mean_where_they_were_written(repository):
         "sub folder/ünder/my own.py:Mine", "mine_inside.attn:Mine", "sub folder/above.py:Mine",
         "sub folder/ünder/whole.py:Mine",
     }  # fmt: skip
-
-
-@pytest.mark.slow
-def test_a_commit_is_what_it_was_to_be_with_the_gate_in_its_hook(repository):
-    hook = repository / ".git" / "hooks" / "pre-commit"
-    words = [sys.executable, "-m", "effbench", "gate", "--base", "HEAD", "-m", "mine.py:Mine", *FAST]
-    hook.write_text(f"#!/bin/sh\nexec {shlex.join(words)} --exact-only --quiet\n")
-    hook.chmod(0o755)
-    (repository / "other.txt").write_text("other")
-    write(repository, ONCE + "  # mine")
-    commit(repository)
-    shown = git(repository, "show", "--stat", "--format=", "HEAD")
-    assert "mine.py   | 2 +-" in shown
-    assert "other.txt | 1 +" in shown
-    assert "2 files changed" in shown
-    assert git(repository, "status", "--porcelain") == ""
-    write(repository, TWICE)
-    with pytest.raises(subprocess.CalledProcessError):
-        commit(repository)
-    assert git(repository, "status", "--porcelain") == "M  mine.py\n"
 
 
 @pytest.mark.slow

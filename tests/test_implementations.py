@@ -77,8 +77,9 @@ def test_auto_is_what_suits_the_device():
 
 
 @pytest.mark.parametrize("options", BIGBIRDS, ids=str)
-@pytest.mark.parametrize("n", LENGTHS)
-@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+@pytest.mark.parametrize(
+    ("n", "dtype"), [*((n, torch.float64) for n in LENGTHS), (130, torch.float32)], ids=str
+)
 def test_flex_forward_has_the_references_outputs(options, n, dtype):
     module = build(BigBird, {**options, "implementation": "flex"}, dtype=dtype)
     assert module.runs_as(5, n) == "flex"
@@ -130,7 +131,7 @@ def window(device, reach, count, causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("n", [1, 128, 130, 257])
+@pytest.mark.parametrize("n", [1, 128, 257])
 def test_flex_takes_a_window_with_global_keys(n, causal):
     q, k, v = torch.randn(3, 5, 3, n, 4, dtype=torch.float64)
     i = torch.arange(n)

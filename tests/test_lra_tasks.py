@@ -26,7 +26,7 @@ from effbench.measured.data.baseline_scores import best_threshold
 from effbench.measured.data.examples import Examples
 from effbench.measured.data.image_files import BATCHES, grey
 from effbench.measured.data.text_pairs import FILES, Pairs, paired, pairs_of
-from effbench.measured.models.training import Recipe, train
+from effbench.measured.models.training import Objective, Recipe, train
 from effbench.measured.models.two_towers import TwoTowers
 from effbench.measured.tasks.listops import ListOps
 from effbench.measured.tasks.lra_image import GreyImage, shrink
@@ -783,12 +783,14 @@ def test_towers_learn_whether_two_texts_share_their_letter():
 
     train(
         model,
-        loss=task.loss,
-        batch=lambda rows: task.batch(learn, rows),
-        lengths=learn.lengths,
-        score=score,
-        metric="accuracy",
-        recipe=Recipe(epochs=8, lr=3e-2, patience=8),
+        Objective(
+            batch=lambda rows: task.batch(learn, rows),
+            lengths=learn.lengths,
+            loss=task.loss,
+            score=score,
+            metric="accuracy",
+        ),
+        Recipe(epochs=8, lr=3e-2, patience=8),
         batch_size=32,
         seed=0,
         progress=lambda done, line: None,

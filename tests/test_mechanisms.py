@@ -1,14 +1,13 @@
-"""Laws that every mechanism keeps, with all its options: exact against its dense reference, padding-safe."""
+"""Laws of every mechanism with all its options: equal to its dense reference, independent of padding."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import random
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -110,6 +109,11 @@ MAX_LEN, WIDTH, HEADS = 260, 12, 3
 LENGTHS = (1, 2, 3, 4, 5, 8, 17, 64, 65, 130, 257)
 
 
+def drawn_for(kind, options):
+    """Random numbers of a form's own, the same in every run."""
+    return random.Random(f"{kind.__name__} {options}")
+
+
 def build(kind, options, *, max_len=MAX_LEN, width=WIDTH, heads=HEADS, dtype=torch.float64, seed=0):
     torch.manual_seed(seed)
     return kind(width, heads, max_len=max_len, **options).to(dtype)
@@ -138,15 +142,18 @@ def gradients(function, module, x, mask, weights):
 
 
 @every_form_and_end
-@settings(max_examples=12)
-@given(n=st.sampled_from(LENGTHS), batch=st.integers(1, 5), masked=st.booleans(), seed=st.integers(0, 99))
-def test_equals_its_reference_forward_and_backward(kind, options, n, batch, masked, seed):
-    module = build(kind, options, seed=seed)
+def test_equals_its_reference_forward_and_backward(kind, options):
+    draw = drawn_for(kind, options)
+    for i, n in enumerate(draw.sample(LENGTHS, 7)):
+        equals_its_reference(build(kind, options, seed=i), n, batch=draw.randint(1, 5), masked=i % 2 == 0)
+
+
+def equals_its_reference(module, n, *, batch, masked):
     x = torch.randn(batch, n, WIDTH, dtype=torch.float64)
     mask = masks(batch, n) if masked else None
     weights = torch.randn_like(x)
     if mask is not None:
-        weights = weights * mask[..., None]  # what comes out at padding is nobody's business
+        weights = weights * mask[..., None]  # outputs at padding are not specified
     out, grads = gradients(module, module, x, mask, weights)
     expected, expected_grads = gradients(module.reference, module, x, mask, weights)
     real = slice(None) if mask is None else mask
@@ -274,7 +281,7 @@ def test_large_inputs_leave_outputs_and_gradients_finite_and_right(kind, options
     """
     exact = build(kind, options)
     module = copy.deepcopy(exact).to(dtype)
-    for n in (1, 110):
+    for n in (1, 70):
         x = hard_inputs(n, dtype)
         if options.get("pooling") == "max" and dtype == torch.float64:
             x = x[:-5]  # the gradient of a maximum of numbers that are alike is a matter of rounding
@@ -345,29 +352,30 @@ SHAPES = ((12, 3), (12, 1), (12, 12), (6, 2), (30, 3), (1, 1))  # width, heads
 
 
 @every_form_and_end
-@settings(max_examples=6)
-@given(data=st.data())
-def test_declared_counts_are_the_executed(kind, options, data):
+def test_declared_counts_are_the_executed(kind, options):
     """FLOPs and saved bytes in closed form, at the edges of lengths, of options, of widths and of heads."""
+    draw = drawn_for(kind, options)
     near = [value + by for value in options.values() if type(value) is int for by in (-1, 0, 1, value)]
-    lengths = st.one_of(
-        st.integers(1, 12),
-        st.sampled_from([n for n in (*near, 16, 17, 31, 32, 33, 63, 64, 65, 130, 200) if 1 <= n <= 200]),
-    )
-    n, batch = data.draw(lengths), data.draw(st.integers(1, 3))
-    width, heads = data.draw(st.sampled_from(SHAPES))
-    dtype = data.draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+    edges = [n for n in (*near, 16, 17, 31, 32, 33, 63, 64, 65, 130) if 1 <= n <= 140]
+    dtypes = draw.sample([torch.float32, torch.float64, torch.bfloat16], 2)
+    shapes = draw.sample(SHAPES, 2)
+    lengths = draw.randint(1, 12), draw.choice(edges)
+    for n, dtype, (width, heads) in zip(lengths, dtypes, shapes, strict=True):
+        counts_are_the_executed(kind, options, draw.randint(1, 3), n, width, heads, dtype)
+
+
+def counts_are_the_executed(kind, options, batch, n, width, heads, dtype):
     module = build(kind, options, width=width, heads=heads, dtype=dtype)
     x = torch.randn(batch, n, width, dtype=dtype, requires_grad=True)
     gradient = torch.randn_like(x)
     module(x)
-    if data.draw(st.booleans()):
-        work, declared = count_work(lambda: module(x)), module.forward_flops(batch, n)
-        assert 0 < module.useful_flops(batch, n) <= declared or kind is FNet
-    else:
-        work, declared = count_work(lambda: module(x).backward(gradient)), module.train_flops(batch, n)
-    assert declared == work.flops
-    assert not work.uncounted
+    outs = []
+    forward = count_work(lambda: outs.append(module(x)))
+    backward = count_work(lambda: outs[-1].backward(gradient))
+    assert module.forward_flops(batch, n) == forward.flops
+    assert module.train_flops(batch, n) == forward.flops + backward.flops
+    assert not forward.uncounted + backward.uncounted
+    assert 0 < module.useful_flops(batch, n) <= forward.flops or kind is FNet
     declared = module.saved_bytes(batch, n)
     if kind is Fastformer and (n < width or module.causal):
         assert declared is None
@@ -471,7 +479,7 @@ def test_no_tensor_grows_as_n_squared(kind, options, masked):
             module(x, masks(2, n)[1:] if masked else None).sum().backward()
         return seen.elements
 
-    assert largest(4096) < 2.5 * largest(2048)
+    assert largest(2048) < 2.5 * largest(1024)
 
 
 def test_heads_share_longformers_mask():

@@ -10,15 +10,16 @@ from baselines.attention.performer import Performer
 from tests.test_mechanisms import WIDTH, build, every_form, gradients, masks
 
 
-def within(found, expected, rtol, floor=0.0):
-    """Relative to the largest number, since cancellation leaves small ones with no digits of their own."""
+def within(computed, expected, rtol, floor=0.0):
+    """Compare relative to the largest number, since cancellation leaves small ones without digits."""
     largest = max(float(expected.abs().max()), floor)
-    return float((found.double() - expected.double()).abs().max()) <= rtol * largest
+    return float((computed.double() - expected.double()).abs().max()) <= rtol * largest
 
 
 @every_form
-@pytest.mark.parametrize("n", [7, 150])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("n", "dtype"), [(7, torch.bfloat16), (150, torch.bfloat16), (150, torch.float16)], ids=str
+)
 def test_autocast_leaves_outputs_and_gradients_finite_and_close(kind, options, n, dtype):
     module = build(kind, options, width=48, dtype=torch.float32)
     x, mask = torch.randn(5, n, 48), masks(5, n)
@@ -46,7 +47,7 @@ def test_autocast_leaves_outputs_and_gradients_finite_and_close(kind, options, n
 
 @every_form
 def test_float16_autocast_has_room_for_sums(kind, options):
-    """Tokens that are large and alike: sums of 257 products of theirs pass float16's largest, 65504."""
+    """For large and similar tokens, sums of 257 of their products exceed float16's largest number, 65504."""
     module = build(kind, options, width=48, dtype=torch.float32)
     # the released block multiplies three tokens and two maps: at 30 the product itself is out of range
     scale = 17 if options.get("variant") == "official" else 30
@@ -58,9 +59,9 @@ def test_float16_autocast_has_room_for_sums(kind, options):
 @every_form
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_value_decides_what_is_computed(kind, options, masked):
-    """Tensors without values are enough for forward: on a GPU nothing has to wait for one.
+    """Forward runs on tensors without values, so that on a GPU it waits for none.
 
-    Causal Performer looks at its denominators on the CPU alone; meta stands for any other device.
+    Causal Performer reads its denominators on the CPU only; meta stands for any other device.
     """
     module = build(kind, options)
     x, mask = torch.randn(5, 130, WIDTH, dtype=torch.float64), masks(5, 130) if masked else None
@@ -99,7 +100,7 @@ def test_autocast_on_cuda_is_finite(kind, options, dtype):
 @every_form
 @pytest.mark.parametrize("masked", [False, True])
 def test_forward_on_cuda_waits_for_nothing(kind, options, masked):
-    """But for the first call of a shape, which makes plans and kernels."""
+    """Except in the first call of a shape, which makes plans and kernels."""
     module = build(kind, options, width=48, dtype=torch.float32).cuda()
     x, mask = torch.randn(5, 150, 48, device="cuda"), masks(5, 150).cuda() if masked else None
     module(x, mask)

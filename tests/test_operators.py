@@ -26,16 +26,16 @@ RATED = {
 
 @pytest.fixture(scope="module")
 def called():
-    """What ``operators.py`` prints. A kernel that ends the process is passed over, as long as few do."""
-    found, after = [], ""
+    """Return what ``operators.py`` prints. A kernel that ends the process is skipped, up to four times."""
+    results, after = [], ""
     for _ in range(5):
         run = subprocess.run(
             [sys.executable, str(Path(__file__).parent / "operators.py"), after],
             capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
-        found += [json.loads(line) for line in run.stdout.splitlines()]
+        results += [json.loads(line) for line in run.stdout.splitlines()]
         if run.returncode == 0:
-            return found
+            return results
         assert run.returncode < 0, run.stderr[-2000:]
         names = [line for line in run.stderr.splitlines() if "::" in line and " " not in line]
         after = names[-1]
@@ -45,24 +45,24 @@ def called():
 @pytest.mark.slow
 def test_what_sums_products_is_counted_or_named(called):
     assert len(called) > 900
-    assert not [line for line in called if "error" in line]
-    products = [line for line in called if line["sums_products"]]
-    names = {line["operator"].partition(".")[0] for line in products}
+    assert not [call for call in called if "error" in call]
+    products = [call for call in called if call["sums_products"]]
+    names = {call["operator"].partition(".")[0] for call in products}
     expected = (
         "mm bmm addmm baddbmm addbmm mv dot vdot linear conv1d conv2d cdist bilinear tensordot _foreach_mm"
     )
     assert {f"aten::{name}" for name in expected.split()} <= names  # the search finds what it should
     assert not names & {"aten::mul", "aten::add", "aten::softmax", "aten::native_layer_norm", "aten::cat"}
-    for line in products:
-        operator = operator_of(*line["operator"].partition(".")[::2])
-        rated = line["operator"].startswith("aten::") and other_work(operator) is not None
-        made_of_rated = not rated and line["other"] > 0 and line["operator"].startswith("aten::")
+    for call in products:
+        operator = operator_of(*call["operator"].partition(".")[::2])
+        rated = call["operator"].startswith("aten::") and other_work(operator) is not None
+        made_of_rated = not rated and call["other"] > 0 and call["operator"].startswith("aten::")
         assert (
-            line["flops"] > 0
-            or line["uncounted"]
+            call["flops"] > 0
+            or call["uncounted"]
             or made_of_rated  # such as a product and then a sum: each was walked by itself
             or operator._schema.name in RATED
-        ), line
+        ), call
 
 
 def test_no_operator_of_one_table_stands_in_another():

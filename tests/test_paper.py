@@ -21,7 +21,7 @@ from effbench.common import registry
 from effbench.common.spec import Record, UsageError
 from effbench.records.analyse import published as paper
 from effbench.records.analyse.seeds import compare
-from effbench.records.analyse.statistics import ratio_interval
+from effbench.records.analyse.statistics import agreement, ratio_interval, welch
 from effbench.records.store import Store, load
 from effbench.show.paper_tables import FORMATS, report
 
@@ -86,12 +86,12 @@ def test_every_row_is_an_installed_mechanism_and_every_dataset_a_task():
 
 
 def test_panels_of_the_ablations_carry_table_4s_scores():
-    """The reference rows of Figures 3 and 4 are Table 4's Fastformer, dataset by dataset."""
+    """The rows that Figures 3 and 4 are compared against are Table 4's Fastformer, dataset by dataset."""
     table = paper.published_scores("table4").set_index(["dataset", "metric", "name"])["published"]
     for what in ("figure3", "figure4"):
-        reference = paper.published()[what]["reference"]
+        against = paper.published()[what]["against"]
         figure = paper.published_scores(what)
-        for row in figure[figure["name"] == reference].itertuples():
+        for row in figure[figure["name"] == against].itertuples():
             assert row.published == table[row.dataset, row.metric, "Fastformer"]
         assert len(figure) == 3 * 2 * len(paper.published()[what]["row"])
 
@@ -99,11 +99,11 @@ def test_panels_of_the_ablations_carry_table_4s_scores():
 def test_published_differences_are_welchs():
     row = one(paper.published_scores("table4").query("dataset == 'MIND'"), "Poolingformer")
     expected = stats.ttest_ind_from_stats(0.8246, 0.0024, 5, 0.8234, 0.0019, 5, equal_var=False)
-    found = paper.welch(0.8246 - 0.8234, 0.0024, 0.0019, 5)
+    found = welch(0.8246 - 0.8234, 0.0024, 0.0019, 5)
     assert found["p"] == pytest.approx(expected.pvalue)
     assert row["published_difference"] == pytest.approx(0.0012)
     assert row[["published_low", "published_high"]].tolist() == pytest.approx([found["low"], found["high"]])
-    equal = paper.welch(0.01, 0.02, 0.02, 5)  # equal spreads and sizes: Student's with 8 degrees of freedom
+    equal = welch(0.01, 0.02, 0.02, 5)  # equal spreads and sizes: Student's with 8 degrees of freedom
     assert equal["high"] - 0.01 == pytest.approx(stats.t.ppf(0.975, 8) * 0.02 * math.sqrt(2 / 5))
 
 
@@ -152,10 +152,10 @@ def _rows(frame: pd.DataFrame) -> list:
     [
         (-0.01, 0.01, -0.02, 0.01, "reproduced"),
         (-0.01, 0.01, 0.02, 0.01, "contrary"),
-        (-0.01, 0.01, -0.02, 0.2, "cannot be told"),
-        (-0.01, 0.01, -0.02, math.nan, "cannot be told"),
-        (-0.01, 0.2, -0.02, 0.01, "not told apart in the paper"),
-        (0.0, math.nan, -0.02, 0.01, "not told apart in the paper"),
+        (-0.01, 0.01, -0.02, 0.2, "inconclusive"),
+        (-0.01, 0.01, -0.02, math.nan, "inconclusive"),
+        (-0.01, 0.2, -0.02, 0.01, "not significant in the paper"),
+        (0.0, math.nan, -0.02, 0.01, "not significant in the paper"),
         (-0.01, math.nan, -0.02, 0.01, "reproduced"),
         (-0.01, math.nan, 0.02, 0.01, "contrary"),
     ],
@@ -166,9 +166,9 @@ def test_outcomes(published, published_p, ours, p, expected):
 
 def test_one_seed_reproduces_nothing():
     found = paper.compare_scores("table4", raw(trained(seeds=1)))
-    assert set(found["outcome"]) <= {"", "cannot be told", "not told apart in the paper"}
+    assert set(found["outcome"]) <= {"", "inconclusive", "not significant in the paper"}
     text = report("table4", raw(trained(seeds=1)))
-    assert "One seed tells nothing about training noise" in text
+    assert "With one seed the training noise is unknown" in text
     assert "0 reproduced; 0 contrary" in text
 
 
@@ -236,18 +236,18 @@ def test_settings_stand_apart():
 
 def test_rank_agreement_is_exact():
     order = [3.0, 1.0, 2.0, 4.0, 5.0, 7.0, 6.0]
-    found = paper.agreement(order, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    found = agreement(order, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
     assert found["spearman"] == pytest.approx(stats.spearmanr(order, range(7)).statistic)
     assert found["kendall"] == pytest.approx(stats.kendalltau(order, range(7)).statistic)
     assert found["spearman_least"] == pytest.approx(0.7857, abs=1e-4), (
         "the critical value in tables for n = 7"
     )
-    perfect = paper.agreement([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0])
+    perfect = agreement([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0])
     assert perfect["spearman_p"] == pytest.approx(2 / math.factorial(4))
     assert math.isnan(perfect["spearman_least"]), "four mechanisms cannot show a correlation"
-    assert paper.agreement([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])["spearman"] == pytest.approx(-1)
+    assert agreement([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])["spearman"] == pytest.approx(-1)
     for few in ([0.1, 0.2], [0.1, 0.1, 0.1]):
-        assert math.isnan(paper.agreement(list(map(float, range(len(few)))), few)["spearman"])
+        assert math.isnan(agreement(list(map(float, range(len(few)))), few)["spearman"])
 
 
 # times
@@ -292,15 +292,15 @@ def test_times_say_what_was_constant():
 @pytest.mark.parametrize(
     ("what", "frame", "complaint"),
     [
-        ("table4", raw(trained(task="listops")), "no training to set beside table4"),
-        ("table4", raw(trained(task="listops")), "trained were bigbird, .* on listops"),
-        ("table4", raw(cost_records(lengths=(128,))), "no training to set beside table4"),
-        ("table4", raw([]), "no training to set beside table4"),
-        ("figure3", raw(trained(("linear",))), "no training to set beside figure3"),
-        ("figure2", raw(trained()), "no times to set beside figure2"),
-        ("figure2", raw([]), "no times to set beside figure2"),
-        ("figure2", raw(cost_records(lengths=(100,))), "no times to set beside figure2"),
-        ("figure2", raw(cost_records(("vanilla",))), "no times to set beside figure2"),
+        ("table4", raw(trained(task="listops")), "no training to compare with table4"),
+        ("table4", raw(trained(task="listops")), "the folders have trainings of bigbird, .* on listops"),
+        ("table4", raw(cost_records(lengths=(128,))), "no training to compare with table4"),
+        ("table4", raw([]), "no training to compare with table4"),
+        ("figure3", raw(trained(("linear",))), "no training to compare with figure3"),
+        ("figure2", raw(trained()), "no times to compare with figure2"),
+        ("figure2", raw([]), "no times to compare with figure2"),
+        ("figure2", raw(cost_records(lengths=(100,))), "no times to compare with figure2"),
+        ("figure2", raw(cost_records(("vanilla",))), "no times to compare with figure2"),
         ("figure2", raw(*[cost_records(lengths=(128,))] * 2), "was timed more than once"),
         ("table4", raw(trained(), trained()), "was measured more than once"),
     ],
@@ -342,8 +342,8 @@ def test_every_number_and_the_setting_are_in_the_report():
     frame = paper.compare_scores("table4", records)
     for format in ("table", "markdown"):
         text = report("table4", records, format=format)
-        for part in ("newsgroups, a stand-in: 2,000 examples to train on, 2 layers, d_model 64", "5 seeds",
-                     "scores cannot", "Transformer read at most 512", "80.90 ± 0.20"):  # fmt: skip
+        for part in ("newsgroups (a stand-in), 2,000 training examples, 2 layers, d_model 64", "5 seeds",
+                     "not scores", "Transformer read at most 512", "80.90 ± 0.20"):  # fmt: skip
             assert part in " ".join(text.split())
         assert f"{100 * frame['mean'].iloc[0]:.2f}" in text
     rows = pd.read_csv(io.StringIO(report("table4", records, format="csv")))
@@ -362,8 +362,8 @@ def test_every_number_and_the_setting_are_in_the_report():
         (["table4", "nowhere"], "nowhere"),
         (["table5", "nowhere"], "nowhere"),
         (["table4", "."], "not a results folder"),
-        (["table4", "filled"], "no training to set beside table4"),
-        (["figure2", "filled"], "no times to set beside figure2"),
+        (["table4", "filled"], "no training to compare with table4"),
+        (["figure2", "filled"], "no times to compare with figure2"),
         (["table4", "--format", "xls"], "format 'xls' is not one of table, markdown, latex, csv, json"),
         (["table4", "filled", "--lengths", "long"], "lengths 'long' is not one of paper, equal"),
         (["figure2", "filled", "--lengths", "equal"], "--lengths goes with folders and one of table4"),
@@ -434,5 +434,5 @@ repeats = 2
     mean = ours[(ours["mechanism"] == "fastformer") & (ours["seq_len"] == 16)]["accuracy"].mean()
     assert rows["Fastformer"]["mean"] == pytest.approx(mean)
     text = report("table4", ours)
-    assert "IMDB in the paper; ours is imdb:epochs=1,validation=10: 50 examples to train on, 1 layers" in text
-    assert "imdb is other data than the paper's IMDB" in text
+    assert "paper: IMDB; ours: imdb:epochs=1,validation=10, 50 training examples, 1 layer," in text
+    assert "imdb is not the paper's IMDB data" in text

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effbench.common.probes import PROBES
 from effbench.common.spec import (
-    PROBES,
     STATUSES,
     Cell,
     Job,
@@ -31,7 +31,7 @@ cells = st.builds(
     Cell,
     mechanism=st.text(min_size=1),
     options=options,
-    probe=st.sampled_from(PROBES),
+    probe=st.sampled_from(list(PROBES)),
     seq_len=st.integers(1, 10**6),
     seconds=st.floats(0, 100),
     repeat=st.integers(0, 9),

@@ -16,10 +16,11 @@ from torch import nn
 from effbench import Mechanism, Unsupported
 from effbench.common.spec import Cell
 from effbench.measured.data.examples import Examples, Splits
+from effbench.measured.models.batches import shuffled_batches, sorted_batches
 from effbench.measured.models.checkpoint import Checkpoint
 from effbench.measured.models.classifier import AdditivePooling, Classifier
 from effbench.measured.models.encoder import Encoder, FeatureDropout
-from effbench.measured.models.training import Diverged, Recipe, shuffled_batches, sorted_batches, train
+from effbench.measured.models.training import Diverged, Objective, Recipe, train
 from effbench.measured.probes.accuracy import measure_accuracy
 from effbench.measured.tasks.base import Classification
 from effbench.measured.tasks.listops import ListOps
@@ -107,12 +108,14 @@ def fit(task, *, seed=0, score=None, recipe=None, model=None, loss=None, **chang
 
     history = train(
         model,
-        loss=loss or task.loss,
-        batch=lambda rows: task.batch(splits.train, rows),
-        lengths=splits.train.lengths,
-        score=validation,
-        metric="accuracy",
-        recipe=recipe or task.recipe(),
+        Objective(
+            batch=lambda rows: task.batch(splits.train, rows),
+            lengths=splits.train.lengths,
+            loss=loss or task.loss,
+            score=validation,
+            metric="accuracy",
+        ),
+        recipe or task.recipe(),
         batch_size=32,
         seed=seed,
         progress=changed.get("progress", lambda fraction, text: None),
@@ -266,7 +269,7 @@ def test_stops_early_with_the_weights_that_scored_best():
         return next(scripted)
 
     _, history = fit(task, model=model, score=score, recipe=Recipe(epochs=9, lr=1e-2, patience=2))
-    assert history.validation == (0.3, 0.8, 0.8, 0.7)
+    assert history.validation == [0.3, 0.8, 0.8, 0.7]
     assert history.stopped == "patience"
     assert history.best_epoch == 2
     assert history.epochs == 4
@@ -360,8 +363,8 @@ def test_each_step_is_made_with_the_rate_of_the_schedule(schedule, monkeypatch):
 
 def test_curves_say_when_and_add_up():
     _, history = fit(Occurs(), recipe=Recipe(epochs=2, evaluations=2))
-    assert history.curve_step == (4, 8, 12, 16)
-    assert history.curve_epoch == (0.5, 1.0, 1.5, 2.0)
+    assert history.curve_step == [4, 8, 12, 16]
+    assert history.curve_epoch == [0.5, 1.0, 1.5, 2.0]
     assert list(history.curve_seconds) == sorted(history.curve_seconds)
     assert sum(history.step_s) < history.curve_seconds[-1] <= history.seconds
     means = np.array(history.step_loss).reshape(4, 4).mean(axis=1)
@@ -372,7 +375,7 @@ def test_curves_say_when_and_add_up():
 
 def test_more_evaluations_than_steps_is_one_a_step():
     _, history = fit(Occurs(), recipe=Recipe(epochs=1, evaluations=20, patience=20))
-    assert history.curve_step == tuple(range(1, 9))
+    assert history.curve_step == list(range(1, 9))
 
 
 @pytest.mark.parametrize("bucketed", [True, False])
@@ -415,7 +418,8 @@ class Killed(BaseException):
 
 def numbers(model, history):
     """All that does not depend on the clock, and the weights, as text in which every bit counts."""
-    kept = {k: v for k, v in asdict(history).items() if "second" not in k and k not in ("step_s", "resumed")}
+    timed = {"step_s", "evaluation_s", "resumed"}
+    kept = {k: v for k, v in asdict(history).items() if "second" not in k and k not in timed}
     return repr(kept) + str([(name, value.tolist()) for name, value in model.state_dict().items()])
 
 

@@ -12,7 +12,7 @@ from effbench import Mechanism, Unsupported
 class Peer(Mechanism):
     """A layer of another library with the interface of a mechanism: x [B, N, D], mask [B, N] -> [B, N, D].
 
-    It is configured for its best honest speed: dropout 0, no results built only to be returned, no constant
+    It is configured to be as fast as it can be: dropout 0, no results built only to be returned, no constant
     masks. No code of the library is copied; it is imported when the layer is made. A peer has no
     ``reference``: tests/test_peers.py compares it, with copied weights, with our mechanism of the same
     function.

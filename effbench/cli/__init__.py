@@ -1,4 +1,4 @@
-"""The command line: one file a command, options that several commands share in options.py."""
+"""The command line: one file per command, options that several commands share in options.py."""
 
 from effbench.cli.app import main
 

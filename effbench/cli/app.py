@@ -54,14 +54,15 @@ class Command(TyperCommand):
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return ``--help`` without a type beside it, like every other flag."""
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.metavar = ""
-        return option
+        return _without_type(super().get_help_option(ctx))
 
 
 class Commands(TyperGroup):
     """The commands; the file of a command is imported when the command is needed. --help needs all."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return ``--help`` without a type beside it, like every other flag."""
+        return _without_type(super().get_help_option(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
@@ -83,6 +84,12 @@ class Commands(TyperGroup):
 
             raise UsageError(registry.unknown("command", args[0], list(COMMANDS), "there are"))
         return super().resolve_command(ctx, args)
+
+
+def _without_type(option: Any) -> Any:
+    if option is not None:
+        option.metavar = ""
+    return option
 
 
 app = typer.Typer(

@@ -10,15 +10,10 @@ import typer
 
 from effbench.cli.options import TABLE_OR_JSON, Format, one_of
 from effbench.common import registry
-from effbench.common.spec import PROBES, UsageError
+from effbench.common.probes import PROBES
+from effbench.common.spec import UsageError
 
 KINDS = ("mechanisms", "tasks", "presets", "probes")
-_PROBE_HELP = {
-    "time": "seconds per call: warm-up, all samples kept, median with a confidence interval over repeats",
-    "memory": "peak bytes that one call holds at once, from the allocator's events",
-    "flops": "floating-point operations of the matrix products that one call executes",
-    "accuracy": "score on the test part of a task after training an encoder built on the mechanism",
-}
 
 
 def _kinds(incomplete: str) -> list[str]:
@@ -71,7 +66,7 @@ def _print_everything(format: str) -> None:
 def _names(kind: str, name: str | None) -> Sequence[str]:
     if kind == "mechanisms" or kind == "tasks":
         return [name] if name else registry.names("mechanism" if kind == "mechanisms" else "task")
-    installed: Sequence[str] = PROBES
+    installed: Sequence[str] = list(PROBES)
     if kind == "presets":
         from effbench.sweep.sweep import presets
 
@@ -83,7 +78,7 @@ def _names(kind: str, name: str | None) -> Sequence[str]:
 
 def _entry(kind: str, name: str) -> dict[str, Any]:
     if kind == "probes":
-        return {"name": name, "summary": _PROBE_HELP[name]}
+        return {"name": name, "summary": PROBES[name].summary}
     if kind == "presets":
         from effbench.sweep.sweep import Sweep
 

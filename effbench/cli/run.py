@@ -220,15 +220,17 @@ def _run(
     """Measure, draw the plots, print the tables and return the exit code."""
     from rich.console import Console
 
+    from effbench.records.store import Store
     from effbench.show.progress import TerminalProgress
     from effbench.sweep.loop import measure
+    from effbench.sweep.planning import plan
 
     progress = TerminalProgress(Console(stderr=True), quiet=quiet, verbose=verbose)
     try:
         with progress:
-            outcome = measure(
-                sweep, folder, data_dir=data_dir, resume=resume, executor=executor, listener=progress
-            )
+            store = Store(folder)
+            todo = plan(sweep, store, data_dir=data_dir, resume=resume)
+            outcome = measure(sweep, store, todo, executor, progress)
     except KeyboardInterrupt:
         print(
             f"interrupted; what was measured is in {folder}. Run the same command again for the rest.",

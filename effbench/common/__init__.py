@@ -1,1 +1,1 @@
-"""What every folder may use: cells and records, the registry, values, files. It imports no torch."""
+"""Shared by all folders: cells and records, the registry, values, files. It imports no torch."""

@@ -45,8 +45,6 @@ class Growth:
 
 def slope(lengths: Sequence[float], costs: Sequence[float]) -> float:
     """Return the least-squares slope of log cost against log length: two lengths or more, positive costs."""
-    x = [math.log(n) for n in lengths]
-    y = [math.log(cost) for cost in costs]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return covariance / sum((a - mean_x) ** 2 for a in x)
+    from statistics import linear_regression  # not needed to start a command
+
+    return linear_regression([math.log(n) for n in lengths], [math.log(cost) for cost in costs]).slope

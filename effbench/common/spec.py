@@ -11,19 +11,16 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
+from effbench.common.probes import INTERNAL, PROBES
 from effbench.common.wording import one_line, shown
 
 Option = bool | int | float | str | None
-Probe = Literal["time", "memory", "flops", "accuracy", "audit", "ceiling", "noise"]
 Scope = Literal["attention", "encoder"]
 Mode = Literal["forward", "train"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 Allocator = Literal["kept", "system"]
 Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "incorrect", "skipped", "interrupted"]
 
-# The probes that a sweep can ask for. effbench itself uses the others: the audit of a mechanism, and the
-# ceiling (peak FLOP/s and bandwidth) and the noise of the machine.
-PROBES: tuple[Probe, ...] = ("time", "memory", "flops", "accuracy")
 MACHINE = "machine"  # the mechanism of a cell that measures the machine alone
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -59,7 +56,7 @@ class Cell:
 
     mechanism: str
     options: Mapping[str, Option] = field(default_factory=dict)
-    probe: Probe
+    probe: str
     scope: Scope = "attention"
     mode: Mode = "forward"
     task: str | None = None
@@ -344,7 +341,7 @@ def _reason(name: str, value: Any) -> str:
 _CELL: dict[str, Read] = {
     "mechanism": _some_text,
     "options": _object_of(_scalar),
-    "probe": _one_of(get_args(Probe)),
+    "probe": _one_of((*PROBES, *INTERNAL)),
     "scope": _one_of(SCOPES),
     "mode": _one_of(MODES),
     "task": _or_none(_some_text),

@@ -1,1 +1,1 @@
-"""What runs in the measured process: the only folder of effbench that imports torch."""
+"""The code of the measured process: the only folder of effbench that imports torch."""

@@ -1,4 +1,4 @@
-"""The seam: what an attention mechanism is, for us and for anybody's plug-in."""
+"""The interface of an attention mechanism, for effbench's own and for every plug-in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Unsupported(Exception):
-    """Raised by a mechanism for what it cannot do; its text is the reason shown in the record."""
+    """Raise this in a mechanism for what it cannot do; the text is the reason in the record."""
 
 
 class Mechanism(nn.Module):
@@ -20,23 +20,23 @@ class Mechanism(nn.Module):
     * ``order``, ``memory_order``: how time and peak memory grow with N: 1.0, 2.0, ``"N^1.5"``, ``"N log N"``;
     * ``equivariant``: True if permuting the tokens permutes the output alike, False if positions matter;
     * ``source``: the paper;
-    * ``reference``: a dense, obvious version of the same function, against which effbench checks the
-      fast one before it times it;
+    * ``reference``: a dense, obvious version of the same function, with which effbench compares the fast one
+      before it times it;
     * ``forward_flops``, ``train_flops``, ``useful_flops``, ``saved_bytes``: closed forms of its costs, which
-      effbench holds against what it counts;
-    * ``runs_as``: which of its ways to compute a call of some shape takes: the record says it;
-    * ``requires``, ``install``: distributions beside torch that it needs, by name, and the command that
-      brings them: without them its cells are ``unsupported``, with them their versions are recorded;
+      effbench compares with what it counts;
+    * ``runs_as``: the implementation that computes a call of some shape; it is kept in the record;
+    * ``requires``, ``install``: the names of the distributions besides torch that it needs, and the command
+      that installs them. Without them its cells are ``unsupported``; with them their versions are recorded;
     * ``shares_layers``: an encoder uses one instance for all of its layers.
 
-    What is left at None is not declared, and is then measured but held against nothing.
+    An attribute that stays None is not declared; its quantity is measured and compared with nothing.
 
     The keyword-only parameters of a subclass's constructor are its options: their names, types,
     defaults and ``Literal`` choices are read from the source, and there is no other schema. ``causal`` is one
-    of them; an option called ``implementation`` chooses how the function is computed, never which function.
+    of them. An option called ``implementation`` chooses how the function is computed, never the function.
 
     Laws that every mechanism keeps: mask is bool, True for a real token; real tokens' outputs do not
-    depend on what padding holds; a row without a real token gives finite output; any N from 1 to
+    depend on the content of padding; a row without a real token gives finite output; any N from 1 to
     ``max_len`` works. Raise :class:`Unsupported` (in the constructor or in forward) with a reason for
     what a mechanism cannot do, ValueError for a wrong option value.
     """
@@ -66,40 +66,40 @@ class Mechanism(nn.Module):
         raise NotImplementedError
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The same function by its definition, dense where need be; shapes as in forward."""
+        """Compute the same function by its definition, dense if necessary; shapes as in forward."""
         raise NotImplementedError
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int | None:
-        """Executed FLOPs of the matrix products of one unmasked forward pass; None if not declared.
+        """Return the FLOPs of the matrix products of one unmasked forward pass; None if not declared.
 
-        A multiply-add counts 2; biases, softmax and element-wise work are left out.
+        They are those executed. A multiply-add counts 2; biases, softmax and element-wise work do not count.
         """
         return None
 
     def runs_as(self, batch_size: int, seq_len: int) -> str | None:
-        """The implementation that computes an unmasked call of this shape; None where there is but one."""
+        """Return the implementation that computes an unmasked call of this shape; None if it has one only."""
         return None
 
     def train_flops(self, batch_size: int, seq_len: int) -> int | None:
-        """The same of a forward and a backward pass, with the gradients of the input and all parameters.
+        """Return the FLOPs of a forward and a backward pass, with the gradients of input and parameters.
 
-        Each product has two products of its size as its gradient, hence three times the forward pass. A
-        mechanism whose backward does more (a fused attention kernel computes its scores again) says so here.
+        The gradient of each product is two products of its size, hence three times the forward pass. Override
+        this if the backward pass does more: a fused attention kernel computes its scores again.
         """
         forward = self.forward_flops(batch_size, seq_len)
         return None if forward is None else 3 * forward
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int | None:
-        """The part of ``forward_flops`` that the definition asks for.
+        """Return the part of ``forward_flops`` that the definition requires.
 
         A window that is computed in blocks, or a causal mask over a full product, executes more than this.
         """
         return self.forward_flops(batch_size, seq_len)
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
-        """Bytes that one unmasked forward pass keeps for its backward pass, by storage; None if not declared.
+        """Return the bytes that one unmasked forward pass saves for its backward pass; None if not declared.
 
-        In the dtype of its parameters. Each storage counts once; the input and the parameters, which exist
-        anyway, do not count; the output does if it is kept.
+        They are those in the dtype of its parameters. Each storage counts once; the input and the parameters,
+        which exist anyway, do not count; the output does if it is saved.
         """
         return None

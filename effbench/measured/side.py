@@ -225,7 +225,7 @@ def _figures(cell: dict[str, Any]) -> dict[str, Any]:
     limits = Limits(timeout_s=0.0, memory_bytes=0)  # the gate keeps the time
     figures: dict[str, Any] = {}
     for probe, names in _FIGURES.items():
-        asked = replace(whole, probe=probe, seconds=0.0, precision=0.0)  # type: ignore[arg-type]
+        asked = replace(whole, probe=probe, seconds=0.0, precision=0.0)
         record = measure(Job(cell=asked, limits=limits), lambda fraction, text: None, memory_tested=True)
         if record.status != "ok":
             return {"error": f"{record.status}: {record.reason}"}

@@ -49,7 +49,7 @@ def build(cell: Cell) -> Workload:
     make = maker(cell)
     torch.manual_seed(cell.seed + cell.repeat)
     module = make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers)
-    module = cast(module, cell)
+    module = cast(module.to(device), getattr(torch, cell.dtype))
     torch.manual_seed(cell.seed + cell.repeat)  # the input depends neither on the weights nor on their seed
     dtype = getattr(torch, cell.dtype)
     x = torch.randn(cell.batch_size, cell.seq_len, cell.d_model, device=device, dtype=dtype)
@@ -89,13 +89,12 @@ def maker(cell: Cell) -> Callable[[], nn.Module]:
     return make
 
 
-def cast(module: nn.Module, cell: Cell) -> nn.Module:
-    """Move ``module`` to the cell's device and its real numbers to the cell's dtype; return it.
+def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast the real numbers of ``module`` to ``dtype``; return the module.
 
     Complex parameters stay complex: ``nn.Module.to(dtype=...)`` would drop their imaginary parts.
     """
-    dtype = getattr(torch, cell.dtype)
-    module.to(cell.device)._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
+    module._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
     return module
 
 

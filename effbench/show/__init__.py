@@ -1,1 +1,1 @@
-"""What a person sees: tables, plots and progress. Units are made readable here and nowhere else."""
+"""Tables, plots and progress for a person. Units are formatted here and nowhere else."""

@@ -10,12 +10,13 @@ from effbench.common import columns
 from effbench.common.spec import UsageError
 from effbench.common.wording import plural
 from effbench.records.analyse.scores import scores_of
-from effbench.records.analyse.seeds import BETTER, SETTING, UNTOLD, WORSE, compare, seed_scores
+from effbench.records.analyse.seeds import BETTER, NOT_SIGNIFICANT, SETTING, WORSE, compare, seed_scores
 from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.tables import each_row
 
 EVERY = "all"
+_VERDICTS = {BETTER: BETTER, WORSE: WORSE, NOT_SIGNIFICANT: "n.s."}
 
 
 def comparison(raw: pd.DataFrame, against: str) -> pd.DataFrame:
@@ -73,8 +74,8 @@ def _block(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any], sc
                 f"{points(row.low)} to {points(row.high)}" if known else "",
                 f"{row.p_holm:.3f}" if pd.notna(row.p_holm) else "",
                 str(row.seeds),
-                row.seeds_to_tell if row.verdict == UNTOLD else "",
-                row.verdict if row.verdict in (BETTER, WORSE) else "n.s.",
+                row.seeds_to_tell if row.verdict == NOT_SIGNIFICANT else "",
+                _VERDICTS.get(row.verdict, "not tested"),
             ]
         )
     verdict = len(head) + 6

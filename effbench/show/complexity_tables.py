@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from effbench.common.wording import plural
-from effbench.records.analyse.complexity import QUANTITIES, TOLERANCE, exponents, told
+from effbench.records.analyse.complexity import QUANTITIES, TOLERANCE, exponents, is_known
 from effbench.records.analyse.crossover import crossovers
 from effbench.records.analyse.summary import label
 from effbench.show.blocks import Block
@@ -90,7 +90,7 @@ def _block(title: str, fits: dict[str, pd.DataFrame]) -> Block:
 
 
 def _exponent(row: Any) -> str:
-    if not told(row):
+    if not is_known(row):
         return "too noisy"
     exact = row.exponent_high == row.exponent_low
     interval = "" if exact else f" [{row.exponent_low:.2f}, {row.exponent_high:.2f}]"
@@ -99,7 +99,6 @@ def _exponent(row: Any) -> str:
 
 def _claim(row: Any) -> str:
     mark = {
-        "cannot be told": "inconclusive",
         "grows faster": "NO, faster",
         "grows slower": "slower",
     }

@@ -1,4 +1,4 @@
-"""A checkup as a table, the smallest differences that can be told, and a verdict in words."""
+"""Show a checkup: its findings, the smallest differences that can be detected, and the verdict."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ _STYLES = {"ok": "green", "warn": "yellow", "bad": "red"}
 
 
 def report(seen: Checkup) -> RenderableType:
-    """The verdict, each finding with what to do, and the differences that can be told at 1, 10 and 60 s."""
-    found = findings(seen)
+    """Return findings with advice, the smallest differences detected in 1, 10 and 60 s, and the verdict."""
+    judged = findings(seen)
     table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
-    for finding in found:
+    for finding in judged:
         style = _STYLES[finding.verdict]
         advice = f"\n[{style}]-> {escape(finding.advice)}[/]" if finding.advice else ""
         table.add_row(f"[{style}]{finding.verdict}[/]", finding.name, f"{escape(finding.value)}{advice}")
-    told = Table(
-        title="smallest difference that can be told (95 % confidence, 80 % of the times)", box=None,
+    differences = Table(
+        title="smallest difference that can be detected (95 % confidence, 80 % power)", box=None,
         pad_edge=False, padding=(0, 1), title_justify="left",
     )  # fmt: skip
     for name in ("a call of", "how", *(f"in {budget:g} s" for budget in BUDGETS_S)):
-        told.add_column(name, justify="left" if name == "how" else "right")
+        differences.add_column(name, justify="left" if name == "how" else "right")
     for noise in seen.noise:
         call = f"{1e3 * noise.call_s:.3g} ms, {noise.threads} threads"
         for how, smallest in (
             ("two mechanisms in a sweep", smallest_in_sweep),
             ("A/B call by call in one process", smallest_in_pairs),
         ):
-            told.add_row(call, how, *(_share(smallest(noise, budget)) for budget in BUDGETS_S))
+            differences.add_row(call, how, *(_share(smallest(noise, budget)) for budget in BUDGETS_S))
             call = ""
-    name, words = verdict(found)
+    name, words = verdict(judged)
     style = {"fit": "green", "fit with care": "yellow", "unfit": "red"}[name]
-    return Group(table, Text(""), told, Text(f"\nThis machine is {words}.", f"bold {style}"))
+    return Group(table, Text(""), differences, Text(f"\nThis machine is {words}.", f"bold {style}"))
 
 
 def as_json(seen: Checkup) -> str:
-    """Everything as plain numbers; null where a budget is too short for any answer."""
-    found = findings(seen)
-    told = [
+    """Return everything as JSON; null where a budget is too short for a result."""
+    judged = findings(seen)
+    differences = [
         {
             "seq_len": noise.seq_len,
             "threads": noise.threads,
@@ -65,16 +65,16 @@ def as_json(seen: Checkup) -> str:
         for budget in BUDGETS_S
     ]
     whole = {
-        "verdict": verdict(found)[0],
-        "findings": [asdict(finding) for finding in found],
-        "smallest_difference": told,
+        "verdict": verdict(judged)[0],
+        "findings": [asdict(finding) for finding in judged],
+        "smallest_difference": differences,
         "checkup": asdict(seen),
     }
     return json.dumps(whole, indent=1)
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.2g} %" if math.isfinite(value) and value < 10 else "cannot be told"
+    return f"{100 * value:.2g} %" if math.isfinite(value) and value < 10 else "not detectable"
 
 
 def _finite(value: float) -> float | None:

@@ -18,7 +18,7 @@ from effbench.common.spec import UsageError
 from effbench.common.wording import plural
 from effbench.records.analyse.summary import label
 from effbench.show import units
-from effbench.show.tables import each_row, what_was_measured
+from effbench.show.tables import each_row, labels, what_was_measured
 
 # Okabe and Ito's colours without the yellow, which is too light for a line; markers and dashes carry the
 # same information in grey.
@@ -70,7 +70,7 @@ def looks(frame: pd.DataFrame, more: Iterable[str] = ()) -> dict[str, Style]:
     other label comes from a hash of its text, and is moved on only if another label of the frame has that
     colour already and a colour is free.
     """
-    names = {label(row.mechanism, row.options) for row in each_row(frame)} | set(more)
+    names = set(labels(frame)) | set(more)
     kin = Counter(name.partition(":")[0] for name in names)
     own = {
         name: name.partition(":")[0] for name in names if name in PLACES or kin[name.partition(":")[0]] == 1

@@ -15,7 +15,7 @@ from effbench.records.analyse.scores import metric_of
 from effbench.records.analyse.summary import ONE_REPEAT, label
 from effbench.show import units
 from effbench.show.blocks import Block
-from effbench.show.tables import SHAPE, each_row, what_was_measured
+from effbench.show.tables import SHAPE, each_row, labels, what_was_measured
 
 ABOVE_THE_ROOF = 1.1
 _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -61,7 +61,7 @@ def fastest(rows: pd.DataFrame) -> list[str]:
         tied = timed[timed["time_ratio_low"] <= 1]
     else:  # rows of several folders, which share no repeats: only their intervals can be compared
         tied = timed[timed["time_low_s"] <= best["time_high_s"]]
-    return [label(row.mechanism, row.options) for row in each_row(tied.sort_values("time_s"))]
+    return list(labels(tied.sort_values("time_s")))
 
 
 def undecided(rows: pd.DataFrame) -> str:
@@ -247,7 +247,7 @@ def _failures(frame: pd.DataFrame) -> list[Block]:
     failed = frame[~frame["status"].isin(["ok", "interrupted"])]
     sentences = []
     for (status, name, subject, reason), group in failed.assign(
-        name=[label(row.mechanism, row.options) for row in each_row(failed)],
+        name=labels(failed),
         subject=failed["task"].where(failed["task"] != "", failed["mode"]),
     ).groupby(["status", "name", "subject", "reason"], sort=False):
         lengths = ", ".join(str(n) for n in sorted(set(group["seq_len"])))
@@ -265,7 +265,7 @@ def _checks(frame: pd.DataFrame) -> list[Block]:
     if "checked" not in frame:
         return []
     bare = frame[(frame["checked"] == "laws") & frame["time_s"].notna()]
-    names = sorted({label(row.mechanism, row.options) for row in each_row(bare)})
+    names = sorted(set(labels(bare)))
     if not names:
         return []
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -124,7 +124,7 @@ def _pivot(rows: pd.DataFrame, column: str) -> list[list[str]]:
 
 def _scores(frame: pd.DataFrame, ranks: pd.DataFrame, what: str) -> list[Block]:
     """Return for each setting the scores side by side, then for each metric the differences."""
-    reference = paper.published()[what]["reference"]
+    reference = paper.published()[what]["against"]
     blocks = []
     keys = [*paper.GROUP, "dataset"]
     for key, group in frame.groupby(keys, sort=False, dropna=False):
@@ -220,7 +220,7 @@ def _outcomes(others: pd.DataFrame, reference: str) -> list[str]:
     if compared.empty:
         return [f"No differences: {reference} and another mechanism were not both trained in this setting."]
     counts = []
-    for kind in (paper.REPRODUCED, paper.CONTRARY, paper.UNTOLD_HERE, paper.UNTOLD_THERE):
+    for kind in (paper.REPRODUCED, paper.CONTRARY, paper.INCONCLUSIVE, paper.NOT_SIGNIFICANT_THERE):
         names = list(compared.loc[compared["outcome"] == kind, "name"])
         counts.append(f"{len(names)} {kind}{_in_brackets(names)}")
     sentences = [f"Of {len(compared)} published differences from {reference}: {'; '.join(counts)}."]
@@ -243,9 +243,7 @@ def _ranks_in_words(ranks: dict[str, Any]) -> str:
     )
     if math.isnan(ranks["spearman_least"]):
         return f"{sentence}; no correlation of {n} mechanisms can be significant."
-    return (
-        f"{sentence}; a Spearman of {n} mechanisms is significant (5 %) from {ranks['spearman_least']:.2f}."
-    )
+    return f"{sentence}; Spearman is significant (5 %) from {ranks['spearman_least']:.2f}."
 
 
 def _times(frame: pd.DataFrame) -> list[Block]:
@@ -269,8 +267,8 @@ def _times(frame: pd.DataFrame) -> list[Block]:
         title = (
             f"{setting['mode']} ({paper.MODES[str(setting['mode'])]} in the paper), time relative to "
             f"Fastformer: {what_was_measured(setting)}, d_model {setting['d_model']}, "
-            f"{setting['heads']} heads, {setting['dtype']}, {setting['device']}, {plural(int(setting['threads']), 'thread')}; "
-            f"{setting['machine']}"
+            f"{setting['heads']} heads, {setting['dtype']}, {setting['device']}, "
+            f"{plural(int(setting['threads']), 'thread')}; {setting['machine']}"
         )
         blocks.append(
             Block(
@@ -287,9 +285,10 @@ def _times(frame: pd.DataFrame) -> list[Block]:
 def _faster(group: pd.DataFrame) -> str:
     """Count the points where Fastformer is faster here; in the paper it is at every published point."""
     slower, faster = (group["ratio_low"] > 1).sum(), (group["ratio_high"] < 1).sum()
+    similar = len(group) - slower - faster
     return (
-        f"In the paper Fastformer is faster at all of these {len(group)} points. Ours is faster at "
-        f"{slower}, slower at {faster}, not significantly different at {len(group) - slower - faster} (5 % level)."
+        f"In the paper Fastformer is faster at all of these {len(group)} points. Ours is faster at {slower}, "
+        f"slower at {faster}, not significantly different at {similar} (5 % level)."
     )
 
 

@@ -93,8 +93,13 @@ def each_row(frame: pd.DataFrame) -> list[Any]:
 
 def by_label(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Split rows by mechanism and options: (label, rows)."""
-    names = pd.Series([label(row.mechanism, row.options) for row in each_row(rows)], index=rows.index)
-    return [(str(name), group) for name, group in rows.groupby(names)]
+    return [(str(name), group) for name, group in rows.groupby(labels(rows))]
+
+
+def labels(rows: pd.DataFrame) -> pd.Series:
+    """Return the label of each row: its mechanism with its options."""
+    names = map(label, rows["mechanism"], rows["options"])
+    return pd.Series(list(names), index=rows.index, dtype=object)
 
 
 def plain(row: Mapping[Any, object]) -> dict[str, object]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from effbench.common import machine, registry
+from effbench.common.probes import PROBES
 from effbench.common.spec import (
     ALLOCATORS,
     DEVICE,
     DTYPES,
     MODES,
-    PROBES,
     SCOPES,
     UsageError,
     spec_label,
@@ -80,7 +80,7 @@ def _device_axis(value: Any) -> Axis:
 # files are written in this order.
 AXES: dict[str, Callable[[Any], Axis]] = {
     "mechanism": _plugin_axis("mechanism"),
-    "probe": _choice_axis("probe", PROBES),
+    "probe": _choice_axis("probe", tuple(PROBES)),
     "scope": _choice_axis("scope", SCOPES),
     "mode": _choice_axis("mode", MODES),
     "task": _plugin_axis("task"),

@@ -1,4 +1,4 @@
-"""Can this machine measure? Its clock, noise, load and limits, and what difference it can tell."""
+"""Examine this machine: its clock, noise, load and limits, and the smallest difference it can detect."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ PROCESSES = 6
 SECONDS = 0.4
 BUDGETS_S = (1.0, 10.0, 60.0)
 _IDLE_S = 1.0
-_CELL_OVERHEAD_S = 0.15  # of a process in a sweep: its start and its warm-up
-_SAMPLING_S = 0.1  # that a process of a sweep is given here
+_CELL_OVERHEAD_S = 0.15  # per process of a sweep: its start and its warm-up
+_SAMPLING_S = 0.1  # assumed per process of a sweep
 _LIMITS = Limits(timeout_s=60.0, memory_bytes=2 * 2**30)
-_POWER_Z = 0.8416  # of a standard normal: 80 % of the differences of that size are told
+_POWER_Z = 0.8416  # quantile of a standard normal: 80 % of the differences of that size are detected
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """What A/A runs of one workload showed at one scale, with all threads or with one.
+    """The result of A/A runs of one workload at one scale, with all threads or with one.
 
-    ``call_s``: median seconds a call. ``within``, ``between``: standard deviations of the logarithm of one
-    call inside a process, and of a process's median between processes beyond what the calls explain.
-    ``pair``: of the log ratio of two calls made next to each other. ``aside``: of a process's A to B beyond
-    what its pairs explain, which more pairs do not average away. ``pairs_per_s``: as many as were made.
-    ``tail``: the slowest hundredth, or below 300 calls the slowest, over the median. ``apart``: the largest
-    difference, as a share, that A showed to B inside a process.
+    ``call_s``: median seconds per call. Standard deviations of logarithms: ``within``, of one call inside a
+    process; ``between``, of a process's median, beyond what its calls explain; ``pair``, of the ratio of two
+    neighbouring calls; ``aside``, of a process's ratio of A to B, beyond what its pairs explain, which more
+    pairs do not reduce. ``pairs_per_s``: the rate of pairs. ``tail``: the slowest hundredth (below 300 calls
+    the slowest call) over the median. ``apart``: the largest difference of A and B inside a process, as a
+    share.
     """
 
     seq_len: int
@@ -55,7 +55,7 @@ class Noise:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkup:
-    """All that was seen of a machine; what the system does not show is None."""
+    """All observations of a machine; those that the system does not show are None."""
 
     cores: int
     affinity: tuple[int, ...] | None
@@ -77,7 +77,7 @@ class Checkup:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the examination, with what to do about it if it is not ok."""
+    """One item of the examination, with advice if it is not ok."""
 
     name: str
     value: str
@@ -86,13 +86,13 @@ class Finding:
 
 
 def examine(executor: Executor, *, threads: int | None = None, progress: Callable[[str], None]) -> Checkup:
-    """Look at the machine and run the fixed workload in fresh processes: about half a minute.
+    """Examine the machine and run the fixed workload in fresh processes; this takes about half a minute.
 
-    Scales take turns, a process of each before any has its second, as a sweep's repeats do. Raises
+    Scales take turns, as a sweep's repeats do: each has one process before any has its second. Raises
     RuntimeError with the reason if the workload cannot run here.
     """
     count = threads or machine.cores()
-    progress("watching what else runs")
+    progress("measuring other load")
     before = machine.Moment.now()
     time.sleep(_IDLE_S)
     idle = before.since()
@@ -130,14 +130,14 @@ def examine(executor: Executor, *, threads: int | None = None, progress: Callabl
         throttled=_throttled(cpu),
         clock_grain_s=first["clock_grain_s"],
         clock_cost_s=first["clock_cost_s"],
-        noise=tuple(noise_of(n, number, found) for (n, number), found in series.items()),
+        noise=tuple(noise_of(n, number, processes) for (n, number), processes in series.items()),
     )
 
 
 def noise_of(seq_len: int, threads: int, processes: Sequence[dict[str, Any]]) -> Noise:
-    """Variance components of the logarithms of A/A samples (``time_a_s``, ``time_b_s``) of some processes."""
+    """Estimate variance components from A/A samples (``time_a_s``, ``time_b_s``) of several processes."""
     logs = [np.log([process["time_a_s"], process["time_b_s"]]) for process in processes]  # [2, calls] each
-    # spreads by the median absolute deviation, which a few interrupted calls do not decide
+    # the median absolute deviation is robust against a few interrupted calls
     within = float(np.median([_spread(values) for values in logs]))
     medians = np.array([float(np.median(values)) for values in logs])
     calls = float(np.median([values.size for values in logs]))
@@ -169,16 +169,16 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def _spread(values: np.ndarray) -> float:
-    """Standard deviation of a normal distribution with this median absolute deviation."""
+    """Return the standard deviation of a normal distribution with this median absolute deviation."""
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
 def smallest_in_sweep(noise: Noise, budget_s: float) -> float:
-    """The smallest difference of two mechanisms that a sweep would tell in so many seconds, as a share.
+    """Return the smallest difference of two mechanisms that a sweep of ``budget_s`` detects, as a share.
 
     Each repeat is a fresh process for both: k = budget / (2 (0.15 s + 0.1 s, or five calls)). The logarithm
-    of a ratio of medians then varies by 2 (between^2 + 1.57 within^2 / calls) / k, its square root s, and a
-    difference of (t_{k-1} + z) s is told at 95 % in 80 % of the cases. Infinite below two repeats.
+    of a ratio of medians then has the variance s^2 = 2 (between^2 + 1.57 within^2 / calls) / k, and a
+    difference of (t_{k-1} + z) s is detected at 95 % confidence with 80 % power. Infinite below two repeats.
     """
     sampling_s = max(_SAMPLING_S, 5 * noise.call_s)
     k = int(budget_s / (2 * (_CELL_OVERHEAD_S + sampling_s)))
@@ -189,10 +189,10 @@ def smallest_in_sweep(noise: Noise, budget_s: float) -> float:
 
 
 def smallest_in_pairs(noise: Noise, budget_s: float) -> float:
-    """The same for A and B called alternately in one process, as a gate does; infinite below two pairs.
+    """Return the same for A and B called alternately in one process, as a gate does.
 
-    k = budget times the pairs a second that were made here, whose median's logarithm varies by
-    1.57 pair^2 / k, and by aside^2 however many they are.
+    With k = budget times the pairs per second reached here, the logarithm of the pairs' median has the
+    variance 1.57 pair^2 / k + aside^2. Infinite below two pairs.
     """
     k = int(budget_s * noise.pairs_per_s)
     if k < 2:
@@ -202,28 +202,29 @@ def smallest_in_pairs(noise: Noise, budget_s: float) -> float:
 
 
 def findings(seen: Checkup) -> list[Finding]:
-    """Each thing that was looked at, judged; pure: the same checkup gives the same lines."""
+    """Judge each item of a checkup; a pure function of the checkup."""
     return [*_about_load(seen), *_about_processor(seen), *_about_memory(seen), *_about_noise(seen)]
 
 
-def verdict(found: Sequence[Finding]) -> tuple[str, str]:
-    """(``fit``, ``fit with care`` or ``unfit``; the same in words)."""
-    worst = {finding.verdict for finding in found}
+def verdict(findings: Sequence[Finding]) -> tuple[str, str]:
+    """Return ``fit``, ``fit with care`` or ``unfit``, and the same in words."""
+    worst = {finding.verdict for finding in findings}
     if "bad" in worst:
-        return "unfit", "unfit: times measured now would say more about the machine than about the code"
+        return "unfit", "unfit: times measured now would depend more on the machine than on the code"
     if "warn" in worst:
-        return "fit with care", "fit with care: mind the lines below, and ask for more repeats"
-    return "fit", "fit: measure"
+        return "fit with care", "fit with care: follow the advice above, and use more repeats"
+    return "fit", "fit for measurements"
 
 
 def _about_load(seen: Checkup) -> Iterator[Finding]:
     name = "other load"
     if seen.others_cores is None:
-        value = f"load average {seen.load_1min:.1f}; what others use is not visible here"
+        value = f"load average {seen.load_1min:.1f}; the load of other processes is not visible here"
         yield Finding(name=name, value=value)
     else:
-        value = f"others use {seen.others_cores:.2f} of {seen.cores} cores; load average {seen.load_1min:.1f}"
-        advice = "stop what else runs here, or measure later"
+        used = f"other processes use {seen.others_cores:.2f} of {seen.cores} cores"
+        value = f"{used}; load average {seen.load_1min:.1f}"
+        advice = "stop other programs, or measure later"
         share = seen.others_cores / seen.cores
         how: Verdict = "bad" if share > 0.25 else "warn" if share > 0.05 else "ok"
         yield Finding(name=name, value=value, verdict=how, advice=advice if how != "ok" else "")
@@ -231,7 +232,7 @@ def _about_load(seen: Checkup) -> Iterator[Finding]:
         yield Finding(name="stolen time", value="not visible here")
     else:
         how = "bad" if seen.steal_cores > 0.1 else "warn" if seen.steal_cores > 0.02 else "ok"
-        advice = "the host is shared and busy: measure later, or on a machine of your own"
+        advice = "the host is shared and busy: measure later, or on a dedicated machine"
         value = f"{100 * seen.steal_cores:.0f} % of a core"
         yield Finding(name="stolen time", value=value, verdict=how, advice=advice if how != "ok" else "")
 
@@ -245,7 +246,7 @@ def _about_processor(seen: Checkup) -> Iterator[Finding]:
         name="threads",
         value=f"{seen.threads} threads, {seen.cores} cores ({pinned}{quota})",
         verdict="bad" if over else "ok",
-        advice=f"threads would take turns: --threads {max(1, int(available))}" if over else "",
+        advice=f"threads would share cores: use --threads {max(1, int(available))}" if over else "",
     )
     many = {n.seq_len: n for n in seen.noise if n.threads == seen.threads}
     for one in (n for n in seen.noise if n.threads == 1 and seen.threads > 1 and n.seq_len in many):
@@ -255,9 +256,7 @@ def _about_processor(seen: Checkup) -> Iterator[Finding]:
             name="threads together",
             value=f"{seen.threads} threads are {gain:.2f} times as fast as one",
             verdict="warn" if slow else "ok",
-            advice="more threads are slower here: --threads 1, or stop what competes for the cores"
-            if slow
-            else "",
+            advice="more threads are slower here: use --threads 1, or stop other programs" if slow else "",
         )
     hidden = "not visible here"
     clock = hidden if seen.frequency_hz is None else f"{seen.frequency_hz / 1e9:.2f} GHz"
@@ -273,14 +272,14 @@ def _about_processor(seen: Checkup) -> Iterator[Finding]:
         name="throttling",
         value="not visible here" if seen.throttled is None else f"{seen.throttled} times since the start",
         verdict="warn" if hot else "ok",
-        advice="the processor has run too hot before: watch the clock while you measure" if hot else "",
+        advice="the processor has been too hot: watch its frequency while you measure" if hot else "",
     )
 
 
 def _about_memory(seen: Checkup) -> Iterator[Finding]:
     yield Finding(
         name="allocator",
-        value="freed memory can be kept" if seen.keeps_memory else "freed memory goes back to the system",
+        value="freed memory can be kept" if seen.keeps_memory else "freed memory is returned to the system",
         verdict="ok" if seen.keeps_memory else "warn",
         advice=""
         if seen.keeps_memory
@@ -301,7 +300,7 @@ def _about_noise(seen: Checkup) -> Iterator[Finding]:
         name="clock",
         value=f"steps of {1e9 * seen.clock_grain_s:.0f} ns, {1e9 * seen.clock_cost_s:.0f} ns to read",
         verdict="warn" if coarse else "ok",
-        advice="short calls are measured in batches; below 1 ms look at ratios only" if coarse else "",
+        advice="short calls are timed in batches; below 1 ms, use ratios only" if coarse else "",
     )
     for noise in seen.noise:
         spread = math.expm1(noise.between)
@@ -309,15 +308,18 @@ def _about_noise(seen: Checkup) -> Iterator[Finding]:
         how: Verdict = "ok"
         advice = ""
         if noise.tail > 5:
-            how, advice = "bad", "calls are interrupted for long: other load competes for the cores"
+            how, advice = "bad", "calls are interrupted for long: other load competes for the cores; stop it"
         elif spread > 0.25:
-            how, advice = "bad", "processes differ by more than most mechanisms do: measure later"
+            how, advice = "bad", "processes differ more than most mechanisms: measure later"
         elif spread > 0.05 or noise.apart > 0.05 or noise.tail > 2:
-            how, advice = "warn", f"ask for more repeats: one process says little below {100 * worst:.0f} %"
+            how, advice = (
+                "warn",
+                f"use more repeats: one process shows no difference below {100 * worst:.0f} %",
+            )
         yield Finding(
             name=f"noise, {1e3 * noise.call_s:.3g} ms, {noise.threads} threads",
             value=f"{100 * math.expm1(noise.within):.1f} % within a process, {100 * spread:.1f} % between; "
-            f"A to A {100 * noise.apart:.1f} %; slowest hundredth {noise.tail:.1f} x the median",
+            f"A/A {100 * noise.apart:.1f} %; slowest hundredth {noise.tail:.1f} x the median",
             verdict=how,
             advice=advice,
         )
@@ -328,7 +330,7 @@ def _text(path: Path) -> str | None:
 
 
 def _turbo(cpu: Path) -> str | None:
-    """``on`` or ``off`` where the driver says so."""
+    """Return ``on`` or ``off``; None if the driver does not show it."""
     off, boost = _text(cpu / "intel_pstate/no_turbo"), _text(cpu / "cpufreq/boost")
     if off is not None:
         return "off" if off == "1" else "on"
@@ -341,7 +343,7 @@ def _throttled(cpu: Path) -> int | None:
 
 
 def _ranges(cores: Sequence[int]) -> str:
-    """``0-3, 6``"""
+    """Write core numbers as ``0-3, 6``."""
     runs: list[list[int]] = []
     for core in sorted(cores):
         if runs and core == runs[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""What code a number comes from: a digest of the sources that decide it."""
+"""The fingerprint of the code that a number comes from: a digest of the sources that decide it."""
 
 from __future__ import annotations
 

@@ -105,26 +105,17 @@ def run(
     the disk is full; KeyboardInterrupt once the cell in flight is recorded as interrupted. The results folder
     stays sound in every case.
     """
-    return measure(sweep, out, data_dir=data_dir, resume=resume, executor=executor, listener=listener).summary
-
-
-def measure(
-    sweep: Sweep,
-    out: str | Path | None = None,
-    *,
-    data_dir: str | Path | None = None,
-    resume: bool = True,
-    executor: Executor | None = None,
-    listener: Listener | None = None,
-) -> Outcome:
-    """Do what ``run`` does and return all tables of the run."""
     store = Store(Path(out) if out is not None else RESULTS / sweep.name)
-    executor = executor or LocalExecutor()
     plan = planning.plan(sweep, store, data_dir=data_dir, resume=resume)
     if listener is None:
         listener = Silent()
         for problem in plan.problems:
-            warnings.warn(f"ignored {problem}", stacklevel=3)
+            warnings.warn(f"ignored {problem}", stacklevel=2)
+    return measure(sweep, store, plan, executor or LocalExecutor(), listener).summary
+
+
+def measure(sweep: Sweep, store: Store, plan: Plan, executor: Executor, listener: Listener) -> Outcome:
+    """Carry out a plan as ``run`` does, close the executor and return all tables of the run."""
     try:
         devices = {job.cell.device for job in plan.jobs} - {"cpu"}
         offers = executor.start() if plan.jobs else {}
@@ -136,7 +127,7 @@ def measure(
         with store.lock():
             if plan.jobs:
                 _write_sweep(sweep, store.folder)
-            if not resume:
+            if not plan.resume:
                 for job in plan.jobs:
                     store.drop_checkpoint(job.cell)
             listener.planned(plan.jobs, plan.done, plan.problems)

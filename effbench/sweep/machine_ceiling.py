@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured once a machine and kept in the cache."""
+"""The machine's ceiling (peak FLOP/s, bandwidth): measured once per machine and kept in the cache."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from effbench.sweep.executor import Executor
 
 _LIMITS = Limits(timeout_s=120.0, memory_bytes=4 * 2**30)
 _ATTEMPTS = 3
-_QUIET_CORES = 0.25  # busy with others' work
-_VERSION = 3  # of how it is measured; a number of another version is measured anew
+_QUIET_CORES = 0.25  # at most this much other load
+_VERSION = 3  # of the method; a ceiling of another version is measured again
 
 
 class Ceilings:
@@ -30,11 +30,11 @@ class Ceilings:
         self._known: dict[str, Mapping[str, Any]] = {}
 
     def beside(self, record: Record) -> Record:
-        """The record of a FLOPs cell with the ceiling in its machine's facts; any other as it is.
+        """Return the record of a FLOPs cell with the ceiling in its machine's facts; any other unchanged.
 
-        It is measured on first use and kept in the cache folder, by the machine's name, torch's version and
-        the settings. Other load would make it too low: if there is some at all of three attempts, or if it
-        cannot be measured, the record holds a reason instead.
+        The ceiling is measured on first use and kept in the cache folder, by the machine's name, torch's
+        version and the settings. Other load would make it too low: if there is other load in all of three
+        attempts, or if the ceiling cannot be measured, the record holds a reason instead.
         """
         if record.cell.probe != "flops" or record.status != "ok":
             return record
@@ -63,16 +63,16 @@ class Ceilings:
                 return {"reason": f"{record.status}: {record.reason}"}
             series = {name: list(values) for name, values in record.samples.items()}
             others = float(record.machine.get("others_cores") or 0.0)
-            found: dict[str, Any] = {**series, **record.values, "measured": record.started}
+            ceiling: dict[str, Any] = {**series, **record.values, "measured": record.started}
             if others <= _QUIET_CORES:
                 break
         else:
             return {"reason": f"other processes kept {others:.1f} cores busy while the ceiling was measured"}
         with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run two seconds
             path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(found)
+            text = json.dumps(ceiling)
             files.replace(path, f"{_checksum(text)}\n{text}\n".encode())
-        return found
+        return ceiling
 
 
 def _checksum(text: str) -> str:
@@ -80,13 +80,13 @@ def _checksum(text: str) -> str:
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """A ceiling kept earlier; None if there is none, or it is not as it was written."""
+    """Return a ceiling kept earlier; None if there is none, or if the file was changed."""
     if not files.is_file(path):
         return None
     try:
         checksum, _, text = files.read_text(path).removesuffix("\n").partition("\n")
-        found = parse_json(text)
-        check_ceiling(found)
+        ceiling = parse_json(text)
+        check_ceiling(ceiling)
     except ValueError:  # UsageError is one
         return None
-    return found if checksum == _checksum(text) else None
+    return ceiling if checksum == _checksum(text) else None

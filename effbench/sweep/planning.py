@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from effbench.common import files, machine, registry
-from effbench.common.spec import PROBES, Cell, Job, Record, UsageError, spec_label
+from effbench.common.probes import PROBES
+from effbench.common.spec import Cell, Job, Record, UsageError, spec_label
 from effbench.records.analyse.load import is_crowded
 from effbench.records.analyse.statistics import half_width, median_interval
 from effbench.records.store import Problem, Store
@@ -21,9 +22,9 @@ from effbench.sweep.sweep import Sweep
 class Plan:
     """The jobs of a run in order, the records that are final already, and the files that could not be read.
 
-    ``stored`` are all records of the folder and ``known`` those of them that may answer a cell, by its key:
-    none if everything is to be measured again. ``data`` holds the fingerprints of the tasks' data by label;
-    ``unchecked`` says why the data of other tasks is not known.
+    ``stored`` are all records of the folder; ``known`` are those that may answer a cell, by its key: none
+    without ``resume``. ``data`` holds the fingerprints of the tasks' data by label; ``unchecked`` says why
+    the data of other tasks is not known.
     """
 
     jobs: tuple[Job, ...]
@@ -31,6 +32,7 @@ class Plan:
     problems: tuple[Problem, ...]
     stored: tuple[Record, ...]
     known: Mapping[str, Record]
+    resume: bool
     data: Mapping[str, str]
     data_dir: str | None
     unchecked: tuple[str, ...] = ()
@@ -58,6 +60,7 @@ def plan(
         problems=tuple(problems),
         stored=tuple(records),
         known={record.cell.key: record for record in records} if resume else {},
+        resume=resume,
         data=data,
         data_dir=str(data_dir) if data_dir is not None else None,
         unchecked=tuple(unchecked),
@@ -97,11 +100,19 @@ def order(cells: Iterable[Cell], seed: int) -> list[Cell]:
     cut short has measured everything at least once before it measures anything twice. Trainings take longest
     and come last, so that a budget which ends among them leaves complete tables of costs.
     """
+    rank = {probe: place for place, probe in enumerate(PROBES)}
     shuffled = sorted(cells, key=lambda cell: cell.key)
     random.Random(seed).shuffle(shuffled)
     return sorted(
         shuffled,
-        key=lambda c: (c.probe == "accuracy", c.repeat, c.seq_len, c.mode, c.scope, PROBES.index(c.probe)),
+        key=lambda c: (
+            c.probe == "accuracy",
+            c.repeat,
+            c.seq_len,
+            c.mode,
+            c.scope,
+            rank[c.probe],
+        ),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from effbench.common import registry
 from effbench.common.growth import slope
-from effbench.common.spec import Cell, Probe, Record
+from effbench.common.spec import Cell, Record
 from effbench.sweep.estimate import whole_seconds
 
 
@@ -30,7 +30,7 @@ def reason_to_skip(cell: Cell, records: Sequence[Record]) -> str:
 
 def _without_length(cell: Cell) -> Cell:
     """Return the cell without its length, its repeat and which cost is measured."""
-    probe: Probe = "accuracy" if cell.probe == "accuracy" else "time"
+    probe = "accuracy" if cell.probe == "accuracy" else "time"
     return replace(cell, seq_len=1, repeat=0, seconds=0.0, precision=0.0, probe=probe)
 
 

@@ -6,6 +6,6 @@
 
 from __future__ import annotations
 
-from effbench.measured.audit.conformance import CHECKS, Finding, assert_conforms, audit, measure_audit
+from effbench.measured.audit.conformance import CHECKS, Finding, assert_conforms, audit, audit_probe
 
-__all__ = ["CHECKS", "Finding", "assert_conforms", "audit", "measure_audit"]
+__all__ = ["CHECKS", "Finding", "assert_conforms", "audit", "audit_probe"]

@@ -15,16 +15,16 @@ import torch
 
 from effbench.common import registry
 from effbench.common.blame import place
-from effbench.common.spec import Cell, Option, UsageError
+from effbench.common.spec import Option, UsageError
 from effbench.common.wording import one_line
 from effbench.measured.audit import cost_laws, function_laws, number_laws, option_laws, state_laws
 from effbench.measured.audit.agreement import LawBroken, Passed
 from effbench.measured.audit.subject import Subject
 from effbench.measured.mechanism import Unsupported
+from effbench.measured.probes.context import Context, Result
+from effbench.measured.workload import maker
 
 Verdict = Literal["pass", "fail", "n/a"]
-Samples = dict[str, tuple[float, ...]]
-Values = dict[str, float | int | str | None]
 
 _CHECKS: dict[str, Callable[[Subject], Passed]] = {
     "shape and dtype": function_laws.shape_and_dtype,
@@ -144,13 +144,15 @@ def assert_conforms(
         raise AssertionError("\n  ".join([f"{kind.__name__} is not what it says it is:", *failed]))
 
 
-def measure_audit(cell: Cell, progress: Callable[[float, str], None]) -> tuple[Samples, Values]:
+def audit_probe(context: Context) -> Result:
     """Audit the cell's mechanism; return no samples, and ``findings`` as JSON text.
 
     The cell's ``seq_len`` is the longest length that is tried. Raises Unsupported on a device other than cpu.
     """
+    cell = context.cell
     if cell.device != "cpu":
         raise Unsupported(f"a mechanism is audited on the CPU, not on {cell.device}")
+    maker(cell)  # raises Unsupported if a library is missing
     kind = registry.load(registry.find(cell.mechanism, "mechanism"))
     findings = audit(
         kind,
@@ -158,7 +160,7 @@ def measure_audit(cell: Cell, progress: Callable[[float, str], None]) -> tuple[S
         d_model=cell.d_model,
         heads=cell.heads,
         seq_len=cell.seq_len,
-        progress=progress,
+        progress=context.progress,
     )
     return {}, {"findings": json.dumps([asdict(finding) for finding in findings], allow_nan=False)}
 

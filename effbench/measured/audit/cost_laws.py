@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from effbench.common.growth import Growth, slope
 from effbench.common.spec import Option
 from effbench.measured.audit.agreement import LawBroken, Passed
-from effbench.measured.audit.subject import LONG, Subject, trainable
+from effbench.measured.audit.subject import LONG, Subject
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.probes.flops import count_flops, count_work
 from effbench.measured.probes.memory import peak_bytes, saved_bytes
 from effbench.measured.probes.time import sample_seconds, waited_ns
+from effbench.measured.workload import Call, forward_call, train_call
 
-Mode = Callable[[nn.Module, Tensor], Callable[[], None]]
+Mode = Callable[[nn.Module, Tensor], Call]
 
 # The exponent in N of a cost may exceed the declared one by this much.
 _COUNTED, _PEAK, _TIMED = 0.2, 0.2, 0.35
@@ -30,12 +31,12 @@ _CALLS = 4
 
 def forward_flops(s: Subject) -> Passed:
     """A forward pass executes ``forward_flops``."""
-    return _declared_flops(s, "forward_flops", _forward)
+    return _declared_flops(s, "forward_flops", forward_call)
 
 
 def train_flops(s: Subject) -> Passed:
     """A forward and a backward pass execute ``train_flops``."""
-    return _declared_flops(s, "train_flops", _train)
+    return _declared_flops(s, "train_flops", train_call)
 
 
 def useful_flops(s: Subject) -> Passed:
@@ -55,7 +56,7 @@ def order_of_flops(s: Subject) -> Passed:
 
     def flops(n: int) -> int:
         module, x = s.make(max_len=n, dtype=torch.float32), s.input(1, n, torch.float32)
-        work = count_work(_forward(module, x))
+        work = count_work(forward_call(module, x))
         return work.flops + work.other
 
     return _grows(s, "order", lambda lengths: [flops(n) for n in lengths], _COUNTED)
@@ -67,12 +68,11 @@ def order_of_memory(s: Subject) -> Passed:
     def peaks(mode: Mode, lengths: Sequence[int]) -> list[int]:
         peaks = []
         for n in lengths:
-            call = mode(s.make(max_len=n, dtype=torch.float32), s.input(1, n, torch.float32))
-            call()  # a first call may make buffers that it keeps
-            peaks.append(peak_bytes(call)[0])
+            module, x = s.make(max_len=n, dtype=torch.float32), s.input(1, n, torch.float32)
+            peaks.append(peak_bytes(_second_call(mode, module, x))[0])
         return peaks
 
-    results = [_grows(s, "memory_order", partial(peaks, mode), _PEAK) for mode in (_forward, _train)]
+    results = [_grows(s, "memory_order", partial(peaks, mode), _PEAK) for mode in (forward_call, train_call)]
     return max(results, key=lambda result: result[1] or 0.0)
 
 
@@ -86,7 +86,7 @@ def order_of_time(s: Subject) -> Passed:
     def fastest(lengths: Sequence[int]) -> list[float]:
         for _ in range(_TIME_ROUNDS):
             for n in lengths:
-                call = _forward(s.make(max_len=n, dtype=torch.float32), s.input(1, n, torch.float32))
+                call = forward_call(s.make(max_len=n, dtype=torch.float32), s.input(1, n, torch.float32))
                 samples, _how = sample_seconds(call, seconds=_TIME_S, clock_ns=_own_ns)
                 best[n] = min(best.get(n, math.inf), *samples)
         return [best[n] for n in lengths]
@@ -121,10 +121,10 @@ def memory_freed(s: Subject) -> Passed:
     """A call's memory is free once its result is dropped: repeated calls have the peak of one call."""
     n = s.lengths(130)[0]
     x = s.input(2, n, torch.float32)
-    for mode, name in ((_forward, "forward"), (_train, "train")):
+    for mode, name in ((forward_call, "forward"), (train_call, "train")):
         call = mode(s.make(dtype=torch.float32), x)
 
-        def peak_of(count: int, call: Callable[[], None] = call) -> int:
+        def peak_of(count: int, call: Call = call) -> int:
             def repeat() -> None:
                 for _ in range(count):
                     call()
@@ -143,34 +143,16 @@ def costs_of_training(s: Subject, options: Mapping[str, Option]) -> tuple[int, i
     """Return FLOPs and peak bytes of a training step, and the bytes kept for the backward pass."""
     n = min(LONG, s.seq_len)
     module, x = s.make(options=options, dtype=torch.float32), s.input(2, n, torch.float32)
-    call = _train(module, x)
-    call()
-    return count_flops(call), peak_bytes(call)[0], _kept_for_backward(module, x)
+    call = _second_call(train_call, module, x)
+    peak = peak_bytes(call)[0]
+    return count_flops(call), peak, _kept_for_backward(module, x)
 
 
-def _forward(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    module.eval()
-
-    def call() -> None:
-        with torch.no_grad():
-            module(x)
-
-    return call
-
-
-def _train(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    """Return a forward and a backward pass, with gradients of the input and all parameters; it drops them."""
-    module.train()
-    leaf = x.clone().requires_grad_()
-    tensors = [leaf, *trainable(module).values()]
-    gradient = torch.randn_like(x)
-
-    def call() -> None:
-        module(leaf).backward(gradient)  # autograd.grad does not run under torch's counter of FLOPs
-        for tensor in tensors:
-            tensor.grad = None
-
-    return call
+def _second_call(mode: Mode, module: nn.Module, x: Tensor) -> Call:
+    """Call once, drop the gradients, and return a new call: a first call may make buffers that it keeps."""
+    mode(module, x)()
+    module.zero_grad(set_to_none=True)
+    return mode(module, x)
 
 
 def _batches_and_lengths(s: Subject) -> list[tuple[int, int]]:

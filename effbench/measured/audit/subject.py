@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from effbench.common.spec import Option
 from effbench.measured.mechanism import Mechanism, Unsupported
 from effbench.measured.probes.correctness import gradients
+from effbench.measured.workload import cast
 
 # Long enough that a window or a block of the usual sizes does not cover the sequence, and not round.
 LONG = 777
@@ -48,7 +49,7 @@ class Subject:
         made = self.kind(self.d_model, self.heads, max_len=longest, causal=form, **given)
         if not isinstance(made, nn.Module):
             raise TypeError(f"{self.kind.__name__} is not an nn.Module")
-        return made.to(dtype).eval()
+        return cast(made, dtype).eval()
 
     def input(self, batch: int, n: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
         """Return standard normal x [batch, n, d_model]."""

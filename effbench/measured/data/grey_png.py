@@ -20,18 +20,18 @@ _KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGB and al
 
 
 class DamagedImage(ValueError):
-    """Bytes that are no whole PNG file, and why."""
+    """The bytes are no whole PNG file; the text says why."""
 
 
 class OtherImage(ValueError):
-    """A PNG file of another size or kind, and which."""
+    """The PNG file has another size or kind; the text says which."""
 
 
 def grey_levels(content: bytes, sides: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The levels [side, side] of a square image of one of these sides.
+    """Return the levels [side, side] of a square image of one of these sides.
 
-    Raises DamagedImage naming the byte, and OtherImage. All checksums are held against the file, which
-    Pillow, that decodes it, does not do.
+    Raises DamagedImage that names the byte, and OtherImage. All checksums are checked here, since Pillow,
+    which decodes the image, does not check them.
     """
     from PIL import Image
 
@@ -56,7 +56,7 @@ def grey_levels(content: bytes, sides: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def _chunks(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """(byte where it begins, kind, body) of each chunk."""
+    """Yield (first byte, kind, body) of each chunk."""
     if len(content) > FILE_BYTES:
         raise DamagedImage(f"it has more than {size(FILE_BYTES)}")
     if not content.startswith(_SIGNATURE):
@@ -79,7 +79,7 @@ def _chunks(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _header(kind: bytes, body: bytes, sides: tuple[int, ...]) -> tuple[int, int]:
-    """(width, height), if they and the kind of image are as asked."""
+    """Return (width, height). Raises OtherImage for another size or kind than asked."""
     if kind != b"IHDR" or len(body) != 13:
         raise DamagedImage(f"byte {len(_SIGNATURE)}: its first chunk is not the header")
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", body)

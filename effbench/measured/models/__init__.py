@@ -1,1 +1,1 @@
-"""What stands around a mechanism: encoder, classifier, and the only training loop."""
+"""Models built around a mechanism (encoder, classifier ...), and the only training loop."""

@@ -1,4 +1,4 @@
-"""The state of a training in one file, so that a killed run goes on with the same numbers."""
+"""The state of a training in one file, so that a killed run continues with the same numbers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from effbench.common import files
 
 State = dict[str, Any]
 
-# So often at most between evaluations, and never so often that writing takes a larger share of the time.
+# Least seconds between two writes without an evaluation, and greatest share of the time spent on writing.
 EVERY_S = 30.0
 SHARE = 0.05
 _MAGIC = b"effbench checkpoint 1\n"
 _DIGEST_BYTES = 32
-# What a first write is expected to take, before one was timed: flushing, and bytes to a slow disk.
+# Expected time of the first write, before one was timed: flushing, and bytes to a slow disk.
 _FLUSH_S = 0.01
 _BYTES_PER_S = 200e6
 
 
 class Checkpoint:
-    """A checkpoint file: read once, then written over and over, whole at any moment.
+    """A checkpoint file: read once, then replaced again and again; it is complete at any moment.
 
-    ``belongs`` says what the training is of: a file that was written for another text is not used, nor is
-    one whose digest does not fit its bytes; ``note`` then says why, and what went wrong in writing. When to
-    write depends on the time alone (``clock`` in seconds), so that it must not change what is trained.
-    ``spent_s`` is what writing took in this process.
+    ``belongs`` is a text that identifies the training. A file that was written for another text, or whose
+    digest does not fit its bytes, is ignored; ``note`` gives the reason, and also an error in writing. The
+    moments of writing depend on the time alone (``clock`` in seconds) and have no influence on the training.
+    ``spent_s`` is the time spent on writing in this process.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Checkpoint:
 
     @property
     def note(self) -> str:
-        """What a person should know about the file, "" if nothing."""
+        """A warning about the file for the person who reads the progress; empty if there is none."""
         return ", ".join(text for text in (self._ignored_because, self._unwritten_because) if text)
 
     def read(self) -> State | None:
-        """What was saved, on the CPU; None, with a ``note`` if there is a file, where there is nothing."""
+        """Return the saved state, on the CPU; None (and a ``note``, if there is a file) if none is usable."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
@@ -74,22 +74,21 @@ class Checkpoint:
             return None
         try:
             state = torch.load(io.BytesIO(memoryview(data)[start:]), map_location="cpu", weights_only=True)
-        except (
-            Exception
-        ) as error:  # it is as it was written, but this torch does not read it: of no one class
+        except Exception as error:  # another torch wrote it; the errors have no common class
             self.ignore(f"torch cannot read it ({type(error).__name__})")
             return None
         assert isinstance(state, dict)
         return state
 
     def ignore(self, why: str) -> None:
-        """Say why the file is not used."""
+        """Note why the file is not used."""
         self._ignored_because = f"training anew: ignored the checkpoint, {why}"
 
     def due(self, *, evaluated: bool, size: int) -> bool:
-        """Whether to write now: after an evaluation, or long after the last time, if the time allows it.
+        """True if it is time to write: after an evaluation, or long after the last write.
 
-        ``size`` in bytes is what would be written.
+        ``size`` is the number of bytes that would be written; False while writing would take too large a
+        share of the time.
         """
         now = self._clock()
         if not evaluated and now - self._wrote < self._every_s:
@@ -98,9 +97,9 @@ class Checkpoint:
         return self.spent_s + cost_s <= self._share * (now - self._began)
 
     def write(self, state: State) -> None:
-        """Replace the file by ``state``: beside it, flushed to the disk, renamed.
+        """Replace the file by ``state``: write another file beside it, flush it to the disk, rename it.
 
-        A disk that does not take it costs the checkpoint and not the training: ``note`` says so.
+        A disk error costs the checkpoint and does not end the training: ``note`` reports it.
         """
         began = self._clock()
         partial = self.path.with_name(f"{self.path.name}.part")
@@ -124,9 +123,9 @@ class Checkpoint:
 
 
 class _Hashed:
-    """What torch.save writes to: passes on to a file and digests.
+    """A writer for torch.save that passes bytes on to a file and computes their digest.
 
-    torch does not survive an error while it writes: it is kept until ``check`` raises it.
+    torch does not survive an error while it writes, so the error is kept until ``check`` raises it.
     """
 
     def __init__(self, file: IO[bytes], salt: bytes) -> None:
@@ -134,7 +133,7 @@ class _Hashed:
         self._error: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        """Take the next bytes."""
+        """Write the next bytes."""
         self._hash.update(data)
         if self._error is None:
             try:
@@ -144,13 +143,13 @@ class _Hashed:
         return len(data)
 
     def flush(self) -> None:
-        """The file is flushed once it is whole."""
+        """Do nothing: the file is flushed once it is complete."""
 
     def check(self) -> None:
-        """Raise what went wrong."""
+        """Raise the error of an earlier write, if there was one."""
         if self._error is not None:
             raise self._error
 
     def digest(self) -> bytes:
-        """Of all that was written, after the salt."""
+        """Return the digest of the salt and all bytes written."""
         return self._hash.digest()

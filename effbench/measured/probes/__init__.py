@@ -1,1 +1,1 @@
-"""Probes: each is a function of live objects that returns samples or values, and knows no cell."""
+"""Probes: functions of live objects that return samples or values."""

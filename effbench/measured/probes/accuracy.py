@@ -2,24 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from effbench.common import columns
-from effbench.common.spec import Cell, UsageError
+from effbench.common import columns, machine, registry
+from effbench.common.spec import Cell, Job, UsageError, to_json
 from effbench.measured.data.examples import Examples
 from effbench.measured.mechanism import Unsupported
+from effbench.measured.models.batches import on_device, sorted_batches
 from effbench.measured.models.checkpoint import Checkpoint
-from effbench.measured.models.training import on_device, sorted_batches, train
+from effbench.measured.models.training import Objective, train
+from effbench.measured.probes.context import Context, Result, Values
+from effbench.measured.probes.correctness import check_laws
+from effbench.measured.probes.effects import Watch
 from effbench.measured.probes.memory import peak_bytes
-from effbench.measured.tasks.base import Task
+from effbench.measured.tasks.base import Task, confirm
+from effbench.measured.workload import maker
 
-Samples = dict[str, tuple[float, ...]]
-Values = dict[str, float | int | str | None]
+
+def accuracy(context: Context) -> Result:
+    """Check the mechanism, then train and score once. Raises UsageError for data that changed."""
+    job, cell = context.job, context.cell
+    make = maker(cell)
+    task = registry.load(registry.find(cell.task or "", "task"))(**cell.task_options)
+    data_dir = Path(job.data_dir) if job.data_dir else None
+    confirm(task, data_dir, job.data)
+    _check_before_training(make, cell, context.watch)
+    return measure_accuracy(
+        task,
+        make_mechanism=make,
+        cell=cell,
+        data_dir=data_dir,
+        progress=context.progress,
+        checkpoint=_checkpoint(job),
+    )
+
+
+def _check_before_training(make: Callable[[], nn.Module], cell: Cell, watch: Watch) -> None:
+    """Test one instance against the laws of every mechanism, and undo what it does to the process."""
+    torch.manual_seed(cell.seed + cell.repeat)
+    module = make().to(cell.device)
+    x = torch.randn(1, cell.seq_len, cell.d_model, device=cell.device)
+    check_laws(module, x, causal=bool(cell.options.get("causal")), train=True)
+    watch.undo("its constructor or a call")
+
+
+def _checkpoint(job: Job) -> Checkpoint | None:
+    """Return the job's checkpoint, which is valid for one cell, code, data and machine only."""
+    if job.checkpoint is None:
+        return None
+    return Checkpoint(
+        Path(job.checkpoint), "\n".join((to_json(job.cell), job.code, job.data, machine.name()))
+    )
 
 
 def measure_accuracy(
@@ -30,13 +68,13 @@ def measure_accuracy(
     data_dir: Path | None,
     progress: Callable[[float, str], None],
     checkpoint: Checkpoint | None = None,
-) -> tuple[Samples, Values]:
-    """(samples, values) of one training, which goes on from its ``checkpoint`` if it was killed.
+) -> Result:
+    """Train once and return samples and values; continue from ``checkpoint`` if the training was killed.
 
-    The data comes from ``cell.seed`` alone, so that all repeats share it; initial weights, shuffling and
-    dropout come from ``seed + repeat``. The test part is scored once, with the weights that did best on the
-    validation part. ``peak_bytes`` is of one training step, forward and backward, on a full batch without
-    padding, above the model's parameters; the optimizer's state is not in it.
+    The data depends on ``cell.seed`` alone, so that all repeats share it. Initial weights, shuffling and
+    dropout depend on ``seed + repeat``. The test part is scored once, with the weights that did best on the
+    validation part. ``peak_bytes`` is the peak memory of one training step, forward and backward, on a full
+    batch without padding, above the model's parameters; it excludes the optimizer's state.
 
     A cell of dtype bfloat16 trains float32 weights under torch.autocast: forward and loss, in training and in
     evaluation, compute in bfloat16 what autocast deems safe. Raises Unsupported for other dtypes.
@@ -58,18 +96,21 @@ def measure_accuracy(
     def score(part: Examples) -> dict[str, float]:
         rows = sorted_batches(part.lengths, cell.batch_size * cell.seq_len)
         with autocast():
-            found = task.score(model, (on_device(task.batch(part, r), device) for r in rows))
-        _check_scores(task, found)
-        return found
+            scores = task.score(model, (on_device(task.batch(part, r), device) for r in rows))
+        _check_scores(task, scores)
+        return scores
 
-    history = train(
-        model,
-        loss=loss,
+    objective = Objective(
         batch=lambda rows: task.batch(splits.train, rows),
         lengths=splits.train.lengths,
+        loss=loss,
         score=lambda: score(splits.validation),
         metric=task.metric,
-        recipe=task.recipe(),
+    )
+    history = train(
+        model,
+        objective,
+        task.recipe(),
         batch_size=cell.batch_size,
         seed=seed,
         progress=progress,
@@ -86,7 +127,7 @@ def measure_accuracy(
         model.zero_grad(set_to_none=True)
         loss(model, full).backward()
 
-    step()  # what a first call makes and keeps is not the step's own
+    step()  # warm-up: the first call makes buffers that stay
     model.zero_grad(set_to_none=True)
     peak, method = peak_bytes(step, cell.device)
     metric = task.metric
@@ -95,7 +136,7 @@ def measure_accuracy(
     values |= {columns.METRIC: metric, columns.SCORES: ",".join(named)}
     values |= {f"prior_{name.replace(' ', '_')}": value for name, value in splits.priors.items()}
     values |= splits.facts
-    curves = {  # what are not counts
+    curves = {  # counts are integers and make no curve
         f"validation_{name}": series
         for name, series in history.scores.items()
         if isinstance(series[0], float)
@@ -115,7 +156,7 @@ def measure_accuracy(
         "peak_bytes": peak,
         "memory_method": method,
     }
-    samples = {
+    series: dict[str, Sequence[float]] = {
         "step_s": history.step_s,
         "step_loss": history.step_loss,
         "train_loss": history.train_loss,
@@ -125,21 +166,22 @@ def measure_accuracy(
         "curve_seconds": history.curve_seconds,
         "learning_rate": history.learning_rate,
     }
+    samples = {name: tuple(numbers) for name, numbers in series.items()}
     return samples, values
 
 
-def _check_scores(task: Task, found: Mapping[str, float]) -> None:
-    """Raise UsageError where a task's scores lack its metric, or have the name of a column that is taken."""
+def _check_scores(task: Task, scores: Mapping[str, float]) -> None:
+    """Raise UsageError if a task's scores lack its metric, or if one has the name of another column."""
     name = type(task).__name__
-    if task.metric not in found:
-        raise UsageError(f"task {name}: its metric is {task.metric!r}, its scores are {', '.join(found)}")
-    taken = [score for score in found if columns.is_taken(score)]
+    if task.metric not in scores:
+        raise UsageError(f"task {name}: its metric is {task.metric!r}, its scores are {', '.join(scores)}")
+    taken = [score for score in scores if columns.is_taken(score)]
     if taken:
         raise UsageError(f"task {name}: a score cannot be called {taken[0]!r}, which is a column of its own")
 
 
 def _autocast(cell: Cell) -> Callable[[], AbstractContextManager[object]]:
-    """What forward and loss of the cell run in."""
+    """Return the context that forward and loss run in. Raises Unsupported for a dtype that cannot train."""
     if cell.dtype == "float32":
         return nullcontext
     if cell.dtype == "bfloat16":

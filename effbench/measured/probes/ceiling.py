@@ -1,4 +1,4 @@
-"""What this machine can do at most: matrix-product FLOP/s, and bytes per second at several sizes."""
+"""Measure this machine's ceiling: FLOP/s of matrix products, and bytes per second at several sizes."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ from functools import partial
 
 import torch
 
-from effbench.common.spec import Cell
-
-Samples = dict[str, tuple[float, ...]]
-Values = dict[str, float | int | str | None]
+from effbench.measured.probes.context import Context, Result
 
 PRODUCT_SIZES = (1024, 1536, 2048)
-# All three operands of an addition together: from what a core's cache holds to main memory.
+# Total size of an addition's three operands: from the size of a core's cache to main memory.
 BANDWIDTH_BYTES = (2**19, 2**21, 2**23, 2**25, 2**27, 2**28)
 _ENOUGH_S = 0.01
 _CALLS = 2
 _ROUNDS = 4
 
 
-def measure_ceiling(cell: Cell) -> tuple[Samples, Values]:
-    """Peak and bandwidth in the cell's dtype, on its device, with the threads in force.
+def ceiling(context: Context) -> Result:
+    """Measure peak and bandwidth in the cell's dtype, on its device, with the threads in force.
 
     ``peak_flops_per_s``: the best of square products of three sizes. ``bandwidth_bytes_per_s``: of c = a + b
-    into kept memory, read and written bytes over the best time, for each total of ``bandwidth_at_bytes``; the
-    last is main memory's. The best, not the median, of some calls each: this is a ceiling.
+    into kept memory, bytes read and written over the best time, for each total of ``bandwidth_at_bytes``; the
+    last is main memory's. Both use the best of several calls, not the median, because this is a ceiling.
     """
+    cell = context.cell
     dtype, device = getattr(torch, cell.dtype), torch.device(cell.device)
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     torch.manual_seed(0)
@@ -39,7 +37,7 @@ def measure_ceiling(cell: Cell) -> tuple[Samples, Values]:
     for count in counts:
         a, b, c = (torch.zeros(count, device=device, dtype=dtype) for _ in range(3))
         calls.append(partial(torch.add, a, b, out=c))
-    # in rounds, so that an interruption meets no size in all of its calls
+    # in rounds, so that an interruption does not affect all calls of one size
     rounds = [[_best_s(call, synchronize) for call in calls] for _ in range(_ROUNDS)]
     best = [min(seconds) for seconds in zip(*rounds, strict=True)]
     products, additions = best[: len(PRODUCT_SIZES)], best[len(PRODUCT_SIZES) :]
@@ -54,7 +52,7 @@ def measure_ceiling(cell: Cell) -> tuple[Samples, Values]:
 
 
 def _best_s(call: Callable[[], object], synchronize: Callable[[], object]) -> float:
-    """Seconds of the fastest call, of at least two and as many as fit into 10 ms."""
+    """Return the seconds of the fastest call, of at least two and as many as fit into 10 ms."""
     call()
     synchronize()
     best, spent, calls = float("inf"), 0.0, 0

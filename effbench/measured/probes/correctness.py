@@ -1,4 +1,4 @@
-"""Is the result right? Asked before a mechanism is timed: no time is given for a wrong result."""
+"""Check a mechanism's results before it is timed: a wrong result gets no time."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import Tensor, nn
 
 from effbench.measured.mechanism import Mechanism, Unsupported
 
-# Relative to the largest number that is compared; gradients sum over more, so they are given ten times this.
+# Relative to the largest compared number; gradients sum over more numbers and are allowed ten times this.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-# Longer than what the windows here make of one piece (321 tokens by default), and no multiple of a block.
+# Longer than one piece of the window mechanisms here (321 tokens by default), and no multiple of a block.
 _LENGTH = 337
 _LAW_LENGTH = 130
 _LOOKS_AHEAD = "causal=true, but an output depends on later tokens"
 
 
 class Incorrect(Exception):
-    """The mechanism's output is wrong; its text says how."""
+    """The mechanism's output is wrong; the text says in what way."""
 
 
 def check(module: nn.Module, x: Tensor, *, train: bool = False, causal: bool = False) -> None:
-    """Refuse a wrong result, by Incorrect.
+    """Raise Incorrect if a result of the module is wrong. x is [B, N, D].
 
-    First the laws of every mechanism (``check_laws``). Then, on up to 337 tokens, with and without a padding
-    mask, the output must have the input's shape and dtype, be finite, and equal the mechanism's own dense
-    reference in float64, where it has one; with ``train``, so must the gradients of the input and of every
-    parameter (without a mask). x is [B, N, D].
+    The laws of every mechanism are tested first (``check_laws``). Then, on up to 337 tokens, with and without
+    a padding mask, the output must have the input's shape and dtype, be finite and, if the mechanism has a
+    dense reference, equal the reference in float64. With ``train``, the gradients of the input and of every
+    parameter must equal the reference's too (without a mask).
     """
     check_laws(module, x, causal=causal, train=train)
     length = min(x.shape[1], _LENGTH)
@@ -45,7 +45,7 @@ def check(module: nn.Module, x: Tensor, *, train: bool = False, causal: bool = F
             try:
                 out = module(sample, given)
             except Unsupported:
-                continue  # it takes no mask, or nothing so short; what is timed speaks for itself
+                continue  # it takes no mask, or nothing so short; the timed call will show what it takes
             if not isinstance(out, Tensor) or out.shape != sample.shape or out.dtype != sample.dtype:
                 raise Incorrect(f"forward returned {_describe(out)} for an input of {_describe(sample)}")
             real = out if given is None else out[given]
@@ -61,25 +61,26 @@ def check(module: nn.Module, x: Tensor, *, train: bool = False, causal: bool = F
     if train and exact is not None:
         sample = sample[:1]
         weights = torch.randn_like(sample)
-        found = gradients(module, module, sample, None, weights)
+        computed = gradients(module, module, sample, None, weights)
         reference: Callable[..., Any] = exact.reference  # type: ignore[assignment]
         wanted = gradients(reference, exact, sample.double(), None, weights.double())
         largest = max(float(gradient.abs().max()) for gradient in wanted.values())
-        for name, gradient in found.items():
+        for name, gradient in computed.items():
             what = f"the gradient of {name} differs from that of the mechanism's reference"
-            # some gradients are zero but for rounding, such as that of a bias of keys under a softmax
+            # some gradients are zero up to rounding, such as that of a bias of keys under a softmax
             _compare(gradient, wanted[name], what, 10 * _TOLERANCE[x.dtype], floor=1e-3 * largest)
 
 
 def check_laws(module: nn.Module, x: Tensor, *, causal: bool = False, train: bool = False) -> None:
-    """Refuse, by Incorrect, what breaks a law that every mechanism keeps; the cheap part of an audit.
+    """Raise Incorrect if the module breaks a law that every mechanism keeps; the cheap part of an audit.
 
-    On up to 130 tokens of a batch of two: the input and the mask are left as they were; no output depends on
-    another element of the batch, nor on what its input held before; no output of a real token depends on what
-    padding holds; with ``causal``, no output depends on a later token. With ``train``, outputs and gradients
-    in training mode are finite too, and causal. A law that the mechanism refuses with Unsupported is left
-    out. Outputs are compared within the tolerance of x's dtype. x [B, N, D] gives length, width, dtype and
-    device. Without ``train`` all is asked in inference mode, as a forward pass is timed.
+    The laws, on up to 130 tokens of a batch of two: the input and the mask are not changed; no output depends
+    on another element of the batch, or on the previous content of its input's memory; no output of a real
+    token depends on the content of padding; with ``causal``, no output depends on a later token. With
+    ``train``, outputs and gradients in training mode are finite, and the outputs causal. A law is skipped if
+    the mechanism raises Unsupported. Outputs are compared within the tolerance of x's dtype. x [B, N, D]
+    gives length, width, dtype and device. Without ``train`` the laws are tested in inference mode, in which a
+    forward pass is timed.
     """
     run = partial(_output, module, mode=torch.no_grad if train else torch.inference_mode)
     length = min(x.shape[1], _LAW_LENGTH)
@@ -90,7 +91,7 @@ def check_laws(module: nn.Module, x: Tensor, *, causal: bool = False, train: boo
     module.eval()
     alone = run(sample, None)
     if alone is None:
-        return  # nothing so short; what is timed speaks for itself
+        return  # it takes nothing so short; the timed call will show what it takes
     changed = torch.stack([sample[0], other[1]])
     expected = run(changed, None)
     _same(expected, alone, slice(0, 1), "an output depends on another element of the batch")
@@ -115,10 +116,10 @@ def check_laws(module: nn.Module, x: Tensor, *, causal: bool = False, train: boo
 
 
 def _check_training(module: nn.Module, sample: Tensor, later: Tensor | None) -> None:
-    """In training mode, refuse outputs and gradients that are not finite, and outputs that look ahead.
+    """In training mode, raise Incorrect for outputs or gradients that are not finite, or outputs not causal.
 
-    ``later`` is the sample with other tokens in its second half; None where causality is not asked. It is not
-    asked either where two equal calls differ, as with random numbers that torch's generator does not give.
+    ``later`` is the sample with other tokens in its second half; None if causality is not tested. It is not
+    tested either if two equal calls differ, as with random numbers from another generator than torch's.
     """
     module.train()
     run = partial(_output, module, mode=torch.enable_grad)
@@ -129,8 +130,8 @@ def _check_training(module: nn.Module, sample: Tensor, later: Tensor | None) -> 
             _same(run(later, None), first, past, f"{_LOOKS_AHEAD}, in training")
         torch.manual_seed(7)
         with torch.enable_grad():
-            found = gradients(module, module, sample, None, torch.ones_like(sample))
-        for name, gradient in found.items():
+            computed = gradients(module, module, sample, None, torch.ones_like(sample))
+        for name, gradient in computed.items():
             if not bool(torch.isfinite(gradient).all()):
                 raise Incorrect(f"the gradient of {name} is not finite")
     module.eval()
@@ -144,9 +145,9 @@ def _output(
     mode: Callable[[], AbstractContextManager[object]],
     place: Tensor | None = None,
 ) -> Tensor | None:
-    """The output for a copy of the sample, made in ``place`` if given; None if it is refused.
+    """Return the output for a copy of the sample, in ``place`` if given; None if the module refuses it.
 
-    torch's generator starts at a fixed seed. What inference mode refuses is done without gradients.
+    torch's generator starts at a fixed seed. A module that refuses inference mode runs without gradients.
     """
     x = sample.clone() if place is None else place.copy_(sample)
     given = None if mask is None else mask.clone()
@@ -178,30 +179,30 @@ def refused_inference_mode(error: RuntimeError) -> bool:
 
 
 def _same(out: Tensor | None, expected: Tensor, where: Any, what: str) -> None:
-    """Raise Incorrect unless the outputs agree there; one that was refused is not compared."""
+    """Raise Incorrect unless the outputs agree at ``where``; a refused output is not compared."""
     if out is not None and out[where].numel():
         _compare(out[where], expected[where].double(), what, _TOLERANCE[out.dtype])
 
 
 def has_reference(module: nn.Module) -> bool:
-    """Whether the module defines a dense reference of its own."""
+    """True if the module defines a dense reference of its own."""
     return isinstance(module, Mechanism) and type(module).reference is not Mechanism.reference
 
 
 def gradients(
     function: Callable[..., Any], module: nn.Module, x: Tensor, mask: Tensor | None, weights: Tensor
 ) -> dict[str, Tensor]:
-    """Gradients of the weighted sum of ``function(x, mask)``: of "the input" and of each parameter.
+    """Return the gradients of the weighted sum of ``function(x, mask)``.
 
-    0 where one is not used.
+    They are those of "the input" and of each parameter, by name; 0 for one that is not used.
     """
     x = x.detach().clone().requires_grad_()
     tensors = {"the input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
     out = function(x, mask)
-    found = torch.autograd.grad(out, list(tensors.values()), grad_outputs=weights, allow_unused=True)
+    computed = torch.autograd.grad(out, list(tensors.values()), grad_outputs=weights, allow_unused=True)
     return {
         name: torch.zeros_like(tensor) if gradient is None else gradient
-        for (name, tensor), gradient in zip(tensors.items(), found, strict=True)
+        for (name, tensor), gradient in zip(tensors.items(), computed, strict=True)
     }
 
 

@@ -1,4 +1,4 @@
-"""What a mechanism does to the process that measures it: noticed, and undone where it can be."""
+"""Detect what a mechanism does to the process that measures it, and undo it where possible."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _WARNING_CHARACTERS = 120
 
 @dataclass(frozen=True)
 class _Setting:
-    """One thing of the process that a mechanism should leave alone: how to read it and how to put it back.
+    """A property of the process that a mechanism should not change: how to read and how to restore it.
 
-    ``tell`` says how it has changed, in words that follow its name; empty if it has not.
+    ``tell`` describes a change, in words that follow the name; empty if there is none.
     """
 
     name: str
@@ -44,7 +44,7 @@ def _folder() -> str:
 
 
 def _set_folder(folder: str) -> None:
-    with suppress(OSError):  # the folder itself may be gone
+    with suppress(OSError):  # the folder itself may have been deleted
         os.chdir(folder)
 
 
@@ -58,7 +58,7 @@ def _set_variables(variables: dict[str, str]) -> None:
 
 
 def _changed_variables(before: dict[str, str], now: dict[str, str]) -> str:
-    """The variables that were there before; new ones are left out, since libraries add some on import."""
+    """Name the variables that changed; new ones do not count, since libraries add some on import."""
     changed = [name for name, value in before.items() if now.get(name) != value]
     return f": {', '.join(changed)}" if changed else ""
 
@@ -83,19 +83,19 @@ _SETTINGS = (
 
 
 class Watch:
-    """Compares the process with what it was when the watch began; ``said`` collects what was found."""
+    """Compare the process with its state when the watch began; ``notes`` describe the changes."""
 
     def __init__(self, *, noisy: bool = False) -> None:
-        """``noisy``: the measurement itself may print, so that output says nothing of the mechanism."""
+        """``noisy``: the measurement itself may print, so that output is not attributed to the mechanism."""
         self._noisy = noisy
         self._before = {setting.name: setting.read() for setting in _SETTINGS}
         self._threads = set(threading.enumerate())
         self._printed = _printed_bytes()
-        self.said: list[str] = []
+        self.notes: list[str] = []
         self._undone: dict[str, str] = {}
 
     def undo(self, who: str) -> None:
-        """Put back what ``who`` (its constructor, a call) has changed, and say it."""
+        """Restore what ``who`` (its constructor, a call) has changed, and note it."""
         for setting, changed in self._changed():
             setting.write(self._before[setting.name])
             self._undone[setting.name] = (
@@ -103,23 +103,23 @@ class Watch:
             )
 
     def end(self) -> None:
-        """Say what is other than at the start: it was so while measurements were taken."""
+        """Note all changes since the start, which were in effect while measurements were taken."""
         for setting, changed in self._changed():
-            self.say(f"a call changes {setting.name}{changed}: its numbers were taken so")
+            self.note(f"a call changes {setting.name}{changed}: its numbers were taken so")
             setting.write(self._before[setting.name])
             self._undone.pop(setting.name, None)
         for text in self._undone.values():
-            self.say(text)
-        left = [each for each in set(threading.enumerate()) - self._threads if not _is_torchs(each)]
+            self.note(text)
+        left = [thread for thread in set(threading.enumerate()) - self._threads if not _is_torchs(thread)]
         if left:
-            self.say(f"it keeps {plural(len(left), 'thread')} of Python running")
+            self.note(f"it keeps {plural(len(left), 'thread')} of Python running")
         sys.stdout.flush()
         sys.stderr.flush()
         if _printed_bytes() > self._printed and not self._noisy:
-            self.say("it prints")
+            self.note("it prints")
 
     def reseeds(self, call: Callable[[], object]) -> None:
-        """Say which random generators ``call`` leaves in one state, whatever they were in before."""
+        """Note the random generators that ``call`` leaves in the same state, whatever their state before."""
         states: list[dict[str, object]] = []
         for seed in (11, 12):
             torch.manual_seed(seed)
@@ -136,22 +136,22 @@ class Watch:
             )
         for name, state in states[0].items():
             if state == states[1][name]:
-                self.say(f"a call seeds {name}'s random generator")
+                self.note(f"a call seeds {name}'s random generator")
 
     def _changed(self) -> Iterator[tuple[_Setting, str]]:
-        """Each setting that has changed, with the words that say how."""
+        """Yield each setting that has changed, with a description of the change."""
         for setting in _SETTINGS:
             if changed := setting.tell(self._before[setting.name], setting.read()):
                 yield setting, changed
 
-    def say(self, text: str) -> None:
-        """Keep a sentence, once."""
-        if text not in self.said:
-            self.said.append(text)
+    def note(self, text: str) -> None:
+        """Add a sentence to the notes, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
 
 def _is_torchs(thread: threading.Thread) -> bool:
-    """Whether a thread runs torch's own code, such as the compiler's."""
+    """True if a thread runs torch's own code, such as the compiler's."""
     frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None:
         if "torch" in Path(frame.f_code.co_filename).parts:
@@ -161,7 +161,7 @@ def _is_torchs(thread: threading.Thread) -> bool:
 
 
 def _printed_bytes() -> int:
-    """Bytes in the file that standard output goes to; 0 where it is none, as a terminal."""
+    """Return the size of the file that standard output goes to; 0 if it is not a file."""
     try:
         status = os.fstat(1)
     except OSError:
@@ -171,12 +171,12 @@ def _printed_bytes() -> int:
 
 @contextmanager
 def heard() -> Iterator[list[str]]:
-    """Collect the texts of warnings that are raised meanwhile, each once, cut to a line."""
-    said: list[str] = []
+    """Collect the texts of warnings that are raised meanwhile, each once, cut to one line."""
+    heard_texts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        yield said
+        yield heard_texts
         texts = dict.fromkeys(
-            f"{each.category.__name__}: {one_line(str(each.message), _WARNING_CHARACTERS)}" for each in caught
+            f"{w.category.__name__}: {one_line(str(w.message), _WARNING_CHARACTERS)}" for w in caught
         )
-        said += list(texts)[:_MOST_WARNINGS]
+        heard_texts += list(texts)[:_MOST_WARNINGS]

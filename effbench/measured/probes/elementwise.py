@@ -1,4 +1,4 @@
-"""What torch's operators do beside products: element-wise work, reductions, FFTs, or no arithmetic at all.
+"""The work of torch's operators besides products: element-wise work, reductions, FFTs, or no arithmetic.
 
 One FLOP for each arithmetic operation, comparison or elementary function (exp, sqrt, tanh count 1, as a
 division does); composite functions by the operations of their textbook form. The names are those of aten.
@@ -30,7 +30,7 @@ def _names(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-# for each number of the (first) result; what torch tags as point-wise and is not here counts 1
+# per number of the (first) result; an operator that torch tags as point-wise and is not listed counts 1
 _PER_RESULT = _rates(
     _1="""abs add sub rsub mul neg div reciprocal sqrt rsqrt square exp exp2 expm1 log log2 log10 log1p sin
     cos tan tanh atan erf erfc sigmoid pow floor ceil round trunc sign sgn fmod remainder floor_divide maximum
@@ -64,7 +64,7 @@ _PER_RESULT = _rates(
     batch_norm_backward _fused_rms_norm_backward""",
     _26="mkldnn_rnn_layer_backward",
 )
-# for each number of the (first) input
+# per number of the (first) input
 _PER_INPUT = _rates(
     _1="""sum mean prod amax amin max min aminmax _aminmax argmax argmin any all _is_all_true _is_any_true
     cumsum cumprod cummax cummin _cummax_helper _cummin_helper count_nonzero nansum trace equal index_add
@@ -132,7 +132,7 @@ _NO_ARITHMETIC = _names(
     _new_zeros_with_same_feature_meta _upsample_nearest_exact1d _upsample_nearest_exact2d
     _upsample_nearest_exact3d"""
 )
-# Real operations of one on complex numbers; of what is not here, 6 for each that it takes on real ones.
+# Real operations per complex number; an operator that is not listed counts 6 times its count for real ones.
 _COMPLEX = _rates(
     _1="where masked_fill any all count_nonzero equal",
     _2="add sub rsub neg sum mean nansum cumsum index_add scatter_add trace eq ne native_dropout",
@@ -143,7 +143,7 @@ _ANY_COMPLEX = 6
 
 
 def other_work(func: Any) -> Count | None:
-    """What counts a call of the operator ``func`` of aten without its products; None if it is unknown."""
+    """Return the function that counts calls of aten's ``func`` without products; None if unknown."""
     name = _functional(func)
     if name in _BY_FORMULA:
         return _BY_FORMULA[name]
@@ -162,15 +162,15 @@ _MOVING = {torch.Tag.view_copy, torch.Tag.inplace_view}
 
 
 def does_no_arithmetic(func: Any) -> bool:
-    """Whether an operator of aten makes, moves, selects, sorts or describes numbers and computes none."""
+    """True if an operator of aten makes, moves, selects, sorts or describes numbers and computes none."""
     if _functional(func) in _NO_ARITHMETIC or _MOVING & set(func.tags):
         return True
     schema, returns = func._schema, func._schema.returns
-    return bool(returns) and not schema.is_mutable and all(each.alias_info for each in returns)  # a view
+    return bool(returns) and not schema.is_mutable and all(result.alias_info for result in returns)  # a view
 
 
 def _functional(func: Any) -> str:
-    """The operator's name, of one that works in place that of the one that does not: mul of aten::mul_."""
+    """Return the operator's name without the mark of one that works in place: mul for aten::mul_."""
     name = str(func._schema.name).partition("::")[2]
     return name.rstrip("_") if func._schema.is_mutable else name
 
@@ -187,7 +187,7 @@ def _nothing(a: Arguments, inputs: Tensors, outputs: Tensors) -> int:
 def _per_number(
     rate: int, base: str, each: bool, of_input: bool, a: Arguments, inputs: Tensors, outputs: Tensors
 ) -> int:
-    """``rate`` for each number of the first result or input, or of ``each`` tensor of the first list."""
+    """Return ``rate`` per number of the first result or input, or of ``each`` tensor of the first list."""
     lists = (value for value in a.values() if isinstance(value, list | tuple))
     counted = next(lists) if each else (inputs if of_input else outputs)[:1]
     if any(t.is_complex() for t in (*inputs[:1], *outputs[:1])):
@@ -196,13 +196,13 @@ def _per_number(
 
 
 def _fft(constant: float, inverse: bool, a: Arguments, inputs: Tensors, outputs: Tensors) -> int:
-    """n log2 n times a constant, for each transform."""
+    """Return n log2 n times a constant, per transform."""
     whole = outputs[0] if inverse else inputs[0]
     return int(constant * whole.numel() * math.log2(max(2, prod(whole.shape[d] for d in a["dim"]))))
 
 
 def _window(a: Arguments, dims: int) -> int:
-    """Positions of a pooling window: a size given once holds for all dimensions."""
+    """Return the positions of a pooling window; a single size holds for all dimensions."""
     sizes = list(a["kernel_size"])
     return int(prod(sizes if len(sizes) == dims else sizes * dims))
 
@@ -216,7 +216,7 @@ def _pooled_backward(dims: int, a: Arguments, inputs: Tensors, outputs: Tensors)
 
 
 def _per_target(a: Arguments, inputs: Tensors, outputs: Tensors) -> int:
-    """A loss that takes one number of each row."""
+    """Count a loss that takes one number per row."""
     return int(a["target"].numel())
 
 
@@ -225,13 +225,13 @@ def _scores(a: Arguments) -> int:
 
 
 def _attended(a: Arguments, inputs: Tensors, outputs: Tensors) -> int:
-    """Softmax with its scale, 6 a score, and a mask's addition."""
+    """Count softmax with its scale, 6 per score, and the addition of a mask."""
     mask = a.get("attn_mask", a.get("attn_bias"))
     return (6 + (mask is not None)) * _scores(a)
 
 
 def _attended_backward(a: Arguments, inputs: Tensors, outputs: Tensors) -> int:
-    """Softmax again from its stored sums (3), dS = P (dP - delta) (2), scale (1); 2 per output for delta."""
+    """Count softmax from stored sums (3), dS = P (dP - delta) (2), scale (1); 2 per output for delta."""
     return 6 * _scores(a) + 2 * stored(inputs[0])
 
 
@@ -245,7 +245,7 @@ _BY_FORMULA: dict[str, Count] = {
     "_fft_c2c": partial(_fft, 5.0, False),
     **{f"_scaled_dot_product_{kernel}": _attended for kernel in _KERNELS},
     **{f"_scaled_dot_product_{kernel}_backward": _attended_backward for kernel in _KERNELS},
-    # one addition or comparison for each number in a window
+    # one addition or comparison per number in a window
     **{f"avg_pool{n}d": partial(_pooled, n) for n in (1, 2, 3)},
     **{f"avg_pool{n}d_backward": partial(_pooled_backward, n) for n in (2, 3)},
     **{f"max_pool{n}d_with_indices": partial(_pooled, n) for n in (2, 3)},

@@ -1,4 +1,4 @@
-"""Work of a call outside torch's operators: in other processes, and in other libraries on torch's numbers."""
+"""Detect work of a call outside torch's operators: in other processes and in other libraries."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 
 from torch import Tensor, UntypedStorage
 
-# What gives a tensor's numbers to another library.
+# Methods that give a tensor's numbers to another library.
 _LEAVES = frozenset({"numpy", "data_ptr", "_to_dlpack", "_to_dlpack_versioned"})
 _KNOWN = frozenset({"torch", "numpy", "builtins"}) | sys.stdlib_module_names
 
 
 class Elsewhere:
-    """Watches one call, as a context: what this thread, and threads that it starts, give to other libraries.
+    """Watch one call, as a context: the numbers that this thread and its new threads give to other libraries.
 
     ``work``: calls that hand a tensor's floating-point numbers to another library (``Tensor.numpy``), calls
     of other libraries' compiled functions that take tensors, and child processes that used processor time.
-    ``compiled``: whether a function of torch.compile was called. Other ways to read a tensor's memory are not
-    seen, nor what threads that ran before give away.
+    ``compiled``: True if a function of torch.compile was called. Other ways to read a tensor's memory are not
+    seen, nor the calls of threads that ran before.
     """
 
     def __init__(self) -> None:
@@ -69,24 +69,24 @@ class Elsewhere:
 
 
 def _takes_tensors(function: Any) -> bool:
-    """Whether it is a compiled function of another library that takes tensors; pybind11's docstrings tell."""
+    """True for a compiled function of another library that takes tensors, by pybind11's docstring."""
     library = (getattr(function, "__module__", None) or "builtins").partition(".")[0]
     return library not in _KNOWN and "Tensor" in (function.__doc__ or "")
 
 
 def _has_numbers(owner: object) -> bool:
-    """Whether it holds floating-point numbers and not just indices; a storage may hold either."""
+    """True if it holds floating-point numbers, and not just indices; a storage may hold either."""
     if isinstance(owner, Tensor):
         return owner.dtype.is_floating_point or owner.dtype.is_complex
     return isinstance(owner, UntypedStorage)
 
 
-# the function that torch.compile puts in place of the given one
+# the function that torch.compile substitutes for the given one
 _COMPILER, _WRAPPER = os.path.join("torch", "_dynamo", "eval_frame.py"), "compile_wrapper"
 
 
 def _settled_children_s() -> float:
-    """The same once it has stood still: a worker may not be at rest yet after what it did before."""
+    """Return the descendants' time once it no longer changes: they may still finish earlier work."""
     used = _children_s()
     for _ in range(_SETTLES):
         time.sleep(_SETTLE_S if used else 0)
@@ -100,22 +100,22 @@ _SETTLES, _SETTLE_S = 20, 0.002
 
 
 def _children_s() -> float:
-    """Seconds of processor time that this process's descendants have used, those that ended included."""
+    """Return the seconds of processor time of this process's descendants, including those that ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return ended.ru_utime + ended.ru_stime + sum(_used_s(child) for child in _children(os.getpid()))
 
 
 def _children(process: int) -> list[int]:
-    """The descendants that run, as Linux lists them; none elsewhere."""
-    found: list[int] = []
+    """Return the running descendants, as Linux lists them; none on other systems."""
+    descendants: list[int] = []
     for listed in Path(f"/proc/{process}/task").glob("*/children"):
         try:
             direct = [int(child) for child in listed.read_text().split()]
         except OSError:  # the thread has ended
             continue
         for child in direct:
-            found += [child, *_children(child)]
-    return found
+            descendants += [child, *_children(child)]
+    return descendants
 
 
 def _used_s(process: int) -> float:

@@ -1,4 +1,4 @@
-"""A probe's own failure, told apart from a failure of what it measures."""
+"""Distinguish a probe's own failure from a failure of the measured call."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Result = TypeVar("Result")
 
 
 class ProbeFailed(RuntimeError):
-    """A probe cannot do its work on a call that works without it.
+    """A probe fails on a call that works without it.
 
-    Its text begins with the probe's name and blames no mechanism.
+    The text begins with the probe's name, and does not blame the mechanism.
     """
 
 
 def observed(what: str, observe: Callable[[], Result], call: Callable[[], object]) -> Result:
-    """``observe()``, which runs ``call`` under instruments of the probe named ``what``.
+    """Return ``observe()``, which runs ``call`` under the instruments of the probe named ``what``.
 
-    Raises ProbeFailed if ``observe()`` fails where ``call()`` alone succeeds. If both fail, raises what
-    ``call()`` raised: the failure is its own. Unsupported is the call's own in any case.
+    Raises ProbeFailed if ``observe()`` fails and ``call()`` alone succeeds. If both fail, raises the error of
+    ``call()``, since the failure is the call's. Unsupported always is the call's.
     """
     try:
         return observe()
@@ -37,5 +37,5 @@ def observed(what: str, observe: Callable[[], Result], call: Callable[[], object
 
 
 def short(error: BaseException) -> str:
-    """The type and the message of ``error`` in one line of at most 200 characters."""
+    """Return the type and the message of ``error`` in one line of at most 200 characters."""
     return one_line(f"{type(error).__name__}: {error}", _LONGEST)

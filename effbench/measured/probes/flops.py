@@ -1,4 +1,4 @@
-"""The work of a call, counted from the operators it runs: FLOPs, what they leave out, bytes moved."""
+"""Count the work of a call from its operators: FLOPs, operators that are not counted, bytes moved."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ EXECUTED, EAGER = "operators as executed", "operators of the eager program, with
 
 @dataclass
 class Work:
-    """What one call did.
+    """The work of one call.
 
     ``flops``: of products that are summed, a multiply-add counts 2. ``other``: of element-wise work, softmax,
-    reductions and FFTs under the constants of docs/method.md. ``uncounted``: what did work that these leave
-    out, and how often: operators without a rule or out of sight, other libraries, other processes.
+    reductions and FFTs under the constants of docs/method.md. ``uncounted``: work that is in neither,
+    with the number of calls: operators without a rule or out of sight, other libraries, other processes.
     ``bytes_moved``: what the operators read and write, each operand once; views are free; a cache may serve
     a part of it. ``method``: what was counted, EXECUTED or EAGER.
     """
@@ -53,7 +53,7 @@ def count_work(call: Callable[[], object]) -> Work:
 
     Attention kernels count as executed: two products forward, five backward (the scores are computed again),
     masked or causal entries in full. A compiled function counts as the eager program that it was made from.
-    What cannot be counted stands in ``Work.uncounted``.
+    What cannot be counted is named in ``Work.uncounted``.
 
     Raises ProbeFailed if the call fails under the counter alone.
     """
@@ -61,7 +61,7 @@ def count_work(call: Callable[[], object]) -> Work:
 
 
 def count_flops(call: Callable[[], object]) -> int:
-    """FLOPs of the products that ``call()`` executes; a multiply-add counts 2."""
+    """Return the FLOPs of the products that ``call()`` executes; a multiply-add counts 2."""
     return count_work(call).flops
 
 
@@ -74,7 +74,7 @@ def _count(call: Callable[[], object]) -> Work:
     except Exception:
         if compiler or "torch._dynamo" not in sys.modules:
             raise
-    return _count_once(call)  # the call brought the compiler in, which can only now be told to stand back
+    return _count_once(call)  # the call imported the compiler, which can only be disabled now
 
 
 def _count_once(call: Callable[[], object]) -> Work:
@@ -97,14 +97,14 @@ def _count_once(call: Callable[[], object]) -> Work:
 
 
 def _eager() -> AbstractContextManager[object]:
-    """Compiled functions run as they were before: a kernel of the compiler shows no operators."""
-    # importing the compiler takes seconds, and who has not imported it has compiled nothing
+    """Run compiled functions eagerly: a kernel of the compiler shows no operators."""
+    # importing the compiler takes seconds, and nothing is compiled without it
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """How calls of one operator are counted on tensors of one kind.
+    """The rule by which calls of one operator are counted on tensors of one kind.
 
     ``inside``: the kernel to run under the counter, since it calls operators. ``product``, ``authored`` (the
     formula that its author registered with torch) and ``other``: what counts the call itself. ``known``:
@@ -139,7 +139,7 @@ def _rule(func: Any, backend: str) -> _Rule:
     return _Rule(name, inside if other is None else None, other=other, known=other is not None)
 
 
-# Kernels that do all of their work by calling operators. linear and matmul arrive whole for nested tensors.
+# Kernels that only call operators. linear and matmul are dispatched as a whole for nested tensors.
 _MADE_OF_OTHERS = frozenset({
     "aten::linear", "aten::matmul", "aten::matmul_backward", "aten::_euclidean_dist", "aten::_trilinear",
     "aten::_safe_softmax", "aten::_transformer_encoder_layer_fwd", "aten::_native_multi_head_attention",
@@ -153,13 +153,13 @@ class _Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False: else torch imports its compiler, which takes seconds, to keep it away from this class."""
+        """Return False; otherwise torch imports its compiler, which takes seconds."""
         return False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.work = Work()
-        self.failure: Exception | None = None  # our own, which must not surface inside the mechanism
+        self.failure: Exception | None = None  # the counter's, not to be raised inside the mechanism
         self._rules: dict[tuple[Any, str], _Rule] = {}
         self._inside: list[str] = []  # operators whose kernels run under the counter now
         self._lock = threading.Lock()  # torch.jit.fork runs operators on several threads
@@ -204,7 +204,7 @@ class _Counter(TorchDispatchMode):
         return out
 
     def _add(self, rule: _Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Add one call to the work. A failure of ours is kept until the mechanism's call has ended."""
+        """Add one call to the work. A failure of the counter is kept until the mechanism's call has ended."""
         outputs = _tensors(out)
         if outputs and all(t.is_meta for t in outputs):
             return  # shapes only
@@ -226,7 +226,7 @@ class _Counter(TorchDispatchMode):
         self._count(rule.name, flops, other, moved)
 
     def _count(self, name: str, flops: int | None, other: int = 0, moved: int = 0) -> None:
-        """Add to the work; without ``flops`` the operator is named."""
+        """Add to the work; the operator is named if ``flops`` is None."""
         with self._lock:
             self.work.flops += flops or 0
             self.work.other += other
@@ -240,14 +240,14 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def _arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call by their names in the schema; defaults for those that were not given."""
+    """Return all arguments of a call by their names in the schema, with defaults for missing ones."""
     schema = func._schema.arguments
-    found = {a.name: a.default_value for a in schema}
-    return found | dict(zip(found, args, strict=False)) | kwargs
+    defaults = {a.name: a.default_value for a in schema}
+    return defaults | dict(zip(defaults, args, strict=False)) | kwargs
 
 
 def _moved(func: Any, inputs: list[Tensor], outputs: list[Tensor]) -> int:
-    """Bytes that are read and written, each operand once; 0 for a view."""
+    """Return the bytes that are read and written, each operand once; 0 for a view."""
     name = func._schema.name
     if name in _UNTOUCHED or (not func._schema.is_mutable and _is_view(inputs, outputs)):
         return 0

@@ -1,4 +1,4 @@
-"""Which of an operator's kernels runs on given tensors, and whether it is written in Python."""
+"""Find the kernel of an operator that runs on given tensors, and if it is written in Python."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A kernel under one of these serves every backend; it is made of other operators, as a rule.
+# A kernel under one of these keys serves every backend; it usually calls other operators.
 _ANY_BACKEND = (
     "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd"
 )  # fmt: skip
@@ -17,7 +17,7 @@ NESTED = "NestedTensor"
 
 
 def backend_of(tensors: list[Tensor]) -> str:
-    """The dispatch key whose kernel takes these tensors, from their device and what is special about one."""
+    """Return the dispatch key whose kernel takes these tensors, from their device, layout and subclass."""
     device = next((t.device.type for t in tensors if t.device.type != "cpu"), "cpu")
     device = "Meta" if device == "meta" else device.upper()
     if any(t.is_nested for t in tensors):
@@ -33,7 +33,7 @@ def backend_of(tensors: list[Tensor]) -> str:
 
 
 def kernel_of(operator: str, backend: str) -> str | None:
-    """The dispatch key of the kernel that runs ``operator`` (``aten::add.Tensor``) on ``backend``."""
+    """Return the dispatch key of the kernel that runs ``operator`` (``aten::add.Tensor``) on ``backend``."""
     special = ("CompositeImplicitAutogradNestedTensor",) if backend.startswith(NESTED) else ()
     key: str
     for key in (backend, *_ANY_BACKEND[:2], *special, *_ANY_BACKEND[2:]):
@@ -43,7 +43,7 @@ def kernel_of(operator: str, backend: str) -> str | None:
 
 
 def in_python(operator: str, key: str) -> bool:
-    """Whether the kernel of ``operator`` under ``key`` was registered from Python.
+    """True if the kernel of ``operator`` under ``key`` was registered from Python.
 
     torch keeps that in no public place; where it does not, no kernel is taken for one in Python.
     """
@@ -51,7 +51,7 @@ def in_python(operator: str, key: str) -> bool:
 
 
 def operator_of(name: str, overload: str = "") -> Any | None:
-    """torch's object for the operator of this name, such as ``aten::add``; None if it is none."""
+    """Return torch's object for the operator of this name, such as ``aten::add``; None if there is none."""
     if not _OPERATOR.fullmatch(name):
         return None
     full = f"{name}.{overload}" if overload and overload != "default" else name

@@ -1,4 +1,4 @@
-"""The memory of a call: its peak, what it keeps for backward, what the operating system saw."""
+"""Measure the memory of a call: its peak, what it saves for backward, and resident memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CUDA_STATISTICS = "CUDA allocator statistics"
 
 
 def peak_bytes(call: Callable[[], object], device: str = "cpu", *, tested: bool = False) -> tuple[int, str]:
-    """Peak bytes that ``call()`` holds above what existed before it, and the method's name.
+    """Return the peak bytes that ``call()`` holds above what existed before it, and the method's name.
 
-    Inputs and parameters existed before and do not count; the output does. On the CPU the profiler
-    reports every allocation and release by size, so the running sum's maximum is exact to the byte for
-    all that goes through torch's allocator, scratch space of kernels included; memory that C code takes
-    elsewhere is not seen. Never call this while timing: the events cost time. The profiler is tested on a
+    Inputs and parameters existed before and do not count; the output does. On the CPU the profiler reports
+    every allocation and release by size, so that the maximum of the running sum is exact to the byte for all
+    memory from torch's allocator, scratch space of kernels included; memory that C code takes elsewhere is
+    not seen. Never call this while timing: the events cost time. The profiler is tested on a
     known allocation once per process, unless ``tested`` says that it has passed elsewhere.
 
     Raises ProbeFailed if this torch's profiler does not report a known allocation exactly, or if the call
@@ -41,28 +41,28 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu", *, tested: bool 
 
 
 def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -> int:
-    """Bytes that autograd keeps for the backward pass of one ``forward()``, each storage once and whole.
+    """Return the bytes that autograd saves for the backward pass of one ``forward()``, each storage once.
 
-    ``besides`` exist anyway, the parameters and the input, and do not count. What a custom function keeps
-    by other means than ``save_for_backward`` is not seen.
+    ``besides`` are the tensors that exist anyway, the parameters and the input; they do not count. What a
+    custom function keeps by other means than ``save_for_backward`` is not seen.
 
-    Raises ProbeFailed if torch does not tell the size of a tensor that is kept, or if the pass fails under
-    the hooks alone, as one through torch.func's derivatives does.
+    Raises ProbeFailed if torch hides the size of a saved tensor, or if the pass fails under the hooks alone,
+    as one through torch.func's derivatives does.
     """
     there = {storage for t in besides for storage in storages(t)}
     kept: dict[int, int] = {}
     opaque: set[str] = set()
 
     def pack(t: Tensor) -> Tensor:
-        found = storages(t)
-        kept.update({storage: size for storage, size in found.items() if storage not in there})
-        if not found:
+        sizes = storages(t)
+        kept.update({storage: size for storage, size in sizes.items() if storage not in there})
+        if not sizes:
             opaque.add(str(t.layout))
         return t
 
     def run() -> None:
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            out = forward()  # the graph holds what is kept, so that no storage's place is used twice
+            out = forward()  # the graph holds what is saved, so that no address is used twice
         del out
 
     observed("saved_bytes", run, forward)
@@ -73,10 +73,10 @@ def saved_bytes(forward: Callable[[], object], besides: Iterable[Tensor] = ()) -
 
 
 def left_out(call: Callable[[], object]) -> Counter[str]:
-    """What one ``call()`` does where ``peak_bytes`` and ``saved_bytes`` cannot see: what, and how often.
+    """Name the work of one ``call()`` that ``peak_bytes`` and ``saved_bytes`` cannot see, with its calls.
 
-    Operators on threads that Python code started, child processes, other libraries. Work on the threads of
-    autograd and of ``torch.jit.fork`` is seen.
+    It is that of operators on threads that Python code started, of child processes and of other libraries.
+    Work on the threads of autograd and of ``torch.jit.fork`` is seen.
     """
     elsewhere = Elsewhere()
 
@@ -89,21 +89,21 @@ def left_out(call: Callable[[], object]) -> Counter[str]:
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of the module's parameters, those that share a storage once."""
+    """Return the bytes of the module's parameters; a shared storage counts once."""
     return sum(dict(pair for p in module.parameters() for pair in storages(p).items()).values())
 
 
 def rss_growth_bytes(call: Callable[[], object]) -> int | None:
-    """How much the process's resident memory rose above its start during ``call()``; None where it
-    cannot be seen, as outside Linux.
+    """Return the rise of the process's resident memory during ``call()``, in bytes; None if not visible.
 
-    What the operating system saw: also memory that C code takes without torch's allocator, and what a first
-    call sets up; but nothing where freed pages of the heap serve again. Pages, so good to 0.1 MiB at best.
+    It includes memory that C code takes without torch's allocator, and the set-up of a first call; it does
+    not include freed pages of the heap that are used again. It counts pages: accurate to 0.1 MiB at best. It
+    is visible on Linux only.
     """
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     except OSError:
-        call()  # who asks for the first call's growth still gets its first call
+        call()  # the caller relies on this being the first call
         return None
     before = _status_bytes("VmRSS")
     kept = call()

@@ -1,4 +1,4 @@
-"""How steadily this machine does the same thing: one fixed workload, timed as if it were two."""
+"""Measure this machine's noise: one fixed workload, timed as if it were two."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from effbench.common.spec import Cell
+from effbench.measured.probes.context import Context, Result, Values
 from effbench.measured.probes.time import sample_seconds
-
-Samples = dict[str, tuple[float, ...]]
-Values = dict[str, float | int | str | None]
 
 WIDTH, HEADS = 256, 8
 _CLOCK_READS = 2000
 
 
-def measure_noise(cell: Cell) -> tuple[Samples, Values]:
-    """Time one workload under two names, A and B, call by call in random order, for ``cell.seconds``.
+def noise(context: Context) -> Result:
+    """Time one workload under two names, A and B, one call at a time, in random order, for ``cell.seconds``.
 
-    The workload is what an attention layer is made of, on ``cell.seq_len`` tokens of width 256: a linear map,
-    a product of the results, a softmax and a batched product. Samples ``time_a_s`` and ``time_b_s``, one call
-    each; values ``clock_grain_s`` and ``clock_cost_s`` of the clock that they are read with.
+    The workload has the operations of an attention layer, on ``cell.seq_len`` tokens of width 256: a linear
+    map, a product of the results, a softmax and a batched product. Samples are ``time_a_s`` and ``time_b_s``,
+    one call each; values are ``clock_grain_s`` and ``clock_cost_s`` of the clock that they are read from.
     """
+    cell = context.cell
     torch.manual_seed(0)
     call = _workload(cell.seq_len)
     _, how = sample_seconds(call, seconds=min(0.05, cell.seconds))  # the warm-up is the same as a time cell's
@@ -64,7 +62,7 @@ def _workload(n: int) -> Callable[[], Tensor]:
 
 
 def _clock() -> tuple[float, float]:
-    """(the smallest step that the clock makes, seconds that reading it takes)."""
+    """Return (the smallest step of the clock, the time to read it), in seconds."""
     reads = [time.perf_counter_ns() for _ in range(_CLOCK_READS)]
     steps = [b - a for a, b in itertools.pairwise(reads)]
     return min(step for step in steps if step > 0) / 1e9, (reads[-1] - reads[0]) / (_CLOCK_READS - 1) / 1e9

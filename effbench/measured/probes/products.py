@@ -26,7 +26,7 @@ def _size(shape: Iterable[int]) -> int:
 
 
 def _product(left: str, right: str) -> Formula:
-    """left [..., n, k] times right [..., k, m], or times a weight that is packed and has no name here."""
+    """Count left [..., n, k] times right [..., k, m], or times a packed weight without a name here."""
     return lambda a, out: _multiplied(a[left], a.get(right), out)
 
 
@@ -39,7 +39,7 @@ def _multiplied(left: Tensor, right: Tensor | None, out: Any) -> int | None:
 
 
 def _both_sparse(left: Tensor, right: Tensor) -> int | None:
-    """Each stored number of the left meets the stored row of the right that its column names."""
+    """Count each stored number of the left with the stored row of the right that its column names."""
     if left.layout is torch.sparse_coo and right.layout is torch.sparse_coo and left.dim() == 2:
         columns, rows = left._indices()[1], right._indices()[0]
     elif left.layout is torch.sparse_csr and right.layout is torch.sparse_csr and left.dim() == 2:
@@ -56,7 +56,7 @@ def _batches_added(a: Arguments, out: Any) -> int:
 
 
 def _all_of(name: str) -> Formula:
-    """Each number of one operand meets one number of the other: matrix times vector, scalar products."""
+    """Count one multiply-add per number of an operand: matrix times vector, scalar products."""
     return lambda a, out: 2 * stored(a[name])
 
 
@@ -77,7 +77,7 @@ def _reduced_backward(a: Arguments, out: Any) -> int:
 
 
 def _grouped(a: Arguments, out: Any) -> int:
-    """Products of matrices whose rows, columns or inner dimension ``offs`` cuts into groups.
+    """Count products of matrices whose rows, columns or inner dimension ``offs`` cuts into groups.
 
     What lies beyond the last group is not computed.
     """
@@ -97,12 +97,12 @@ def _each(a: Arguments, out: Any) -> int:
 
 
 def _combined(a: Arguments, out: Any) -> int:
-    """Sums of the matrices in ``input``, each with coefficients of its own."""
+    """Count sums of the matrices in ``input``, each with its own coefficients."""
     return 2 * int(a["coefficients"].numel()) * _size(a["input"].shape[1:])
 
 
 def _bag(rows: str) -> Formula:
-    """Weighted sums of rows of an embedding; without weights they are no products."""
+    """Count weighted sums of rows of an embedding; without weights there are no products."""
 
     def flops(a: Arguments, out: Any) -> int:
         weighted = a.get("per_sample_weights", True) is not None
@@ -112,7 +112,7 @@ def _bag(rows: str) -> Formula:
 
 
 def _linear_backward(left: str) -> Formula:
-    """Gradients of input and weight, each a product as large as the layer's own, where it is asked for."""
+    """Count the requested gradients of input and weight, each a product as large as the layer's."""
     return lambda a, out: 2 * a["grad_output"].numel() * a[left].shape[-1] * sum(a["output_mask"][:2])
 
 
@@ -121,7 +121,7 @@ def _linear_gradient(other: str) -> Formula:
 
 
 def _convolution(x: str, weight: str = "weight", transposed: bool = False) -> Formula:
-    """Each filter at each position, of the input if transposed; padding counts as if it were data."""
+    """Count each filter at each position, of the input if transposed; padding counts like data."""
 
     def flops(a: Arguments, out: Any) -> int:
         flat = a[x] if a.get("transposed", transposed) else out
@@ -133,7 +133,7 @@ def _convolution(x: str, weight: str = "weight", transposed: bool = False) -> Fo
 
 
 def _convolution_backward(x: str) -> Formula:
-    """Once or twice the forward product: for the input, for the filters."""
+    """Count once or twice the forward product: for the input, for the filters."""
 
     def flops(a: Arguments, out: Any) -> int:
         grad = a["grad_output"]
@@ -144,7 +144,7 @@ def _convolution_backward(x: str) -> Formula:
 
 
 def _wanted(a: Arguments) -> list[bool]:
-    """Which gradients a backward kernel was asked for; one with ``out`` arguments was asked for all."""
+    """Return which gradients a backward kernel computes; one with ``out`` arguments computes all."""
     return list(a["output_mask"]) if "output_mask" in a else [True, True, True]
 
 
@@ -153,7 +153,7 @@ def _convolution_over_time(a: Arguments, out: Any) -> int:
 
 
 def _packed_convolution(a: Arguments, out: Any) -> int | None:
-    """A quantised convolution, whose filters [out, in / groups, ...] are packed with their bias."""
+    """Count a quantised convolution, whose filters [out, in / groups, ...] are packed with their bias."""
     if "packed_weight" not in a:  # an overload for the oldest of saved models
         return None
     return 2 * int(out.numel()) * _size(a["packed_weight"].unpack()[0].shape[1:])
@@ -164,7 +164,7 @@ def _two_products(a: Arguments, out: Any) -> int:
 
 
 def _recurrent_layer(a: Arguments, out: Any) -> int:
-    """One direction of one layer: at each step both weight matrices."""
+    """Count one direction of one recurrent layer: both weight matrices at each step."""
     return 2 * _size(a["input"].shape[:-1]) * int(a["weight0"].numel() + a["weight1"].numel())
 
 
@@ -172,7 +172,7 @@ def _recurrent_layer_backward(a: Arguments, out: Any) -> int:
     return 4 * _size(a["input"].shape[:-1]) * int(a["weight1"].numel() + a["weight2"].numel())
 
 
-# Distances without a product: difference, power and sum, for each feature of each pair.
+# Distances without a product: difference, power and sum, per feature of each pair.
 _PER_FEATURE = 3
 
 
@@ -187,13 +187,13 @@ def _distances_backward(a: Arguments, out: Any) -> int:
 
 
 def _attention(a: Arguments, out: Any) -> int:
-    """Scores and the mixture of the values, masked and causal entries in full."""
+    """Count the scores and the mixture of the values, masked and causal entries in full."""
     query, key, value = a["query"], a["key"], a["value"]
     return 2 * _size(query.shape[:-1]) * int(key.shape[-2] * (query.shape[-1] + value.shape[-1]))
 
 
 def _attention_backward(a: Arguments, out: Any) -> int:
-    """The scores again, then dV = P^T dO, dP = dO V^T, dQ = dS K, dK = dS^T Q."""
+    """Count the scores again, then dV = P^T dO, dP = dO V^T, dQ = dS K, dK = dS^T Q."""
     query, key, value = a["query"], a["key"], a["value"]
     return 2 * _size(query.shape[:-1]) * int(key.shape[-2] * (3 * query.shape[-1] + 2 * value.shape[-1]))
 

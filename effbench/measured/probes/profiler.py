@@ -1,4 +1,4 @@
-"""torch's profiler around one call; the only place that reads its raw events, which are no public API."""
+"""Run torch's profiler on one call; only this file reads its raw events, which are no public API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEMORY = "[memory]"
 
 
 def record(call: Callable[[], object], *, memory: bool = False, all_threads: bool = False) -> list[Any]:
-    """The events of one ``call()``, in order of their start: operators, and with ``memory`` allocations.
+    """Return the events of one ``call()``, by their start: operators and, with ``memory``, allocations.
 
     Operators are seen on this thread, on threads to which torch hands this thread's state (autograd's,
     ``torch.jit.fork``'s), and with ``all_threads`` on all others. Allocations are never seen on those others.
@@ -37,5 +37,5 @@ def record(call: Callable[[], object], *, memory: bool = False, all_threads: boo
 
 
 def mark(name: str) -> Any:
-    """A context that stands in the record as an event of this name."""
+    """Return a context that appears among the events under this name."""
     return _RecordFunctionFast(name)

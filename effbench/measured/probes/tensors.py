@@ -1,4 +1,4 @@
-"""The plain tensors that a tensor is made of, its storages, and how many numbers it holds."""
+"""Find the plain tensors inside a tensor, its storages, and the amount of numbers that it holds."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _BY_COLUMNS = (torch.sparse_csc, torch.sparse_bsc)
 
 
 def is_sparse(t: Tensor) -> bool:
-    """Whether ``t`` stores some of its numbers only."""
+    """True if ``t`` stores only some of its numbers."""
     return t.layout is torch.sparse_coo or t.layout in _BY_ROWS or t.layout in _BY_COLUMNS
 
 
 def parts(t: Tensor) -> list[Tensor]:
-    """The plain tensors in ``t``: itself, a sparse one's indices and values, what a wrapper wraps.
+    """Return the plain tensors in ``t``: itself, a sparse one's indices and values, a wrapper's tensors.
 
     The list is empty if torch does not show them, as for MKL-DNN's layout.
     """
-    wrapper: Any = t  # mypy takes the question below for an impossible one
+    wrapper: Any = t  # mypy considers the test below impossible
     if is_traceable_wrapper_subclass(wrapper):
         return [part for name in wrapper.__tensor_flatten__()[0] for part in parts(getattr(t, name))]
     if torch._C._functorch.is_functorch_wrapped_tensor(t):
@@ -39,18 +39,18 @@ def parts(t: Tensor) -> list[Tensor]:
 
 
 def storages(t: Tensor) -> dict[int, int]:
-    """The storages of ``t``, their size in bytes by what tells them apart; views of one storage share it."""
-    found = (part.untyped_storage() for part in parts(t))
-    return {int(storage._cdata): storage.nbytes() for storage in found}
+    """Return the size in bytes of each storage of ``t``, by its identity; views share their storage."""
+    untyped = (part.untyped_storage() for part in parts(t))
+    return {int(storage._cdata): storage.nbytes() for storage in untyped}
 
 
 def stored(t: Tensor) -> int:
-    """The numbers that ``t`` holds: those that are stored, if it is sparse."""
+    """Return how many numbers ``t`` stores."""
     return parts(t)[-1].numel() if is_sparse(t) else t.numel()
 
 
 def held_bytes(t: Tensor) -> int:
-    """Bytes of what ``t`` holds; a number that an expanded dimension repeats is held once."""
+    """Return the bytes that ``t`` holds; numbers repeated by an expanded dimension count once."""
     if t.is_nested or not (plain := parts(t)):
         return t.numel() * t.element_size()
     return sum(_distinct(part) * part.element_size() for part in plain)

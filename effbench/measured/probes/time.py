@@ -1,4 +1,4 @@
-"""Seconds per call: calibrated, warmed up, every sample kept."""
+"""Measure seconds per call: calibrated, after a warm-up, every sample kept."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from effbench.common.spec import MIN_SAMPLES, WARM_UP_MIN_S
 
 # A sample lasts at least this long, so that the clock's own cost and grain stay below a thousandth of it.
 MIN_SAMPLE_S = 200e-6
-# Warm-up goes on until two successive windows agree this well, at least WARM_UP_MIN_S and at most so long.
+# The warm-up ends once two successive windows agree this well; it lasts at least WARM_UP_MIN_S.
 WARM_UP_AGREEMENT = 0.05
 WARM_UP_MAX_S = 3.0
 WARM_UP_WINDOWS = 4
-WARM_UP_BATCHES = 10  # at most so many looks at the clock a window
+WARM_UP_BATCHES = 10  # most readings of the clock per window
 MAX_SAMPLES = 200
-# Sampling ends early once this process's own median is known so much better than what was asked of the whole
-# cell that more samples here would not help: what is left differs between processes.
+# Sampling ends early once the interval of this process's own median is this share of the target precision:
+# more samples would not help, since the remaining variation is between processes.
 OWN_SHARE = 0.25
 LOOK_EVERY = 5
 
 
 def waited_ns() -> int:
-    """How long this thread has waited for its core in all, by Linux's account; 0 where there is none."""
+    """Return how long this thread has waited for a core so far, from Linux's schedstat; 0 without it."""
     global _account
     if _account is None:
         try:
@@ -47,14 +47,16 @@ def sample_seconds(
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     synchronize: Callable[[], object] | None = None,
 ) -> tuple[tuple[float, ...], dict[str, float | int | str | None]]:
-    """Time ``call`` for at most about ``seconds``: (seconds per call of each sample, how they were taken).
+    """Time ``call`` for at most about ``seconds``.
+
+    Returns (seconds per call of each sample, how the samples were taken).
 
     Sampling ends before that once the 95 % interval of the median is within a quarter of ``precision`` (a
     share of the median). Each sample is the mean of ``calls_per_sample`` successive calls, the fewest that
     last 200 µs; most calls last longer, so that a sample is one call. Garbage collection is off while samples
     are taken. ``synchronize`` waits for an accelerator and belongs to the sample. Takes at least 5 samples, 3
-    if a call lasts longer than ``seconds``, and at most 200. ``warmed_up`` says whether the warm-up settled,
-    ``trend`` how much slower (or, negative, faster) the last third of the samples was than the first.
+    if a call lasts longer than ``seconds``, and at most 200. ``warmed_up`` is "yes" if the warm-up settled,
+    ``trend`` is how much slower (or, negative, faster) the last third of the samples was than the first.
     """
 
     def batch(calls: int) -> float:
@@ -91,9 +93,9 @@ def sample_seconds(
 
 
 def half_width(samples: Sequence[float]) -> float:
-    """Half of the median's 95 % interval, as a share of the median; infinite below 11 samples.
+    """Return half of the median's 95 % interval, as a share of the median; infinite below 11 samples.
 
-    The interval lies between two order statistics and assumes nothing of the samples' distribution.
+    The interval lies between two order statistics and assumes nothing about the samples' distribution.
     """
     n = len(samples)
     if n < 11:
@@ -104,16 +106,16 @@ def half_width(samples: Sequence[float]) -> float:
 
 
 def trend(samples: Sequence[float]) -> float:
-    """How much slower the last third is than the first, as a share of the first; 0 below 9 samples."""
+    """Return how much slower the last third is than the first, as a share; 0 below 9 samples."""
     third = len(samples) // 3
     return median(samples[-third:]) / max(median(samples[:third]), 1e-12) - 1 if third >= 3 else 0.0
 
 
 def _warm_up(batch: Callable[[int], float], seconds: float) -> tuple[float, bool, float]:
-    """(seconds spent, whether two successive windows agreed, seconds a call)."""
+    """Return (seconds spent, True if two successive windows agreed, seconds per call)."""
     least = min(WARM_UP_MIN_S, seconds)
     window_s = least / WARM_UP_WINDOWS
-    first = batch(1)  # pays for set-up; it is in no window
+    first = batch(1)  # includes set-up; it is in no window
     spent, before = 0.0, first
     estimate = first
     while True:

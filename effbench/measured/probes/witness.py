@@ -1,7 +1,7 @@
-"""The profiler as a second witness: operators that ran during a call out of the counter's sight.
+"""Use the profiler as a second witness: find operators of a call that the counter did not see.
 
-The counter stands in torch's dispatcher, on the calling thread and on those that are handed this thread's
-state. The profiler records every operator of the process. What the counter did not see is named here.
+The counter is in torch's dispatcher, on the calling thread and on threads that inherit its state. The
+profiler records every operator of the process. Operators that the counter did not see are named here.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ from effbench.measured.probes.elementwise import does_no_arithmetic
 from effbench.measured.probes.kernels import IMPLICIT, in_python, kernel_of, operator_of
 
 _MARK = "effbench counted "
-# What stands under these on another thread was handed the calling thread's state, its modes and hooks.
+# Events under these on another thread have the calling thread's state, its modes and hooks.
 _HANDED_ON = ("<forked function>", "autograd::engine::")
 
 
 def counted(operator: str) -> Any:
-    """A context for one operator that the counter runs and has accounted for."""
+    """Return a context for one operator that the counter runs and counts."""
     return profiler.mark(_MARK + operator)
 
 
 def unseen_operators(events: Iterable[Any]) -> Counter[str]:
-    """Operators of all threads that did arithmetic out of the counter's sight; ``events``: profiler.record's.
+    """Count the operators of all threads that did arithmetic and that the counter did not see.
 
-    Where none of an operator's own operators was counted, the outermost is named. An operator of another
-    library that is not written in Python is always named: its kernel may do more than call operators.
+    ``events`` come from ``profiler.record``. If none of an operator's own operators was counted, the
+    outermost is named. An operator of another library that is not written in Python is always named: its
+    kernel may do more than call operators.
     """
-    found: Counter[str] = Counter()
+    unseen: Counter[str] = Counter()
     here = threading.get_native_id()
     for thread, roots in _trees(events).items():
         for node in roots:
             for name in _unseen(node):
-                found[name if thread == here else f"{name} on another thread"] += 1
-    return found
+                unseen[name if thread == here else f"{name} on another thread"] += 1
+    return unseen
 
 
 def operators_on_other_threads(events: Iterable[Any]) -> Counter[str]:
-    """The outermost operators on threads that were not handed the calling thread's state."""
+    """Count the outermost operators on threads that do not have the calling thread's state."""
     here = threading.get_native_id()
     others = [
         roots for thread, roots in _trees(events).items() if thread != here and not _of_torchs_pool(thread)
@@ -54,7 +55,7 @@ def operators_on_other_threads(events: Iterable[Any]) -> Counter[str]:
 
 
 def _of_torchs_pool(thread: int) -> bool:
-    """Whether it is one of those on which TorchScript runs ``fork`` and what waits for it."""
+    """True for a thread on which TorchScript runs ``fork`` and what waits for it."""
     name = Path(f"/proc/self/task/{thread}/comm")
     return name.exists() and name.read_text().strip() == "PTThreadPool"
 
@@ -72,7 +73,7 @@ class _Node:
 
 
 def _trees(events: Iterable[Any]) -> dict[int, list[_Node]]:
-    """What ran in what, for each thread; nothing inside of a counted operator."""
+    """Nest the events of each thread by their times; events inside a counted operator are left out."""
     roots: dict[int, list[_Node]] = {}
     open_nodes: dict[int, list[_Node]] = {}
     for event in events:

@@ -1,1 +1,1 @@
-"""Tasks, one a file: data, a model around a mechanism, a loss and a score."""
+"""Tasks, one per file: data, a model around a mechanism, a loss and a score."""

@@ -1,1 +1,1 @@
-"""From records to findings: DataFrame in, DataFrame out."""
+"""The analysis of records: DataFrame in, DataFrame out."""

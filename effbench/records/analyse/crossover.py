@@ -1,4 +1,4 @@
-"""Where one mechanism becomes faster than another: crossover lengths between every pair, with intervals."""
+"""Crossover lengths, at which one mechanism becomes faster than another, for every pair, with intervals."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from effbench.records.analyse.complexity import LINE
+from effbench.records.analyse.complexity import SERIES
 from effbench.records.analyse.load import undisturbed
 from effbench.records.analyse.statistics import LEVEL, ratio_interval, student_t
 from effbench.records.analyse.summary import label
 
 RESAMPLES = 1000
-SHAPE = [name for name in LINE if name not in ("mechanism", "options", "code", "data")]
+SHAPE = [name for name in SERIES if name not in ("mechanism", "options", "code", "data")]
 _COLUMNS = ["first_label", "second_label", "faster_before", "faster_after", "crossover"]
 COLUMNS = [*SHAPE, *_COLUMNS, "crossover_low", "crossover_high", "first", "last", "statement"]
 
@@ -23,20 +23,21 @@ Times = dict[int, dict[int, list[float]]]  # length -> repeat -> samples
 
 
 def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """A row for each crossing of a pair of mechanisms within a shape, mode and machine; one if none crosses.
+    """Return a row per crossing of two mechanisms in a shape, mode and machine, or one if they do not cross.
 
-    At each common length the ratio of the two times, paired by repeat, says who is surely faster (its 95 %
-    interval is wholly on one side of 1) or that it cannot be told. Between two lengths at which different
-    ones are surely faster the curves cross: ``crossover`` is where the line between the two logarithms of
-    the ratio meets 0, among the neighbouring lengths where the ratio changes sides. Its 95 % interval comes
-    from a bootstrap that draws repeats, for both alike, and samples inside them: Student's t times the spread
-    of its logarithm, within those two lengths. A length with one repeat has no interval and is left out, and
-    the statement says so. Nothing is extrapolated: an interval that would leave what was measured is open,
-    ``crossover_low`` or ``crossover_high`` missing and ``< first`` or ``> last`` in the statement.
+    At each common length the ratio of the two times, paired by repeat, tells which one is significantly
+    faster: its 95 % interval is wholly on one side of 1. Between two lengths at which different ones are
+    significantly faster the curves cross. ``crossover`` is where the logarithm of the ratio, interpolated
+    linearly in log N, is 0, among the neighbouring lengths where the ratio changes sides. Its 95 % interval
+    is Student's t times the spread of its logarithm in a bootstrap that draws repeats, for both alike, and
+    samples inside them; it ends at those two lengths. A length with one repeat has no interval and is left
+    out, and the statement says so. Nothing is extrapolated: an interval that would extend beyond the measured
+    lengths is open, with ``crossover_low`` or ``crossover_high`` missing and ``< first`` or ``> last`` in the
+    statement.
 
-    A pair that does not cross has no ``crossover``; ``faster_before`` and ``faster_after`` are who is surely
-    faster at the first and the last common length, missing where it cannot be told. A mechanism measured
-    with several codes is several lines, its code beside its name.
+    A pair that does not cross has no ``crossover``; ``faster_before`` and ``faster_after`` are the
+    significantly faster ones at the first and the last common length, missing if there is none. A mechanism
+    that was measured with several codes has several series, its code beside its name.
     """
     if raw.empty:
         return pd.DataFrame(columns=COLUMNS)
@@ -45,15 +46,14 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
     for key, group in times.groupby(SHAPE, sort=False, dropna=False):
         shape = dict(zip(SHAPE, key, strict=True))
         codes = group.groupby(["mechanism", "options"])["code"].nunique()
-        lines: dict[str, Times] = {}
+        series: dict[str, Times] = {}
         for (mechanism, options, code), cells in group.groupby(["mechanism", "options", "code"]):
             name = label(str(mechanism), str(options))
-            lines[f"{name} ({code})" if codes[mechanism, options] > 1 else name] = _times(cells)
-        for first, second in itertools.combinations(sorted(lines), 2):
+            series[f"{name} ({code})" if codes[mechanism, options] > 1 else name] = _times(cells)
+        for first, second in itertools.combinations(sorted(series), 2):
             rng = np.random.default_rng(seed)
-            rows += [
-                {**shape, **row} for row in _pair(first, lines[first], second, lines[second], resamples, rng)
-            ]
+            pair = _pair(first, series[first], second, series[second], resamples, rng)
+            rows += [{**shape, **row} for row in pair]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -75,18 +75,18 @@ def _pair(
         return []
     if not lengths:
         span = f"at {common[0]}" if len(common) == 1 else f"from {common[0]} to {common[-1]}"
-        statement = f"{first} and {second} cannot be told apart {span}: one repeat has no interval"
+        statement = f"{first} and {second} were not compared {span}: one repeat has no interval"
         known = {"first_label": first, "second_label": second, "first": common[0], "last": common[-1]}
         return [{**known, "statement": statement}]
     known = {"first_label": first, "second_label": second, "first": lengths[0], "last": lengths[-1]}
-    # -1: the first is faster, 1: the second, 0: unknown
+    # -1: the first is faster, 1: the second, 0: no significant difference
     sides = {n: _side(ours[n], theirs[n]) for n in lengths}
     sure = [n for n in lengths if sides[n]]
     names = {-1: first, 1: second}
     alone = [n for n in common if n not in lengths]
-    note = f"; one repeat has no interval at {_listed(alone)}" if alone else ""
+    note = f"; not compared at {_listed(alone)}: one repeat has no interval" if alone else ""
     changes = [(a, b) for a, b in itertools.pairwise(sure) if sides[a] != sides[b]]
-    found = []
+    crossings = []
     for low, high in changes:
         between = [n for n in lengths if low <= n <= high]
         logs = np.array([_log_ratios(ours[n], theirs[n], resamples, rng) for n in between])
@@ -100,7 +100,7 @@ def _pair(
         start, end = max(start, low), min(end, high)
         before, after = names[sides[low]], names[sides[high]]
         close = [n for n in lengths if (low == sure[0] and n < low) or (high == sure[-1] and n > high)]
-        found.append(
+        crossings.append(
             {
                 **known,
                 "faster_before": before,
@@ -110,12 +110,12 @@ def _pair(
                 "crossover_high": np.nan if open_high else end,
                 "statement": f"{after} is faster than {before} from N = {center:.0f} "
                 f"[{'< ' * open_low}{start:.0f}, {'> ' * open_high}{end:.0f}]"
-                + (f"; too close to tell at {_listed(close)}" if close else "")
+                + (f"; no significant difference at {_listed(close)}" if close else "")
                 + note,
             }
         )
-    if found:
-        return found
+    if crossings:
+        return crossings
     row = _no_crossing(first, second, sides, sure, names)
     return [{**known, **row, "statement": row["statement"] + note}]
 
@@ -126,7 +126,7 @@ def _no_crossing(
     lengths = sorted(sides)
     span = f"at {lengths[0]}" if len(lengths) == 1 else f"from {lengths[0]} to {lengths[-1]}"
     if not sure:
-        return {"statement": f"{first} and {second} cannot be told apart {span}"}
+        return {"statement": f"no significant difference between {first} and {second} {span}"}
     winner = names[sides[sure[0]]]
     loser = second if winner == first else first
     close = [n for n in lengths if not sides[n]]
@@ -135,11 +135,11 @@ def _no_crossing(
         "faster_after": winner if sides[lengths[-1]] else None,
     }
     if None in ends.values():
-        said = f"at {_listed(sure)}; whether they cross cannot be told: too close at {_listed(close)}"
+        where = f"at {_listed(sure)}; a crossover is possible: no significant difference at {_listed(close)}"
     else:
-        but = f", but for {_listed(close)}, where they cannot be told apart" if close else ""
-        said = f"{span}{but}: no crossover within what was measured"
-    return {**ends, "statement": f"{winner} is faster than {loser} {said}"}
+        but = f" except at {_listed(close)} (no significant difference)" if close else ""
+        where = f"{span}{but}: no crossover within the measured lengths"
+    return {**ends, "statement": f"{winner} is faster than {loser} {where}"}
 
 
 def _listed(lengths: list[int]) -> str:
@@ -152,16 +152,16 @@ def _side(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> int:
 
 
 def _repeats(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> int:
-    """How many repeats a comparison rests on: the common ones, or without any the fewer of the two."""
+    """Return the number of common repeats, or the smaller number of the two if they have none in common."""
     return len(ours.keys() & theirs.keys()) or min(len(ours), len(theirs))
 
 
 def _log_ratios(
     ours: dict[int, list[float]], theirs: dict[int, list[float]], resamples: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """[1 + resamples]: the mean over repeats of the log ratio of medians as measured, then as drawn.
+    """Return [1 + resamples]: the mean over repeats of the log ratio of medians, as measured, then as drawn.
 
-    Repeats that only one of them has are left out; without a common one, each is drawn by itself.
+    Repeats that only one of the two has are left out; without common ones, each is drawn by itself.
     """
     common = sorted(ours.keys() & theirs.keys())
     if not common:
@@ -173,7 +173,7 @@ def _log_ratios(
 
 
 def _log_medians(repeats: list[list[float]], resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """[repeats, 1 + resamples]: the log median of each repeat, then of its samples drawn anew."""
+    """Return [repeats, 1 + resamples]: the log median of each repeat, then of its resampled samples."""
     rows = []
     for samples in map(np.asarray, repeats):
         drawn = samples[rng.integers(len(samples), size=(resamples, len(samples)))]
@@ -182,7 +182,7 @@ def _log_medians(repeats: list[list[float]], resamples: int, rng: np.random.Gene
 
 
 def _draw(logs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[1 + resamples]: the mean of all repeats [repeats, 1 + resamples], then of as many drawn ones."""
+    """Return [1 + resamples]: the mean of all repeats [repeats, 1 + resamples], then of resampled ones."""
     count, columns = logs.shape
     chosen = rng.integers(count, size=(count, columns))
     chosen[:, 0] = np.arange(count)
@@ -191,9 +191,9 @@ def _draw(logs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _crossing(lengths: list[int], logs: np.ndarray, before: int) -> np.ndarray:
-    """Where log ratios [lengths, draws] leave the side that they begin on, between two lengths: [draws].
+    """Return [draws]: the length at which log ratios [lengths, draws] leave the side ``before``.
 
-    A draw that begins on the other side crosses at the first length, one that never leaves it at the last.
+    A draw that starts on the other side crosses at the first length, one that never leaves at the last.
     """
     x = np.log(np.array(lengths, dtype=float))
     places = np.full(logs.shape[1], x[-1])

@@ -1,4 +1,4 @@
-"""Did the machine stay the same while the sweep ran? What changed its speed, as far as the records show."""
+"""Changes of the machine's speed while a sweep ran, as far as the records show them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pandas as pd
 from effbench.records.analyse.statistics import mean_interval
 from effbench.records.analyse.summary import IDENTITY, ORIGIN
 
-# What is worth a sentence: a repeat so much slower or faster than the others, so many cores' worth of other
-# load, so large a share of stolen time, so large a change of the clock within a cell.
+# Changes above these are reported: a repeat's speed relative to the others', cores busy with other processes,
+# the share of stolen time, a change of the clock within a cell.
 SPEED, OTHERS_CORES, STEAL_SHARE, FREQUENCY = 0.03, 0.25, 0.02, 0.05
-_FEWEST = 5  # cells that must agree
+_FEWEST = 5  # cells of a repeat that a report is based on
 
 
 def doubts(raw: pd.DataFrame) -> list[str]:
-    """Sentences about the machine while these records were made; none if nothing was seen.
+    """Return sentences about disturbances of the machine while these records were made, possibly none.
 
     A repeat of the whole grid is slower or faster than the others if the mean, over cells, of the logarithm
     of its times over the cell's own median differs from 0 by more than 3 % and its 95 % interval excludes 0.
-    Load by others, stolen time and changes of the clock are read from the records, where the system shows
-    them.
+    Load by other processes, stolen time and changes of the clock are read from the records, if the system
+    shows them.
     """
     return [sentence for _, group in raw.groupby("machine", sort=False) for sentence in _doubts(group)]
 

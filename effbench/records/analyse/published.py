@@ -1,15 +1,14 @@
-"""Ours beside the Fastformer paper's: scores, differences to Fastformer, ranks, and ratios of times."""
+"""Our results compared with the Fastformer paper's: scores, differences, ranks and ratios of times."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from effbench.common.spec import UsageError
@@ -18,7 +17,7 @@ from effbench.records.analyse.published_data import ALONE as ALONE
 from effbench.records.analyse.published_data import PANELS, SCORES, read
 from effbench.records.analyse.published_data import SCORED as SCORED
 from effbench.records.analyse.seeds import SETTING, compare, holm, seed_scores, trainings
-from effbench.records.analyse.statistics import LEVEL, ratio_interval
+from effbench.records.analyse.statistics import LEVEL, agreement, ratio_interval, welch
 from effbench.records.analyse.summary import IDENTITY, label
 
 LENGTHS = ("paper", "equal")
@@ -34,28 +33,28 @@ _AS_PUBLISHED = ("sharing", "published")
 
 REPRODUCED = "reproduced"
 CONTRARY = "contrary"
-UNTOLD_HERE = "cannot be told"
-UNTOLD_THERE = "not told apart in the paper"
+INCONCLUSIVE = "inconclusive"
+NOT_SIGNIFICANT_THERE = "not significant in the paper"
 
-# What is compared stands in one group; the length is not in it, since the paper's own lengths differ.
+# Trainings are compared inside one group. The length is not part of it: the paper's own lengths differ.
 GROUP = [name for name in SETTING if name != "seq_len"]
 
 
 @cache
 def published() -> dict[str, Any]:
-    """The data file: what the paper reports, as printed, and where it comes from."""
+    """Return the data file: the numbers that the paper reports, as printed, and their source."""
     file = files("effbench.records") / "published" / "fastformer.toml"
     return read(file.read_text(encoding="utf-8"), str(file))
 
 
 def published_scores(what: str) -> pd.DataFrame:
-    """Scores of table4, figure3 or figure4, one row a dataset, metric and mechanism; 0 to 1, as ours are.
+    """Return the scores (0 to 1) of table4, figure3 or figure4: one row per dataset, metric and mechanism.
 
     Columns ``dataset``, ``metric``, ``name`` (the paper's), ``mechanism`` (as ``-m`` reads it),
-    ``published``, ``published_std``; and against the paper's reference row ``published_difference``, with
-    Welch's 95 % interval ``published_low``, ``published_high`` and ``published_p_holm``, corrected over the
-    other rows of the same dataset and metric; and ``published_rank``, 1 for the best. What needs a spread is
-    NaN where none is printed.
+    ``published``, ``published_std``, and ``published_rank``, 1 for the best. ``published_difference`` is that
+    from the row that the table is compared against, with Welch's 95 % interval ``published_low``,
+    ``published_high`` and with ``published_p_holm``, corrected over the other rows of the same dataset and
+    metric. Columns that need a standard deviation are NaN if the paper prints none.
     """
     table = published()[what]
     rows = []
@@ -67,64 +66,51 @@ def published_scores(what: str) -> pd.DataFrame:
         )  # fmt: skip
     frame = pd.DataFrame(rows)
     groups = [
-        _against_reference(group, table["reference"], table.get("runs", 0))
+        _with_differences(group, table["against"], table.get("runs", 0))
         for _, group in frame.groupby(["dataset", "metric"], sort=False)
     ]
     return pd.concat(groups, ignore_index=True)
 
 
-def _against_reference(group: pd.DataFrame, reference: str, runs: int) -> pd.DataFrame:
-    center = group[group["name"] == reference].iloc[0]
-    found = [
-        welch(row.published - center["published"], row.published_std, center["published_std"], runs)
-        if row.name_ != reference
+def _with_differences(group: pd.DataFrame, against: str, runs: int) -> pd.DataFrame:
+    base = group[group["name"] == against].iloc[0]
+    tests = [
+        welch(row["published"] - base["published"], row["published_std"], base["published_std"], runs)
+        if row["name"] != against
         else dict.fromkeys(("difference", "low", "high", "p"), math.nan)
-        for row in group.rename(columns={"name": "name_"}).itertuples()
+        for row in group.to_dict(orient="records")
     ]
-    others = [i for i, name in enumerate(group["name"]) if name != reference]
-    corrected = dict(zip(others, holm([found[i]["p"] for i in others])[0], strict=True))
+    others = [i for i, name in enumerate(group["name"]) if name != against]
+    corrected = dict(zip(others, holm([tests[i]["p"] for i in others])[0], strict=True))
     return group.assign(
-        published_difference=[one["difference"] for one in found],
-        published_low=[one["low"] for one in found],
-        published_high=[one["high"] for one in found],
+        published_difference=[test["difference"] for test in tests],
+        published_low=[test["low"] for test in tests],
+        published_high=[test["high"] for test in tests],
         published_p_holm=[corrected.get(i, math.nan) for i in range(len(group))],
         published_rank=group["published"].rank(ascending=False, method="min").astype(int),
     )
 
 
-def welch(
-    difference: float, std: float, other_std: float, runs: int, *, level: float = LEVEL
-) -> dict[str, float]:
-    """``difference`` of two means of ``runs`` runs each: ``low``, ``high`` and ``p`` by Welch."""
-    if math.isnan(std) or math.isnan(other_std) or runs < 2:
-        return {"difference": difference, **dict.fromkeys(("low", "high", "p"), math.nan)}
-    from scipy import stats
-
-    variances = std**2 / runs, other_std**2 / runs
-    error = math.sqrt(sum(variances))
-    degrees = sum(variances) ** 2 / sum(v**2 / (runs - 1) for v in variances)
-    half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
-    p = float(2 * stats.t.sf(abs(difference) / error, degrees))
-    return {"difference": difference, "low": difference - half, "high": difference + half, "p": p}
-
-
 def published_times() -> pd.DataFrame:
-    """Figure 2, one row a mode, mechanism and length: ``published_ratio``, its time over Fastformer's."""
+    """Return Figure 2: one row per mode, mechanism and length.
+
+    ``published_time`` is in the figure's unknown unit, ``published_ratio`` is over Fastformer's time.
+    """
     figure = published()["figure2"]
-    lines = {row["name"]: row for row in figure["row"]}
+    by_name = {row["name"]: row for row in figure["row"]}
     rows = []
-    for (name, row), (mode, panel) in itertools.product(lines.items(), MODES.items()):
-        base = lines[figure["reference"]][panel]
-        for n, time, reference in zip(figure["lengths"], row[panel], base, strict=False):  # one stops early
+    for (name, row), (mode, panel) in itertools.product(by_name.items(), MODES.items()):
+        bases = by_name[figure["against"]][panel]
+        for n, time, base in zip(figure["lengths"], row[panel], bases, strict=False):  # one stops early
             rows.append(
                 {"mode": mode, "name": name, "mechanism": row["mechanism"], "seq_len": n,
-                 "published_time": float(time), "published_ratio": time / reference}
+                 "published_time": float(time), "published_ratio": time / base}
             )  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def dataset_of(task: str) -> str | None:
-    """The paper's dataset that a task (with its options) is set beside; None if there is none."""
+    """Return the paper's dataset that a task (with its options) is compared with; None if there is none."""
     name = task.partition(":")[0]
     for dataset, entry in published()["datasets"].items():
         if name == entry["task"] or name in entry["stand_ins"]:
@@ -133,64 +119,64 @@ def dataset_of(task: str) -> str | None:
 
 
 def is_stand_in(task: str) -> bool:
-    """Whether a task stands in the place of the one that reads the paper's dataset."""
+    """True if a task is a stand-in for the one that reads the paper's dataset."""
     return task.partition(":")[0] not in {entry["task"] for entry in published()["datasets"].values()}
 
 
 def failures(what: str, raw: pd.DataFrame) -> pd.DataFrame:
-    """The records of what the paper has too that failed: why a row or a length is missing beside it."""
+    """Return the failed records of rows that the paper has: the reasons for missing rows and lengths."""
     probe = "time" if what in TIMED else "accuracy"
     return _counterparts(what, _labelled(raw[(raw["probe"] == probe) & (raw["status"] != "ok")]))
 
 
 def compare_scores(what: str, raw: pd.DataFrame, lengths: str = "paper") -> pd.DataFrame:
-    """Ours beside the published scores of table4, figure3 or figure4, from the raw frame.
+    """Compare trainings of the raw frame with the published scores of table4, figure3 or figure4.
 
-    One row a setting (``GROUP``), metric and row of the paper; ``ours`` is our mechanism's label, empty where
-    it was not run. ``mean``, ``std``, ``low``, ``high`` are over ``seeds``; ``difference`` ...
-    ``seeds_to_tell`` are of ``analyse.seeds.compare`` against the paper's reference row; ``outcome``
-    is what became of the published difference, and ``rank`` and ``published_rank`` are among the rows that
-    both have. Columns that start with ``published`` are those of ``published_scores``.
+    One row per setting (``GROUP``), metric and row of the paper. ``ours`` is our mechanism's label, empty if
+    it was not run. ``mean``, ``std``, ``low``, ``high`` are over ``seeds``. ``difference`` to
+    ``seeds_to_tell`` come from ``analyse.seeds.compare`` against the row that the table is compared against.
+    ``outcome`` says whether the published difference was reproduced. ``rank`` and ``published_rank`` are
+    among the rows that both have. Columns that start with ``published`` are those of ``published_scores``.
 
-    ``lengths``: ``paper`` takes each mechanism at the longest length it was trained at, and the Transformer
-    at the longest below the others' where the paper cut it shorter; ``equal`` takes all at one length, the
+    ``lengths="paper"`` takes each mechanism at the longest length it was trained at, and the Transformer at
+    the longest below the others' if the paper truncated it more; ``"equal"`` takes all at one length, the
     longest of those at which most mechanisms were trained.
 
-    Raises UsageError where no training has a counterpart in the table, or one row has several.
+    Raises UsageError if no training has a counterpart in the table, or if one row has several.
     """
     rows = _counterparts(what, trainings(raw))
     if rows.empty:
         raise UsageError(_nothing(what, raw))
-    reference = published()[what]["reference"]
-    there = published_scores(what)
-    found = []
+    against = published()[what]["against"]
+    scores = published_scores(what)
+    tables = []
     for key, group in rows.groupby(GROUP, sort=False, dropna=False):
         setting = dict(zip(GROUP, key if isinstance(key, tuple) else (key,), strict=True))
         dataset = dataset_of(str(setting["task"]))
-        group = _one_a_row(group, what)
-        group = _at_lengths(group, str(dataset), reference, lengths)
-        # from here on our mechanisms go by the paper's names
+        group = _one_per_row(group, what)
+        group = _at_lengths(group, str(dataset), against, lengths)
+        # from here on our mechanisms have the paper's names
         ours = {str(name): mine for name, mine in group.groupby("name", sort=False)}
         renamed = group.assign(mechanism=group["name"], options="")
         for metric, column in METRICS.items():
-            paper = there[(there["dataset"] == dataset) & (there["metric"] == metric)]
-            if (merged := _merged(paper, renamed, ours, column, reference)) is not None:
-                found.append(merged.assign(**setting, **_data_of(group)))
-    frame = pd.concat(found, ignore_index=True)
+            paper = scores[(scores["dataset"] == dataset) & (scores["metric"] == metric)]
+            if (merged := _merged(paper, renamed, ours, column, against)) is not None:
+                tables.append(merged.assign(**setting, **_data_of(group)))
+    frame = pd.concat(tables, ignore_index=True)
     first = [*GROUP, "dataset", "metric", "name", "ours", "seq_len"]
     return frame[[*first, *(c for c in frame.columns if c not in (*first, "mechanism"))]]
 
 
 def _data_of(group: pd.DataFrame) -> dict[str, Any]:
-    """How much data the trainings had, and where they ran; NaN for what their task does not count."""
+    """Return the numbers of examples (NaN if the task does not count them) and the machines of trainings."""
     counts = {n: group[n].median() if n in group else math.nan for n in ("train_examples", "test_examples")}
     return {**counts, "machine": "; ".join(sorted(set(group["machine"])))}
 
 
 def _merged(
-    paper: pd.DataFrame, group: pd.DataFrame, ours: Mapping[str, pd.DataFrame], column: str, reference: str
+    paper: pd.DataFrame, group: pd.DataFrame, ours: Mapping[str, pd.DataFrame], column: str, against: str
 ) -> pd.DataFrame | None:
-    """One metric of one setting: the paper's rows with ours joined; None if ours has no such score."""
+    """Return the paper's rows of one metric and setting with ours joined; None if ours has no such score."""
     scores = seed_scores(group, metric=column, within=GROUP).set_index("mechanism")
     if scores.empty:
         return None
@@ -205,18 +191,18 @@ def _merged(
     # ranks of both among the same rows
     merged["published_rank"] = merged.loc[shared, "published"].rank(ascending=False, method="min")
     merged["rank"] = merged["mean"].rank(ascending=False, method="min")
-    told = ["difference", "difference_low", "difference_high", "p", "comparisons", "p_holm", "verdict"]
-    told += ["seeds_in_common", "seeds_to_tell"]
-    if reference in scores.index:
-        differences = compare(group, metric=column, against=reference, within=GROUP).rename(
+    compared = ["difference", "difference_low", "difference_high", "p", "comparisons", "p_holm", "verdict"]
+    compared += ["seeds_in_common", "seeds_to_tell"]
+    if against in scores.index:
+        differences = compare(group, metric=column, against=against, within=GROUP).rename(
             columns={"low": "difference_low", "high": "difference_high", "seeds": "seeds_in_common"}
         )
-        merged = merged.join(differences.set_index("mechanism")[told], on="name")
+        merged = merged.join(differences.set_index("mechanism")[compared], on="name")
     else:
-        merged[told] = math.nan
+        merged[compared] = math.nan
     merged["outcome"] = [
         outcome(row["published_difference"], row["published_p_holm"], row["difference"], row["p_holm"])
-        if row["name"] != reference and pd.notna(row["difference"])
+        if row["name"] != against and pd.notna(row["difference"])
         else ""
         for row in merged.to_dict(orient="records")
     ]
@@ -226,24 +212,23 @@ def _merged(
 def outcome(
     published_difference: float, published_p: float, difference: float, p: float, *, alpha: float = 1 - LEVEL
 ) -> str:
-    """What became of a published difference: reproduced, contrary, or which side cannot tell it.
+    """Return whether a published difference was reproduced, and if not, which side is not significant.
 
-    Ps are corrected ones. A published difference without a spread (p is NaN) is taken by its sign; ours
-    without one cannot be told.
+    The p-values are corrected ones. A published difference without a spread (p is NaN) is taken by its sign;
+    ours without one is inconclusive.
     """
     if published_difference == 0 or published_p > alpha:
-        return UNTOLD_THERE
+        return NOT_SIGNIFICANT_THERE
     if math.isnan(p) or p > alpha:
-        return UNTOLD_HERE
+        return INCONCLUSIVE
     return REPRODUCED if (difference > 0) == (published_difference > 0) else CONTRARY
 
 
 def rank_agreement(frame: pd.DataFrame) -> pd.DataFrame:
-    """How alike the two orders are: one row a setting and metric of what ``compare_scores`` found.
+    """Return the rank correlations of ours and the paper's scores: one row per setting and metric.
 
-    ``spearman`` and ``kendall`` with their two-sided ``_p`` over all orders of the ``n`` rows that both have,
-    and ``spearman_least``, the least size of a Spearman correlation that chance reaches at most once in 20
-    times; NaN where no correlation of so few rows could be told from chance.
+    ``frame`` is that of ``compare_scores``; the columns are those of :func:`statistics.agreement` over the
+    ``n`` rows that both have.
     """
     rows = []
     for key, group in frame.groupby([*GROUP, "dataset", "metric"], sort=False, dropna=False):
@@ -253,45 +238,24 @@ def rank_agreement(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def agreement(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
-    """``n``, Spearman's and Kendall's correlation with p-values; NaN below three rows or without an order."""
-    n = len(ours)
-    names = ("spearman", "spearman_p", "spearman_least", "kendall", "kendall_p")
-    if n < 3 or len(set(ours)) == 1 or len(set(theirs)) == 1:
-        return {"n": n, **dict.fromkeys(names, math.nan)}
-    from scipy import stats
-
-    a, b = stats.rankdata(theirs), stats.rankdata(ours)
-    a, b = (a - a.mean()) / a.std(), (b - b.mean()) / b.std()
-    by_chance = b[np.array(list(itertools.permutations(range(n))))] @ a / n
-    spearman = float(a @ b / n)
-    sizes = np.sort(np.abs(by_chance))
-    # the least size with at most one order in 20 at or above it
-    least = next((s for s in np.unique(sizes.round(9)) if np.mean(sizes >= s - 1e-8) <= 1 - LEVEL), math.nan)
-    kendall = stats.kendalltau(theirs, ours)
-    p = float(np.mean(sizes >= abs(spearman) - 1e-8))
-    values = (spearman, p, float(least), float(kendall.statistic), float(kendall.pvalue))
-    return {"n": n, **dict(zip(names, values, strict=True))}
-
-
 def compare_times(raw: pd.DataFrame) -> pd.DataFrame:
-    """Ours beside Figure 2: times over Fastformer's, one row a shape, mode, mechanism and length.
+    """Compare times with Figure 2, as ratios to Fastformer: one row per shape, mode, mechanism and length.
 
-    ``ratio``, ``ratio_low``, ``ratio_high`` are paired by repeat, with a 95 % interval; ``factor`` and its
-    interval are ours over the published ratio, whose own error (about 2 %) is not in them. Only lengths that
-    both have.
+    ``ratio`` is paired by repeat and has the 95 % interval ``ratio_low``, ``ratio_high``. ``factor`` and its
+    interval are our ratio over the published one, whose own error (about 2 %) they do not include. Lengths
+    that only one of the two has are left out.
 
-    Raises UsageError where nothing can be compared, or a mechanism was timed twice at one point.
+    Raises UsageError if nothing can be compared, or if a mechanism was timed twice at one point.
     """
     times = raw if raw.empty else undisturbed(raw[(raw["probe"] == "time") & (raw["status"] == "ok")])
     rows = _counterparts("figure2", _labelled(times))
     point = [name for name in [*IDENTITY, "machine"] if name not in ("mechanism", "options", "task")]
-    there = published_times().set_index(["mode", "name", "seq_len"])
-    reference = published()["figure2"]["reference"]
-    found = []
+    published_ratios = published_times().set_index(["mode", "name", "seq_len"])["published_ratio"]
+    against = published()["figure2"]["against"]
+    ratios = []
     for key, group in rows.groupby(point, sort=False, dropna=False):
         shape = dict(zip(point, key, strict=True))
-        group = _one_a_row(group, "figure2")
+        group = _one_per_row(group, "figure2")
         if len(twice := group[group.duplicated(["name", "seed", "repeat"])]):
             row = twice.iloc[0]
             raise UsageError(
@@ -304,27 +268,27 @@ def compare_times(raw: pd.DataFrame) -> pd.DataFrame:
         }
         for name, mine in samples.items():
             place = (shape["mode"], name, shape["seq_len"])
-            if name == reference or reference not in samples or place not in there.index:
+            if name == against or against not in samples or place not in published_ratios.index:
                 continue
-            ratio, low, high = ratio_interval(mine, samples[reference])
-            theirs = float(there.loc[place, "published_ratio"])
-            found.append(
+            ratio, low, high = ratio_interval(mine, samples[against])
+            theirs = float(published_ratios.loc[place])
+            ratios.append(
                 {**shape, "name": name, "ours": group.loc[group["name"] == name, "label"].iloc[0],
-                 "repeats": len(mine.keys() & samples[reference].keys()), "published_ratio": theirs,
+                 "repeats": len(mine.keys() & samples[against].keys()), "published_ratio": theirs,
                  "ratio": ratio, "ratio_low": low, "ratio_high": high,
                  "factor": ratio / theirs, "factor_low": low / theirs, "factor_high": high / theirs}
             )  # fmt: skip
-    if not found:
+    if not ratios:
         raise UsageError(
-            "no times to set beside figure2: it takes time cells of fastformer and of another of the paper's "
+            "no times to compare with figure2: it needs times of fastformer and of another of the paper's "
             f"mechanisms at one of the lengths {', '.join(map(str, published()['figure2']['lengths']))}"
         )
-    frame = pd.DataFrame(found)
+    frame = pd.DataFrame(ratios)
     order = {row["name"]: place for place, row in enumerate(published()["figure2"]["row"])}
-    lines = [name for name in point if name not in ("seq_len", "batch_size", "mode")]
+    shapes = [name for name in point if name not in ("seq_len", "batch_size", "mode")]
     return (
         frame.assign(place=frame["name"].map(order))
-        .sort_values([*lines, "mode", "place", "seq_len"], kind="stable", ignore_index=True)
+        .sort_values([*shapes, "mode", "place", "seq_len"], kind="stable", ignore_index=True)
         .drop(columns="place")
     )
 
@@ -334,7 +298,7 @@ def _labelled(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _counterparts(what: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose mechanism (and, for scores, task) the paper has too, with its ``name`` there."""
+    """Return the rows whose mechanism (and, for scores, task) the paper has, with its ``name`` there."""
     names = [_name_of(what, m, o) for m, o in zip(rows["mechanism"], rows["options"], strict=True)]
     rows = rows.assign(name=names)
     known = rows["name"].notna()
@@ -345,7 +309,10 @@ def _counterparts(what: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 @cache
 def _name_of(what: str, mechanism: str, options: str) -> str | None:
-    """The paper's name of our mechanism; options that the paper's rows do not differ in are its setting."""
+    """Return the paper's name of our mechanism; None if the paper does not have it.
+
+    Options in which the paper's rows do not differ belong to our setting.
+    """
     given = settled(options)
     if given.get("causal") == "true" or given.get("variant", "paper") != "paper":
         return None  # the paper reports neither
@@ -359,7 +326,7 @@ def _name_of(what: str, mechanism: str, options: str) -> str | None:
 
 
 def settled(options: str) -> dict[str, str]:
-    """Options as given, without a sharing that only asks for the published one, which is the default."""
+    """Return the options given, without ``sharing=published``, which is the default."""
     return {name: value for name, value in _options(options).items() if (name, value) != _AS_PUBLISHED}
 
 
@@ -367,21 +334,21 @@ def _options(text: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in text.split(",") if pair)
 
 
-def _one_a_row(group: pd.DataFrame, what: str) -> pd.DataFrame:
-    """The group, if one of our labels stands for each of the paper's: of several none can be chosen."""
+def _one_per_row(group: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Return the group. Raises UsageError if several of our mechanisms correspond to one row of the paper."""
     for name, mine in group.groupby("name", sort=False):
         if len(labels := sorted(set(mine["label"]))) > 1:
             raise UsageError(
                 f"{len(labels)} mechanisms could be {name} in {what}: {', '.join(labels)}; "
-                "name folders that hold one of them"
+                "name folders that hold only one of them"
             )
     return group
 
 
-def _at_lengths(group: pd.DataFrame, dataset: str, reference: str, lengths: str) -> pd.DataFrame:
-    """The rows of one length a name, as ``compare_scores`` says."""
+def _at_lengths(group: pd.DataFrame, dataset: str, against: str, lengths: str) -> pd.DataFrame:
+    """Return the rows of one length per name, as ``compare_scores`` says."""
     if lengths == "equal":
-        trained = group.groupby("seq_len")["name"].agg([lambda names: reference in set(names), "nunique"])
+        trained = group.groupby("seq_len")["name"].agg([lambda names: against in set(names), "nunique"])
         best = max(trained.itertuples(name=None), key=lambda row: (row[1], row[2], row[0]))
         return group[group["seq_len"] == best[0]]
     entry = published()["datasets"][dataset]
@@ -394,14 +361,14 @@ def _at_lengths(group: pd.DataFrame, dataset: str, reference: str, lengths: str)
 
 
 def _nothing(what: str, raw: pd.DataFrame) -> str:
-    """Why no training can be set beside the table, and what could be."""
+    """Return the reason why no training can be compared with the table, and what could be."""
     sets = published()["datasets"].values()
     tasks = [name for entry in sets for name in (entry["task"], *entry["stand_ins"])]
     rows = [row["mechanism"] for row in published()[what]["row"]]
     trained = trainings(raw)
     names, on = (", ".join(sorted(set(trained[column]))) for column in ("label", "task"))
-    there = f"; trained were {names} on {on}"
+    present = f"; the folders have trainings of {names} on {on}" if len(trained) else ""
     return (
-        f"no training to set beside {what}: it takes accuracy cells of {', '.join(rows)} on one of "
-        f"{', '.join(tasks)}{there if len(trained) else ''}"
+        f"no training to compare with {what}: it needs trainings of {', '.join(rows)} on one of "
+        f"{', '.join(tasks)}{present}"
     )

@@ -1,4 +1,4 @@
-"""The data file of what a paper reports: read, and held to the form that tables and pictures rely on."""
+"""The data file of a paper's numbers: reads it and checks the form that tables and plots rely on."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from effbench.common.values import number, whole
 from effbench.common.wording import shown
 
 SCORED = ("table4", "figure3", "figure4")
-# Published numbers that effbench has no run for yet.
+# Published numbers that effbench cannot measure yet.
 ALONE = ("table5", "table6", "table7")
 SCORES = ("accuracy", "macro_f1")
 PANELS = ("inference", "training")
 
-Form = Callable[[Any, str], None]  # (value, its place): raises UsageError
+Form = Callable[[Any, str], None]  # (value, its place) -> raises UsageError
 
 
 def read(text: str, where: str) -> dict[str, Any]:
-    """The tables of the data file. Raises UsageError naming ``where``, the key, and what is allowed."""
+    """Return the tables of the data file. Raises UsageError naming ``where``, key and allowed form."""
     data = files.parse_toml(text, where)
     _table(_FILE)(data, where)
     datasets = tuple(data["datasets"])
@@ -43,14 +43,14 @@ def read(text: str, where: str) -> dict[str, Any]:
 
 
 def _rows(table: Mapping[str, Any], form: Mapping[str, Form], where: str) -> None:
-    """The rows of a table, which name each mechanism once, the one that others are held against too."""
+    """Check the rows of a table: their form, unique names, and the row that others are compared against."""
     for place, row in enumerate(table["row"], start=1):
         _table(form)(row, f"{where}.row {place}")
     names = [row["name"] for row in table["row"]]
     if len(set(names)) < len(names):
         raise UsageError(f"{where}: two rows have one name: {shown(names)}")
-    if table.get("reference", names[0]) not in names:
-        raise UsageError(f"{where}: reference {shown(table['reference'])} is none of the rows {shown(names)}")
+    if table.get("against", names[0]) not in names:
+        raise UsageError(f"{where}: against {shown(table['against'])} is none of the rows {shown(names)}")
 
 
 def _text(value: Any, where: str) -> None:
@@ -69,12 +69,12 @@ def _flag(value: Any, where: str) -> None:
 
 
 def _whole(value: Any, where: str) -> None:
-    if isinstance(value, str) or (found := whole(value)) is None or not 1 <= found < 2**63:
+    if isinstance(value, str) or (count := whole(value)) is None or not 1 <= count < 2**63:
         raise UsageError(f"{where} {shown(value)} is not a whole number of at least 1")
 
 
 def _number(value: Any, where: str) -> None:
-    if isinstance(value, str) or (found := number(value)) is None or found <= 0:
+    if isinstance(value, str) or (positive := number(value)) is None or positive <= 0:
         raise UsageError(f"{where} {shown(value)} is not a number above 0")
 
 
@@ -86,11 +86,7 @@ def _list(form: Form, least: int = 0, most: int | None = None) -> Form:
     def check(value: Any, where: str) -> None:
         if not isinstance(value, list) or not least <= len(value) <= (len(value) if most is None else most):
             count = (
-                f"{least}"
-                if least == most
-                else f"{least} to {most}"
-                if most is not None
-                else f"{least} or more"
+                f"{least} or more" if most is None else f"{least}" if least == most else f"{least} to {most}"
             )
             raise UsageError(f"{where} {shown(value)} is not a list of {count}")
         for place, item in enumerate(value, start=1):
@@ -100,7 +96,7 @@ def _list(form: Form, least: int = 0, most: int | None = None) -> Form:
 
 
 def _table(form: Mapping[str, Form]) -> Form:
-    """A table with at least these keys."""
+    """Return the form of a table with at least these keys."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, dict):
@@ -114,7 +110,7 @@ def _table(form: Mapping[str, Form]) -> Form:
 
 
 def _tables(form: Mapping[str, Form]) -> Form:
-    """One table or more, under names of their own."""
+    """Return the form of a table of one or more tables, whose names are free."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, dict) or not value:
@@ -145,10 +141,8 @@ _FILE: dict[str, Form] = {
             "max_len_transformer": _whole,
         }
     ),
-    "table4": _table({**_TABLE, "reference": _text, "runs": _whole}),
-    **dict.fromkeys(("figure3", "figure4"), _table({**_TABLE, "reference": _text})),
-    "figure2": _table(
-        {**_TABLE, "reference": _text, "tokens_per_batch": _whole, "lengths": _list(_whole, 1)}
-    ),
+    "table4": _table({**_TABLE, "against": _text, "runs": _whole}),
+    **dict.fromkeys(("figure3", "figure4"), _table({**_TABLE, "against": _text})),
+    "figure2": _table({**_TABLE, "against": _text, "tokens_per_batch": _whole, "lengths": _list(_whole, 1)}),
     **dict.fromkeys(ALONE, _table({**_TABLE, "columns": _list(_text, 1)})),
 }

@@ -1,4 +1,4 @@
-"""What the machine allows: the roofline's bound on a call, from its FLOPs and the bytes that it moves."""
+"""The roofline model: the bound on a call's speed, from its FLOPs and the bytes that it moves."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def roofline(
     bandwidth_at_bytes: Sequence[float],
     bandwidth_bytes_per_s: Sequence[float],
 ) -> dict[str, Any]:
-    """``arithmetic_intensity`` (FLOP/B), ``flops_per_s``, ``roof_flops_per_s`` and ``roof_share``.
+    """Return ``arithmetic_intensity`` (FLOP/B), ``flops_per_s``, ``roof_flops_per_s`` and ``roof_share``.
 
     The roof is the smaller of the peak and of intensity times bandwidth (Williams et al. 2009). The bandwidth
-    is that of data of the call's own footprint, since what fits a cache streams faster than main memory can;
-    without a footprint it is the largest. FLOPs are those of matrix products, whose peak was measured. A
-    call without any has no intensity, and gets no roof.
+    is that of data as large as the call's footprint, since data in a cache streams faster than main memory;
+    without a footprint it is the largest. FLOPs are those of matrix products, whose peak was measured. The
+    result is empty for a call without FLOPs, bytes or time.
     """
     if flops <= 0 or bytes_moved <= 0 or time_s <= 0:
         return {}
@@ -41,9 +41,9 @@ def roofline(
 def bandwidth_for(
     footprint_bytes: float | None, at_bytes: Sequence[float], bytes_per_s: Sequence[float]
 ) -> float:
-    """Bytes per second for data of this size: between two measured sizes on the line of their logarithms.
+    """Return the bytes per second for data of this size, interpolated between the logarithms of two sizes.
 
-    Outside the measured sizes the nearest one's; without a size the largest of all.
+    Outside the measured sizes it is that of the nearest one; without a size the largest of all.
     """
     if footprint_bytes is None or footprint_bytes <= 0:
         return max(bytes_per_s)

@@ -1,4 +1,4 @@
-"""What seeds can tell: scores with intervals, differences paired by seed, how many seeds would tell them."""
+"""Scores over seeds: intervals, differences paired by seed, and the number of seeds that a test needs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from effbench.common.spec import UsageError
 from effbench.records.analyse.statistics import LEVEL, mean_interval
 from effbench.records.analyse.summary import label
 
-# Trainings are compared inside one setting. The machine is no part of it: a score does not depend on speed.
+# Trainings are compared inside one setting. The machine is not part of it: scores do not depend on speed.
 SETTING = ["task", "seq_len", "batch_size", "d_model", "heads", "layers", "dtype", "device", "data"]
 POWER = 0.8
 MOST_SEEDS = 100
 
 BETTER, WORSE = "better", "worse"
-UNTOLD = "no difference can be told at this many seeds"
-ONE_SEED = "one seed in common: nothing can be told about training noise"
+NOT_SIGNIFICANT = "no significant difference at this number of seeds"
+ONE_SEED = "one seed in common: the training noise is unknown"
 NO_SEED = "no seed in common"
-SAME = "the same difference at every seed: its noise is not known"
+SAME = "the same difference at every seed: its noise is unknown"
 
-# Differences of scores are far above this; what is below is rounding of equal ones.
+# Differences of scores are far above this; smaller numbers are rounding errors of equal scores.
 _ROUNDING = 1e-12
 
 
 def trainings(raw: pd.DataFrame, metric: str = "accuracy", within: Sequence[str] = SETTING) -> pd.DataFrame:
-    """The rows of the raw frame that hold this score, with the mechanism's ``label`` and the ``score``.
+    """Return the rows of the raw frame that hold this score, with the mechanism's ``label`` and ``score``.
 
-    Raises UsageError if one training of one setting is there twice: which of them counts cannot be known.
+    Raises UsageError if a training of one setting occurs twice, since either of them could be meant.
     """
     if raw.empty or metric not in raw.columns:
         return raw.iloc[:0].assign(label="", score=0.0)
@@ -54,12 +54,12 @@ def trainings(raw: pd.DataFrame, metric: str = "accuracy", within: Sequence[str]
 def seed_scores(
     raw: pd.DataFrame, *, metric: str = "accuracy", within: Sequence[str] = SETTING, level: float = LEVEL
 ) -> pd.DataFrame:
-    """One row a setting and mechanism: ``seeds``, ``mean``, ``std`` (n - 1), t-interval ``low``, ``high``.
+    """Return one row per setting and mechanism: ``seeds``, ``mean``, ``std`` (n - 1), ``low``, ``high``.
 
-    With one seed the last three are not known. The interval covers the luck of the seed (initial weights,
-    shuffling, dropout), not that of the test examples, which all seeds share.
+    The interval is Student's t; with one seed the last three are NaN. It covers the variation between seeds
+    (initial weights, shuffling, dropout), not that of the test examples, which all seeds share.
     """
-    found = []
+    rows = []
     for key, group in trainings(raw, metric, within).groupby([*within, "label"], sort=False, dropna=False):
         scores = list(group["score"])
         row = dict(zip([*within, "mechanism"], key, strict=True))
@@ -67,9 +67,9 @@ def seed_scores(
         if len(scores) > 1:
             _, row["low"], row["high"] = mean_interval(scores, level=level)
             row["std"] = float(np.std(scores, ddof=1))
-        found.append(row)
+        rows.append(row)
     columns = [*within, "mechanism", "metric", "seeds", "mean", "std", "low", "high"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def compare(
@@ -80,14 +80,14 @@ def compare(
     within: Sequence[str] = SETTING,
     level: float = LEVEL,
 ) -> pd.DataFrame:
-    """One row a setting and pair of mechanisms: the mean of score minus that of ``against``, paired by seed.
+    """Return one row per setting and pair of mechanisms: the mean difference of scores, paired by seed.
 
-    ``against`` is a label; None compares every pair. ``p`` is of the paired t-test, ``p_holm`` corrected by
-    Holm (1979) over all comparisons of the same setting, one table: with probability ``level`` none of its
-    verdicts claims a difference where there is none. The interval ``low``, ``high`` is of the one difference,
-    uncorrected: it can leave zero where the verdict is that nothing can be told. ``seeds_to_tell`` is how
-    many seeds would show a difference of the observed size and spread with 80 % power, at the level that Holm
-    asks of this comparison.
+    The difference is the score minus that of ``against``, a label; None compares every pair. ``p`` is that of
+    the paired t-test, ``p_holm`` is corrected by Holm (1979) over all comparisons of the same setting (one
+    table): with probability ``level`` no verdict of a table claims a difference where there is none. The
+    interval ``low``, ``high`` is that of the single difference, uncorrected: it can exclude zero although the
+    verdict is not significant. ``seeds_to_tell`` is the number of seeds that detects a difference of the
+    observed size and spread with 80 % power at the level that Holm's correction requires.
 
     Raises UsageError if ``against`` was trained in no setting.
     """
@@ -115,55 +115,54 @@ def compare(
                 ]
             )
         )
-    columns = [*within, "metric", "mechanism", "against", *_FOUND]
+    columns = [*within, "metric", "mechanism", "against", *_COMPARISON]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
-_FOUND = ["seeds", "difference", "std", "low", "high", "p"]
-_FOUND += ["comparisons", "p_holm", "verdict", "seeds_to_tell"]
+_COMPARISON = ["seeds", "difference", "std", "low", "high", "p"]
+_COMPARISON += ["comparisons", "p_holm", "verdict", "seeds_to_tell"]
 
 
 def paired(differences: Sequence[float], *, level: float = LEVEL) -> dict[str, Any]:
-    """``seeds``, ``difference`` (their mean), ``std``, ``low``, ``high`` and ``p`` of the paired t-test.
+    """Return ``seeds``, ``difference`` (the mean), ``std``, ``low``, ``high`` and ``p`` of a paired t-test.
 
-    What cannot be known is NaN: everything but the mean at one seed, and p where all differences are one and
-    the same without being zero (p is 1 where all are zero).
+    With one seed all but the mean is NaN. If all differences are equal, p is 1 for zero and NaN otherwise.
     """
     n = len(differences)
     if n < 2:
         mean = float(differences[0]) if n else math.nan
         return {"seeds": n, "difference": mean, **dict.fromkeys(("std", "low", "high", "p"), math.nan)}
-    from scipy import stats
-
     mean, low, high = mean_interval(differences, level=level)
     std = float(np.std(differences, ddof=1))
     if std > _ROUNDING:
-        p = float(2 * stats.t.sf(abs(mean) / (std / math.sqrt(n)), n - 1))
+        from scipy import stats
+
+        p = float(stats.ttest_1samp(differences, 0.0).pvalue)
     else:
         p = 1.0 if abs(mean) <= _ROUNDING else math.nan
     return {"seeds": n, "difference": mean, "std": std, "low": low, "high": high, "p": p}
 
 
 def judged(family: Sequence[dict[str, Any]], *, level: float = LEVEL) -> list[dict[str, Any]]:
-    """What ``paired`` found for each row of a table, with ``p_holm``, ``verdict`` and ``seeds_to_tell``."""
-    corrected, levels = holm([one["p"] for one in family], alpha=1 - level)
+    """Return the results of ``paired`` for a table with ``p_holm``, ``verdict`` and ``seeds_to_tell``."""
+    corrected, levels = holm([test["p"] for test in family], alpha=1 - level)
     return [
         {
-            **one,
+            **test,
             "comparisons": len(family),
             "p_holm": p,
-            "verdict": _verdict(one, p, 1 - level),
-            "seeds_to_tell": _seeds_to_tell(one, alpha),
+            "verdict": _verdict(test, p, 1 - level),
+            "seeds_to_tell": _seeds_to_tell(test, alpha),
         }
-        for one, p, alpha in zip(family, corrected, levels, strict=True)
+        for test, p, alpha in zip(family, corrected, levels, strict=True)
     ]
 
 
 def holm(p_values: Sequence[float], *, alpha: float = 1 - LEVEL) -> tuple[list[float], list[float]]:
-    """(corrected p-values, the level each p-value is held against), Holm 1979.
+    """Return (corrected p-values, the level that each p-value is compared with) by Holm (1979).
 
-    The k-th smallest of m is held against alpha / (m - k + 1). A NaN, a comparison that could not be made,
-    counts as one of the m and stays NaN.
+    The k-th smallest of m is compared with alpha / (m - k + 1). A NaN, from a comparison that could not be
+    made, counts as one of the m and stays NaN. scipy does not have this correction.
     """
     m = len(p_values)
     order = sorted(range(m), key=lambda i: (math.isnan(p_values[i]), p_values[i]))
@@ -178,9 +177,9 @@ def holm(p_values: Sequence[float], *, alpha: float = 1 - LEVEL) -> tuple[list[f
 
 
 def power(effect: float, seeds: int | np.ndarray[Any, Any], *, alpha: float) -> Any:
-    """Probability that the two-sided paired t-test finds a difference of ``effect`` standard deviations.
+    """Return the power of the two-sided paired t-test for an ``effect`` in standard deviations.
 
-    Exact for normal differences: the tails of the noncentral t distribution.
+    Exact for normal differences, by the tails of the noncentral t distribution.
     """
     from scipy import stats
 
@@ -191,15 +190,15 @@ def power(effect: float, seeds: int | np.ndarray[Any, Any], *, alpha: float) -> 
 
 
 def seeds_needed(effect: float, *, alpha: float, most: int = MOST_SEEDS) -> int | None:
-    """The fewest seeds with 80 % power for ``effect`` standard deviations; None if more than ``most``."""
+    """Return the fewest seeds with 80 % power for ``effect`` standard deviations; None if above ``most``."""
     n = np.arange(2, most + 1)
-    # beyond so many standard deviations a few seeds do, and the distribution's tails cannot be computed
+    # for larger effects a few seeds are enough, and the tails of the distribution cannot be computed
     enough = np.nonzero(power(min(abs(effect), 30.0), n, alpha=alpha) >= POWER)[0]
     return int(n[enough[0]]) if len(enough) else None
 
 
 def _by_seed(group: pd.DataFrame) -> dict[tuple[int, int], float]:
-    """Scores by (seed of the data, repeat): what two trainings must have in common to be a pair."""
+    """Return the scores by (seed of the data, repeat), which the two trainings of a pair have in common."""
     return dict(zip(zip(group["seed"], group["repeat"], strict=True), group["score"], strict=True))
 
 
@@ -207,20 +206,20 @@ def _shared(ours: dict[tuple[int, int], float], theirs: dict[tuple[int, int], fl
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
 
-def _verdict(one: dict[str, Any], p_holm: float, alpha: float) -> str:
-    if one["seeds"] < 2:
-        return ONE_SEED if one["seeds"] else NO_SEED
+def _verdict(test: dict[str, Any], p_holm: float, alpha: float) -> str:
+    if test["seeds"] < 2:
+        return ONE_SEED if test["seeds"] else NO_SEED
     if math.isnan(p_holm):
         return SAME
     if p_holm > alpha:
-        return UNTOLD
-    return BETTER if one["difference"] > 0 else WORSE
+        return NOT_SIGNIFICANT
+    return BETTER if test["difference"] > 0 else WORSE
 
 
-def _seeds_to_tell(one: dict[str, Any], alpha: float) -> str:
-    """A number in words; empty where the spread of the differences is not known."""
-    if one["seeds"] < 2 or math.isnan(one["p"]):
+def _seeds_to_tell(test: dict[str, Any], alpha: float) -> str:
+    """Return the number as text; empty if the spread of the differences is unknown."""
+    if test["seeds"] < 2 or math.isnan(test["p"]):
         return ""
-    effect = one["difference"] / one["std"] if one["std"] > _ROUNDING else 0.0
+    effect = test["difference"] / test["std"] if test["std"] > _ROUNDING else 0.0
     count = seeds_needed(effect, alpha=alpha)
     return str(count) if count else f"more than {MOST_SEEDS}"

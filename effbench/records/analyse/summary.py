@@ -1,4 +1,4 @@
-"""From one row a record to one row a cell: repeats and probes merged, failures kept."""
+"""The summary: one row per configuration, with repeats and probes merged and failures kept."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from effbench.records.analyse.statistics import (
     ratio_interval,
 )
 
-# What makes two records belong to the same row, and where they come from.
+# Columns that two records of the same row share: what was measured, and where.
 IDENTITY = columns.of_role("identity")
 ORIGIN = columns.of_role("origin")
 _EXACT = columns.of_role("exact")
 COLUMNS = columns.of_summary()
 
-# What the roofline of a cell is made of, from its record of FLOPs.
+# The inputs of a configuration's roofline, from its record of FLOPs.
 _OF_THE_ROOF = (
     "flops",
     "bytes_moved",
@@ -33,28 +33,28 @@ _OF_THE_ROOF = (
     "samples_bandwidth_at_bytes",
     "samples_bandwidth_bytes_per_s",
 )
-# Texts of the records that hold for their row.
+# Texts of the records that are copied to their row.
 _TEXTS = ("memory_method", "memory_left_out", "flops_left_out", "flops_method", "checked", "side_effects")
 _HITS = {"test_correct", "test_examples"}
 ONE_REPEAT = "one repeat"
-# A time that changes by more than this from the first to the last third of the samples has not settled.
+# A time that changes by more than this from the first to the last third of the samples is not steady.
 TREND = 0.05
 
-# Of a row's records the status that says most: what is wrong with the mechanism before what the machine or
-# its limits did, and what was not tried last.
+# The order in which statuses decide a row's status: faults of the mechanism first, then limits of the
+# machine, then cells that were not tried.
 SEVERITY = ["incorrect", "crashed", "unsupported", "oom", "timeout", "skipped", "interrupted", "ok"]
 
 
 def label(mechanism: str, options: str) -> str:
-    """A mechanism with its options, as ``-m`` reads it."""
+    """Return a mechanism with its options, as ``-m`` reads it."""
     return f"{mechanism}:{options}" if options else mechanism
 
 
 def summarise(raw: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell from the frame of ``effbench.records.store.raw_frame``; columns as in docs/results.md.
+    """Return one row per configuration from the raw frame; the columns are those of docs/results.md.
 
-    A row's status is ``ok`` if all its records are; otherwise the most telling failure, with its reason and,
-    where other probes succeeded, the probe's name. What the successful records measured stays.
+    A row's status is ``ok`` if all its records are; otherwise it is the most severe failure (``SEVERITY``),
+    with its reason and, if other probes succeeded, the probe's name. The values of successful records stay.
     """
     if raw.empty:
         return pd.DataFrame(columns=COLUMNS)
@@ -75,7 +75,7 @@ def summarise(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _status(group: pd.DataFrame) -> dict[str, str]:
-    """The status of what the row shows: a record that was not reached says nothing of those that were."""
+    """Return status and reason of a row; interrupted records do not count if others are ok."""
     reached = group[group["status"] != "interrupted"]
     shown = reached if (reached["status"] == "ok").any() else group
     wrong = shown["status"] != "ok"
@@ -90,65 +90,67 @@ def _status(group: pd.DataFrame) -> dict[str, str]:
 
 
 def _values(group: pd.DataFrame) -> dict[str, Any]:
-    # a mask copies every column, and there are many: it is applied to those that are looked at
+    # a mask copies every column, and there are many: it is applied only where needed
     good = group["status"] == "ok"
     ok = (group if good.all() else group[good]).sort_values("repeat")
     priors = [name for name in ok.columns if name.startswith(columns.PRIOR)]
-    found: dict[str, Any] = {name: _first(ok, name) for name in (*_EXACT, *priors)}
-    found["peak_rss_bytes"] = None
+    values: dict[str, Any] = {name: _first(ok, name) for name in (*_EXACT, *priors)}
+    values["peak_rss_bytes"] = None
     if "peak_rss_bytes" in ok.columns:
         measured = ok["probe"].isin(["memory", "accuracy"])
-        found["peak_rss_bytes"] = _first(ok[["peak_rss_bytes"]][measured], "peak_rss_bytes")
-    found |= {name: _text(ok, name) for name in _TEXTS}
+        values["peak_rss_bytes"] = _first(ok[["peak_rss_bytes"]][measured], "peak_rss_bytes")
+    values |= {name: _text(ok, name) for name in _TEXTS}
     times = ok[ok["probe"] == "time"]
     trained = ok[ok["probe"] == "accuracy"]
-    found["repeats"] = max(len(times), len(trained))
+    values["repeats"] = max(len(times), len(trained))
     if len(times):
         quiet = undisturbed(times)
         center, low, high = median_interval(list(quiet["samples_time_s"]))
-        found |= {"time_s": center, "time_low_s": low, "time_high_s": high}
-        found["noisy"] = _noisy(times, quiet, half_width((center, low, high)))
-        found |= _roofline(ok, found)
-        found["tokens_per_s"] = float(times["batch_size"].iloc[0] * times["seq_len"].iloc[0]) / center
+        values |= {"time_s": center, "time_low_s": low, "time_high_s": high}
+        values["noisy"] = _noisy(times, quiet, half_width((center, low, high)))
+        values |= _roofline(ok, values)
+        values["tokens_per_s"] = float(times["batch_size"].iloc[0] * times["seq_len"].iloc[0]) / center
     if len(trained):
-        found["tokens_per_s"] = trained["tokens_per_s"].median()
-        found["train_seconds"] = trained["train_seconds"].median()
-        found |= _scores(trained)
-    return found
+        values["tokens_per_s"] = trained["tokens_per_s"].median()
+        values["train_seconds"] = trained["train_seconds"].median()
+        values |= _scores(trained)
+    return values
 
 
 def _noisy(times: pd.DataFrame, quiet: pd.DataFrame, half: float) -> str:
-    """Reasons to distrust a time: other load, an interval wider than asked, no steady state; empty if none.
+    """Return the reasons to distrust a time: other load, a wide interval, no steady state; empty if none.
 
-    ``quiet`` are the repeats that the time was taken from.
+    ``quiet`` are the repeats that the time was computed from.
     """
-    said = []
+    reasons = []
     disturbed = int(crowded_rows(times).sum())
     if disturbed and len(quiet) == len(times):  # too few others to leave these out
-        said.append(f"{BESIDE_LOAD} in {disturbed} of {plural(len(times), 'repeat')}")
+        reasons.append(f"{BESIDE_LOAD} in {disturbed} of {plural(len(times), 'repeat')}")
     asked = float(times["precision"].max()) if "precision" in times else 0.0
     if len(quiet) < 2:
-        said.append(ONE_REPEAT)
+        reasons.append(ONE_REPEAT)
     elif asked and half > asked:
         known = f"± {100 * half:.1f} %" if half < 1 else "± a factor of 2 or more"
-        said.append(f"{known}, target ± {100 * asked:g} %")
+        reasons.append(f"{known}, target ± {100 * asked:g} %")
     if "warmed_up" in times and (times["warmed_up"] == "no").any():
-        said.append("did not settle in the warm-up")
+        reasons.append("did not settle in the warm-up")
     if "trend" in times and abs(drift := float(times["trend"].median())) > TREND:
-        said.append(f"{'slows down' if drift > 0 else 'speeds up'} by {100 * abs(drift):.0f} % while it runs")
-    return "; ".join(said)
+        reasons.append(
+            f"{'slows down' if drift > 0 else 'speeds up'} by {100 * abs(drift):.0f} % while it runs"
+        )
+    return "; ".join(reasons)
 
 
-def _roofline(ok: pd.DataFrame, found: dict[str, Any]) -> dict[str, Any]:
-    """The roofline's columns, where FLOPs and the machine's ceiling are known."""
+def _roofline(ok: pd.DataFrame, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the roofline's columns; none if FLOPs or the machine's ceiling are unknown."""
     if "peak_flops_per_s" not in ok or not (known := ok["peak_flops_per_s"].notna()).any():
         return {}
     row = ok.loc[known, [*_OF_THE_ROOF]].iloc[0]
     return roofline(
         flops=float(row["flops"]),
         bytes_moved=float(row["bytes_moved"]),
-        time_s=found["time_s"],
-        footprint_bytes=None if pd.isna(found["peak_bytes"]) else float(found["peak_bytes"]),
+        time_s=values["time_s"],
+        footprint_bytes=None if pd.isna(values["peak_bytes"]) else float(values["peak_bytes"]),
         peak_flops_per_s=float(row["peak_flops_per_s"]),
         bandwidth_at_bytes=row["samples_bandwidth_at_bytes"],
         bandwidth_bytes_per_s=row["samples_bandwidth_bytes_per_s"],
@@ -156,7 +158,7 @@ def _roofline(ok: pd.DataFrame, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ratios(frame: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
-    """Each time over the fastest at the same shape, mode and length, paired by repeat."""
+    """Return the frame with each time's ratio to the fastest of the same shape, mode and length."""
     times = undisturbed(raw[(raw["probe"] == "time") & (raw["status"] == "ok")])
     place = {
         key: number
@@ -164,30 +166,30 @@ def _ratios(frame: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
     }
     rivals = [name for name in [*IDENTITY, "machine"] if name not in ("mechanism", "options")]
     for _, block in times.groupby(rivals, sort=False, dropna=False):
-        cells = {
-            place[key]: dict(zip(cell["repeat"], cell["samples_time_s"], strict=True))
-            for key, cell in block.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False)
+        samples_of = {
+            place[key]: dict(zip(rows["repeat"], rows["samples_time_s"], strict=True))
+            for key, rows in block.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False)
         }
-        best = frame.loc[list(cells), "time_s"].idxmin()
-        for number, samples in cells.items():
-            ratio = (1.0, 1.0, 1.0) if number == best else ratio_interval(samples, cells[best])
+        best = frame.loc[list(samples_of), "time_s"].idxmin()
+        for number, samples in samples_of.items():
+            ratio = (1.0, 1.0, 1.0) if number == best else ratio_interval(samples, samples_of[best])
             frame.loc[number, ["time_ratio", "time_ratio_low", "time_ratio_high"]] = ratio
     return frame
 
 
 def _scores(trained: pd.DataFrame) -> dict[str, Any]:
-    """Each score's mean over seeds with an interval, the task's ``metric``, and the names of ``scores``."""
+    """Return each score's mean over seeds with its interval, the task's ``metric``, and all score names."""
     names = scores_of(trained)
-    found: dict[str, Any] = {columns.SCORES: list(names)}
+    values: dict[str, Any] = {columns.SCORES: list(names)}
     for score, at in names.items():
-        found |= _score(score, trained[trained[at].notna()], at)
-    return found | ({columns.METRIC: metric_of(trained)} if names else {})
+        values |= _score(score, trained[trained[at].notna()], at)
+    return values | ({columns.METRIC: metric_of(trained)} if names else {})
 
 
 def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
-    """A score's mean and interval, clipped to 0 and 1 where it is a share; ``at`` is its column.
+    """Return a score's mean and interval, clipped to 0 and 1 if it is a share; ``at`` is its column.
 
-    The interval of one seed is that of a proportion of test examples, which accuracy alone is.
+    One seed gives an interval for accuracy only, which is a proportion of test examples.
     """
     values = [float(value) for value in trained[at]]
     low_at, high_at, kind_at = columns.bounds(score)
@@ -207,14 +209,14 @@ def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
 
 
 def _text(ok: pd.DataFrame, name: str) -> str | None:
-    """The different texts of a column, joined; None if no record has the column."""
+    """Return the different texts of a column, joined; None if no record has the column."""
     if name not in ok.columns or ok[name].isna().all():
         return None
     return "; ".join(dict.fromkeys(part for text in ok[name].dropna() for part in text.split("; ") if part))
 
 
 def _first(ok: pd.DataFrame, name: str) -> Any:
-    """The value of an exact quantity; the median where repeats measured it several times."""
+    """Return the value of an exact quantity; the median if repeats measured it several times."""
     if name not in ok.columns:
         return None
     known = ok[name].dropna()

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from effbench.records.analyse.complexity import exponents, told
+from effbench.records.analyse.complexity import exponents, is_known
 from effbench.records.analyse.crossover import crossovers
 from effbench.records.analyse.summary import label
 from effbench.show import units
@@ -27,7 +27,7 @@ from effbench.show.look import (
     set_title,
 )
 from effbench.show.plots.dots import dots
-from effbench.show.tables import SHAPE, by_label, each_row, of_shape
+from effbench.show.tables import SHAPE, by_label, each_row, labels, of_shape
 
 MOST_CROSSOVERS = 3  # in a panel: more would hide the curves
 
@@ -86,7 +86,7 @@ def _figure(
     shown = rows[rows[cost.column].notna() | ~rows["status"].isin(["ok", "interrupted"])]
     # a mode in which every configuration failed has a panel too
     modes = [mode for mode in ("forward", "train") if mode in set(shown["mode"])]
-    names = sorted({label(row.mechanism, row.options) for row in each_row(rows)})
+    names = sorted(set(labels(rows)))
     if rows["seq_len"].nunique() == 1:
         return _at_one_length(rows, modes, shape, cost, styles)
     slopes = _slopes(raw, cost) if cost.slopes else {}
@@ -100,8 +100,10 @@ def _figure(
         inside = rows[rows["mode"] == mode]
         _set_log_axes(axes, rows, cost)
         axes.set_title(mode)
+        series = dict(by_label(inside))
         handles = [
-            _draw_series(axes, inside, name, cost, styles[name], slopes.get((name, mode))) for name in names
+            _draw_series(axes, name, series.get(name, rows[:0]), cost, styles[name], slopes.get((name, mode)))
+            for name in names
         ]
         failed |= mark_failures(axes, inside, cost.column, styles)
         if crossings is not None:
@@ -150,14 +152,14 @@ def _at_one_length(
 
 def _draw_series(
     axes: Axes,
-    inside: pd.DataFrame,
     name: str,
+    rows: pd.DataFrame,
     cost: _Cost,
     style: Style,
     slope: str | None,
 ) -> Line2D:
     """Draw the series of one mechanism and return its handle for the legend."""
-    mine = dict(by_label(inside)).get(name, inside.iloc[:0]).sort_values("seq_len")
+    mine = rows.sort_values("seq_len")
     known = mine[mine[cost.column] > 0]
     values = mine[cost.column].where(mine[cost.column] > 0)  # a gap where a configuration failed
     text = name if slope is None else f"{name}  {slope}"
@@ -178,7 +180,7 @@ def _slopes(raw: pd.DataFrame, cost: _Cost) -> dict[tuple[str, str], str]:
     """(label, mode) -> the fitted slope as a legend writes it; without those that are too uncertain."""
     assert cost.slopes is not None
     written = {}
-    for row in filter(told, each_row(exponents(raw, cost.slopes))):
+    for row in filter(is_known, each_row(exponents(raw, cost.slopes))):
         half = (row.exponent_high - row.exponent_low) / 2
         spread = f"±{half:.2f}" if half >= 0.005 else ""
         claim = f" (declared {row.declared})" if row.verdict == "grows faster" else ""
@@ -195,7 +197,7 @@ def _crossovers_to_mark(raw: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         last = last[last["seq_len"] == last["seq_len"].max()]
         best = last.loc[last["time_s"].idxmin()]
         # a mechanism measured in several versions of its code has several series, none of them marked
-        drawn = {label(row.mechanism, row.options) for row in each_row(rows)}
+        drawn = set(labels(rows))
         leads = group[
             (group["faster_after"] == label(best["mechanism"], best["options"]))
             & group["faster_before"].isin(drawn)

@@ -15,7 +15,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from effbench.records.analyse.load import undisturbed
 from effbench.records.analyse.published import MODES, published_times
 from effbench.records.analyse.statistics import ratio_interval
-from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.look import (
     GREY,
@@ -29,7 +28,7 @@ from effbench.show.look import (
     span,
 )
 from effbench.show.plots.label_layout import label_ends, label_room
-from effbench.show.tables import SHAPE, each_row
+from effbench.show.tables import SHAPE, by_label, each_row, labels
 
 # panel (inference, training) -> mechanism as ``-m`` reads it -> length -> time in any one unit
 PublishedTimes = Mapping[str, Mapping[str, Mapping[int, float]]]
@@ -106,7 +105,7 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
     modes = [mode for mode in MODES if mode in set(ratios["mode"])]
     theirs = {mode: _published_ratios(paper.get(MODES[mode], {})) for mode in modes}
     printed = sorted({name for panel in theirs.values() for name in panel})
-    ours = sorted({label(row.mechanism, row.options) for row in each_row(ratios)})
+    ours = sorted(set(labels(ratios)))
     styles = _styles(timed, printed, ours)
     lengths = sorted(
         {*timed["seq_len"], *(n for panel in theirs.values() for series in panel.values() for n in series)}
@@ -123,7 +122,7 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
         axes.axhline(1.0, color="black", linewidth=0.9, zorder=1, gid=f"reference-{REFERENCE}")
         here = [(axes.get_xlim()[1], 1.0, REFERENCE, "black")]
         drawn = {}
-        for name, mine in _series(inside):
+        for name, mine in by_label(inside[inside["ratio"].notna()].sort_values("seq_len")):
             drawn[name] = _draw_ours(axes, name, mine, styles[name])
         for name, series in theirs[mode].items():
             _draw_theirs(axes, name, series, styles[name])
@@ -152,8 +151,8 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
     notes.append(failures_note(failed))
     shape = {name: timed[name].iloc[0] for name in (*SHAPE, "machine")}
     set_title(figure, {**shape, "batch_size": span(timed["batch_size"])}, "; ".join(filter(None, notes)))
-    for axes, labels in zip(panels, ends, strict=True):
-        label_ends(axes, labels)
+    for axes, texts in zip(panels, ends, strict=True):
+        label_ends(axes, texts)
     return figure
 
 
@@ -172,14 +171,6 @@ def _styles(timed: pd.DataFrame, printed: Sequence[str], ours: Sequence[str]) ->
     like = {name: next((o for o in ours if o == name or o.startswith(f"{name}:")), name) for name in printed}
     styles = looks(timed, [name for name in printed if like[name] == name])
     return {**styles, **{name: styles[like[name]] for name in printed}}
-
-
-def _series(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    known = rows[rows["ratio"].notna()]
-    return [
-        (label(str(mechanism), str(options)), mine.sort_values("seq_len"))
-        for (mechanism, options), mine in known.groupby(["mechanism", "options"])
-    ]
 
 
 def _draw_ours(axes: Axes, name: str, mine: pd.DataFrame, style: Style) -> tuple[float, float, str]:

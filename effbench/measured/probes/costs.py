@@ -1,0 +1,139 @@
+"""The probes of a call's costs: time, memory and FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import nn
+
+from effbench.common import registry
+from effbench.common.blame import message
+from effbench.common.growth import Growth
+from effbench.common.spec import Cell
+from effbench.common.wording import plural, shown
+from effbench.measured.probes.context import Context, Result, Values
+from effbench.measured.probes.correctness import Incorrect, has_reference
+from effbench.measured.probes.failure import ProbeFailed
+from effbench.measured.probes.flops import count_work
+from effbench.measured.probes.memory import (
+    left_out,
+    parameter_bytes,
+    peak_bytes,
+    rss_growth_bytes,
+    saved_bytes,
+)
+from effbench.measured.probes.time import sample_seconds
+from effbench.measured.workload import Workload
+
+_SHORT = 64  # tokens of a call that is not measured
+
+
+def time(context: Context) -> Result:
+    """Measure seconds per call, after the module was checked. Raises Incorrect."""
+    cell, workload = context.cell, context.workload
+    values = describe(workload, cell)
+    workload.check()
+    values["checked"] = "laws and reference" if has_reference(workload.module) else "laws"
+    context.watch.reseeds(partial(workload.module, workload.x[:1, :_SHORT]))
+    context.watch.undo("a call")
+    synchronize = torch.cuda.synchronize if workload.x.device.type == "cuda" else None
+    times, how = sample_seconds(
+        workload.call(context.watch.note),
+        seconds=cell.seconds,
+        precision=cell.precision,
+        synchronize=synchronize,
+    )
+    return {"time_s": times}, {**values, **how}
+
+
+def memory(context: Context) -> Result:
+    """Measure the bytes that a call holds at once and, in training, those that it saves for backward."""
+    cell, workload = context.cell, context.workload
+    values = describe(workload, cell)
+    call = workload.call(context.watch.note)
+    # In the first call, pages are new to the process. Its set-up (workspaces, caches) is no part of a call:
+    # the peak is that of a later call.
+    values["rss_growth_bytes"] = rss_growth_bytes(call)
+    peak, method = peak_bytes(call, cell.device, tested=context.memory_tested)
+    values |= {"peak_bytes": peak, "memory_method": method}
+    unseen = [_named(left_out(call))]
+    if cell.mode == "train":
+        module, x = workload.module, workload.x.detach().requires_grad_()
+        besides = [x, *module.parameters(), *module.buffers()]
+        try:
+            values["saved_bytes"] = saved_bytes(lambda: module(x), besides)
+        except ProbeFailed as error:  # the other values are kept
+            unseen.append(message(error))
+        values["saved_bytes_declared"] = _declared(module, "saved_bytes", cell)
+    return {}, {**values, "memory_left_out": "; ".join(filter(None, unseen))}
+
+
+def flops(context: Context) -> Result:
+    """Count the work of a call."""
+    cell, workload = context.cell, context.workload
+    values, module = describe(workload, cell), workload.module
+    call = workload.call(context.watch.note)
+    call()  # a first call also does set-up
+    work = count_work(call)
+    train = cell.mode == "train"
+    analytic = _declared(module, "train_flops" if train else "forward_flops", cell)
+    useful = _declared(module, "useful_flops", cell)
+    return {}, {
+        **values,
+        "flops": work.flops,
+        "flops_analytic": analytic,
+        # a product's backward pass is useful, but not what a kernel computes again to save memory
+        "flops_useful": None if useful is None else useful * (3 if train else 1),
+        "flops_other": work.other,
+        "flops_left_out": _named(work.uncounted),
+        "flops_method": work.method,
+        "bytes_moved": work.bytes_moved,
+    }
+
+
+def describe(workload: Workload, cell: Cell) -> Values:
+    """Return what is known of a workload without a call: its size, declared growth and implementation."""
+    module = workload.module
+    return {
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "parameter_bytes": parameter_bytes(module),
+        **_declared_growth(module, cell),
+        **_how(module, cell),
+    }
+
+
+def _named(left_out: Mapping[str, int]) -> str:
+    """Name what a figure leaves out, as ``faults::attn (2 calls), aten::qr (1 call)``; empty if nothing."""
+    return ", ".join(
+        f"{name} ({plural(calls, 'call')})"
+        for name, calls in sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    )
+
+
+def _declared(module: nn.Module, name: str, cell: Cell) -> int | None:
+    """Evaluate a declared closed form at the cell's shape; None if there is none, as for an encoder."""
+    form = getattr(module, name, None)
+    value = None if form is None else form(cell.batch_size, cell.seq_len)
+    if value is None or (type(value) is int and value >= 0):
+        return value
+    raise Incorrect(f"{name} returned {shown(value)}, must be a whole number of at least 0, or None")
+
+
+def _declared_growth(module: nn.Module, cell: Cell) -> Values:
+    attention = cell.scope == "attention"  # an option may change what its instance declares
+    kind = module if attention else registry.load(registry.find(cell.mechanism, "mechanism"))
+    columns = {"declared_order": "order", "declared_memory_order": "memory_order"}
+    orders = {column: getattr(kind, name, None) for column, name in columns.items()}
+    return {name: None if order is None else str(Growth.parse(order)) for name, order in orders.items()}
+
+
+def _how(module: nn.Module, cell: Cell) -> Values:
+    """Return the implementation that ran, if there are several, and the libraries that it comes from."""
+    versions = registry.versions(registry.find(cell.mechanism, "mechanism"))
+    runs_as = getattr(module, "runs_as", None)
+    return {
+        "implementation": None if runs_as is None else runs_as(cell.batch_size, cell.seq_len),
+        "libraries": ", ".join(f"{name} {number}" for name, number in versions.items()),
+    }
