@@ -1,4 +1,4 @@
-"""Two stored results folders compared: what the verdicts promise, what is refused, what is only said."""
+"""Two stored results folders compared: what the verdicts promise, what is refused, what is only noted."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def timed(
 
 
 def counted(probe: str = "memory", **values: float) -> Record:
-    """What a memory or flops cell found."""
+    """The record of a memory or flops cell."""
     cell = Cell(mechanism="vanilla", probe=probe, mode="train", seq_len=128)
     return Record(cell=cell, status="ok", values=values, machine=FACTS, code=CODE)
 
@@ -108,9 +108,9 @@ def test_equal_code_is_called_different_no_more_often_than_promised(here, there)
 
 def test_intervals_are_not_wide_for_nothing():
     rng = np.random.default_rng(3)
-    found = [difference(drawn(rng, 10), drawn(rng, 10, shift=math.log(1.2)), 0.01 / 6) for _ in range(20)]
-    assert sum(judge(interval, 0.05)[0] == "slower" for interval in found) == 20
-    assert sum(interval.low <= 1.2 <= interval.high for interval in found) >= 19
+    intervals = [difference(drawn(rng, 10), drawn(rng, 10, shift=math.log(1.2)), 0.01 / 6) for _ in range(20)]
+    assert sum(judge(interval, 0.05)[0] == "slower" for interval in intervals) == 20
+    assert sum(interval.low <= 1.2 <= interval.high for interval in intervals) >= 19
 
 
 sides = st.lists(
@@ -204,21 +204,21 @@ def test_a_folder_that_is_none_is_refused(folder, tmp_path):
     a = folder("a", timed())
     with pytest.raises(UsageError, match="is not a results folder"):
         compare(a, tmp_path)
-    for pair, said in ((("", a), "base '' is empty"), ((a, " "), "head ' ' is empty")):
-        with pytest.raises(UsageError, match=said):
+    for pair, message in ((("", a), "base '' is empty"), ((a, " "), "head ' ' is empty")):
+        with pytest.raises(UsageError, match=message):
             compare(*pair)
 
 
 @pytest.mark.parametrize(
-    ("fact", "value", "said"),
+    ("fact", "value", "message"),
     [
         ("name", "Other CPU, 8 cores", "machine Test CPU, 2 cores, 8 GiB in .*a, Other CPU, 8 cores in .*b"),
         ("cpu_capability", "AVX512", "instruction set AVX2 in .*a, AVX512 in .*b"),
     ],
 )
-def test_other_machines_are_refused(folder, fact, value, said):
+def test_other_machines_are_refused(folder, fact, value, message):
     a, other = folder("a", timed()), on(timed(), **{fact: value})
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         compare(a, folder("b", other))
     mixed = folder("mixed", [*timed("linear"), *other])
     for pair in ((a, mixed), (mixed, a)):
@@ -339,7 +339,7 @@ def test_another_allocator_in_force_or_mixed_code_is_unfit(folder):
     assert (only.verdict, "repeats of the base are of different code" in only.reason) == ("unfit", True)
 
 
-# What is only said.
+# What is only noted.
 
 
 def noted(report, text):
@@ -360,7 +360,7 @@ def test_the_same_code_is_taken_for_the_control_that_it_is(folder):
 
 
 @pytest.mark.parametrize(
-    ("facts", "said"),
+    ("facts", "message"),
     [
         ({"torch": "2.12.1"}, "torch: 2.13.0 in the base, 2.12.1 in the head"),
         ({"python": "3.12.1"}, "Python: 3.11.7 in the base, 3.12.1 in the head"),
@@ -369,11 +369,11 @@ def test_the_same_code_is_taken_for_the_control_that_it_is(folder):
         ({"steal_s": 0.05}, "stolen time was 0.0% of a core in the base, 5.0% of a core in the head"),
     ],
 )
-def test_what_else_differs_is_said(folder, facts, said):
+def test_what_else_differs_is_noted(folder, facts, message):
     base = on(timed(), frequency_hz=2e9, steal_s=0.0)
     a = folder("a", base)
     report = compare(a, folder("b", on(base, **facts)))
-    assert noted(report, said)
+    assert noted(report, message)
     assert verdicts(report) == {"vanilla": "same"}
     assert set(facts) & {"torch", "python"} <= {"torch", "python"} - set(report.machine)
     assert not any(noted(compare(a, a), words) for words in ("the load", "the clock", "stolen", "torch:"))
@@ -435,8 +435,8 @@ def test_a_figure_that_could_not_be_had_says_why(folder):
     a, b = folder("a", [cell]), folder("b", [failed(cell, "oom", "8 GiB")])
     (lost,) = compare(a, b).figures
     assert (lost.base, lost.head, lost.fails, lost.detail) == (10, None, False, "the head failed: oom: 8 GiB")
-    (found,) = compare(b, a).figures
-    assert (found.base, found.head, found.fails) == (None, 10, False)
+    (figure,) = compare(b, a).figures
+    assert (figure.base, figure.head, figure.fails) == (None, 10, False)
     assert (compare(a, b).exit_code(), compare(b, a).exit_code()) == (6, 4)
     assert compare(a, folder("c", timed())).figures == ()
     broken = folder("d", [failed(cell)])

@@ -17,9 +17,9 @@ SETTINGS = TEXT[TEXT.index("## Settings") :]
 
 def block(language: str) -> str:
     """The first code block of that language."""
-    found = re.search(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-    assert found, f"docs/gate.md has no {language} block"
-    return found[1]
+    match = re.search(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    assert match, f"docs/gate.md has no {language} block"
+    return match[1]
 
 
 def workflow() -> dict:
@@ -35,9 +35,9 @@ def steps() -> list[dict]:
 
 def step(text: str) -> dict:
     """The one step that uses or runs this."""
-    found = [each for each in steps() if text in each.get("uses", "") or text in each.get("run", "")]
-    assert len(found) == 1, f"{len(found)} steps have {text!r}"
-    return found[0]
+    matching = [each for each in steps() if text in each.get("uses", "") or text in each.get("run", "")]
+    assert len(matching) == 1, f"{len(matching)} steps have {text!r}"
+    return matching[0]
 
 
 def rows() -> dict[str, str]:
@@ -61,34 +61,36 @@ def options_of(command: str) -> set[str] | None:
 
     from effbench.cli.app import app
 
-    found = typer.main.get_command(app).get_command(None, command)
-    if found is None:
+    parsed = typer.main.get_command(app).get_command(None, command)
+    if parsed is None:
         return None
-    return {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return {name for parameter in parsed.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
 def test_the_settings_shown_are_read(tmp_path):
     (tmp_path / "pyproject.toml").write_text(block("toml"))
-    found = read(tmp_path, None, {})
+    settings = read(tmp_path, None, {})
     defaults = GateSettings(axes={})
-    assert found.axes["mechanism"] == ("attn.py:MyAttention", "fastformer:interaction=add")
-    assert (found.threshold, found.floor_s, found.error) == (0.05, 1e-5, 0.01)
-    assert (found.budget_s, set(found.exact)) == (180, set(EXACT) - {"ops"})
-    assert found.exact["peak_bytes"] == 0.02
-    assert [each.threshold for each in found.overrides] == [0.1]
-    assert found != defaults
+    assert settings.axes["mechanism"] == ("attn.py:MyAttention", "fastformer:interaction=add")
+    assert (settings.threshold, settings.floor_s, settings.error) == (0.05, 1e-5, 0.01)
+    assert (settings.budget_s, set(settings.exact)) == (180, set(EXACT) - {"ops"})
+    assert settings.exact["peak_bytes"] == 0.02
+    assert [each.threshold for each in settings.overrides] == [0.1]
+    assert settings != defaults
 
 
 def test_the_table_has_every_key_once_and_its_default(tmp_path):
-    said = rows()
-    assert list(said) == list(KEYS)
+    stated = rows()
+    assert list(stated) == list(KEYS)
     assert len(re.findall(r"^\| `\w+` \|", SETTINGS, re.MULTILINE)) == len(KEYS)
     usual = read(tmp_path, None, {"mechanism": "vanilla"})
     for key in set(usual.axes) - {"mechanism"}:
-        assert said[key] == ", ".join(map(str, usual.axes[key])), key
+        assert stated[key] == ", ".join(map(str, usual.axes[key])), key
     # what the table says, read as a file would be, changes nothing
-    written = {key: said[key] for key in ("threshold", "floor", "error", "budget")}
-    assert read(tmp_path, None, {"mechanism": "vanilla", "time": said["time"] == "true", **written}) == usual
+    written = {key: stated[key] for key in ("threshold", "floor", "error", "budget")}
+    assert (
+        read(tmp_path, None, {"mechanism": "vanilla", "time": stated["time"] == "true", **written}) == usual
+    )
 
 
 def test_every_exact_figure_is_named():

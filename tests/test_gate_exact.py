@@ -142,15 +142,15 @@ def test_the_defaults_are_one_unit_of_memory_and_nothing_else():
 @given(st.integers(0, 10**12), st.integers(0, 10**12), st.integers(0, 100))
 def test_a_share_is_a_share(base, head, percent):
     """In whole numbers, where nothing is rounded."""
-    found = figure(CELL, "flops", base, head, percent / 100)
-    assert found.fails == (100 * head > (100 + percent) * base)
-    assert (found.tolerance, found.tolerance_bytes) == (percent / 100, None)
+    judged = figure(CELL, "flops", base, head, percent / 100)
+    assert judged.fails == (100 * head > (100 + percent) * base)
+    assert (judged.tolerance, judged.tolerance_bytes) == (percent / 100, None)
 
 
 def test_what_one_side_lacks_is_no_equal():
     base, head = {"flops": 3, "ops": {}}, {"peak_bytes": 7, "ops": {}}
-    found = {each.name: each for each in compare(CELL, base, head, DEFAULTS)}
-    assert set(found) == {"flops", "peak_bytes", "ops"}
-    assert (found["flops"].head, found["flops"].detail) == (None, "the head has none")
-    assert (found["peak_bytes"].base, found["peak_bytes"].detail) == (None, "the base has none")
-    assert not any(each.fails for each in found.values())
+    figures = {each.name: each for each in compare(CELL, base, head, DEFAULTS)}
+    assert set(figures) == {"flops", "peak_bytes", "ops"}
+    assert (figures["flops"].head, figures["flops"].detail) == (None, "the head has none")
+    assert (figures["peak_bytes"].base, figures["peak_bytes"].detail) == (None, "the base has none")
+    assert not any(each.fails for each in figures.values())

@@ -193,10 +193,10 @@ def test_a_linked_working_tree_has_its_own_head(repository, tmp_path, bare):
     assert everything(owner) == before
 
 
-def look(hook, told):
+def look(hook, output):
     """Write a hook that checks out HEAD as the gate does, and writes its contents to a file."""
     hook.parent.mkdir(exist_ok=True)
-    words = [sys.executable, "-c", LOOK, str(told)]
+    words = [sys.executable, "-c", LOOK, str(output)]
     hook.write_text(f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(HOME))} exec {shlex.join(words)}\n")
     hook.chmod(0o755)
 
@@ -209,16 +209,16 @@ def look(hook, told):
     ],
 )  # fmt: skip
 def test_a_commit_whose_hook_runs_the_gate_holds_the_users_change(repository, tmp_path, how, linked):
-    place, told = repository, tmp_path / "told"
+    place, output = repository, tmp_path / "output"
     if linked:
         place = tmp_path / "linked"
         git(repository, "worktree", "add", "--quiet", "--detach", str(place))
-    look(repository / ".git" / "hooks" / "pre-commit", told)
+    look(repository / ".git" / "hooks" / "pre-commit", output)
     (place / "a.txt").write_text("mine\n")
     (place / "staged.txt").write_text("staged\n")
     git(place, "add", "staged.txt")
     git(place, "commit", "--quiet", "-m", "mine", *how)
-    assert told.read_text() == f"two\n{place}"
+    assert output.read_text() == f"two\n{place}"
     staged = how != ["--only", "a.txt"]
     assert git(place, "show", "HEAD:a.txt") == "mine\n"
     names = {"a.txt", "link", "inner/run.sh", *(["staged.txt"] if staged else [])}
@@ -229,9 +229,9 @@ def test_a_commit_whose_hook_runs_the_gate_holds_the_users_change(repository, tm
 
 def test_a_push_whose_hook_runs_the_gate_pushes_what_it_should(repository, tmp_path):
     git(tmp_path, "init", "--quiet", "--bare", "there.git")
-    look(repository / ".git" / "hooks" / "pre-push", tmp_path / "told")
+    look(repository / ".git" / "hooks" / "pre-push", tmp_path / "output")
     git(repository, "push", "--quiet", str(tmp_path / "there.git"), "HEAD:main")
-    assert (tmp_path / "told").read_text() == f"two\n{repository}"
+    assert (tmp_path / "output").read_text() == f"two\n{repository}"
     head = git(repository, "rev-parse", "HEAD")
     assert git(tmp_path / "there.git", "rev-parse", "main") == head
 
@@ -509,7 +509,7 @@ def test_a_gate_that_is_killed_as_git_writes_leaves_nothing(repository, tmp_path
     (repository / ".git" / "info" / "attributes").write_text("* filter=slow\n")
     before = everything(repository)
     running = subprocess.Popen(
-        [sys.executable, "-c", LOOK.replace('"HEAD"', '"HEAD~1"'), str(tmp_path / "told")],
+        [sys.executable, "-c", LOOK.replace('"HEAD"', '"HEAD~1"'), str(tmp_path / "output")],
         cwd=repository, env={**os.environ, "PYTHONPATH": str(HOME), "TMPDIR": str(temporary)},
     )  # fmt: skip
     deadline = time.monotonic() + 30

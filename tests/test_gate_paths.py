@@ -14,14 +14,14 @@ from effbench.gate.settings import read
 @pytest.fixture
 def root(tmp_path):
     """A repository's folder, with files and a link in it, that is also reached through a link."""
-    found = tmp_path / "root"
-    (found / "sub dir" / "v1").mkdir(parents=True)
+    folder = tmp_path / "root"
+    (folder / "sub dir" / "v1").mkdir(parents=True)
     for name in ("top.py", "sub dir/my attn.py", "sub dir/ünder.py", "sub dir/v1/attn.py"):
-        (found / name).touch()
-    (found / "current").symlink_to("sub dir/v1")
-    (found / "alias.py").symlink_to("top.py")
+        (folder / name).touch()
+    (folder / "current").symlink_to("sub dir/v1")
+    (folder / "alias.py").symlink_to("top.py")
     (tmp_path / "way").symlink_to("root")
-    return found
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_a_files_paths_count_from_its_folder_and_a_flags_from_where_the_user_is(
     monkeypatch.chdir(root / "sub dir" / "v1")
     config = (root / "sub dir" / "gate.toml").relative_to(root)
     for written in (root / config, type(config)("../gate.toml")):
-        found = read(root, written, {}, root / "sub dir" / "v1")
-        assert found.axes["mechanism"] == ("sub dir/my attn.py:A", "top.py:A")
-    found = read(
+        settings = read(root, written, {}, root / "sub dir" / "v1")
+        assert settings.axes["mechanism"] == ("sub dir/my attn.py:A", "top.py:A")
+    settings = read(
         root, root / config, {"mechanism": ["../my attn.py:A", "attn.py:A"]}, root / "sub dir" / "v1"
     )
-    assert found.axes["mechanism"] == ("sub dir/my attn.py:A", "sub dir/v1/attn.py:A")
-    cells = [Cell(mechanism=name, probe="time", seq_len=16) for name in found.axes["mechanism"]]
-    assert [found.threshold_of(cell) for cell in cells] == [0.09, 0.05]
+    assert settings.axes["mechanism"] == ("sub dir/my attn.py:A", "sub dir/v1/attn.py:A")
+    cells = [Cell(mechanism=name, probe="time", seq_len=16) for name in settings.axes["mechanism"]]
+    assert [settings.threshold_of(cell) for cell in cells] == [0.09, 0.05]
     table = "[tool.effbench.gate]\nmechanism = 'top.py:A'\n"
     (root / "pyproject.toml").write_text(table)
     assert read(root, None, {}, root / "sub dir").axes["mechanism"] == ("top.py:A",)

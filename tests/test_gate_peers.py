@@ -209,7 +209,7 @@ with module.burners(1) as running:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "complaint"),
     [
         ("--extra", "-0.1", "--extra -0.1"),
         ("--decisions", "0", "--decisions 0"),
@@ -219,11 +219,11 @@ with module.burners(1) as running:
         ("--peer-python", "nowhere", "no such file"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(tmp_path, capsys, option, value, said):
+def test_what_cannot_be_is_refused_in_one_line(tmp_path, capsys, option, value, complaint):
     out = tmp_path / "found.jsonl"
     given = {"--tool": "asv", "--peer-python": sys.executable, "--out": str(out), option: value}
     assert gate_peers.main([f"{name}={text}" for name, text in given.items()]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert complaint in error
     assert error.count("\n") == 1
     assert not out.exists()

@@ -55,14 +55,14 @@ def test_every_round_is_used_once_and_judged_by_the_gate(gate_proof, tmp_path):
     path = tmp_path / "made-up.jsonl.gz"
     write(gate_proof, path, {"0/0": 1.0, "0/1": 1.0, "0.2": 1.2}, 19)
     lines = list(gate_proof.report([path]))
-    found = rows(lines)
+    tables = rows(lines)
     assert "## made-up: 2 burners, somewhere" in "".join(lines)
-    assert found["0%"][1] == "24 same"  # two heads, four kinds, three decisions
-    assert found["20%"][1] == "8 slower"
-    assert [row[3] for row in (found["0%"], found["20%"])] == ["6.0", "9.0"]
-    assert found["0%"][2].startswith("0 of 24: 0.0 %")
-    assert found["20%"][0].count("+") == 4
-    assert all(abs(float(text.split("%")[0]) - 20) < 0.5 for text in found["20%"][0].split(", "))
+    assert tables["0%"][1] == "24 same"  # two heads, four kinds, three decisions
+    assert tables["20%"][1] == "8 slower"
+    assert [row[3] for row in (tables["0%"], tables["20%"])] == ["6.0", "9.0"]
+    assert tables["0%"][2].startswith("0 of 24: 0.0 %")
+    assert tables["20%"][0].count("+") == 4
+    assert all(abs(float(text.split("%")[0]) - 20) < 0.5 for text in tables["20%"][0].split(", "))
     assert "miss 1" in lines[-1]
 
 

@@ -1,4 +1,4 @@
-"""What a gate is asked for: flags over file over defaults, and every mistake told in one line."""
+"""The settings of a gate: flags over file over defaults, and every mistake is one line."""
 
 from __future__ import annotations
 
@@ -91,36 +91,36 @@ def test_an_axis_reads_as_a_grid_reads_it():
 
 
 def test_the_defaults_are_those_of_a_sweep_but_for_lengths_and_threads(tmp_path):
-    found = read(tmp_path, None, {"mechanism": ["vanilla"]})
-    grid = f"[[grid]]\nmechanism = 'vanilla'\nthreads = 1\nseq_len = {list(found.axes['seq_len'])}\n"
+    chosen = read(tmp_path, None, {"mechanism": ["vanilla"]})
+    grid = f"[[grid]]\nmechanism = 'vanilla'\nthreads = 1\nseq_len = {list(chosen.axes['seq_len'])}\n"
     cells = [c for c in Sweep.from_toml(grid, "x", "x").cells() if c.probe == "time"]
-    for name, values in found.axes.items():
+    for name, values in chosen.axes.items():
         if name != "layers":  # one attention layer has one
             assert set(values) == {getattr(c, name) for c in cells}, name
     encoder = Sweep.from_toml(grid + "scope = 'encoder'\n", "x", "x").cells()
-    assert set(found.axes["layers"]) == {c.layers for c in encoder}
-    assert found == GateSettings(axes=found.axes)
-    assert (found.threshold, found.floor_s, found.error, found.budget_s) == (0.05, 10e-6, 0.01, 120.0)
-    assert found.time
-    assert found.exact == DEFAULTS
-    assert found.axes["seq_len"] == (512, 2048)
-    assert found.axes["threads"] == (1,)
+    assert set(chosen.axes["layers"]) == {c.layers for c in encoder}
+    assert chosen == GateSettings(axes=chosen.axes)
+    assert (chosen.threshold, chosen.floor_s, chosen.error, chosen.budget_s) == (0.05, 10e-6, 0.01, 120.0)
+    assert chosen.time
+    assert chosen.exact == DEFAULTS
+    assert chosen.axes["seq_len"] == (512, 2048)
+    assert chosen.axes["threads"] == (1,)
 
 
 def test_a_file_of_its_own_and_a_table_of_the_project_say_the_same(tmp_path):
-    found = own(tmp_path, FULL)
+    chosen = own(tmp_path, FULL)
     table = re.sub(r"\[(exact|\[?cell)", r"[tool.effbench.gate.\1", FULL).replace("gate.[cell", "gate.cell")
     table = table.replace("[tool.effbench.gate.cell]]", "[[tool.effbench.gate.cell]]")
     (tmp_path / "pyproject.toml").write_text(f"[project]\nname = 'x'\n[tool.effbench.gate]\n{table}")
-    assert read(tmp_path, None, {}) == found
+    assert read(tmp_path, None, {}) == chosen
     elsewhere = read(tmp_path / "elsewhere", tmp_path / "pyproject.toml", {})
     assert elsewhere.axes["mechanism"] == (f"{tmp_path}/attn.py:MyAttention", "fastformer:interaction=add")
-    assert replace(elsewhere, axes=found.axes) == found
-    assert found.axes["mechanism"] == ("attn.py:MyAttention", "fastformer:interaction=add")
-    assert found.axes["seq_len"] == (512, 1024, 2048, 4096)
-    assert (found.threshold, found.floor_s, found.budget_s, found.error) == (0.05, 10e-6, 180, 0.02)
-    assert found.exact == {"flops": 0, "peak_bytes": 0.02, "saved_bytes": "alignment", "parameters": 0}
-    assert found.overrides == (
+    assert replace(elsewhere, axes=chosen.axes) == chosen
+    assert chosen.axes["mechanism"] == ("attn.py:MyAttention", "fastformer:interaction=add")
+    assert chosen.axes["seq_len"] == (512, 1024, 2048, 4096)
+    assert (chosen.threshold, chosen.floor_s, chosen.budget_s, chosen.error) == (0.05, 10e-6, 180, 0.02)
+    assert chosen.exact == {"flops": 0, "peak_bytes": 0.02, "saved_bytes": "alignment", "parameters": 0}
+    assert chosen.overrides == (
         Override(mechanism="fastformer", seq_len=4096, mode="train", threshold=0.1, floor_s=None),
     )
 
@@ -160,8 +160,8 @@ VALUES = {
 FIELDS = {"floor": "floor_s", "budget": "budget_s", "cell": "overrides"}
 
 
-def result(found: GateSettings, key: str) -> object:
-    return found.axes[key] if key in found.axes else getattr(found, FIELDS.get(key, key))
+def result(chosen: GateSettings, key: str) -> object:
+    return chosen.axes[key] if key in chosen.axes else getattr(chosen, FIELDS.get(key, key))
 
 
 def test_every_key_is_tried_below():
@@ -194,17 +194,17 @@ def test_a_flag_that_was_not_given_any_value_was_not_given(tmp_path):
 
 def test_the_exact_figures_of_flags_and_file_are_put_together(tmp_path):
     file = ONE + "[exact]\nflops = '1%'\nops = false\npeak_bytes = 0\n"
-    found = own(tmp_path, file, {"exact": {"ops": True, "parameters": False}})
-    assert found.exact == {"flops": 0.01, "ops": "shown", "peak_bytes": 0, "saved_bytes": "alignment"}
+    chosen = own(tmp_path, file, {"exact": {"ops": True, "parameters": False}})
+    assert chosen.exact == {"flops": 0.01, "ops": "shown", "peak_bytes": 0, "saved_bytes": "alignment"}
 
 
 @pytest.mark.parametrize(
     ("first", "second"), [("batch_size", "batch_tokens"), ("batch_tokens", "batch_size")]
 )
 def test_a_batch_is_given_in_sequences_or_in_tokens_and_the_flag_says_which(tmp_path, first, second):
-    found = own(tmp_path, ONE + f"{first} = 2048\n", {second: "4096"})
-    assert {first, second} & set(found.axes) == {second}
-    assert found.axes[second] == (4096,)
+    chosen = own(tmp_path, ONE + f"{first} = 2048\n", {second: "4096"})
+    assert {first, second} & set(chosen.axes) == {second}
+    assert chosen.axes[second] == (4096,)
 
 
 def test_the_mechanism_is_not_looked_for(tmp_path):
@@ -395,21 +395,21 @@ CELLS = [
 
 @given(st.lists(OVERRIDES, max_size=6))
 def test_the_last_override_that_matches_and_sets_a_value_wins(overrides):
-    found = GateSettings(axes={}, overrides=tuple(overrides))
+    chosen = GateSettings(axes={}, overrides=tuple(overrides))
     for one in CELLS:
-        threshold, floor_s = found.threshold, found.floor_s
+        threshold, floor_s = chosen.threshold, chosen.floor_s
         for override in overrides:  # the law told forwards: each one that speaks of the cell takes over
             if override.matches(one):
                 threshold = threshold if override.threshold is None else override.threshold
                 floor_s = floor_s if override.floor_s is None else override.floor_s
-        assert (found.threshold_of(one), found.floor_of(one)) == (threshold, floor_s)
+        assert (chosen.threshold_of(one), chosen.floor_of(one)) == (threshold, floor_s)
 
 
 @given(st.lists(OVERRIDES, max_size=6), st.sets(st.sampled_from(range(len(CELLS)))))
-def test_an_override_is_unused_just_if_no_cell_is_matched(overrides, chosen):
-    found = GateSettings(axes={}, overrides=tuple(overrides))
-    cells = [CELLS[i] for i in chosen]
-    idle = unused(found, iter(cells))
+def test_an_override_is_unused_just_if_no_cell_is_matched(overrides, places):
+    chosen = GateSettings(axes={}, overrides=tuple(overrides))
+    cells = [CELLS[i] for i in places]
+    idle = unused(chosen, iter(cells))
     for override in overrides:
         assert (override in idle) == (not [one for one in cells if override.matches(one)])
 
@@ -434,14 +434,14 @@ TIMES = st.integers(1, 10**6).map(lambda n: f"{n}us")
     )
 )
 def test_a_file_and_flags_of_the_same_values_ask_for_the_same_and_a_report_holds_it_all(tmp_path, data):
-    found = own(tmp_path, tomli_w.dumps(data))
-    assert read(tmp_path, None, data) == found
-    plain = found.to_dict()
+    chosen = own(tmp_path, tomli_w.dumps(data))
+    assert read(tmp_path, None, data) == chosen
+    plain = chosen.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert set(plain) == {f.name for f in fields(GateSettings)}
     axes = {name: tuple(values) for name, values in plain.pop("axes").items()}
     overrides = tuple(Override(**each) for each in plain.pop("overrides"))
-    assert GateSettings(axes=axes, overrides=overrides, **plain) == found
+    assert GateSettings(axes=axes, overrides=overrides, **plain) == chosen
 
 
 def test_a_gate_has_one_allocator(tmp_path):

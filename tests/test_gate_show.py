@@ -326,14 +326,14 @@ def test_a_conclusion_never_calls_a_broken_gate_sound(name):
 @given(st.sets(st.sampled_from(VERDICTS)), st.sampled_from(["gate", "compare"]), st.booleans())
 def test_the_exit_code_is_that_of_the_worst_that_was_found(verdicts, kind, counted):
     figures = (figure(cell()),) if counted else ()
-    found = replace(report(*(compared(verdict) for verdict in verdicts), figures=figures), kind=kind)
+    what = replace(report(*(compared(verdict) for verdict in verdicts), figures=figures), kind=kind)
     codes = {"failed": 6, "gone": 6 if kind == "gate" else 0, "slower": 3, "base-failed": 4}
     worst = next((c for c in (6, 3, 4) if c in {codes.get(verdict) for verdict in verdicts}), 0)
     timed = verdicts - set(UNTIMED)
-    assert found.exit_code() == (worst or (0 if timed or counted else 5))
+    assert what.exit_code() == (worst or (0 if timed or counted else 5))
     open_ = verdicts & {"inconclusive", "unfit", "suspected"}
-    strict = found.exit_code(strict=True)
-    assert strict == (found.exit_code() or (4 if open_ else 0))
+    strict = what.exit_code(strict=True)
+    assert strict == (what.exit_code() or (4 if open_ else 0))
 
 
 def test_what_ended_before_anything_was_measured_is_no_pass():

@@ -1,1 +1,1 @@
-"""The gate: two revisions timed in lock-step and held to exact figures; a verdict for every cell."""
+"""The gate: two revisions compared by interleaved times and by exact figures."""

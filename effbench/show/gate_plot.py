@@ -88,7 +88,7 @@ def _draw(axes: Axes, row: Row, place: float, half: float) -> None:
         ends = max(low, row.control[1]), min(high, row.control[2])
         axes.hlines(place, *ends, color=_CONTROL, linewidth=6, zorder=1)
     beside = axes.get_yaxis_transform()
-    verdict = f"{row.kind}  {row.texts[5]}".rstrip()
+    verdict = f"{row.kind}  {row.measured.partition(' ')[0]}".rstrip()
     axes.text(1.01, place, verdict, transform=beside, va="center", fontsize=8, color=colour)
     if not row.bounds:
         axes.text(0.01, place, "no time", transform=beside, va="center", fontsize=8, color=GREY)

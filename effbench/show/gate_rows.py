@@ -16,7 +16,7 @@ from effbench.show import units
 COLUMNS = ("mechanism", "mode", "N", "base", "head", "ratio", "interval", "verdict", "detects", "rounds")
 FIGURE_COLUMNS = ("mechanism", "mode", "N", "figure", "base", "head", "change", "may grow by", "result")
 TEXT_COLUMNS = ("mechanism", "mode", "figure", "verdict", "result")  # aligned to the left
-# What a row can be, in the order of the sentences: a verdict, or what became of an exact figure.
+# Kinds of rows in the order of their sentences: verdicts, then outcomes of exact figures.
 KINDS = (*VERDICTS, "grew", "head lacks it", "base lacks it", "changed", "equal")
 # Fields that may set configurations apart beside mechanism, mode and length, and how they are written.
 _SHAPE = {
@@ -163,10 +163,11 @@ def _comparison(comparison: Comparison, names: _Names, broken: Sequence[str]) ->
 
 
 def _figure(figure: Figure, names: _Names) -> Row:
-    cell, name, base, head = figure.cell, _figure_name(figure.name), figure.base, figure.head
+    cell, name, sides = figure.cell, _figure_name(figure.name), _known(figure, ("base", "head"))
+    base, head = sides.get("base"), sides.get("head")
     kind = (
-        "head lacks it" if head is None else "base lacks it" if base is None else "grew" if figure.fails
-        else "changed" if base != head or figure.detail else "equal"
+        "head lacks it" if figure.head is None else "base lacks it" if figure.base is None
+        else "grew" if figure.fails else "changed" if base != head or figure.detail else "equal"
     )  # fmt: skip
     growth = _growth(base, head)
     allowed = "any" if figure.tolerance_bytes is None else f"{figure.tolerance_bytes} bytes"
@@ -174,7 +175,6 @@ def _figure(figure: Figure, names: _Names) -> Row:
     measured = f"{name} {_exact(base) or 'none'} -> {_exact(head) or 'none'}"
     measured += f" ({growth})" if growth else ""
     measured += f"; may grow by {allowed}" if figure.fails and allowed != "0 %" else ""
-    sides = _known(figure, ("base", "head"))
     return Row(
         cell=cell, name=names.full(cell), kind=kind,
         result="failure" if figure.fails else "error" if kind.endswith("lacks it") else "passed",
@@ -267,20 +267,12 @@ def _conclusion(rows: Sequence[Row], figures: Sequence[Row]) -> str:
     sound = not any(row.result in ("failure", "error") for row in (*rows, *figures))
     parts = []
     if sound and passed:
-        thresholds = " to ".join(
-            dict.fromkeys(
-                _share(of(row.numbers.get("threshold", 0.0) for row in passed)) for of in (min, max)
-            )
-        )
-        parts.append(
-            f"no slowdown over {thresholds} in {len(passed)} of {plural(len(rows), 'configuration')}"
-        )
+        thresholds = sorted(row.numbers.get("threshold", 0.0) for row in passed)
+        over = " to ".join(dict.fromkeys(map(_share, (thresholds[0], thresholds[-1]))))
+        parts.append(f"no slowdown over {over} in {len(passed)} of {plural(len(rows), 'configuration')}")
     elif sound:
-        parts.append(
-            "no verdict on any time"
-            if any(row.numbers.get("rounds") for row in rows)
-            else "no times were compared"
-        )
+        timed = any(row.numbers.get("rounds") for row in rows)
+        parts.append("no verdict on any time" if timed else "no times were compared")
     for kind, claim in _CLAIMS.items():
         named = [": ".join(filter(None, [row.name, row.measured])) for row in by_kind[kind][:_NAMED]]
         more = f" and {len(by_kind[kind]) - _NAMED} more" if len(by_kind[kind]) > _NAMED else ""
