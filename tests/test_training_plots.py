@@ -14,7 +14,9 @@ from frames import ORIGIN, cost_records, raw
 from effbench.common.spec import Cell, Record, UsageError
 from effbench.records.analyse.statistics import mean_interval, ratio_interval
 from effbench.records.analyse.summary import label, summarise
-from effbench.show import figures, look, plots
+from effbench.show import look, plots
+from effbench.show.plots import ablation, label_layout, relative_time
+from effbench.show.plots.baseline_lines import baseline_scores
 
 SIX = ("vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear")
 LONG = tuple(f"my_package.mechanisms:Attention{i}" for i in range(12))
@@ -122,9 +124,13 @@ every_picture = pytest.mark.parametrize(
 )
 
 
-@cache  # the pictures are only looked at
+@cache  # the figures are only looked at
+def named(name, kind):
+    return dict(plots.draw(FRAMES[name], FRAMES[name], kind))  # these kinds read the raw frame only
+
+
 def drawn(name, kind):
-    return [figure for _, figure in plots.draw(summarise(FRAMES[name]), FRAMES[name], kind)]
+    return list(named(name, kind).values())
 
 
 def by_gid(figure, gid):
@@ -199,21 +205,22 @@ def test_a_bubble_stands_at_the_means_with_bars_over_seeds_and_an_area_of_its_me
         assert low < score < high
     assert np.ptp(list(areas.values())) < 1e-12
     assert "not drawn: bigbird (oom)" in figure.get_suptitle()
-    assert "95 % t interval over 3 seeds" in figure.get_suptitle()
+    assert "95 % confidence interval (Student's t, 3 seeds)" in figure.get_suptitle()
 
 
 def test_the_legend_of_sizes_has_the_scale_of_the_bubbles():
     (figure,) = drawn("trainings", "bubble")
-    figure.draw_without_rendering()
     handle = figure.legends[0].legend_handles[-1]
     largest = max(by_gid(figure, f"bubble-{m}")[0].get_sizes()[0] for m in SIX if m != "bigbird")
-    assert handle.get_markersize() == pytest.approx(2 * (largest / np.pi) ** 0.5)
+    assert handle.get_markersize() == pytest.approx(largest**0.5), (
+        "scatter takes the square of a marker's size"
+    )
 
 
 def test_priors_are_lines_where_they_are_near_and_named_with_an_arrow_where_they_are_far():
     (figure,) = drawn("trainings", "bubble")
-    assert [line.get_ydata()[0] for line in by_gid(figure, "prior-tfidf logreg")] == [0.87]
-    assert not by_gid(figure, "prior-majority")
+    assert [line.get_ydata()[0] for line in by_gid(figure, "baseline-tfidf logreg")] == [0.87]
+    assert not by_gid(figure, "baseline-majority")
     texts = {text.get_text() for text in figure.axes[0].texts}
     assert {"tfidf logreg 87 %", "↓ majority 50 %"} <= texts
 
@@ -229,7 +236,7 @@ def test_one_seed_has_no_interval_and_the_caption_says_so(kind):
 def test_curves_are_means_over_seeds_in_a_band_from_the_lowest_to_the_highest():
     (figure,) = drawn("trainings", "curves")
     assert [axes.get_xlabel() for axes in figure.axes[2:]] == [
-        "seconds of training (mean over seeds)", "epochs trained",
+        "training time in seconds (mean over seeds)", "epoch",
     ]  # fmt: skip
     mine = of("trainings", "linear")
     for axes, column in ((figure.axes[1], "validation_accuracy"), (figure.axes[3], "train_loss")):
@@ -246,17 +253,17 @@ def test_curves_are_means_over_seeds_in_a_band_from_the_lowest_to_the_highest():
     (line,) = [line for line in figure.axes[0].lines if line.get_label() == "linear"]
     seconds = np.mean([np.asarray(s[:6]) for s in mine["samples_curve_seconds"]], axis=0)
     assert line.get_xdata() == pytest.approx(seconds)
-    assert "lowest to highest of 3 seeds" in figure.get_suptitle()
+    assert "minimum to maximum over 3 seeds" in figure.get_suptitle()
 
 
 def test_records_without_epochs_are_drawn_against_the_number_of_the_evaluation():
     (figure,) = drawn("one seed", "curves")
-    assert figure.axes[1].get_xlabel() == "number of the evaluation"
+    assert figure.axes[1].get_xlabel() == "evaluation number"
     (line,) = [line for line in figure.axes[0].lines if line.get_label() == "linear"]
     assert list(line.get_xdata()) == [1, 2, 3, 4, 5, 6, 7, 8]
     mixed = raw(trainings(("vanilla",)), trainings(("linear",), curves=False))
-    ((_, figure),) = plots.draw(summarise(mixed), mixed, "curves")
-    assert [axes.get_xlabel() for axes in figure.axes[1:]] == ["number of the evaluation"]
+    ((_, figure),) = plots.draw(mixed, mixed, "curves")
+    assert [axes.get_xlabel() for axes in figure.axes[1:]] == ["evaluation number"]
 
 
 def test_recall_has_a_panel_a_length_and_number_of_pairs_and_widths_across():
@@ -274,7 +281,7 @@ def test_recall_has_a_panel_a_length_and_number_of_pairs_and_widths_across():
     for bar, score in zip(bars.get_segments(), scores, strict=True):
         _, low, high = mean_interval(list(score))
         assert bar[:, 1] == pytest.approx([max(0, low), min(1, high)])
-    chance = [line.get_ydata()[0] for line in by_gid(figure, "prior-slot")]
+    chance = [line.get_ydata()[0] for line in by_gid(figure, "baseline-slot")]
     assert chance == [1 / 4, 1 / 8, 1 / 16]
     assert len(by_gid(figure, "failed-oom")) == 2
     assert "oom" in figure.get_suptitle()
@@ -282,7 +289,7 @@ def test_recall_has_a_panel_a_length_and_number_of_pairs_and_widths_across():
 
 def test_recall_at_one_width_is_drawn_against_the_pairs_of_each_length():
     frame = raw(recalls(widths=(64,), shapes=((64, 4), (64, 8), (128, 8), (128, 16))))
-    ((_, figure),) = plots.draw(summarise(frame), frame, "recall")
+    ((_, figure),) = plots.draw(frame, frame, "recall")
     assert [axes.get_title() for axes in figure.axes] == ["N = 64", "N = 128"]
     lines = [line for axes in figure.axes for line in axes.lines if line.get_label() == "linear"]
     assert [list(line.get_xdata()) for line in lines] == [[4, 8], [8, 16]]
@@ -315,34 +322,32 @@ def test_figure2_is_the_ratio_to_fastformer_paired_by_repeat_beside_the_papers()
 
 
 def test_figure2_needs_no_published_times():
-    ((_, figure),) = figures.figure2(FRAMES["times"])
+    (figure,) = relative_time.relative_times(FRAMES["times"], {})
     assert not figure.legends
     assert not [line for line in figure.axes[0].lines if "(paper)" in str(line.get_label())]
     alone = {"inference": {"fastformer": {128: 2.0, 256: 2.0}, "other": {128: 8.0, 256: 4.0, 512: 1.0}}}
-    ((_, figure),) = figures.figure2(FRAMES["times"], alone)
+    (figure,) = relative_time.relative_times(FRAMES["times"], alone)
     (line,) = [line for line in figure.axes[0].lines if line.get_label() == "other (paper)"]
     assert list(line.get_ydata()) == [4.0, 2.0], "a length without fastformer has no ratio"
     assert "other (paper)" in {text.get_text() for text in figure.axes[0].texts}
 
 
 def test_ablation_bars_end_at_the_means_on_an_axis_whose_cut_is_seen_and_said():
-    frame = FRAMES["variants"]
-    found = dict(plots.draw(summarise(frame), frame, "ablation"))
-    assert list(found) == ["ablation-interaction", "ablation-sharing"]
-    for name, figure in found.items():
-        figure.draw_without_rendering()
+    figures = named("variants", "ablation")
+    assert list(figures) == ["ablation-interaction", "ablation-sharing"]
+    for name, figure in figures.items():
         option = name.split("-")[1]
         for axes, (metric, task) in zip(
-            figure.axes, itertools.product(figures.METRICS, ("amazon", "mind-topics")), strict=True
+            figure.axes, itertools.product(ablation.METRICS, ("amazon", "mind-topics")), strict=True
         ):
             bars = {bar.get_gid(): bar for bar in axes.patches}
-            assert list(bars) == [f"bar-{value}" for value in figures.ABLATIONS[option]]
+            assert list(bars) == [f"bar-{value}" for value in ablation.ABLATIONS[option]]
             base = axes.get_ylim()[0]
             breaks = [line for line in axes.lines if line.get_gid() == "break"]
             assert base > 0
             assert len(breaks) == len(bars)
-            assert f"axis from {look.percent(base)}" in axes.get_ylabel()
-            for value in figures.ABLATIONS[option]:
+            assert f"axis starts at {look.percent(base)}" in axes.get_ylabel()
+            for value in ablation.ABLATIONS[option]:
                 used = value in ("product", "layer-wise")
                 mine = of("variants", "fastformer" if used else f"fastformer:{option}={value}", task=task)
                 bar = bars[f"bar-{value}"]
@@ -355,13 +360,11 @@ def test_ablation_bars_end_at_the_means_on_an_axis_whose_cut_is_seen_and_said():
                 .groupby("options")[metric] if option in _ or not _
             )  # fmt: skip
             assert np.allclose(whiskers, expected)
-        assert "axes are cut" in figure.get_suptitle()
+        assert "axes do not start at 0" in figure.get_suptitle()
 
 
 def test_published_differences_are_hollow_and_set_on_our_score_of_the_used_variant():
-    figure = dict(plots.draw(summarise(FRAMES["variants"]), FRAMES["variants"], "ablation"))[
-        "ablation-interaction"
-    ]
+    figure = named("variants", "ablation")["ablation-interaction"]
     axes = figure.axes[0]
     ours = of("variants", "fastformer", task="amazon")["accuracy"].mean()
     marks = {line.get_gid(): line for line in axes.lines if str(line.get_gid()).startswith("published-")}
@@ -369,15 +372,14 @@ def test_published_differences_are_hollow_and_set_on_our_score_of_the_used_varia
     assert marks["published-product"].get_ydata()[0] == pytest.approx(ours)
     assert marks["published-add"].get_markerfacecolor() == "white"
     assert [t.get_text().split("\n")[-1] for t in axes.get_xticklabels()] == ["(64.5)", "(65.2)", "(66.1)"]
-    ((_, figure), _) = figures.ablation(FRAMES["variants"])
-    assert not figure.legends
+    assert not ablation.ablations(FRAMES["variants"], {})[0].legends
 
 
 def test_other_options_of_fastformer_are_no_variant():
-    assert figures._variant("") == {"interaction": "product", "sharing": "layer-wise"}
-    assert figures._variant("interaction=add,sharing=layer-wise") == {"interaction": "add"}
-    assert figures._variant("interaction=add,sharing=none") == {}
-    assert figures._variant("causal=true") == {}
+    assert ablation._variant("") == {"interaction": "product", "sharing": "layer-wise"}
+    assert ablation._variant("interaction=add,sharing=layer-wise") == {"interaction": "add"}
+    assert ablation._variant("interaction=add,sharing=none") == {}
+    assert ablation._variant("causal=true") == {}
 
 
 @pytest.mark.parametrize(
@@ -390,8 +392,8 @@ def test_other_options_of_fastformer_are_no_variant():
         ("recall", recalls(failed=("vanilla", "linear")), "no training has accuracy"),
         ("figure2", trainings(), "no time was measured at d_model 256"),
         ("figure2", cost_records(("vanilla",), (128, 256), repeats=1), "no two lengths have the same batch"),
-        ("figure2", constant_tokens(("vanilla", "linear"), repeats=1), "no time of fastformer stands beside"),
-        ("figure2", constant_tokens(("fastformer",), repeats=1), "no time of fastformer stands beside"),
+        ("figure2", constant_tokens(("vanilla", "linear"), repeats=1), "no length has both a time"),
+        ("figure2", constant_tokens(("fastformer",), repeats=1), "no length has both a time"),
         ("ablation", trainings(("vanilla",)), "no training is of fastformer"),
         ("ablation", trainings(("fastformer",)), "no task has scores of two variants"),
     ],
@@ -404,31 +406,31 @@ def test_what_a_picture_lacks_is_said(kind, records, missing):
 
 def test_every_new_kind_is_drawn_by_itself_where_there_is_data():
     assert issubclass(look.NothingToDraw, UsageError)
-    alone = raw(trainings(("fastformer",), options=("", "sharing=none"), task="mqar", seeds=2))
+    alone = raw(trainings(("fastformer",), options=("", "sharing=none"), task="mqar", seeds=2, length=64))
     kinds = {name.split("-")[0] for name, _ in plots.draw_all(summarise(alone), alone)}
     assert kinds == {"accuracy", "tradeoff", "bubble", "curves", "recall", "ablation"}
 
 
 def test_keep_apart_moves_no_more_than_it_must():
     heights = [10.0, 10.0, 10.0]
-    assert look.keep_apart([20, 50, 80], heights, 0, 100) == [20, 50, 80]
-    assert look.keep_apart([50, 50, 90], heights, 0, 100) == [45, 55, 90]
-    assert look.keep_apart([2, 3, 99], heights, 0, 100) == [5, 15, 95]
+    assert label_layout.keep_apart([20, 50, 80], heights, 0, 100) == [20, 50, 80]
+    assert label_layout.keep_apart([50, 50, 90], heights, 0, 100) == [45, 55, 90]
+    assert label_layout.keep_apart([2, 3, 99], heights, 0, 100) == [5, 15, 95]
     rng = np.random.default_rng(0)
     wanted = list(rng.uniform(0, 100, 9))
-    found = look.keep_apart(wanted, [10.0] * 9, 0, 100)
+    found = label_layout.keep_apart(wanted, [10.0] * 9, 0, 100)
     assert np.diff(sorted(found)).min() >= 10 - 1e-9
     assert np.argsort(found).tolist() == np.argsort(wanted).tolist()
     assert 5 <= min(found) <= max(found) <= 95
 
 
 def test_a_sweep_at_constant_tokens_is_drawn_as_figure_2_and_not_as_pictures_of_one_length():
-    constant = FRAMES["times"]
+    constant = raw(constant_tokens(("fastformer", "linear"), (128, 512), repeats=1, modes=("forward",)))
     assert [name for name, _ in plots.draw_all(summarise(constant), constant)] == ["figure2"]
-    one_batch = raw(cost_records(SIX, (128, 512, 2048)))
+    one_batch = raw(cost_records(SIX[:2], (128, 512), repeats=1, modes=("forward",)))
     assert {"time", "memory"} <= {name for name, _ in plots.draw_all(summarise(one_batch), one_batch)}
 
 
 def test_a_macro_f1_is_no_line_among_accuracies():
     trained = FRAMES["trainings"].assign(prior_tfidf_logreg_macro_f1=0.86)
-    assert look.priors(trained) == look.priors(FRAMES["trainings"])
+    assert baseline_scores(trained) == baseline_scores(FRAMES["trainings"])
