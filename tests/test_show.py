@@ -473,7 +473,7 @@ def test_an_exponent_that_noise_hides_is_not_printed():
         )
     (row,) = exponents(frame, "time_s").itertuples()
     assert row.statement == "vanilla, forward: too noisy to estimate the growth from 128 to 512"
-    assert "inconclusive" in as_text(complexity_blocks(frame), "markdown")
+    assert "too noisy" in as_text(complexity_blocks(frame), "markdown")
     ((_, figure),) = plots.draw(summarise(frame), frame, "time")
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["vanilla"]
 
