@@ -1,9 +1,9 @@
-"""How often does a later repetition fall into the printed interval? Whole repetitions of a small sweep.
+"""Measure how often a later repetition falls into the printed interval, with repetitions of a small sweep.
 
     python benchmarks/coverage.py FOLDER [repetitions]
 
-measures into FOLDER/00, FOLDER/01, ... (what is there already is kept) and prints Markdown. One mechanism is
-in the sweep under two names, so that the share of its pairs that are told apart is that of false alarms.
+measures into FOLDER/00, FOLDER/01, ... (existing records are kept) and prints Markdown. One mechanism is in
+the sweep under two names: the share of its pairs that differ significantly is the rate of false alarms.
 """
 
 from __future__ import annotations
@@ -57,36 +57,37 @@ def main() -> None:
 
 
 def report(frames: list[pd.DataFrame]) -> str:
-    """Coverage by number of repeats and method, and false alarms between the twins, as Markdown."""
-    cells = [_cells(frame) for frame in frames]
+    """Return coverage by number of repeats and method, and false alarms between the twins, as Markdown."""
+    configurations = [_configurations(frame) for frame in frames]
     others = pd.concat(frames)["others_cores"].mean()
     lines = [
-        f"{len(frames)} repetitions of {len(cells[0])} cells; {others:.2f} cores busy with other work.",
+        f"{len(frames)} repetitions of {len(configurations[0])} configurations; "
+        f"{others:.2f} cores busy with other work.",
         "",
         "| repeats | method | next one inside | any later inside | half-width, median | 90th percentile |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for repeats in (2, 3, 5):
         for name, method in (("printed", median_interval), ("bootstrap quantiles", _quantiles)):
-            lines.append(_row(cells, repeats, name, method))
+            lines.append(_row(configurations, repeats, name, method))
     alarms, pairs = 0, 0
-    for found in cells:
-        for key, samples in found.items():
+    for samples_of in configurations:
+        for key, samples in samples_of.items():
             if key[0] == "fastformer" and key[1] == TWINS[0]:
-                twin = found["fastformer", TWINS[1], key[2]]
+                twin = samples_of["fastformer", TWINS[1], key[2]]
                 first, second = ({r: s[r] for r in range(3)} for s in (samples, twin))
                 _, low, high = ratio_interval(first, second)
                 alarms, pairs = alarms + (not low <= 1 <= high), pairs + 1
-    lines += ["", f"One mechanism under two names, three repeats: told apart {alarms} of {pairs} times."]
+    lines += ["", f"One mechanism under two names, three repeats: different in {alarms} of {pairs} pairs."]
     return "\n".join(lines)
 
 
-def _row(cells: list[dict], repeats: int, name: str, method: Callable[..., Interval]) -> str:
+def _row(configurations: list[dict], repeats: int, name: str, method: Callable[..., Interval]) -> str:
     following: list[bool] = []
     later: list[bool] = []
     widths: list[float] = []
-    for key in cells[0]:
-        parts = [[found[key][r] for r in range(repeats)] for found in cells]
+    for key in configurations[0]:
+        parts = [[samples_of[key][r] for r in range(repeats)] for samples_of in configurations]
         intervals = [method(part) for part in parts]
         centers = [interval[0] for interval in intervals]
         widths += [half_width(interval) for interval in intervals]
@@ -100,7 +101,7 @@ def _row(cells: list[dict], repeats: int, name: str, method: Callable[..., Inter
 
 
 def _quantiles(repeats: list[list[float]]) -> Interval:
-    """The bootstrap's own 2.5 and 97.5 % quantiles, for comparison."""
+    """Return the median and the 2.5 and 97.5 % quantiles of the bootstrap, for comparison."""
     rng = np.random.default_rng(0)
     groups = [np.asarray(samples) for samples in repeats]
     medians = np.stack([np.median(g[rng.integers(len(g), size=(1000, len(g)))], axis=1) for g in groups])
@@ -109,12 +110,13 @@ def _quantiles(repeats: list[list[float]]) -> Interval:
     return float(np.median([np.median(g) for g in groups])), float(low), float(high)
 
 
-def _cells(raw: pd.DataFrame) -> dict[tuple[str, str, int], Samples]:
-    found: dict[tuple[str, str, int], Samples] = {}
+def _configurations(raw: pd.DataFrame) -> dict[tuple[str, str, int], Samples]:
+    """Return the samples of each (mechanism, options, length) by repeat."""
+    samples_of: dict[tuple[str, str, int], Samples] = {}
     for row in raw.itertuples():
         key = (str(row.mechanism), str(row.options), int(str(row.seq_len)))
-        found.setdefault(key, {})[int(str(row.repeat))] = list(row.samples_time_s)
-    return found
+        samples_of.setdefault(key, {})[int(str(row.repeat))] = list(row.samples_time_s)
+    return samples_of
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How fast Pathfinder images are drawn: images a second of one core's time, by side and difficulty.
+"""Measure the speed of drawing Pathfinder images on one core, by side and difficulty.
 
     OMP_NUM_THREADS=1 python benchmarks/pathfinder.py [side ...]
 
-prints Markdown: the best of a few runs of one block, by processor time and by the clock.
+prints Markdown: the best of a few runs of one block, by processor time and by wall-clock time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ RUNS = 5
 
 def main(sides: list[int]) -> None:
     """Measure and print."""
-    print("| side | contour | images a processor second | images a second | processor ms an image |")
+    print("| side | contour | images per processor second | images per second | processor ms per image |")
     print("| --- | --- | --- | --- | --- |")
     for side in sides:
         for contour in CONTOUR_LENGTHS:
             shape = shape_of(side, contour)
-            draw(shape, np.random.default_rng(0), count=1)  # makes the tables
+            draw(shape, np.random.default_rng(0), count=1)  # warm-up: makes the tables
             busy, passed = [], []
             for run in range(RUNS):
                 clock, processor = time.perf_counter(), time.process_time()

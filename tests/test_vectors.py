@@ -13,7 +13,7 @@ import pytest
 
 from effbench.common.spec import UsageError
 from effbench.measured.data import vectors
-from effbench.measured.data.vectors import fingerprint, found, initial
+from effbench.measured.data.vectors import fingerprint, initial
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec(vectors.PACKAGE) is None,
@@ -57,11 +57,8 @@ def test_the_seed_decides_what_is_drawn_and_nothing_else(tmp_path):
     assert not np.isclose(other, initial(words, path, 3))[[0, 2]].any()
 
 
-def test_words_with_a_vector_are_counted(tmp_path):
-    path = glove(tmp_path / "g.txt", ROWS)
-    assert found(["cat", "dog", "the", "Cat"], path) == 2
-    assert found([], path) == 0
-    assert initial([], path, 0).shape == (0, 2)
+def test_no_words_are_an_empty_table(tmp_path):
+    assert initial([], glove(tmp_path / "g.txt", ROWS), 0).shape == (0, 2)
 
 
 def test_a_single_vector_is_a_table(tmp_path):
@@ -104,8 +101,6 @@ def test_a_wrong_line_is_named(tmp_path, text, complaint):
     path.write_text(text)
     with pytest.raises(UsageError, match=complaint):
         initial(["the"], str(path), 0)
-    with pytest.raises(UsageError, match=complaint):
-        found(["the"], str(path))
 
 
 def test_a_missing_file_and_a_missing_package_say_what_to_do(tmp_path, monkeypatch):
@@ -137,5 +132,4 @@ def test_the_package_s_vectors_are_glove_s(tmp_path):
     np.testing.assert_allclose(table[0, :4], [0.418, 0.24968, -0.41242, 0.1217], atol=1e-6)
     king, queen, banana = table[2:] / np.linalg.norm(table[2:], axis=1, keepdims=True)
     assert king @ queen > king @ banana + 0.2
-    assert found(["the", "xqzzy-no-word", "king"], "package") == 2
     assert np.isfinite(table).all()

@@ -176,7 +176,7 @@ class _Drawing:
         near = (last.window * self.width**2)[:, None, None] + places[:, :, None] + tables.disc
         free = 1 - masks.reshape(-1)[near].max(axis=2) / 255
         sums = np.cumsum(tables.weights[last.angle] * free * (self.inside[places] > 0), axis=1)
-        found = np.zeros(len(pivot), dtype=bool)
+        grown = np.zeros(len(pivot), dtype=bool)
         chosen = np.zeros(len(pivot), dtype=np.int64)
         trying = np.flatnonzero(sums[:, -1] >= 1e-4)
         for _ in range(_REDRAWS):
@@ -187,12 +187,12 @@ class _Drawing:
             flat, where = self._around(masks, last.window[trying], end)
             new = new & self.inside[end[:, None] + tables.around]
             overlaps = (flat[where].astype(np.uint16) + new >= _OVERLAP).any(axis=1)
-            found[trying[~overlaps]] = True
+            grown[trying[~overlaps]] = True
             trying = trying[overlaps]
-        longer = last.take(found)
+        longer = last.take(grown)
         self._stamp(masks, longer.window, longer.end, tables.masks[tables.dash[longer.angle]])
         rows = np.arange(len(pivot))
-        return _Growing(window=last.window, pivot=pivot, angle=360 + chosen, end=places[rows, chosen]), found
+        return _Growing(window=last.window, pivot=pivot, angle=360 + chosen, end=places[rows, chosen]), grown
 
     def _edges(self) -> Bytes:
         """Return a mask [width²] of the edge of the window."""
@@ -220,8 +220,8 @@ class _Drawing:
         for i in range(length):
             for contour in range(2):
                 if i > 0:
-                    last[contour], found = self._extend(masks, last[contour])
-                    last = [other.take(found) for other in last]
+                    last[contour], grown = self._extend(masks, last[contour])
+                    last = [other.take(grown) for other in last]
                 window = last[contour].window
                 dashes[window, contour, i] = tables.dash[last[contour].angle]
                 ends[window, contour, i] = last[contour].end
@@ -271,8 +271,8 @@ class _Drawing:
             some = counts > 0
             y, x = np.divmod(place[(firsts + pick)[some]], side)
             tails[those[some]] = (y + edge) * self.width + x + edge
-        found = np.flatnonzero(tails >= 0)
-        return tails[found], found
+        with_room = np.flatnonzero(tails >= 0)
+        return tails[with_room], with_room
 
     # Distractors.
 
@@ -287,10 +287,10 @@ class _Drawing:
                 last = self._distractor_seeds(attempt)
                 dashes, ends = tables.dash[last.angle][:, None], last.end[:, None]
                 for _ in range(length - 1):
-                    last, found = self._extend(attempt, last)
-                    last = last.take(found)
-                    dashes = np.column_stack([dashes[found], tables.dash[last.angle]])
-                    ends = np.column_stack([ends[found], last.end])
+                    last, grown = self._extend(attempt, last)
+                    last = last.take(grown)
+                    dashes = np.column_stack([dashes[grown], tables.dash[last.angle]])
+                    ends = np.column_stack([ends[grown], last.end])
                 done = missing[last.window]
                 for i in range(length):
                     self._stamp(lines, done, ends[:, i], tables.lines[dashes[:, i]])
@@ -307,8 +307,8 @@ class _Drawing:
         seeds = []
         for _ in range(_REDRAWS):
             angle = self.rng.integers(360, size=len(rows))
-            tail, found = self._free_tails(free, rows, angle)
-            rows, angle = rows[found], angle[found]
+            tail, with_room = self._free_tails(free, rows, angle)
+            rows, angle = rows[with_room], angle[with_room]
             head, pivot = tail + self.tables.head[angle], tail + self.tables.pivot[angle]
             inside = (self.inside[head] > 0) & (self.inside[pivot] > 0)
             seeds.append(_Growing(window=rows, pivot=pivot, angle=angle, end=tail).take(inside))

@@ -59,13 +59,6 @@ def initial(words: Sequence[str], vectors: str, seed: int) -> Vectors:
     return initial_rows
 
 
-def found(words: Sequence[str], vectors: str) -> int:
-    """Return how many of the words have a vector in ``vectors``, which is as in :func:`initial`."""
-    table = _table_of(vectors)
-    _moments(table)  # which reads, and checks, the whole of a file that is new
-    return len(table.look_up(words)[0])
-
-
 def fingerprint(vectors: str) -> str:
     """Return a digest of the content of ``vectors``; a file is read again only if it has changed."""
     return _table_of(vectors).digest
