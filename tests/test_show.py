@@ -407,6 +407,12 @@ def test_the_roofline_shows_every_point_under_its_roof():
             assert len(points) == 3
             assert (low < points).all()
             assert (points < high).all()
+    forward = frame[frame["mode"] == "forward"]
+    ((_, figure),) = plots.draw(rows[rows["mode"] == "forward"], forward, "roofline")
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.size[0]
     with pytest.raises(UsageError, match="nothing to draw for roofline: no row has a value of roof_share"):
         plots.draw(summary("six"), RAWS["six"], "roofline")
 

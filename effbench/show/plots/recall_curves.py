@@ -127,7 +127,7 @@ def _joined(baselines: Mapping[str, float]) -> list[tuple[str, float]]:
     """Return (names, height): baselines too near each other for two labels share one, at the highest."""
     labels: list[tuple[str, float]] = []
     for name, value in sorted(baselines.items(), key=lambda baseline: baseline[1]):
-        if labels and value - labels[-1][1] < 0.03:
+        if labels and value - labels[-1][1] < 0.05:
             labels[-1] = (f"{labels[-1][0]}, {name}", value)
         else:
             labels.append((name, value))

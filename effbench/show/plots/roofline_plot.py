@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from effbench.show import units
 from effbench.show.look import NothingToDraw, Style, looks, minor_tick, set_title
-from effbench.show.tables import SHAPE, by_label, of_shape
+from effbench.show.tables import SHAPE, by_label, labels, of_shape
 
 
 def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
@@ -44,7 +44,10 @@ def _figure(
     fastest, memory = max(slopes, key=lambda size: slopes[size]), list(slopes)[-1]
     first = min(known["arithmetic_intensity"].min() / 2, 0.5 * peak / slopes[fastest])
     last = known["arithmetic_intensity"].max() * 3
-    figure = Figure(figsize=(4.8 * len(modes) + 0.4, 4.4), layout="constrained")
+    names = sorted(set(labels(known)))
+    columns = 1 if max(map(len, names)) > 24 else 2 * len(modes)
+    height = 4.0 + 0.2 * -(-(len(names) + 2) // columns)
+    figure = Figure(figsize=(4.8 * len(modes) + 0.4, height), layout="constrained")
     panels = figure.subplots(1, len(modes), sharex=True, sharey=True, squeeze=False)[0]
     for axes, mode in zip(panels, modes, strict=True):
         intensity = np.geomspace(first, last, 100)
@@ -68,8 +71,8 @@ def _figure(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.count(value)))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: minor_tick(value)))
     panels[0].set_ylabel("achieved FLOP/s")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, handlelength=3)
+    handles, texts = panels[0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
     limits = f"grey: measured limits of this machine ({units.count(peak, 'FLOP')}/s and bandwidth)"
     most = units.length(known["seq_len"].max())
     set_title(figure, shape, f"{limits}; black edge: longest length of a series (at most {most})")
