@@ -110,7 +110,9 @@ class Planted(Fastformer):
 CALLS = '''\
 """The calls that are timed: Fastformer of this checkout, forward and train."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -230,7 +232,7 @@ def plant(folder: Path, extra: float, calibration: Calibration | None = None) ->
     return hashes[0], hashes[1]
 
 
-def call_of(kind, bench):  # type: ignore[no-untyped-def]  # its text is also that of the peers' benches
+def call_of(kind: Any, bench: str) -> Callable[[], Any]:  # its text is also that of the peers' benches
     """Return a call of a mechanism without arguments, the same as in effbench's own worker."""
     mode, _, length = bench.partition("-")
     torch.manual_seed(0)
@@ -238,11 +240,11 @@ def call_of(kind, bench):  # type: ignore[no-untyped-def]  # its text is also th
     x = torch.randn(BATCH_SIZE, int(length), D_MODEL, requires_grad=mode == "train")
     gradient = torch.randn(BATCH_SIZE, int(length), D_MODEL)
 
-    def forward():
+    def forward() -> Any:
         with torch.inference_mode():
             return module(x)
 
-    def train():
+    def train() -> None:
         module.zero_grad(set_to_none=True)
         x.grad = None
         module(x).backward(gradient)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import planted_bugs
 import pytest
@@ -19,7 +20,7 @@ from effbench.common import registry
 from effbench.common.spec import UsageError
 from effbench.measured.audit import CHECKS, audit, cost_laws
 
-SMALL = {"d_model": 16, "heads": 2, "seq_len": 256}
+SMALL: dict[str, Any] = {"d_model": 16, "heads": 2, "seq_len": 256}
 PLANTED = Path(planted_bugs.__file__)
 
 
@@ -82,7 +83,7 @@ def test_the_audits_clock_never_jumps_over_a_wait(monkeypatch):
     """A wait between its two readings would else make an interval negative, and a calibration endless."""
     waits = iter([5, 30, 30, 30])
     monkeypatch.setattr(cost_laws, "waited_ns", lambda: next(waits))
-    monkeypatch.setattr(cost_laws.time, "perf_counter_ns", iter([100, 125]).__next__)
+    monkeypatch.setattr(time, "perf_counter_ns", iter([100, 125]).__next__)
     assert cost_laws._own_ns() == 125 - 30
 
 
@@ -132,6 +133,8 @@ class Dropping(Clean):
 
 class CachesPositions(Clean):
     """A buffer that is made at the first call holds no state of a call."""
+
+    ones: torch.Tensor
 
     def forward(self, x, mask=None):
         if not hasattr(self, "ones"):

@@ -14,6 +14,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,7 +141,7 @@ def case(name: str, folder: Path) -> SimpleNamespace:
 
 def read(it: SimpleNamespace) -> str:
     """All that is read when a run is planned."""
-    fingerprint = it.task.fingerprint(it.folder)
+    fingerprint: str = it.task.fingerprint(it.folder)
     it.task.check_length(1024, it.folder)
     return fingerprint
 
@@ -321,17 +322,21 @@ def test_nothing_is_decoded_twice(tmp_path, monkeypatch):
 # Packed files.
 
 
+def all_lines(path: Path, *most: int) -> list[tuple[int, bytes]]:
+    return list(reading.lines(path, *most))
+
+
 def test_what_unpacks_to_more_than_fits_is_refused_with_the_limit(tmp_path):
     line = b'{"label": 1, "text": "' + b"a" * (reading.LINE_BYTES + 1) + b'"}\n'
     for suffix, pack in ((".gz", gzip.compress), (".xz", lzma.compress)):
         path = tmp_path / f"bomb.jsonl{suffix}"
         path.write_bytes(pack(line))
         assert path.stat().st_size < 40_000
-        assert "bomb.jsonl" in (said := complaint(lambda p=path: list(reading.lines(p)), f"{path}:1:"))
+        assert "bomb.jsonl" in (said := complaint(partial(all_lines, path), f"{path}:1:"))
         assert "the line has more than 16 MiB" in said
         path.write_bytes(pack(b"short\n" * 1000))
-        assert "has more than 1 KiB" in complaint(lambda p=path: list(reading.lines(p, 1024)), f"{path}:171:")
-        assert "has more than 1 KiB" in complaint(lambda p=path: reading.content(p, 1024), path)
+        assert "has more than 1 KiB" in complaint(partial(all_lines, path, 1024), f"{path}:171:")
+        assert "has more than 1 KiB" in complaint(partial(reading.content, path, 1024), path)
 
 
 def test_an_xz_file_that_asks_for_gigabytes_is_refused(tmp_path):
@@ -370,7 +375,7 @@ def test_an_archive_with_links_devices_and_odd_names_is_refused_by_name(tmp_path
         member = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
         member.type, member.linkname = kind, "/etc/passwd"
         folder = archive(tmp_path / str(number), (member, b""))
-        said = complaint(lambda f=folder: GreyImage().fingerprint(f), folder / "cifar-10-binary.tar.gz")
+        said = complaint(partial(GreyImage().fingerprint, folder), folder / "cifar-10-binary.tar.gz")
         assert "there is no data_batch_1.bin in it" in said
 
 
@@ -567,7 +572,7 @@ def test_a_length_that_does_not_fit_the_files_is_refused_when_the_run_is_planned
 def test_a_data_folder_that_is_none_is_refused_whatever_the_task(name, tmp_path):
     (tmp_path / "file").write_text("")
     for task in ("mqar", "listops", "imdb"):
-        said = complaint(lambda t=task: planned(t, "64", tmp_path / name, tmp_path), "cannot list the folder")
+        said = complaint(partial(planned, task, "64", tmp_path / name, tmp_path), "cannot list the folder")
         assert said
 
 
@@ -579,7 +584,7 @@ def test_a_task_that_cannot_be_imported_is_refused(tmp_path):
     ):
         path = tmp_path / f"task{len(text)}.py"
         path.write_text(f"{text}\nclass T:\n    pass\n")
-        said = complaint(lambda p=path: planned(f"{p}:T", "64", None, tmp_path), f"{path} cannot be imported")
+        said = complaint(partial(planned, f"{path}:T", "64", None, tmp_path), f"{path} cannot be imported")
         assert words in said
 
 
@@ -610,7 +615,7 @@ def test_a_user_without_a_home_keeps_nothing_and_gets_the_same(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
     for number in (1, 2):
-        assert cached("thing", {}, lambda n=number: {"a": np.array([n])})["a"] == number
+        assert cached("thing", {}, partial(dict, a=np.array([number])))["a"] == number
 
 
 def test_prepared_data_under_anothers_name_is_made_anew():

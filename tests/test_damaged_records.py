@@ -31,7 +31,7 @@ from effbench.sweep.machine_ceiling import Ceilings
 from effbench.sweep.sweep import Sweep
 
 HERE = settings(suppress_health_check=list(HealthCheck))
-CEILING = {
+CEILING: dict[str, Any] = {
     "peak_flops_per_s": 1e11, "bandwidth_at_bytes": [1e6, 1e8], "bandwidth_bytes_per_s": [5e10, 1e10],
     "measured": "2025-01-01T00:00:00+00:00", "threads_used": 2,
 }  # fmt: skip
@@ -467,6 +467,12 @@ class Asked:
 
     def __init__(self) -> None:
         self.times = 0
+
+    def start(self):
+        return {}
+
+    def close(self):
+        """It has nothing to end."""
 
     def run(self, job, progress):
         self.times += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from scipy import stats
 
 from effbench.cli import app as cli
 from effbench.common import machine
-from effbench.common.spec import Record
+from effbench.common.spec import Cell, Record, Status
 from effbench.show.doctor_table import as_json, report
 from effbench.sweep import diagnosis as doctor
 from effbench.sweep.diagnosis import (
@@ -193,9 +194,15 @@ def test_the_report_says_everything_and_json_parses():
 class Fake:
     """Answers noise cells with steady times."""
 
-    def __init__(self, status="ok"):
+    def __init__(self, status: Status = "ok") -> None:
         self.status = status
-        self.cells = []
+        self.cells: list[Cell] = []
+
+    def start(self):
+        return {}
+
+    def close(self):
+        """It has nothing to end."""
 
     def run(self, job, progress):
         self.cells.append(job.cell)
@@ -206,7 +213,8 @@ class Fake:
 
 def test_examining_spreads_processes_over_scales_in_turn(monkeypatch):
     monkeypatch.setattr(doctor, "_IDLE_S", 0.01)
-    fake, said = Fake(), []
+    fake = Fake()
+    said: list[str] = []
     seen = doctor.examine(fake, threads=2, progress=said.append)
     assert {(c.seq_len, c.threads) for c in fake.cells} == {(n, 2) for n in doctor.SCALES} | {(2048, 1)}
     assert len(fake.cells) == 4 * doctor.PROCESSES
@@ -226,7 +234,7 @@ def test_examining_spreads_processes_over_scales_in_turn(monkeypatch):
     ],
 )
 def test_processor_time_is_read_from_the_systems_table(tmp_path, monkeypatch, text, busy_s, steal_s):
-    monkeypatch.setattr(machine.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
     path = tmp_path / "stat"
     path.write_text(text)
     assert machine._stat(path) == (busy_s, steal_s)

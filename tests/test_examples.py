@@ -78,4 +78,6 @@ def test_the_probe_is_one_function_and_one_entry(tmp_path, monkeypatch):
     limits = effbench.Limits(timeout_s=60.0, memory_bytes=2**30)
     record = InlineExecutor().run(Job(cell=cell, limits=limits), lambda fraction, message: None)
     assert record.status == "ok", record.reason
-    assert record.values["parameters_with_gradient"] == record.values["parameters"] > 0
+    parameters = record.values["parameters"]
+    assert isinstance(parameters, int)
+    assert record.values["parameters_with_gradient"] == parameters > 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from frames import cost_records
+from matplotlib.container import ErrorbarContainer
 
 import effbench
 from effbench.records.store import Store
@@ -35,6 +36,8 @@ def test_the_example_runs_as_a_script(folder, tmp_path, monkeypatch):
 
 def test_the_example_is_a_kind_by_one_line(folder, monkeypatch):
     spec = importlib.util.spec_from_file_location("plot_example", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setitem(sys.modules, "plot_example", module)
@@ -44,6 +47,7 @@ def test_the_example_is_a_kind_by_one_line(folder, monkeypatch):
     figure = dict(drawn)["time_per_token"]
     (axes,) = figure.axes
     (series,) = [each for each in axes.containers if each.get_label() == "linear"]
+    assert isinstance(series, ErrorbarContainer)
     rows = frame[frame["mechanism"] == "linear"].sort_values("seq_len")
     assert series.lines[0].get_ydata() == pytest.approx(1e6 * rows["time_s"] / rows["seq_len"])
     low, high = series.lines[2][0].get_segments()[0][:, 1]

@@ -15,6 +15,7 @@ TASK = f"{Path(__file__).parents[1] / 'docs' / 'examples' / 'task.py'}:Majority"
 
 def test_its_options_are_read_from_its_class_and_its_bases():
     parameters = registry.find(TASK, "task").parameters
+    assert parameters is not None
     assert [(p.name, p.default) for p in parameters] == [
         ("signal", 0.5), ("train", 512), ("test", 256),
         ("epochs", 8), ("lr", 1e-2), ("dropout", 0.1), ("patience", 3),

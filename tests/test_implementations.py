@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_mechanisms import WIDTH, build, gradients, hard_inputs, masks, row_errors
 from torch.nn import functional as F
 
 from baselines.attention import vanilla
@@ -18,7 +19,6 @@ from baselines.attention.vanilla import Vanilla
 from effbench import Unsupported
 from effbench.measured.probes.flops import count_work
 from effbench.measured.probes.memory import saved_bytes
-from tests.test_mechanisms import WIDTH, build, gradients, hard_inputs, masks, row_errors
 
 BIGBIRDS = [
     {"block": 4},

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_mechanisms import WIDTH, build, every_form, gradients, masks
 from torch._subclasses import FakeTensorMode
 
 from baselines.attention.performer import Performer
-from tests.test_mechanisms import WIDTH, build, every_form, gradients, masks
 
 
 def within(computed, expected, rtol, floor=0.0):
@@ -90,6 +90,7 @@ def test_autocast_on_cuda_is_finite(kind, options, dtype):
             out = module(x, mask).float()
         out.square().mean().backward()
         assert out.isfinite().all()
+        assert x.grad is not None
         assert x.grad.isfinite().all()
         assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
 

@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 import effbench
 from effbench.cli import app as cli
 from effbench.common import files, machine
-from effbench.common.spec import Cell, Record, UsageError
+from effbench.common.spec import Cell, Record, Status, UsageError
 from effbench.records import pack_file
 from effbench.records.packing import pack, unpack
 from effbench.records.store import Store, StoreFull
 from effbench.sweep.sweep import Sweep
 
 
-def record(seq_len: int = 8, status: str = "ok", time_s: float = 1.0, code: str = "c") -> Record:
+def record(seq_len: int = 8, status: Status = "ok", time_s: float = 1.0, code: str = "c") -> Record:
     cell = Cell(mechanism="vanilla", probe="time", seq_len=seq_len)
     samples = {"time_s": (time_s, time_s, time_s)} if status == "ok" else {}
     return Record(cell=cell, status=status, samples=samples, machine={"name": "m"}, code=code)

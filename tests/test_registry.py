@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_ours_are_found_as_anybodys_would_be():
         assert plugin.order
         assert plugin.source
         assert plugin.summary
-        loaded = registry.load(plugin)
+        loaded: Any = registry.load(plugin)
         assert loaded.__name__ == plugin.class_name
         assert Growth.parse(loaded.order) == plugin.order
 
@@ -178,6 +179,7 @@ def test_the_constructor_sets_what_the_registry_reads():
     for name in registry.names("task"):
         plugin = registry.find(name, "task")
         task = registry.load(plugin)()
+        assert plugin.parameters is not None
         for option in plugin.parameters:
             attribute = f"{option.name}_" if hasattr(task, f"{option.name}_") else option.name
             assert getattr(task, attribute) == option.default

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 import effbench
-from effbench.common.spec import Cell, Record, UsageError, cell_key
+from effbench.common.spec import Cell, Record, Status, UsageError, cell_key
 from effbench.records.store import Store, StoreFull, export, raw_frame
 
 
-def record(seq_len: int = 8, status: str = "ok", time_s: float = 1.0, **changes) -> Record:
+def record(seq_len: int = 8, status: Status = "ok", time_s: float = 1.0, **changes) -> Record:
     cell = Cell(mechanism="vanilla", probe="time", seq_len=seq_len)
     samples = {"time_s": (time_s, time_s, time_s)} if status == "ok" else {}
     return Record(cell=cell, status=status, samples=samples, machine={"name": "m"}, code="c", **changes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from effbench import Classification, Examples, Splits
@@ -25,11 +27,11 @@ class Majority(Classification):
         if not 0 < self.signal <= 1:
             raise ValueError(f"signal must be above 0 and at most 1, got {self.signal}")
 
-    def fingerprint(self, data_dir) -> str:
+    def fingerprint(self, data_dir: Path | None) -> str:
         """Return "" since no file is read."""
         return ""
 
-    def data(self, seq_len: int, seed: int, data_dir) -> Splits:
+    def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
         """Return three parts, drawn from the seed alone. A share ``signal`` of each row are 1s and 2s."""
         rng = np.random.default_rng(seed)
 
