@@ -2,10 +2,11 @@
 
     python benchmarks/bucketing.py [mechanism] [pairs]
 
-The rows are random tokens whose lengths are log-normal, with the mean and deviation of IMDB's reviews in
-words (230 and 170), cut at 512. A pair is a training of one epoch with bucketed batches and one with any rows
-in a batch, from the same weights, in random order. Prints Markdown: the ratio of real tokens per second of
-training steps with its 95 % interval over pairs, and the padding with its range over shuffles.
+The rows are random tokens. Their lengths are log-normal with the mean and standard deviation of IMDB's
+reviews in words (230 and 170), truncated to 512. A pair is two trainings of one epoch from the same weights,
+in random order: one with bucketed batches, one with batches of any rows. The script prints Markdown: the
+ratio of real tokens per second of training steps with its 95 % confidence interval over pairs, and the share
+of padding with its range over shuffles.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import numpy as np
 import torch
 
 from effbench.common import registry
+from effbench.measured.data.examples import Examples, Splits
 from effbench.measured.models.history import History
 from effbench.measured.models.training import Objective, Recipe, train
-from effbench.measured.tasks.base import Classification, Examples, Splits
+from effbench.measured.tasks.base import Classification
 from effbench.records.analyse.statistics import ratio_interval
 
 ROWS, LONGEST, VOCABULARY = 640, 512, 4000
@@ -29,15 +31,16 @@ BATCH_SIZE, D_MODEL, HEADS = 16, 64, 4
 class Reviews(Classification):
     """Rows of random tokens as long as IMDB's reviews, with random labels."""
 
-    def __init__(self) -> None:
-        super().__init__(epochs=1, lr=1e-3, dropout=0.0, patience=1)
+    epochs: int = 1
+    dropout: float = 0.0
+    patience: int = 1
 
-    def check(self, data_dir: object) -> str:
-        """Nothing is read."""
+    def fingerprint(self, data_dir: object) -> str:
+        """Return "": no file is read."""
         return ""
 
     def data(self, seq_len: int, seed: int, data_dir: object) -> Splits:
-        """The rows, cut to their first ``seq_len`` tokens; a few of them are the other parts."""
+        """Return rows truncated to ``seq_len`` tokens; validation and test are the first four of them."""
         rng = np.random.default_rng(seed)
         variance = np.log1p((DEVIATION / MEAN) ** 2)
         drawn = rng.lognormal(np.log(MEAN) - variance / 2, np.sqrt(variance), size=ROWS)
@@ -50,7 +53,7 @@ class Reviews(Classification):
 
 
 def main() -> None:
-    """Measure and report."""
+    """Measure the pairs and print the report."""
     name = sys.argv[1] if len(sys.argv) > 1 else "fastformer"
     pairs = int(sys.argv[2]) if len(sys.argv) > 2 else 8
     torch.set_num_threads(1)
@@ -71,11 +74,11 @@ def main() -> None:
         print(f"| {words} | {padding} | {np.median([h.tokens_per_s for h in histories[bucketed]]):,.0f} |")
     speeds = {how: {i: [h.tokens_per_s] for i, h in enumerate(many)} for how, many in histories.items()}
     ratio, low, high = ratio_interval(speeds[True], speeds[False])
-    print(f"\nbucketed over any rows: {ratio:.2f} times the tokens/s (95 %: {low:.2f} to {high:.2f})")
+    print(f"\nbucketed over any rows: {ratio:.2f} times the tokens/s (95 % CI: {low:.2f} to {high:.2f})")
 
 
 def training(name: str, task: Reviews, splits: Splits, *, seed: int, bucketed: bool) -> History:
-    """One epoch in effbench's own loop."""
+    """Train for one epoch in effbench's own loop and return its history."""
     mechanism, options = registry.parse(name, "mechanism")
     kind = registry.load(registry.find(mechanism, "mechanism"))
     torch.manual_seed(seed)

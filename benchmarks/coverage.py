@@ -1,9 +1,10 @@
-"""Measure how often a later repetition falls into the printed interval, with repetitions of a small sweep.
+"""Measure the coverage of the printed intervals: the share of later repetitions whose median is inside.
 
     python benchmarks/coverage.py FOLDER [repetitions]
 
-measures into FOLDER/00, FOLDER/01, ... (existing records are kept) and prints Markdown. One mechanism is in
-the sweep under two names: the share of its pairs that differ significantly is the rate of false alarms.
+The script repeats a small sweep into FOLDER/00, FOLDER/01, ..., keeps complete repetitions that are there
+already, and prints Markdown. One mechanism is in the sweep under two names: the share of its pairs that
+differ significantly is the rate of false alarms.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ repeats = 5
 max_repeats = 5
 """
 TWINS = ("", "interaction=product")
-Samples = dict[int, list[float]]
+Configuration = tuple[str, str, int]  # mechanism, options, length
+Samples = dict[int, list[float]]  # times by repeat
 Interval = tuple[float, float, float]
 
 
 def main() -> None:
-    """Measure and report."""
+    """Measure the repetitions and print the report."""
     folder, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 32
     sweep = effbench.Sweep.from_toml(SWEEP, "coverage", "coverage")
     frames = []
@@ -57,11 +59,11 @@ def main() -> None:
 
 
 def report(frames: list[pd.DataFrame]) -> str:
-    """Return coverage by number of repeats and method, and false alarms between the twins, as Markdown."""
-    configurations = [_configurations(frame) for frame in frames]
+    """Return Markdown: the coverage by number of repeats and method, and the false alarms of the twins."""
+    repetitions = [_samples(frame) for frame in frames]
     others = pd.concat(frames)["others_cores"].mean()
     lines = [
-        f"{len(frames)} repetitions of {len(configurations[0])} configurations; "
+        f"{len(frames)} repetitions of {len(repetitions[0])} configurations; "
         f"{others:.2f} cores busy with other work.",
         "",
         "| repeats | method | next one inside | any later inside | half-width, median | 90th percentile |",
@@ -69,25 +71,30 @@ def report(frames: list[pd.DataFrame]) -> str:
     ]
     for repeats in (2, 3, 5):
         for name, method in (("printed", median_interval), ("bootstrap quantiles", _quantiles)):
-            lines.append(_row(configurations, repeats, name, method))
+            lines.append(_row(repetitions, repeats, name, method))
     alarms, pairs = 0, 0
-    for samples_of in configurations:
-        for key, samples in samples_of.items():
+    for repetition in repetitions:
+        for key, samples in repetition.items():
             if key[0] == "fastformer" and key[1] == TWINS[0]:
-                twin = samples_of["fastformer", TWINS[1], key[2]]
+                twin = repetition["fastformer", TWINS[1], key[2]]
                 first, second = ({r: s[r] for r in range(3)} for s in (samples, twin))
                 _, low, high = ratio_interval(first, second)
                 alarms, pairs = alarms + (not low <= 1 <= high), pairs + 1
-    lines += ["", f"One mechanism under two names, three repeats: different in {alarms} of {pairs} pairs."]
+    lines += [
+        "",
+        f"One mechanism under two names, three repeats: {alarms} of {pairs} differences are significant.",
+    ]
     return "\n".join(lines)
 
 
-def _row(configurations: list[dict], repeats: int, name: str, method: Callable[..., Interval]) -> str:
+def _row(
+    repetitions: list[dict[Configuration, Samples]], repeats: int, name: str, method: Callable[..., Interval]
+) -> str:
     following: list[bool] = []
     later: list[bool] = []
     widths: list[float] = []
-    for key in configurations[0]:
-        parts = [[samples_of[key][r] for r in range(repeats)] for samples_of in configurations]
+    for key in repetitions[0]:
+        parts = [[repetition[key][r] for r in range(repeats)] for repetition in repetitions]
         intervals = [method(part) for part in parts]
         centers = [interval[0] for interval in intervals]
         widths += [half_width(interval) for interval in intervals]
@@ -110,13 +117,12 @@ def _quantiles(repeats: list[list[float]]) -> Interval:
     return float(np.median([np.median(g) for g in groups])), float(low), float(high)
 
 
-def _configurations(raw: pd.DataFrame) -> dict[tuple[str, str, int], Samples]:
-    """Return the samples of each (mechanism, options, length) by repeat."""
-    samples_of: dict[tuple[str, str, int], Samples] = {}
+def _samples(raw: pd.DataFrame) -> dict[Configuration, Samples]:
+    samples: dict[Configuration, Samples] = {}
     for row in raw.itertuples():
         key = (str(row.mechanism), str(row.options), int(str(row.seq_len)))
-        samples_of.setdefault(key, {})[int(str(row.repeat))] = list(row.samples_time_s)
-    return samples_of
+        samples.setdefault(key, {})[int(str(row.repeat))] = list(row.samples_time_s)
+    return samples
 
 
 if __name__ == "__main__":
