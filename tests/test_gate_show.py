@@ -250,7 +250,7 @@ def test_what_sets_configurations_apart_is_in_their_names():
     assert len(set(names)) == 3
     assert all("batch_size" in name and "layers" not in name for name in names)
     assert names_of(report(compared("same"))) == ["fastformer forward at 512"]
-    assert rows.about.startswith("an encoder of 2 blocks, d_model 256")
+    assert rows.about.startswith("scope encoder, d_model 256, heads 16, layers 2")
 
 
 def cells(*verdicts: str, **more) -> Report:

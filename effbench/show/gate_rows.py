@@ -18,12 +18,11 @@ FIGURE_COLUMNS = ("mechanism", "mode", "N", "figure", "base", "head", "change", 
 TEXT_COLUMNS = ("mechanism", "mode", "figure", "verdict", "result")  # aligned to the left
 # Kinds of rows in the order of their sentences: verdicts, then outcomes of exact figures.
 KINDS = (*VERDICTS, "grew", "head lacks it", "base lacks it", "changed", "equal")
-# Fields that may set configurations apart beside mechanism, mode and length, and how they are written.
-_SHAPE = {
-    "scope": "{}", "batch_size": "batch {}", "d_model": "d_model {}", "heads": "{} heads", "layers": "",
-    "dtype": "{}", "device": "{}", "threads": "threads: {}", "allocator": "{} allocator", "task": "task {}",
-    "task_options": "{}",
-}  # fmt: skip
+# Fields that may set configurations apart beside mechanism, mode and length.
+_SHAPE = (
+    "scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads", "allocator", "task",
+    "task_options",
+)  # fmt: skip
 _NUMBERS = (
     "ratio", "low", "high", "error", "control_ratio", "control_low", "control_high", "threshold",
     "detectable", "base_s", "head_s", "rounds", "calls", "confirmed_in",
@@ -123,13 +122,8 @@ class _Names:
         return printable(cell.label) + self.apart(cell), cell.mode, units.length(cell.seq_len)
 
     def common(self) -> str:
-        """The shape that all configurations share: ``one attention layer, batch 1, ...``."""
-        known = dict(self._constant)
-        blocks = f" of {plural(int(known['layers']), 'block')}" if "layers" in known else ""
-        if "scope" in known:
-            encoder = known["scope"] == "encoder"
-            known["scope"] = f"an encoder{blocks}" if encoder else "one attention layer"
-        return ", ".join(filter(None, (_SHAPE[name].format(value) for name, value in known.items())))
+        """The shape that all configurations share: ``scope attention, batch_size 1, d_model 256, ...``."""
+        return ", ".join(f"{name} {value}" for name, value in self._constant.items())
 
 
 def _value(cell: Cell, name: str) -> str:
