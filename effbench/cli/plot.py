@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from effbench.cli.options import Folders, one_of, value
 from effbench.cli.printing import load_both
 from effbench.common.spec import UsageError
+from effbench.show.plots import KINDS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -19,8 +20,7 @@ def plot(
         str | None,
         value(
             "KIND,...",
-            "time, tokens, memory, flops, roofline, accuracy, tradeoff, bubble, curves, recall, figure2 or "
-            "ablation. Default: all.",
+            f"{', '.join(KINDS)}. Default: all.",
         ),
     ] = None,
     out: Annotated[
