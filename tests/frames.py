@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from effbench.common.spec import Cell, Record
+from effbench.common.spec import Cell, Mode, Option, Record, Status
 from effbench.records.store import raw_frame
 
 SIX = ("vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear")
 ORDER = {"vanilla": 2.0}
-ORIGIN = {"machine": {"name": "Test CPU, 2 cores, 8 GiB"}, "code": "0.1.0-aaaa-bbbb"}
+# (mechanism, mode, length): (status, reason)
+Failures = dict[tuple[str, str, int], tuple[Status, str]]
+ORIGIN: dict[str, Any] = {"machine": {"name": "Test CPU, 2 cores, 8 GiB"}, "code": "0.1.0-aaaa-bbbb"}
 
 
 def cost_records(
     mechanisms: Iterable[str] = SIX,
     lengths: Iterable[int] = (128, 256, 512, 1024, 2048, 4096),
     repeats: int = 3,
-    fail: dict[tuple[str, str, int], tuple[str, str]] | None = None,
-    modes: Iterable[str] = ("forward", "train"),
-    options: dict[str, object] | None = None,
+    fail: Failures | None = None,
+    modes: Iterable[Mode] = ("forward", "train"),
+    options: dict[str, Option] | None = None,
     noise: float = 0.02,
-    **shape: object,
+    **shape: Any,
 ) -> list[Record]:
     """time, memory and flops records; ``fail`` maps (mechanism, mode, length) to (status, reason)."""
     rng = np.random.default_rng(0)
@@ -50,7 +53,8 @@ def cost_records(
                             repeat=repeat,
                             **shape,
                         )
-                        samples, values = {}, {}
+                        samples: dict[str, tuple[float, ...]] = {}
+                        values: dict[str, int] = {}
                         if status == "ok":
                             values = {"parameters": 1000, **measured.get(probe, {})}
                         if status == "ok" and probe == "time":

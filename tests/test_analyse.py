@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,8 +48,8 @@ def test_the_interval_holds_the_median_and_is_the_same_every_time(repeats):
 
 def test_differences_between_processes_widen_the_interval():
     rng = np.random.default_rng(0)
-    alike = [rng.normal(1.0, 0.01, 50) for _ in range(5)]
-    apart = [rng.normal(mean, 0.01, 50) for mean in (0.9, 0.95, 1.0, 1.05, 1.1)]
+    alike = [list(rng.normal(1.0, 0.01, 50)) for _ in range(5)]
+    apart = [list(rng.normal(mean, 0.01, 50)) for mean in (0.9, 0.95, 1.0, 1.05, 1.1)]
     width = {
         name: median_interval(r)[2] - median_interval(r)[1]
         for name, r in (("alike", alike), ("apart", apart))
@@ -230,7 +231,11 @@ def test_one_score_without_counts_has_no_interval():
     assert "accuracy" in summarise(records.drop(columns="accuracy"))
 
 
-CEILING = {"peak_flops_per_s": 1e11, "bandwidth_at_bytes": [1e6, 1e8], "bandwidth_bytes_per_s": [1e11, 1e10]}
+CEILING: dict[str, Any] = {
+    "peak_flops_per_s": 1e11,
+    "bandwidth_at_bytes": [1e6, 1e8],
+    "bandwidth_bytes_per_s": [1e11, 1e10],
+}
 
 
 def test_the_roof_is_the_peak_or_the_bandwidth_of_the_footprint():

@@ -38,7 +38,9 @@ def here(monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             cli.main()
         printed = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code or 0, printed.out, printed.err)
+        code = ended.value.code or 0
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(arguments, code, printed.out, printed.err)
 
     return command
 
@@ -134,6 +136,7 @@ def test_without_a_command_the_help_is_printed(here):
 
 def test_every_command_is_registered_with_a_help_text():
     group = typer.main.get_command(cli.app)
+    assert isinstance(group, cli.Commands)
     for name in cli.COMMANDS:
         command = group.get_command(None, name)
         assert command.name == name

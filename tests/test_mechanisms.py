@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -25,12 +26,13 @@ from baselines.attention.nystromformer import Nystromformer
 from baselines.attention.performer import Performer
 from baselines.attention.poolingformer import Poolingformer
 from baselines.attention.vanilla import Vanilla
-from effbench import Unsupported
+from effbench import Mechanism, Unsupported
 from effbench.common import registry
 from effbench.measured.probes.flops import count_work
 from effbench.measured.probes.memory import saved_bytes
 
-FORMS = [
+Forms = list[tuple[type[Mechanism], dict[str, Any]]]
+FORMS: Forms = [
     (Vanilla, {}),
     (Vanilla, {"causal": True}),
     *[(Fastformer, {"sharing": sharing}) for sharing in ("none", "query-value", "layer-wise", "head-wise")],
@@ -77,7 +79,7 @@ FORMS = [
     (Luna, {"length": 64}),
 ]
 # Options at the ends of their ranges, and dense implementations: for the laws of counts and the reference.
-ENDS = [
+ENDS: Forms = [
     (Vanilla, {"implementation": "dense"}),
     (Vanilla, {"implementation": "dense", "causal": True}),
     (Linformer, {"k": 1}),
@@ -164,7 +166,7 @@ def equals_its_reference(module, n, *, batch, masked):
             assert not any(grad.any() for grad in (found, value) if grad is not None), name
             continue
         torch.testing.assert_close(
-            found, value, rtol=1e-8, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}"
+            found, value, rtol=1e-8, atol=1e-9, msg=functools.partial("{}: {}".format, name)
         )
 
 
@@ -591,8 +593,8 @@ def test_fastformer_by_hand():
     """Two tokens, one head, width 1, every weight 1: equations (3) to (6) on paper."""
     module = Fastformer(1, 1, max_len=2).double()
     with torch.no_grad():
-        for p in module.parameters():
-            p.fill_(1.0)
+        for parameter in module.parameters():
+            parameter.fill_(1.0)
         module.transform.bias.zero_()
     a, b = 0.5, -1.0
     x = torch.tensor([[[a], [b]]], dtype=torch.float64)

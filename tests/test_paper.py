@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,9 @@ def trained(
     rng = np.random.default_rng(0)
     records = []
     for record in accuracy_records(mechanisms, lengths, seeds, task):
-        score = record.values["accuracy"] + noise * rng.normal()
+        accuracy = record.values["accuracy"]
+        assert isinstance(accuracy, float)
+        score = accuracy + noise * rng.normal()
         values = {**record.values, "accuracy": score, "test_macro_f1": 0.9 * score, "train_examples": 2000}
         cell = dataclasses.replace(record.cell, options=options) if options else record.cell
         records.append(dataclasses.replace(record, cell=cell, values=values))
@@ -143,7 +146,7 @@ def test_the_transformer_has_its_own_length_or_all_have_one():
     assert one(paper.compare_scores("table4", some), "Linear Transformer")["seq_len"] == 256
 
 
-def _rows(frame: pd.DataFrame) -> list:
+def _rows(frame: pd.DataFrame) -> list[Any]:
     return list(frame.rename(columns={"name": "name_"}).itertuples())
 
 
@@ -408,7 +411,7 @@ def test_a_run_is_compared_with_the_paper(monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert not ended.value.code
-        return capsys.readouterr().out
+        return str(capsys.readouterr().out)
 
     grid = """
 [[grid]]

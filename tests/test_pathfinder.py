@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ with_samples = pytest.mark.skipif(
 
 
 @cache
-def drawn(contour: str, side: int = 32) -> Drawn:
+def drawn(contour: Literal["baseline", "intermediate", "hard"], side: int = 32) -> Drawn:
     return draw(shape_of(side, contour), np.random.default_rng(20))
 
 
@@ -182,9 +184,7 @@ def statistics(pixels: np.ndarray) -> dict[str, np.ndarray]:
         "mean": levels.mean(axis=(1, 2)),
         "lit": lit.sum(axis=(1, 2)),
         "discs": np.array([len(centres) for centres in where]),
-        "distance": np.array(
-            [np.hypot(*np.subtract(*centres)) if len(centres) == 2 else 0 for centres in where]
-        ),
+        "distance": np.array([math.dist(*centres) if len(centres) == 2 else 0 for centres in where]),
         "row": (lit.sum(axis=2) * rows).sum(axis=1) / lit.sum(axis=(1, 2)),
         "column": (lit.sum(axis=1) * rows).sum(axis=1) / lit.sum(axis=(1, 2)),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -492,7 +493,7 @@ def test_without_its_library_an_adapter_is_unsupported_and_says_how_to_get_it(na
     if None not in registry.versions(plugin).values():
 
         def absent(library):
-            raise registry.PackageNotFoundError(library)
+            raise PackageNotFoundError(library)
 
         monkeypatch.setattr(registry, "version", absent)
     record = measured(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from effbench.common.spec import MIN_SAMPLES
 from effbench.measured.probes.flops import count_flops, count_work
 from effbench.measured.probes.memory import EVENTS, peak_bytes
-from effbench.measured.probes.time import MAX_SAMPLES, MIN_SAMPLE_S, MIN_SAMPLES, sample_seconds
+from effbench.measured.probes.time import MAX_SAMPLES, MIN_SAMPLE_S, sample_seconds
 
 
 class Clock:
@@ -220,15 +223,20 @@ def test_recurrent_layers_count_as_their_steps(kind):
 
 def test_train_is_forward_and_both_gradients_whatever_the_product():
     x, weight = torch.randn(2, 6, 8, requires_grad=True), torch.randn(6, 3, 3, requires_grad=True)
-    for call in (
+    calls: list[Callable[[], torch.Tensor]] = [
         lambda: F.conv1d(x, weight[:, :, :1].expand(-1, 3, -1), groups=2),
         lambda: F.conv_transpose1d(x, weight, groups=2),
         lambda: x @ weight[:1, :1].expand(2, 8, 3),
         lambda: torch.nn.functional.scaled_dot_product_attention(x[None], x[None], x[None], dropout_p=0.5),
-    ):
+    ]
+
+    def trained(call):
+        call().sum().backward()
+
+    for call in calls:
         forward = count_flops(call)
         assert forward > 0
-        assert count_flops(lambda call=call: call().sum().backward()) == 3 * forward
+        assert count_flops(partial(trained, call)) == 3 * forward
 
 
 def test_autocast_changes_no_count():

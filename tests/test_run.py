@@ -291,7 +291,9 @@ def test_killed_and_run_again_loses_nothing_and_repeats_nothing(tmp_path):
     for name in ("accuracy", "test_macro_f1", "test_correct", "best_epoch", "epochs", "padding_share"):
         assert parts.values[name] == whole.values[name], name
     assert len(parts.samples["step_s"]) == len(whole.samples["step_s"]) == 200
-    assert parts.values["train_seconds"] > sum(parts.samples["step_s"])
+    train_seconds = parts.values["train_seconds"]
+    assert isinstance(train_seconds, float)
+    assert train_seconds > sum(parts.samples["step_s"])
     assert not checkpoint.parent.exists()
 
 
@@ -376,6 +378,7 @@ def test_only_trainings_are_told_a_place_for_a_checkpoint(tmp_path):
         if job.cell.probe != "accuracy":
             assert job.checkpoint is None
             continue
+        assert job.checkpoint is not None
         path = Path(job.checkpoint)
         assert path.is_absolute(), "the process that trains may stand elsewhere"
         assert path.resolve() == (tmp_path / "out" / "checkpoints" / f"{job.cell.key}.pt").resolve()
@@ -475,14 +478,13 @@ def test_a_budget_ends_refining_without_a_trace(tmp_path):
     fake = Fake(noise={"linear": 0.1})
     noisy = FEW.override({"max_repeats": 9, "probe": "time"})
     run(noisy, tmp_path / "a", executor=fake)
-    limited = Fake(noise={"linear": 0.1})
-    real = limited.run
 
-    def slow(job, progress):
-        time.sleep(0.02)
-        return replace(real(job, progress), seconds=0.02)
+    class Slow(Fake):
+        def run(self, job, progress):
+            time.sleep(0.02)
+            return replace(super().run(job, progress), seconds=0.02)
 
-    limited.run = slow
+    limited = Slow(noise={"linear": 0.1})
     frame = run(replace(noisy, budget_s=0.6), tmp_path / "b", executor=limited)
     assert len(limited.ran) < len(fake.ran)
     assert set(frame.status) <= {"ok", "interrupted"}
@@ -509,11 +511,13 @@ def test_the_ceiling_is_measured_once_and_stands_in_the_records_of_flops(tmp_pat
         assert row.arithmetic_intensity == row.seq_len
         assert row.roof_flops_per_s == min(1e11, row.seq_len * 1e10)
         assert row.roof_share == pytest.approx(row.flops / row.time_s / row.roof_flops_per_s)
-    loud = Ceiling()
-    quiet_run = loud.run
-    loud.run = lambda job, progress: replace(
-        quiet_run(job, progress), machine={"name": machine.name(), "others_cores": 1.2}
-    )
+
+    class Loud(Ceiling):
+        def run(self, job, progress):
+            record = super().run(job, progress)
+            return replace(record, machine={"name": machine.name(), "others_cores": 1.2})
+
+    loud = Loud()
     frame = run(whole.override({"d_model": "32", "dtype": "bfloat16"}), tmp_path / "loud", executor=loud)
     assert frame["roof_share"].isna().all()
     assert [job.cell.probe for job in loud.ran].count("ceiling") == 3

@@ -6,12 +6,13 @@ import io
 import itertools
 import json
 from functools import cache
+from typing import Any
 
 import frames
 import numpy as np
 import pandas as pd
 import pytest
-from frames import SIX, accuracy_records, cost_records, raw
+from frames import SIX, Failures, accuracy_records, cost_records, raw
 from rich.console import Console
 
 from effbench.common.spec import UsageError
@@ -24,7 +25,7 @@ from effbench.show.complexity_tables import complexity_blocks
 from effbench.show.look import NothingToDraw, looks
 from effbench.show.overview import fastest, in_words, overview
 
-FAILS = {
+FAILS: Failures = {
     ("vanilla", "train", 4096): ("oom", "out of memory within 1 GiB"),
     ("bigbird", "forward", 2048): ("timeout", "still running after 60 s"),
     ("linear", "train", 128): ("crashed", "SIGSEGV"),
@@ -67,7 +68,7 @@ draw = plots.draw
 
 
 @cache  # the figures are only looked at
-def figures(name: str, kind: str) -> dict:
+def figures(name: str, kind: str) -> dict[str, Any]:
     return dict(draw(summary(name), RAWS[name], kind))
 
 
@@ -242,7 +243,7 @@ def test_each_failure_is_a_cross_at_the_upper_edge():
 
 
 def test_a_mechanism_looks_the_same_in_every_picture_and_differs_from_the_others():
-    looks: dict[str, set] = {}
+    looks: dict[str, set[Any]] = {}
     for kind in ("time", "memory"):
         (figure,) = figures("twelve", kind).values()
         for axes in figure.axes:
@@ -265,7 +266,9 @@ def test_growth_beyond_what_is_declared_is_in_the_legend():
     records = raw(cost_records(("vanilla", "linear"), modes=("forward",), noise=0.002))
     records["declared_order"] = "N"
     ((_, figure),) = plots.draw(summarise(records), records, "time")
-    labels = {t.get_text().split("  ")[0]: t.get_text() for t in figure.axes[0].get_legend().get_texts()}
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    labels = {t.get_text().split("  ")[0]: t.get_text() for t in legend.get_texts()}
     assert labels["vanilla"].endswith("(declared N)")
     assert "declared" not in labels["linear"]
 
@@ -309,7 +312,7 @@ def test_the_fastest_stays_the_fastest_when_another_probe_of_it_failed():
 
 
 def test_a_length_that_nobody_reached_is_not_bridged():
-    fails = {(m, "forward", 256): ("crashed", "no") for m in ("vanilla", "fastformer")}
+    fails: Failures = {(m, "forward", 256): ("crashed", "no") for m in ("vanilla", "fastformer")}
     records = cost_records(
         ("vanilla", "fastformer"), (128, 256, 512), fail=fails, modes=("forward",), noise=0.0
     )
@@ -329,7 +332,9 @@ def test_long_labels_are_shown_whole():
 
 
 def test_a_line_break_in_a_value_cannot_leave_a_latex_comment():
-    fails = {("vanilla", mode, n): ("crashed", "a\nb") for mode in ("forward", "train") for n in (128, 256)}
+    fails: Failures = {
+        ("vanilla", mode, n): ("crashed", "a\nb") for mode in ("forward", "train") for n in (128, 256)
+    }
     latex = tables.render(summarise(raw(cost_records(("vanilla",), (128, 256), fail=fails))), "latex")
     assert "% reason: a b" in latex.splitlines()
 
@@ -338,7 +343,7 @@ def test_a_measured_value_has_no_cross_and_a_failed_panel_stays():
     frame = without("time", "fastformer")
     ((_, figure),) = plots.draw(summarise(frame), frame, "memory")
     assert not [line for axes in figure.axes for line in axes.lines if line.get_marker() == "x"]
-    fails = {("vanilla", "train", n): ("oom", "no") for n in (128, 256)}
+    fails: Failures = {("vanilla", "train", n): ("oom", "no") for n in (128, 256)}
     frame = raw(cost_records(("vanilla",), (128, 256), fail=fails))
     ((_, figure),) = plots.draw(summarise(frame), frame, "time")
     assert [axes.get_title() for axes in figure.axes] == ["forward", "train"]
@@ -365,15 +370,12 @@ def test_noisy_times_are_marked_in_tables_and_hollow_in_plots():
     assert text.count("~") == 4, "in the cell and in the sentence, forward and train"
     assert "linear at 512: slows down by 30 % while it runs" in text
     ((_, figure),) = plots.draw(rows, frame, "time")
-    hollow = [
-        c for axes in figure.axes for c in axes.collections if len(c.get_facecolor()) and c.get_offsets().size
-    ]
-    assert [c.get_offsets()[:, 0].tolist() for c in hollow if c.get_offsets().shape[1] == 2].count(
-        [512.0]
-    ) == 2
+    filled = [c for axes in figure.axes for c in axes.collections if len(c.get_facecolor())]
+    offsets = [np.asarray(c.get_offsets()) for c in filled]
+    assert [xy[:, 0].tolist() for xy in offsets if xy.size and xy.shape[1] == 2].count([512.0]) == 2
 
 
-CEILING = {
+CEILING: dict[str, Any] = {
     "peak_flops_per_s": 1e14,
     "samples_bandwidth_at_bytes": [1e6, 1e9],
     "samples_bandwidth_bytes_per_s": [1e13, 1e12],
@@ -403,7 +405,7 @@ def test_the_roofline_shows_every_point_under_its_roof():
         assert set(SIX) <= set(drawn)
         low, high = axes.get_ylim()
         for mechanism in SIX:
-            points = drawn[mechanism].get_ydata()
+            points = np.asarray(drawn[mechanism].get_ydata())
             assert len(points) == 3
             assert (low < points).all()
             assert (points < high).all()
@@ -481,7 +483,9 @@ def test_an_exponent_that_noise_hides_is_not_printed():
     assert row.statement == "vanilla, forward: too noisy to estimate the growth from 128 to 512"
     assert "too noisy" in as_text(complexity_blocks(frame), "markdown")
     ((_, figure),) = plots.draw(summarise(frame), frame, "time")
-    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["vanilla"]
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["vanilla"]
 
 
 def test_one_length_is_drawn_as_dots_with_intervals_and_priors_as_rows():

@@ -166,7 +166,12 @@ def test_encoder_shares_one_mechanism_when_asked():
     assert parameters(MaskedMean, 3) - parameters(Shared, 3) == 2 * own
     assert parameters(MaskedMean, 1) == parameters(Shared, 1)
     made = []
-    Encoder(lambda: made.append(1) or Shared(8, 2, max_len=32), d_model=8, layers=3)
+
+    def recorded():
+        made.append(Shared(8, 2, max_len=32))
+        return made[-1]
+
+    Encoder(recorded, d_model=8, layers=3)
     assert len(made) == 1
 
 
@@ -418,7 +423,7 @@ class Killed(BaseException):
     """Nothing may catch it: as good as SIGKILL inside one process."""
 
 
-def numbers(model, history):
+def numbers(model, history) -> str:
     """All that does not depend on the clock, and the weights, as text in which every bit counts."""
     timed = {"step_s", "evaluation_s", "resumed"}
     kept = {k: v for k, v in asdict(history).items() if "second" not in k and k not in timed}

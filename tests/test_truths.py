@@ -179,9 +179,9 @@ def report(folder: Path) -> str:
                    repeats="2", max_repeats="2")  # fmt: skip
     fitted = exponents(raw, "time_s").set_index("options")["exponent"]
     for power, logs, declared in GROWN:
-        truth = Growth.parse(declared).exponent(LENGTHS)
+        expected = Growth.parse(declared).exponent(LENGTHS)
         name = f"logs={logs},power={power},us=300"
-        lines.append(f"{f'Busy, {declared}':<30} {'exponent':<16} {truth:>12.3f} {fitted[name]:>14.3f}")
+        lines.append(f"{f'Busy, {declared}':<30} {'exponent':<16} {expected:>12.3f} {fitted[name]:>14.3f}")
     return "\n".join(lines)
 
 
