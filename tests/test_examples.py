@@ -26,10 +26,10 @@ def example(name: str) -> ModuleType:
     return module
 
 
-def sweep(tmp_path: Path, mechanism: str) -> effbench.Sweep:
+def sweep(tmp_path: Path, mechanism: str, probe: str) -> effbench.Sweep:
     file = tmp_path / "mine.toml"
     file.write_text(
-        f'name = "mine"\n[[grid]]\nmechanism = ["{mechanism}"]\nprobe = ["time", "flops"]\n'
+        f'name = "mine"\n[[grid]]\nmechanism = ["{mechanism}"]\nprobe = ["{probe}"]\nmode = ["forward"]\n'
         "seq_len = [64, 128]\nd_model = 32\nheads = 2\nrepeats = 1\nseconds = 0.01\nthreads = 1\n"
     )
     return effbench.Sweep.load(file)
@@ -44,11 +44,10 @@ def test_the_mechanism_passes_the_audit(causal):
 
 def test_the_mechanism_runs_in_a_sweep(tmp_path):
     frame = effbench.run(
-        sweep(tmp_path, f"{EXAMPLES}/mechanism.py:MeanGate"), tmp_path / "out", executor=InlineExecutor()
+        sweep(tmp_path, f"{EXAMPLES}/mechanism.py:MeanGate", "flops"), tmp_path / "out", executor=InlineExecutor()
     )
     assert set(frame["status"]) == {"ok"}
-    forward = frame[frame["mode"] == "forward"].set_index("seq_len")["flops"]
-    assert dict(forward) == {n: 2 * 2 * n * 32**2 for n in (64, 128)}
+    assert dict(frame.set_index("seq_len")["flops"]) == {n: 2 * 2 * n * 32**2 for n in (64, 128)}
 
 
 class CrashesFirst(InlineExecutor):
@@ -66,7 +65,7 @@ class CrashesFirst(InlineExecutor):
 
 def test_the_executor_measures_a_sweep(tmp_path):
     executor = example("executor").RetryOnce(CrashesFirst())
-    frame = effbench.run(sweep(tmp_path, "linear"), tmp_path / "out", executor=executor)
+    frame = effbench.run(sweep(tmp_path, "linear", "time"), tmp_path / "out", executor=executor)
     assert set(frame["status"]) == {"ok"}
     assert executor.retried == len(executor.inner.tried) > 0
 
