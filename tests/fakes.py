@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from effbench.common import machine
 from effbench.common.spec import Job, Record
 
@@ -9,7 +11,12 @@ from effbench.common.spec import Job, Record
 class Fake:
     """Answers from a table of failures, (mechanism, mode, length) -> (status, reason), and counts."""
 
-    def __init__(self, fails: dict | None = None, interrupt_at: int | None = None, noise: dict | None = None):
+    def __init__(
+        self,
+        fails: dict[Any, Any] | None = None,
+        interrupt_at: int | None = None,
+        noise: dict[str, float] | None = None,
+    ):
         self.fails = fails or {}
         self.noise = noise or {}
         self.interrupt_at = interrupt_at

@@ -264,6 +264,8 @@ class Remembers(Clean):
 
 
 class CountsCalls(Clean):
+    calls: torch.Tensor
+
     def __init__(self, d_model, heads, *, max_len, causal=False):
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.register_buffer("calls", torch.zeros(()))

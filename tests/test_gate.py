@@ -25,7 +25,7 @@ from effbench.common.spec import Cell, UsageError
 from effbench.gate import judge as judging
 from effbench.gate.checkout import Tree
 from effbench.gate.decide import Plan, Round
-from effbench.gate.judge import CONFIRMATION, Track
+from effbench.gate.judge import CONFIRMATION, Nurseries, Track
 from effbench.gate.lockstep import CellFailed, play
 from effbench.gate.report import Report
 from effbench.gate.settings import read
@@ -167,7 +167,7 @@ def test_what_is_broken_fails_without_strict_and_is_in_every_output(repository, 
     said = " ".join(done.stdout.split())
     assert "the head cannot run fails.py:Mine forward at 64; the head lacks lost.py:Mine" in said
     assert said.endswith("the base cannot run base_fails.py:Mine forward at 64")
-    errors = [each.get("type") for each in ET.parse(repository / "found.xml").getroot().iter("error")]
+    errors = [each.attrib["type"] for each in ET.parse(repository / "found.xml").getroot().iter("error")]
     assert sorted(errors) == sorted(wanted.values())
     assert all(f"**{verdict}**" in summary.read_text() for verdict in wanted.values())
     assert "base-failed" in (repository / "found.svg").read_text()
@@ -326,7 +326,7 @@ def test_an_output_that_may_not_be_written_is_refused_before_anything_starts(tmp
     if exists:
         path.touch()
     asked = path if exists else tmp_path
-    monkeypatch.setattr(outputs.os, "access", lambda place, mode: (Path(place), mode) != (asked, os.W_OK))
+    monkeypatch.setattr(os, "access", lambda place, mode: (Path(place), mode) != (asked, os.W_OK))
     with pytest.raises(UsageError, match="--json .*gate.json': this user may not write there"):
         outputs.check_outputs({"json": path})
     outputs.check_outputs({"json": Path("-"), "plot": None})
@@ -369,10 +369,11 @@ def test_turns_find_what_the_head_does_longer_and_blame_the_side_that_fails(repo
 # The loop, with rounds that are made up: no worker, and a clock that only the rounds move.
 
 
-class NURSERIES:
+class NoNurseries(Nurseries):
     """None is needed."""
 
-    next = staticmethod(lambda: None)
+    def next(self):
+        return None
 
 
 def made(rng, ratio, spread=0.004, again=1.0):
@@ -439,7 +440,7 @@ def test_the_budget_is_kept_and_its_cost_told(monkeypatch, tmp_path):
         tree,
         tree,
         cells,
-        NURSERIES,
+        NoNurseries(),
         100.0,
         3.0,
         random.Random(0),
@@ -472,7 +473,7 @@ def test_a_cell_that_fails_while_it_is_timed_leaves_the_others(monkeypatch, tmp_
         tree,
         tree,
         cells,
-        NURSERIES,
+        NoNurseries(),
         120.0,
         1.0,
         random.Random(0),

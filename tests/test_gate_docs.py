@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from effbench.gate.exact import FIGURES
 from effbench.gate.report import VERDICTS
-from effbench.gate.settings import EXACT, KEYS, GateSettings, read
+from effbench.gate.settings import KEYS, GateSettings, read
 
 TEXT = (Path(__file__).parent.parent / "docs" / "gate.md").read_text(encoding="utf-8")
 SETTINGS = TEXT[TEXT.index("## Settings") :]
@@ -22,18 +24,18 @@ def block(language: str) -> str:
     return match[1]
 
 
-def workflow() -> dict:
+def workflow() -> dict[str, Any]:
     """The workflow as parsed; YAML 1.1 reads its key ``on`` as true."""
     yaml = pytest.importorskip("yaml", reason="needs a YAML parser (pip install pyyaml)")
     data = yaml.safe_load(block("yaml"))
     return {"on" if key is True else key: value for key, value in data.items()}
 
 
-def steps() -> list[dict]:
-    return workflow()["jobs"]["gate"]["steps"]
+def steps() -> list[dict[str, Any]]:
+    return list(workflow()["jobs"]["gate"]["steps"])
 
 
-def step(text: str) -> dict:
+def step(text: str) -> dict[str, Any]:
     """The one step that uses or runs this."""
     matching = [each for each in steps() if text in each.get("uses", "") or text in each.get("run", "")]
     assert len(matching) == 1, f"{len(matching)} steps have {text!r}"
@@ -58,10 +60,13 @@ def options_named() -> set[str]:
 def options_of(command: str) -> set[str] | None:
     """The options that a command of the CLI has, or None if there is no such command."""
     import typer
+    from typer.core import TyperGroup
 
     from effbench.cli.app import app
 
-    parsed = typer.main.get_command(app).get_command(None, command)
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    parsed = group.get_command(typer.Context(group), command)
     if parsed is None:
         return None
     return {name for parameter in parsed.params for name in (*parameter.opts, *parameter.secondary_opts)}
@@ -73,7 +78,7 @@ def test_the_settings_shown_are_read(tmp_path):
     defaults = GateSettings(axes={})
     assert settings.axes["mechanism"] == ("attn.py:MyAttention", "fastformer:interaction=add")
     assert (settings.threshold, settings.floor_s, settings.error) == (0.05, 1e-5, 0.01)
-    assert (settings.budget_s, set(settings.exact)) == (180, set(EXACT) - {"ops"})
+    assert (settings.budget_s, set(settings.exact)) == (180, set(FIGURES) - {"ops"})
     assert settings.exact["peak_bytes"] == 0.02
     assert [each.threshold for each in settings.overrides] == [0.1]
     assert settings != defaults
@@ -95,7 +100,7 @@ def test_the_table_has_every_key_once_and_its_default(tmp_path):
 
 def test_every_exact_figure_is_named():
     row = next(line for line in TEXT.splitlines() if line.startswith("| `exact` |"))
-    assert all(f"`{name}`" in row for name in EXACT)
+    assert all(f"`{name}`" in row for name in FIGURES)
 
 
 def test_every_verdict_and_every_exit_code_is_explained():

@@ -92,7 +92,7 @@ def label(name):
 def test_harmless_rewrites_pass_and_what_really_grows_does_not(tmp_path):
     """One gate over all of them."""
     base, head = tmp_path / "base", tmp_path / "head"
-    texts = {}
+    texts: dict[str, tuple[str, ...]] = {}
     for name, replacements in (HARMLESS | GROWN).items():
         rewritten = SOURCE
         for old, new in replacements:
@@ -120,6 +120,8 @@ def test_harmless_rewrites_pass_and_what_really_grows_does_not(tmp_path):
     assert failing == {*GROWN, "copies fastformer"}
     for name in ("views", "other words"):
         ops = figures[label(name), "ops"]
+        assert ops.base is not None
+        assert ops.head is not None
         assert ops.head > ops.base, "it is shown, and passes"
 
 

@@ -16,6 +16,7 @@ import repositories
 from repositories import everything, git
 
 import effbench
+from effbench.common.processes import environment
 from effbench.common.spec import UsageError
 from effbench.gate import git as ours
 from effbench.gate.checkout import checked_out, working_tree
@@ -95,9 +96,9 @@ def test_what_git_hands_to_hooks_is_dropped_and_its_settings_are_kept(monkeypatc
     assert settings < set(listed)
     for name in (*listed, "GIT_CONFIG_KEY_0", "GIT_CONFIG_VALUE_0", "GIT_SSH_COMMAND"):
         monkeypatch.setenv(name, "x")
-    left = {name for name in ours.environment() if name in listed}
+    left = {name for name in environment() if name in listed}
     assert left == settings
-    assert {"GIT_CONFIG_KEY_0", "GIT_CONFIG_VALUE_0", "GIT_SSH_COMMAND", "PATH"} <= set(ours.environment())
+    assert {"GIT_CONFIG_KEY_0", "GIT_CONFIG_VALUE_0", "GIT_SSH_COMMAND", "PATH"} <= set(environment())
 
 
 def test_a_base_holds_what_git_would_check_out(repository, tmp_path):
@@ -495,7 +496,9 @@ def working_tree_of(folder):
     from effbench.gate.checkout import Tree
 
     own = ours.find(folder)
-    return Tree(root=folder, label="working tree", commit=own.commit("HEAD"), dirty=True, repository=own)
+    head = own.commit("HEAD")
+    assert head is not None
+    return Tree(root=folder, label="working tree", commit=head, dirty=True, repository=own)
 
 
 # Killed.

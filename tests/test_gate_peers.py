@@ -21,6 +21,8 @@ PLACE = Path(__file__).parents[1] / "benchmarks" / "gate_peers.py"
 
 def load():
     spec = importlib.util.spec_from_file_location("gate_peers", PLACE)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["gate_peers"] = module  # its dataclasses look themselves up
     spec.loader.exec_module(module)

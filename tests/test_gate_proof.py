@@ -17,6 +17,8 @@ PLACE = Path(__file__).parents[1] / "benchmarks"
 def gate_proof(monkeypatch):
     monkeypatch.syspath_prepend(str(PLACE))
     spec = importlib.util.spec_from_file_location("gate_proof", PLACE / "gate_proof.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["gate_proof"] = module
     spec.loader.exec_module(module)

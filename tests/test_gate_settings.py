@@ -6,16 +6,17 @@ import json
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from effbench.common.spec import Cell, UsageError
+from effbench.common.spec import Cell, Mode, UsageError
 from effbench.common.values import parse_time_s
-from effbench.gate.exact import DEFAULTS
-from effbench.gate.settings import EXACT, KEYS, GateSettings, Override, read, unused
+from effbench.gate.exact import DEFAULTS, FIGURES
+from effbench.gate.settings import KEYS, GateSettings, Override, read, unused
 from effbench.sweep.axes import read_axis
 from effbench.sweep.sweep import Sweep
 
@@ -39,13 +40,13 @@ threshold = "10%"
 ONE = 'mechanism = "vanilla"\n'
 
 
-def own(folder: Path, text: str, flags: dict | None = None) -> GateSettings:
+def own(folder: Path, text: str, flags: dict[str, Any] | None = None) -> GateSettings:
     """The settings from a file of its own."""
     (folder / "gate.toml").write_text(text)
     return read(folder, folder / "gate.toml", flags or {})
 
 
-def cell(mechanism: str = "vanilla", seq_len: int = 512, mode: str = "forward", **options) -> Cell:
+def cell(mechanism: str = "vanilla", seq_len: int = 512, mode: Mode = "forward", **options) -> Cell:
     return Cell(mechanism=mechanism, options=options, probe="time", seq_len=seq_len, mode=mode)
 
 
@@ -330,7 +331,7 @@ def test_a_file_that_is_asked_for_has_to_be_there(tmp_path):
 
 
 def test_a_gate_that_would_look_at_nothing_is_refused(tmp_path):
-    off = dict.fromkeys(EXACT, False)
+    off = dict.fromkeys(FIGURES, False)
     with pytest.raises(UsageError, match="nothing to compare"):
         own(tmp_path, ONE, {"time": False, "exact": off})
     assert own(tmp_path, ONE, {"exact": off}).exact == {}
@@ -428,7 +429,7 @@ TIMES = st.integers(1, 10**6).map(lambda n: f"{n}us")
             "budget": TIMES,
             "time": st.booleans(),
             "exact": st.dictionaries(
-                st.sampled_from(EXACT[1:]), st.one_of(st.booleans(), st.floats(0.01, 0.9))
+                st.sampled_from(FIGURES[1:]), st.one_of(st.booleans(), st.floats(0.01, 0.9))
             ),
         },
     )

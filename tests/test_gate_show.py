@@ -8,35 +8,37 @@ import math
 import re
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from effbench.common.spec import Cell
-from effbench.gate.report import VERDICTS, Comparison, Figure, Report
+from effbench.common.spec import Cell, Mode
+from effbench.gate.report import VERDICTS, Comparison, Figure, Report, Verdict
 from effbench.show import plots
 from effbench.show.gate_plot import LOOKS, forest
 from effbench.show.gate_rows import COLUMNS, FIGURE_COLUMNS, printable, rows_of
 from effbench.show.gate_tables import gate_tables, junit, markdown
 from effbench.show.look import NothingToDraw
 
-UNTIMED = ("new", "gone", "failed", "base-failed")
+UNTIMED: tuple[Verdict, ...] = ("new", "gone", "failed", "base-failed")
 LONG = "my_package.attention.mechanisms:AVeryLongNameOfAMechanism"
 # what a format could take for its own: separators, markup, controls, lone surrogates, what turns the writing
 NASTY = "|\\`*_[]<>&\"'$~#-=:/ \n\r\t\x00\x0b\x1b\x7f\x85\u2028\u202e\u200b\ufffe\ud800é漢😀"
 texts = st.text(st.one_of(st.sampled_from(NASTY), st.characters(max_codepoint=0x2FFF)), max_size=40)
 
 
-def cell(name: str = "fastformer", n: int = 512, mode: str = "forward", **more: object) -> Cell:
+def cell(name: str = "fastformer", n: int = 512, mode: Mode = "forward", **more: Any) -> Cell:
     return Cell(mechanism=name, probe="time", mode=mode, seq_len=n, **more)
 
 
 def compared(
-    verdict: str, where: Cell | None = None, *, ratio: float = 1.0, half: float = 0.02, **more
+    verdict: Verdict, where: Cell | None = None, *, ratio: float = 1.0, half: float = 0.02, **more
 ) -> Comparison:
     numbers = {} if verdict in UNTIMED else {
         "ratio": ratio, "low": ratio / (1 + half), "high": ratio * (1 + half), "error": 0.000625,
@@ -50,7 +52,7 @@ def compared(
 def figure(
     where: Cell, name: str = "flops", base: float | None = 100, head: float | None = 100, **more
 ) -> Figure:
-    fails = None not in (base, head) and head > base
+    fails = base is not None and head is not None and head > base
     given = {"tolerance": 0.0, "fails": fails, **more}
     return Figure(cell=where, name=name, base=base, head=head, **given)
 
@@ -191,20 +193,20 @@ def test_junit_counts_what_fails(name):
         properties = {each.get("name"): each.get("value") for each in case.iter("property")}
         assert properties["verdict"] == comparison.verdict
         assert properties.get("ratio") == (None if comparison.ratio is None else str(comparison.ratio))
-        assert "e" not in case.get("time")
+        assert "e" not in case.attrib["time"]
     failing = {row.name for row in rows.figures if row.kind == "grew"}
     assert {case.get("name") for case in exact if case.find("failure") is not None} == failing
     assert len(failing) == len({each.cell.key for each in what.figures if each.fails})
     lacking = {each.cell.key for each in what.figures if None in (each.base, each.head)}
     assert len([case for case in exact if case.find("error") is not None]) == len(lacking)
     slower = sum(each.verdict == "slower" for each in what.comparisons)
-    assert int(root.get("failures")) == slower + len(failing) == len(list(root.iter("failure")))
+    assert int(root.attrib["failures"]) == slower + len(failing) == len(list(root.iter("failure")))
     for attribute, tag in (("tests", "testcase"), ("errors", "error"), ("skipped", "skipped")):
-        assert int(root.get(attribute)) == len(list(root.iter(tag)))
-        assert sum(int(suite.get(attribute)) for suite in root) == int(root.get(attribute))
+        assert int(root.attrib[attribute]) == len(list(root.iter(tag)))
+        assert sum(int(suite.attrib[attribute]) for suite in root) == int(root.attrib[attribute])
     for row in rows.figures:
         if row.result == "failure":
-            assert row.measured in "".join(failure.get("message") for failure in root.iter("failure"))
+            assert row.measured in "".join(failure.attrib["message"] for failure in root.iter("failure"))
 
 
 @settings(max_examples=40)
@@ -253,7 +255,7 @@ def test_what_sets_configurations_apart_is_in_their_names():
     assert rows.about.startswith("scope encoder, d_model 256, heads 16, layers 2")
 
 
-def cells(*verdicts: str, **more) -> Report:
+def cells(*verdicts: Verdict, **more) -> Report:
     return report(*(compared(verdict, cell(f"m{i}"), **more) for i, verdict in enumerate(verdicts)))
 
 
@@ -268,7 +270,7 @@ def cells(*verdicts: str, **more) -> Report:
         (cells("failed", "gone", "base-failed", "new"),
          "the head cannot run m0 forward at 512; the head lacks m1 forward at 512; "
          "the base cannot run m2 forward at 512; 1 new"),
-        (cells(*["base-failed"] * 5, "same"),
+        (cells("base-failed", "base-failed", "base-failed", "base-failed", "base-failed", "same"),
          "the base cannot run m0 forward at 512, m1 forward at 512, m2 forward at 512 and 2 more"),
         (report(compared("same"), figures=(figure(cell("a"), head=None),
                                            figure(cell("b"), "ops", base=None))),
@@ -279,7 +281,7 @@ def cells(*verdicts: str, **more) -> Report:
         (cells("same", "faster"), "no slowdown over 5 % in 2 of 2 configurations; 1 faster"),
         (report(compared("slower", ratio=1.21, half=0.03, confirmed_in=5), compared("unfit", cell("b"))),
          "slower: fastformer forward at 512: 1.210 [1.175, 1.246]; 1 unfit"),
-        (cells(*["slower"] * 5, ratio=1.25, half=0.0),
+        (cells("slower", "slower", "slower", "slower", "slower", ratio=1.25, half=0.0),
          "slower: m0 forward at 512: 1.250 [1.250, 1.250], m1 forward at 512: 1.250 [1.250, 1.250], "
          "m2 forward at 512: 1.250 [1.250, 1.250] and 2 more"),
         (report(compared("slower", cell("a"), ratio=1.1, half=0.0),
@@ -350,7 +352,8 @@ def test_the_forest_shows_every_cell_where_it_is(name):
     shown = [re.sub(r"\s", "", tick.get_text()) for tick in axes.get_yticklabels()]
     assert shown == [re.sub(r"\s", "", text) for text in names_of(what)]
     low, high = axes.get_xlim()
-    points = {float(mark.get_xdata()[0]) for mark in axes.lines if len(mark.get_xdata()) == 1}
+    places = [np.asarray(mark.get_xdata()) for mark in axes.lines]
+    points = {float(x[0]) for x in places if len(x) == 1}
     ratios = {row.bounds[0] for row in rows if row.bounds}
     assert ratios <= points
     assert all(low < ratio < high for ratio in ratios)
@@ -360,8 +363,8 @@ def test_the_forest_shows_every_cell_where_it_is(name):
     frame = picture.bbox
     boxes = [text.get_window_extent() for text in (*axes.texts, *axes.get_yticklabels(), *picture.texts)]
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes), "nothing is cut off"
-    rows = [tick.get_window_extent() for tick in axes.get_yticklabels()]
-    assert all(below.y1 <= above.y0 for above, below in pairwise(rows)), "names do not touch"
+    names = [tick.get_window_extent() for tick in axes.get_yticklabels()]
+    assert all(below.y1 <= above.y0 for above, below in pairwise(names)), "names do not touch"
 
 
 @pytest.mark.parametrize("suffix", plots.SUFFIXES)

@@ -95,10 +95,10 @@ def pair(tmp_path_factory):
     (base / "inner.py").write_text(PLAIN)
     (head / "inner.py").write_text(code(options=", often: int = 1"))
     (head / "helper.py").write_text("")
-    trees = [Tree(root=folder, label=folder.name) for folder in (head, base)]
+    ours, theirs = (Tree(root=folder, label=folder.name) for folder in (head, base))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{head}{os.pathsep}{head / 'python'}")
-        with Pair(*trees, "", time.monotonic) as pair:
+        with Pair(ours, theirs, "", time.monotonic) as pair:
             yield pair
 
 
@@ -106,7 +106,7 @@ def pair(tmp_path_factory):
 def test_what_cannot_be_compared_has_a_verdict_that_names_the_side_at_fault(pair):
     shape = {"seq_len": 16, "d_model": 8, "heads": 2, "mode": "forward"}
     settings = read(pair.trees["head"].root, None, {"mechanism": list(CASES), "time": False, **shape})
-    notes = []
+    notes: list[str] = []
     cells, untimed = cells_of(settings, pair)
     figures, failed = exact_figures(settings, pair, cells, time.monotonic() + 300.0, time.monotonic, notes)
 
@@ -142,7 +142,7 @@ def test_a_mechanism_that_neither_side_has_is_refused(pair):
 # Time, with a clock that only the answers move.
 
 
-class Sides:
+class Sides(Pair):
     """A pair whose sides answer after so many seconds, or not in time; None ends their process."""
 
     def __init__(self, **takes):
@@ -153,7 +153,7 @@ class Sides:
     def clock(self):
         return self.now
 
-    def ask(self, side, what, *arguments, timeout_s):
+    def ask(self, side, what, *arguments, timeout_s=300.0):
         assert what == "figures"
         took = self.takes[side]
         if took is None:
@@ -165,7 +165,8 @@ class Sides:
 
 
 def outcome(budget_s, **takes):
-    sides, notes = Sides(**takes), []
+    sides = Sides(**takes)
+    notes: list[str] = []
     settings = read(Path("/head"), None, {"mechanism": "a.py:A"})
     cells = settings.cells("a.py:A", {})[:2]
     figures, failed = exact_figures(settings, sides, cells, budget_s, sides.clock, notes)

@@ -12,7 +12,9 @@ import pickle
 import sys
 import tarfile
 import types
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -38,6 +40,11 @@ DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 def text_of(examples: Examples, i: int) -> bytes:
     return bytes((examples.row(i) - 1).tolist())
+
+
+def sides_of(part: Examples) -> tuple[Examples, Examples]:
+    assert isinstance(part, Pairs)
+    return part.sides
 
 
 def gzip_of(path: Path) -> None:
@@ -136,7 +143,8 @@ def pictures(seed: int, count: int = 20) -> tuple[np.ndarray, np.ndarray]:
 class Python2Pickler(pickle._Pickler):
     """Writes bytes as Python 2 wrote its strings, which is what CIFAR-10's files hold."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
+    write: Callable[[bytes], object]
+    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
 
     def save_bytes(self, value: bytes) -> None:
         self.write(pickle.BINSTRING + len(value).to_bytes(4, "little") + value)
@@ -343,7 +351,7 @@ def test_cifar_archives_that_are_cut_or_lack_a_file_are_named(tmp_path):
 
 def hub(load) -> types.ModuleType:
     module = types.ModuleType("datasets")
-    module.load_dataset = load
+    vars(module)["load_dataset"] = load
     return module
 
 
@@ -459,12 +467,12 @@ def test_aan_rows_become_pairs_of_bytes(tmp_path):
     assert Retrieval().fingerprint(tmp_path) == Retrieval().fingerprint(folder) != ""
     splits = Retrieval().data(64, 0, tmp_path)
     for part, pairs in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
-        first, second = pairs.sides
+        first, second = sides_of(pairs)
         assert [text_of(first, i) for i in range(12)] == [f"{part} {i}".encode() for i in range(12)]
         assert [text_of(second, i) for i in range(12)] == [f"second text {i}".encode() for i in range(12)]
         assert pairs.labels.tolist() == [i % 2 for i in range(12)]
-    cut = Retrieval().data(5, 0, tmp_path).test
-    assert (text_of(cut.sides[0], 3), text_of(cut.sides[1], 3)) == (b"test ", b"secon")
+    first, second = sides_of(Retrieval().data(5, 0, tmp_path).test)
+    assert (text_of(first, 3), text_of(second, 3)) == (b"test ", b"secon")
     few = Retrieval(train=6, test=4).data(64, 0, tmp_path)
     assert np.bincount(few.train.labels).tolist() == [3, 3]
     assert len(few.test) == 4
@@ -474,14 +482,14 @@ def test_aan_rows_become_pairs_of_bytes(tmp_path):
 def test_aan_quotation_marks_are_text_unless_asked_for(tmp_path):
     row = b'1\ta\tb\t"one ""two""\tthree\nfour\x85"\tplain "five"'
     plain = write_aan(tmp_path / "plain", [b'0\ta\tb\t"one"\ttwo', b'1.0\ta\tb\t"open\tshut"\r'])
-    sides = Retrieval().data(64, 0, plain).train.sides
+    sides = sides_of(Retrieval().data(64, 0, plain).train)
     assert [text_of(side, 0) for side in sides] == [b'"one"', b"two"]
     assert [text_of(side, 1) for side in sides] == [b'"open', b'shut"']
     quoted = write_aan(tmp_path / "quoted", [b"0\ta\tb\tc\td", row, b"0\ta\tb\te\tf"])
     train = Retrieval(quoting=True).data(64, 0, quoted).train
     assert train.labels.tolist() == [0, 1, 0]
-    assert [text_of(side, 1) for side in train.sides] == [b'one "two"\tthree\nfour\x85', b'plain "five"']
-    assert [text_of(side, 2) for side in train.sides] == [b"e", b"f"]
+    assert [text_of(side, 1) for side in sides_of(train)] == [b'one "two"\tthree\nfour\x85', b'plain "five"']
+    assert [text_of(side, 2) for side in sides_of(train)] == [b"e", b"f"]
     with pytest.raises(UsageError, match=r"new_aan_pairs.train.tsv:3: 2 columns, not 5"):
         Retrieval().fingerprint(quoted)
 
@@ -530,19 +538,19 @@ def test_aan_says_what_is_missing(tmp_path):
         Retrieval(quoting=True).fingerprint(write_aan(tmp_path / "open", open_mark))
 
 
+OPENERS: dict[str, Callable[..., Any]] = {".jsonl": open, ".jsonl.xz": lzma.open, ".jsonl.gz": gzip.open}
 GROUPS = ("cars", "space", "hockey")
 WORDS = {"cars": "engine wheel", "space": "moon orbit", "hockey": "goal ice"}
 
 
-def write_posts(folder: Path, suffix: str = ".jsonl", count: int = 120, **changed: list[object]) -> Path:
+def write_posts(folder: Path, suffix: str = ".jsonl", count: int = 120, **changed: Sequence[object]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    opener = {".jsonl": open, ".jsonl.xz": lzma.open, ".jsonl.gz": gzip.open}[suffix]
     for split in ("train", "test"):
         made = [
             {"label": GROUPS[i % 3], "text": f"{split} {i} {WORDS[GROUPS[i % 3]]} {'long ' * (i % 7)}"}
             for i in range(count)
         ]
-        with opener(folder / f"{split}{suffix}", "wb") as file:
+        with OPENERS[suffix](folder / f"{split}{suffix}", "wb") as file:
             for row in changed.get(split, made):
                 file.write((row if isinstance(row, str) else json.dumps(row)).encode() + b"\n")
     return folder
@@ -567,7 +575,7 @@ def test_posts_are_paired_by_group_and_stay_in_their_part(tmp_path, suffix):
     for pairs, count in ((splits.train, 108), (splits.validation, 12), (splits.test, 120)):
         assert len(pairs) == count
         assert pairs.labels.mean() == 0.5
-        first, second = ([text_of(side, i) for i in range(count)] for side in pairs.sides)
+        first, second = ([text_of(side, i) for i in range(count)] for side in sides_of(pairs))
         assert len({number_of(text) for text in first}) == count  # each post once
         for a, b, label in zip(first, second, pairs.labels, strict=True):
             assert (group_of(a) == group_of(b)) == (label == 1)
@@ -744,6 +752,8 @@ def test_the_gradient_reaches_both_sides_and_no_padding():
     tokens = torch.tensor([[[1, 2, 3], [4, 5, 6]]])
     mask = torch.tensor([[[True, True, False], [True, True, False]]])
     model(tokens, mask)[:, 0].sum().backward()
+    assert isinstance(model.tokens, nn.Embedding)
+    assert model.tokens.weight.grad is not None
     reached = model.tokens.weight.grad.abs().sum(dim=1)
     assert (reached[[1, 2, 4, 5]] > 0).all()
     assert (reached[[0, 3, 6]] == 0).all()
@@ -827,6 +837,7 @@ def test_wrong_options_raise_value_error(kind, options):
 @pytest.mark.parametrize("name", ["lra-text", "lra-image", "retrieval"])
 def test_their_schema_is_read(name):
     plugin = registry.find(name, "task")
+    assert plugin.parameters is not None
     assert {"train", "validation", "test", "epochs", "lr"} <= {p.name for p in plugin.parameters}
     assert "Long Range Arena" in plugin.summary
     assert plugin.source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from effbench.common import registry
 from effbench.common.spec import Cell, UsageError
-from effbench.measured.data.recall_rows import distinct, generate, weighted
+from effbench.measured.data.recall_rows import Recall, distinct, generate, weighted
 from effbench.measured.models.batches import sorted_batches
 from effbench.measured.models.encoder import Encoder
 from effbench.measured.models.tagger import Tagger
@@ -37,6 +38,12 @@ def _one_thread() -> Iterator[None]:
 def vanilla(d_model: int, max_len: int):
     kind = registry.load(registry.find("vanilla", "mechanism"))
     return lambda: kind(d_model, 2, max_len=max_len, causal=True)
+
+
+def recall(part: object) -> Recall:
+    """A part of the task's splits, whose type says less than it is."""
+    assert isinstance(part, Recall)
+    return part
 
 
 def read_row(tokens: list[int], labels: list[int], pairs: int, vocab: int, fillers: bool) -> None:
@@ -75,7 +82,7 @@ def test_every_row_is_a_row_of_mqar(pairs, spare, more, fillers, seed):
     except UsageError:
         assert length <= 4, "only tiny rows can run out of rows that training has not seen"
         return
-    batch = task.batch(splits.train, np.arange(5))
+    batch = task.batch(recall(splits.train), np.arange(5))
     assert batch["tokens"].shape == (5, length)
     assert batch["mask"].all()
     for tokens, labels in zip(batch["tokens"].tolist(), batch["labels"].tolist(), strict=True):
@@ -85,12 +92,12 @@ def test_every_row_is_a_row_of_mqar(pairs, spare, more, fillers, seed):
 def test_rows_of_a_mixture_are_rows_of_mqar_with_padding_behind():
     task = MQAR(mix="based", vocab=256, fillers=True, train=90, validation=2, test=3)
     splits = task.data(256, 0, None)
-    assert [len(block.tokens) for block in splits.train.blocks] == [50, 10, 10, 10, 10]
-    assert [block.tokens.shape[1:] + block.slots.shape[1:] for block in splits.test.blocks] == list(
+    assert [len(block.tokens) for block in recall(splits.train).blocks] == [50, 10, 10, 10, 10]
+    assert [block.tokens.shape[1:] + block.slots.shape[1:] for block in recall(splits.test).blocks] == list(
         BASED_TEST
     )
     rows = np.random.default_rng(0).permutation(len(splits.train))
-    batch = task.batch(splits.train, rows)
+    batch = task.batch(recall(splits.train), rows)
     lengths = batch["mask"].sum(dim=1)
     assert lengths.tolist() == splits.train.lengths[rows].tolist()
     for row in range(len(rows)):
@@ -99,7 +106,7 @@ def test_rows_of_a_mixture_are_rows_of_mqar_with_padding_behind():
         assert (batch["labels"][row, n:] == UNLABELLED).all()
         read_row(batch["tokens"][row, :n].tolist(), batch["labels"][row, :n].tolist(), pairs, 256, True)
     shorter = MQAR(mix="based", vocab=256, **SMALL).data(128, 0, None)
-    assert [block.tokens.shape[1] for block in shorter.train.blocks] == [64, 128]
+    assert [block.tokens.shape[1] for block in recall(shorter.train).blocks] == [64, 128]
     assert len(shorter.train) == 400
 
 
@@ -132,7 +139,7 @@ def test_no_test_row_is_a_training_row():
     # 7 keys, 8 values, 6 slots: 336 rows, most of which training has.
     splits = MQAR(pairs=1, vocab=16, train=600, validation=30, test=30).data(14, 0, None)
     train, validation, test = (
-        {row.tobytes() for block in part.blocks for row in block.tokens}
+        {row.tobytes() for block in recall(part).blocks for row in block.tokens}
         for part in (splits.train, splits.validation, splits.test)
     )
     assert len(train) > 150
@@ -143,7 +150,8 @@ def test_no_test_row_is_a_training_row():
 
 
 def test_the_seed_decides_the_data():
-    one, same, other = (MQAR(**SMALL).data(32, seed, None).train.blocks[0].tokens for seed in (1, 1, 2))
+    parts = (MQAR(**SMALL).data(32, seed, None).train for seed in (1, 1, 2))
+    one, same, other = (recall(part).blocks[0].tokens for part in parts)
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
 
@@ -168,10 +176,11 @@ class LookUp(nn.Module):
 def test_looking_up_scores_all_and_each_shape_has_its_score(options):
     task = MQAR(vocab=256, fillers=True, **SMALL | options)
     splits = task.data(64, 0, None)
-    batches = [task.batch(splits.test, r) for r in sorted_batches(splits.test.lengths, 640)]
+    batches = [task.batch(recall(splits.test), r) for r in sorted_batches(splits.test.lengths, 640)]
     scores = task.score(LookUp(256), batches)
     assert scores["accuracy"] == 1
-    assert scores["examples"] == scores["correct"] == sum(block.slots.size for block in splits.test.blocks)
+    queries = sum(block.slots.size for block in recall(splits.test).blocks)
+    assert scores["examples"] == scores["correct"] == queries
     if "mix" in options:
         assert {name: value for name, value in scores.items() if name.startswith("accuracy_")} == {
             "accuracy_64_4": 1,
@@ -185,11 +194,12 @@ def test_priors_are_what_such_answers_score():
     assert splits.priors["a value of the row"] == 0.25
     assert splits.priors["majority"] == pytest.approx(1 / 16, abs=0.01)
     # By hand: the commonest pair of each slot, counted one query at a time.
-    block, counts = splits.train.blocks[0], np.zeros((12, 4))
+    block, counts = recall(splits.train).blocks[0], np.zeros((12, 4))
     for row in block.slots.tolist():
         for pair, slot in enumerate(row):
             counts[slot, pair] += 1
-    hits = [counts[slot].argmax() == pair for r in splits.test.blocks[0].slots for pair, slot in enumerate(r)]
+    tested = recall(splits.test).blocks[0].slots
+    hits = [counts[slot].argmax() == pair for row in tested for pair, slot in enumerate(row)]
     assert splits.priors["slot"] == pytest.approx(np.mean(hits))
     assert splits.priors["slot"] > 0.26
 
@@ -199,7 +209,7 @@ def test_the_loss_is_the_dense_one():
     splits = task.data(256, 0, None)
     torch.manual_seed(0)
     model = task.model(vanilla(16, 256), splits=splits, seq_len=256, d_model=16, layers=1)
-    batch = task.batch(splits.train, np.array([0, 399, 230, 5]))
+    batch = task.batch(recall(splits.train), np.array([0, 399, 230, 5]))
     logits = model(batch["tokens"], batch["mask"], torch.ones_like(batch["mask"])).view(4, 256, 160)
     dense = cross_entropy(logits.transpose(1, 2), batch["labels"], ignore_index=UNLABELLED)
     torch.testing.assert_close(task.loss(model, batch), dense)
@@ -221,7 +231,7 @@ def test_an_encoder_without_feed_forward_is_its_mechanism_alone():
     torch.manual_seed(0)
     encoder = Encoder(vanilla(8, 6), d_model=8, layers=1, ffn_width=0)
     x = torch.randn(2, 6, 8)
-    block = encoder.blocks[0]
+    block: Any = encoder.blocks[0]
     torch.testing.assert_close(encoder(x), encoder.norm(x + block.mechanism(block.mix_norm(x))))
     assert not [name for name, _ in encoder.named_parameters() if "ffn" in name]
 

@@ -10,8 +10,11 @@ import statistics
 import subprocess
 import sys
 import types
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,12 +31,13 @@ from effbench.measured.tasks.imdb import IMDB, RATINGS
 from effbench.measured.tasks.listops import FILES, ListOps
 
 SAMPLES = Path(__file__).parents[1].parent / "shared" / "data" / "lra_samples" / "listops"
+OPENERS: dict[str, Callable[..., Any]] = {".jsonl": open, ".jsonl.xz": lzma.open, ".jsonl.gz": gzip.open}
 SMALL = {"train": 60, "validation": 20, "test": 20}
 
 
 def independent_value(tokens: list[str]) -> int:
     """A recursive reading of the expression, sharing nothing with the code under test."""
-    apply = {
+    apply: dict[str, Callable[[list[int]], int]] = {
         "[MIN": min,
         "[MAX": max,
         "[MED": lambda values: int(statistics.median(values)),
@@ -43,7 +47,8 @@ def independent_value(tokens: list[str]) -> int:
     def read(i: int) -> tuple[int, int]:
         if tokens[i].isdigit():
             return int(tokens[i]), i + 1
-        operator, values, i = tokens[i], [], i + 1
+        values: list[int] = []
+        operator, i = tokens[i], i + 1
         while tokens[i] != "]":
             value, i = read(i)
             values.append(value)
@@ -55,7 +60,9 @@ def independent_value(tokens: list[str]) -> int:
 
 
 def depth_and_arguments(tokens: list[str]) -> tuple[int, set[int]]:
-    deepest, counts, arguments = 1, [], set()
+    deepest = 1
+    counts: list[int] = []
+    arguments: set[int] = set()
     for token in tokens:
         if token == "]":
             arguments.add(counts.pop())
@@ -332,7 +339,7 @@ def test_a_cache_that_cannot_be_written_costs_time_and_no_result(tmp_path, monke
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     for number in (1, 2):
-        assert cached("thing", {}, lambda n=number: {"a": np.array([n])})["a"] == number
+        assert cached("thing", {}, partial(dict, a=np.array([number])))["a"] == number
 
 
 def test_a_failed_write_leaves_no_file(monkeypatch):
@@ -359,13 +366,12 @@ def reviews(count: int, seed: int) -> list[dict[str, object]]:
     return found
 
 
-def write_json_lines(folder: Path, suffix: str = ".jsonl", **changed: list[object]) -> Path:
+def write_json_lines(folder: Path, suffix: str = ".jsonl", **changed: Sequence[object]) -> Path:
     folder.mkdir(exist_ok=True)
     for split, seed in (("train", 0), ("test", 1)):
         rows = changed.get(split, reviews(40, seed))
         text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
-        opener = {".jsonl": open, ".jsonl.xz": lzma.open, ".jsonl.gz": gzip.open}[suffix]
-        with opener(folder / f"{split}{suffix}", "wb") as file:
+        with OPENERS[suffix](folder / f"{split}{suffix}", "wb") as file:
             file.write(text.encode())
     return folder
 
@@ -494,7 +500,7 @@ def test_imdb_folder_errors_name_the_file(tmp_path):
 
 def hub(load) -> types.ModuleType:
     module = types.ModuleType("datasets")
-    module.load_dataset = load
+    vars(module)["load_dataset"] = load
     return module
 
 

@@ -8,8 +8,9 @@ import lzma
 import sys
 import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from effbench.measured.tasks.polarity import Polarity
 from effbench.measured.tasks.text import TextClassification
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
-OPENERS: dict[str, Callable] = {"": open, ".xz": lzma.open, ".gz": gzip.open}
+OPENERS: dict[str, Callable[..., Any]] = {"": open, ".xz": lzma.open, ".gz": gzip.open}
 GROUPS = ("alt.atheism", "rec.autos", "sci.space")
 CATEGORIES = ("sports", "news", "autos")
 WORDS = ("engine", "orbit", "belief", "the", "of", "and", "It's", "good!")
@@ -56,11 +57,11 @@ def messages(count: int, seed: int) -> list[tuple[str, str]]:
     return [(group := GROUPS[i % len(GROUPS)], a_text(rng, own[group])) for i in range(count)]
 
 
-def json_text(rows: list[object]) -> str:
+def json_text(rows: Sequence[object]) -> str:
     return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
 
 
-def newsgroups_lines(folder: Path, packed: str = "", train: list[object] | None = None) -> Path:
+def newsgroups_lines(folder: Path, packed: str = "", train: Sequence[object] | None = None) -> Path:
     for part, seed in (("train", 0), ("test", 1)):
         rows = [{"label": label, "text": text} for label, text in messages(60, seed)]
         write(folder / f"{part}.jsonl{packed}", json_text(train if train and part == "train" else rows))
@@ -85,7 +86,7 @@ def polarity_texts() -> dict[str, str]:
     }
 
 
-def polarity_zip(folder: Path, texts: dict[str, str | bytes] | None = None) -> Path:
+def polarity_zip(folder: Path, texts: Mapping[str, str | bytes] | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / "movie_reviews.zip", "w") as archive:
         archive.writestr("movie_reviews/README", "not a review")
@@ -269,9 +270,10 @@ def test_options_are_read_from_the_source():
         "train": 50,
         "validation": None,
     }
-    for kind in (IMDB, *MADE):
-        plugin = registry.find(kind.name, "task")
+    for name in (IMDB.name, *(kind.name for kind in MADE)):
+        plugin = registry.find(name, "task")
         assert plugin.source
+        assert plugin.parameters is not None
         assert {p.name: p.default for p in plugin.parameters}["vectors"] == "none"
 
 
@@ -290,13 +292,13 @@ def test_words_are_those_of_the_tasks_docstring(tmp_path):
 
 def stand_in(table: dict[str, float]) -> types.ModuleType:
     module = types.ModuleType("effbench.measured.data.vectors")
-    module.asked = []
+    asked: list[tuple[list[str], str, int]] = []
 
     def initial(words: list[str], vectors: str, seed: int) -> np.ndarray:
-        module.asked.append((list(words), vectors, seed))
+        asked.append((list(words), vectors, seed))
         return np.array([[table.get(word, -1.0), seed] for word in words], dtype=np.float32)
 
-    module.initial, module.fingerprint = initial, lambda vectors: f"of-{vectors}"
+    vars(module).update(asked=asked, initial=initial, fingerprint=lambda vectors: f"of-{vectors}")
     return module
 
 
@@ -310,6 +312,7 @@ def test_vectors_stand_at_their_words_ids(tmp_path, monkeypatch):
     assert equal(splits, plain.data(16, 3, folder))
     words, named, seed = module.asked[-1]
     assert (named, seed) == ("package", 3)
+    assert splits.vectors is not None
     assert splits.vectors.shape == (splits.vocab_size, 2)
     assert splits.vectors.dtype == np.float32
     assert splits.vectors[0].tolist() == [0.0, 0.0]
@@ -460,9 +463,9 @@ def test_newsgroups_that_training_lacks_and_missing_parts_are_named(tmp_path):
         small(Newsgroups).fingerprint(raw)
 
 
-def hub(load: Callable) -> types.ModuleType:
+def hub(load: Callable[..., object]) -> types.ModuleType:
     module = types.ModuleType("datasets")
-    module.load_dataset = load
+    vars(module)["load_dataset"] = load
     return module
 
 
