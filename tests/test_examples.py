@@ -44,7 +44,9 @@ def test_the_mechanism_passes_the_audit(causal):
 
 def test_the_mechanism_runs_in_a_sweep(tmp_path):
     frame = effbench.run(
-        sweep(tmp_path, f"{EXAMPLES}/mechanism.py:MeanGate", "flops"), tmp_path / "out", executor=InlineExecutor()
+        sweep(tmp_path, f"{EXAMPLES}/mechanism.py:MeanGate", "flops"),
+        tmp_path / "out",
+        executor=InlineExecutor(),
     )
     assert set(frame["status"]) == {"ok"}
     assert dict(frame.set_index("seq_len")["flops"]) == {n: 2 * 2 * n * 32**2 for n in (64, 128)}
