@@ -20,10 +20,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Which lines the tests run, in the measured processes too. It takes two to three times as long as `make test`.
+# Which lines the tests run, in the measured processes too. It takes about twice as long as `make test`.
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -p no:randomly -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n 2 --dist worksteal -m "not alone"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
