@@ -20,7 +20,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The lines that the tests run, in the measured processes too. coverage.py does not survive the one test left out. It takes about twice as long as `make test`.
+# The lines that the tests run, in the measured processes too; twice as slow as `make test`. coverage.py does not
+# survive the test that is left out.
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m coverage erase
 	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n 2 --dist worksteal -m "not alone" \
