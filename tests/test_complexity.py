@@ -279,6 +279,15 @@ def test_the_tables_say_what_the_frames_hold():
     assert "fewer than three lengths" in empty.export_text()
 
 
+def test_two_lengths_have_crossovers_and_no_table_of_growth():
+    frame = planted(CROSSING, noise=0.001)
+    two = frame[frame["seq_len"].isin(sorted(frame["seq_len"].unique())[:2])]
+    growth, crossing = complexity_blocks(two)
+    assert (growth.head, growth.rows) == ((), ())
+    assert growth.notes == ["no growth rates: fewer than three lengths were measured"]
+    assert crossing.notes[0] == "crossovers:"
+
+
 def test_memory_is_held_against_its_own_declaration():
     frame = raw(cost_records(("vanilla",), LENGTHS, modes=("forward",)))  # memory and FLOPs as N^2
     frame["declared_order"], frame["declared_memory_order"] = "N^2", "N"

@@ -83,9 +83,15 @@ def _block(title: str, fits: dict[str, pd.DataFrame]) -> Block:
     for name, written in exponents_of.items():
         pairs = [written.get(quantity, ("", "")) for quantity in QUANTITIES]
         rows.append([name, *(text for pair in pairs for text in pair)])
-    notes = [_LEGEND] if rows else []
+    if not rows:
+        return Block(title=title, notes=["no growth rates: fewer than three lengths were measured"])
     return Block(
-        title=title, head=head, rows=rows, notes=notes, warnings=_disagreements(fits), left=(0, 2, 4, 6)
+        title=title,
+        head=head,
+        rows=rows,
+        notes=[_LEGEND],
+        warnings=_disagreements(fits),
+        left=(0, 2, 4, 6),
     )
 
 
