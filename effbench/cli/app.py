@@ -113,7 +113,7 @@ def _root(
         bool, flag("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Which attention mechanism at this length, on this machine, and at what cost in accuracy?"""
+    """Measure attention mechanisms: their time, memory and FLOPs on this machine, and their accuracy."""
 
 
 def main() -> None:

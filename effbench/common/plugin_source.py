@@ -43,7 +43,7 @@ class Parameter:
     choices: tuple[Option, ...] = ()
 
 
-_CAUSAL = Parameter(name="causal", kind="bool", default=False)  # every mechanism is asked for it
+_CAUSAL = Parameter(name="causal", kind="bool", default=False)  # every mechanism has this option
 
 
 @dataclass(frozen=True, kw_only=True)

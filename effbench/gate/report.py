@@ -98,7 +98,7 @@ class Report:
     def exit_code(self, *, strict: bool = False) -> int:
         """Return the first code that applies, so that a tolerated one never hides a worse one.
 
-        6: the head is broken: it cannot run a configuration, or lacks a figure or one that the gate names.
+        6: the head is broken: it lacks or cannot run a configuration that the gate names, or lacks a figure.
         3: a confirmed slowdown, or an exact figure that grew by more than its tolerance.
         4: the base has a configuration and cannot run it, or lacks a figure: the head cannot be judged.
         5: nothing was compared.
