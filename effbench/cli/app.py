@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -71,9 +71,8 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, or None if there is none of that name."""
         if cmd_name in COMMANDS and cmd_name not in self.commands:
-            module, _, function = COMMANDS[cmd_name].partition(":")
             alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-            alone.command(cmd_name, cls=Command)(getattr(import_module(module), function))
+            alone.command(cmd_name, cls=Command)(resolve_name(COMMANDS[cmd_name]))
             self.commands[cmd_name] = typer.main.get_command(alone)
         return self.commands.get(cmd_name)
 

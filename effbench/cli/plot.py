@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from effbench.cli.options import Folders, one_of, value
 from effbench.cli.printing import load_both
 from effbench.common.spec import UsageError
-from effbench.show.plots import KINDS
+from effbench.show import plots
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -20,7 +20,7 @@ def plot(
         str | None,
         value(
             "KIND,...",
-            f"{', '.join(KINDS)}. Default: all.",
+            f"{', '.join(plots.KINDS)}. Default: all.",
         ),
     ] = None,
     out: Annotated[
@@ -31,8 +31,6 @@ def plot(
     ] = "png",
 ) -> None:
     """Draw plots: cost against length, accuracies, and accuracy against speed and memory."""
-    from effbench.show import plots
-
     kinds = tuple(kind.split(",")) if kind else None
     for name in kinds or ():
         one_of("kind", name, plots.KINDS)
@@ -55,8 +53,6 @@ def draw(
 
     ``out`` is a folder, or the file of a single plot.
     """
-    from effbench.show import plots
-
     if out.suffix:
         if kinds is None or len(kinds) != 1:
             raise UsageError(f"{str(out)!r} is one file: name the one --kind to draw")

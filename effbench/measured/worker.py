@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -66,8 +67,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _probe(context: Context) -> Result:
     device_of(context.cell)  # refuses a device that is not there
-    module, _, function = {**PROBES, **INTERNAL}[context.cell.probe].home.partition(":")
-    result: Result = getattr(import_module(module), function)(context)
+    result: Result = resolve_name({**PROBES, **INTERNAL}[context.cell.probe].home)(context)
     return result
 
 

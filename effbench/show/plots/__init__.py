@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from effbench.common.spec import UsageError
 
@@ -74,8 +74,7 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, F
 
     from effbench.show.look import RC, NothingToDraw
 
-    module, _, function = KINDS[kind].partition(":")
-    draw_kind = cast("Draw", getattr(import_module(module), function))
+    draw_kind: Draw = resolve_name(KINDS[kind])
     with mpl.rc_context(RC):
         figures = draw_kind(frame, raw)
     if not figures:
