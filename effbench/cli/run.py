@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,9 +36,11 @@ from effbench.cli.options import (
 from effbench.cli.plot import draw
 from effbench.cli.printing import print_blocks
 from effbench.common.exits import Exit, of_run
+from effbench.common.probes import PROBES
 from effbench.common.spec import UsageError
 from effbench.common.values import parse_bytes, parse_time_s, parse_whole
 from effbench.common.wording import plural
+from effbench.sweep.executor import EXECUTORS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -56,7 +59,7 @@ def run(
     mechanism: Mechanisms = None,
     mode: Mode = None,
     scope: Scope = None,
-    probe: Annotated[str | None, value("PROBE,...", "time, memory, flops or accuracy.", WHAT)] = None,
+    probe: Annotated[str | None, value("PROBE,...", f"{', '.join(PROBES)}.", WHAT)] = None,
     task: Annotated[
         list[str] | None,
         value(
@@ -141,7 +144,7 @@ def run(
 
     sweep = _resolve(preset, config, given(context, AXES), timeout, memory_limit, budget, seed)
     folder = out or Path("results") / sweep.name
-    one_of("isolate", isolate, ("process", "inline"))
+    one_of("isolate", isolate, EXECUTORS)
     if seq_len is not None and not quiet:
         _warn_of_training_lengths(sweep, asked=probe is not None or bool(task))
     if dry_run:
@@ -198,13 +201,8 @@ def _warn_of_training_lengths(sweep: Sweep, *, asked: bool) -> None:
 
 
 def _executor(isolate: str) -> Executor:
-    if isolate == "inline":
-        from effbench.sweep.inline import InlineExecutor
-
-        return InlineExecutor()
-    from effbench.sweep.local import LocalExecutor
-
-    return LocalExecutor()
+    made: Executor = resolve_name(EXECUTORS[isolate])()
+    return made
 
 
 def _run(

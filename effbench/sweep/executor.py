@@ -9,6 +9,13 @@ from effbench.common.spec import Job, Record
 
 Progress = Callable[[float, str], None]
 
+# The choices of ``effbench run --isolate``: module:class, called without arguments. A new executor is one file
+# and an entry here.
+EXECUTORS = {
+    "process": "effbench.sweep.local:LocalExecutor",
+    "inline": "effbench.sweep.inline:InlineExecutor",
+}
+
 
 class Executor(Protocol):
     """Run one job at a time. A cell that fails is a record; only a failure of effbench raises."""
