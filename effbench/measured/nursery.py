@@ -18,15 +18,14 @@ import signal
 import socket
 import sys
 import time
-from contextlib import suppress
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from effbench.common.processes import Messages, die_with_parent, leave_after, send, stand_alone
 from effbench.measured.side import Side
+from effbench.measured.worker import import_for_backward
 
 _END_S = 5.0  # for a process whose pipe closed to end
 
@@ -38,8 +37,7 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(2, 1)  # for what a plug-in prints
     die_with_parent()
-    with suppress(ImportError):  # the first backward pass of each worker would import it: half a second
-        import_module("torch.fx.experimental.symbolic_shapes")
+    import_for_backward()
     gc.collect()
     gc.freeze()  # a worker's collection then neither visits nor copies what torch imported
     send(descriptor, {"hello": torch.__version__})

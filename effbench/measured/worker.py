@@ -82,10 +82,15 @@ def prepare() -> dict[str, Any]:
     """Do a fork server's set-up, which its children inherit; it runs no operation that starts threads."""
     from effbench.measured.probes import accuracy, costs, memory  # noqa: F401
 
-    with suppress(ImportError):  # the first backward pass imports it, which takes half a second
-        import_module("torch.fx.experimental.symbolic_shapes")
+    import_for_backward()
     memory.self_test()
     return {"torch": torch.__version__, "cuda_devices": torch.cuda.device_count()}
+
+
+def import_for_backward() -> None:
+    """Import, before a fork, what the first backward pass would import: it takes half a second."""
+    with suppress(ImportError):
+        import_module("torch.fx.experimental.symbolic_shapes")
 
 
 def prepare_for(job: Job) -> None:
