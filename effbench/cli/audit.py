@@ -12,7 +12,7 @@ from effbench.cli.completion import mechanism_names
 from effbench.cli.options import LIMITS, SHAPE, TABLE_OR_JSON, Format, one_of, value
 from effbench.cli.printing import console
 from effbench.common.exits import Exit
-from effbench.common.spec import Cell, Job, UsageError, spec_label
+from effbench.common.spec import Cell, Job, UsageError
 from effbench.common.values import parse_time_s, parse_whole
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def audit(
     audits: dict[str, list[dict[str, Any]]] = {}
     try:
         for cell in cells:
-            label = spec_label(cell.mechanism, cell.options)
+            label = cell.label
             print(f"{label} ...", file=sys.stderr)
             audits[label] = _findings(executor, Job(cell=cell, limits=limits))
     finally:

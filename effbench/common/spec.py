@@ -85,6 +85,11 @@ class Cell:
         """Return the mechanism as a user writes it: ``fastformer:interaction=add``."""
         return spec_label(self.mechanism, self.options)
 
+    @property
+    def task_label(self) -> str:
+        """Return the task as a user writes it, "" for a cell without one."""
+        return spec_label(self.task, self.task_options) if self.task else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:

@@ -31,7 +31,7 @@ def _row(record: Record) -> dict[str, Any]:
         "probe": cell.probe,
         "scope": cell.scope,
         "mode": cell.mode,
-        "task": spec_label(cell.task, cell.task_options) if cell.task else "",
+        "task": cell.task_label,
         "seq_len": cell.seq_len,
         "batch_size": cell.batch_size,
         "d_model": cell.d_model,

@@ -10,7 +10,7 @@ from typing import Any
 
 from effbench.common import files, machine, registry
 from effbench.common.probes import PROBES
-from effbench.common.spec import Cell, Job, Record, UsageError, spec_label
+from effbench.common.spec import Cell, Job, Record, UsageError
 from effbench.records.analyse.load import is_crowded
 from effbench.records.analyse.statistics import half_width, median_interval
 from effbench.records.store import Problem, Store
@@ -77,7 +77,7 @@ def pending(cells: Iterable[Cell], sweep: Sweep, plan: Plan) -> tuple[list[Job],
     jobs: list[Job] = []
     done: list[Record] = []
     for cell in order(cells, sweep.seed):
-        task = _task_label(cell)
+        task = cell.task_label
         job = Job(
             cell=cell,
             limits=sweep.limits(cell.probe),
@@ -182,7 +182,7 @@ def _check_tasks(
     tasks: dict[str, Any] = {}
     fitting: set[tuple[str, int]] = set()
     for cell in cells:
-        label = _task_label(cell)
+        label = cell.task_label
         if not label or label in unknown or (label, cell.seq_len) in fitting:
             continue
         try:
@@ -216,7 +216,3 @@ def _task_class(name: str) -> Callable[..., Any]:
         raise UsageError(
             f"task {name}: {plugin.path} cannot be imported: {type(error).__name__}: {error}"
         ) from None
-
-
-def _task_label(cell: Cell) -> str:
-    return spec_label(cell.task, cell.task_options) if cell.task else ""

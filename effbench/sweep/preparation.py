@@ -14,12 +14,12 @@ class Preparation:
     """The data prepared so far. A task keeps what it prepares in the cache on disk, by content."""
 
     def __init__(self) -> None:
-        self._done: set[tuple[str, str, int, int]] = set()
+        self._done: set[tuple[str, int, int]] = set()
 
     def of(self, job: Job, progress: Progress) -> None:
         """Prepare the data of a training, unless an earlier one had the same."""
         cell = job.cell
-        key = (cell.task or "", repr(sorted(cell.task_options.items())), cell.seq_len, cell.seed)
+        key = (cell.task_label, cell.seq_len, cell.seed)
         if key in self._done:
             return
         self._done.add(key)
