@@ -221,6 +221,25 @@ class Classification(TrainedTask):
         return classification_scores(np.array(truth), np.array(predicted))
 
 
+class Sized(Classification):
+    """Classification of a data set with three parts, of which an option can take fewer examples; 0: all."""
+
+    train: int = 0
+    validation: int = 0
+    test: int = 0
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of examples of each part, 0 for all."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def check_options(self) -> None:
+        """Refuse negative sizes too."""
+        super().check_options()
+        for name, count in self.sizes.items():
+            require(count >= 0, f"{name} must be at least 0 (all), got {count}")
+
+
 class LastRead(Generic[T]):
     """The content of folders as ``fingerprint`` read it, so that ``data`` need not read them again."""
 

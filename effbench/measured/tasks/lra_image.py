@@ -14,7 +14,7 @@ from effbench.measured.data.baseline_scores import pixel_logreg, prior
 from effbench.measured.data.cache import Arrays, cached
 from effbench.measured.data.examples import Examples, Integers, Splits, stratified_order
 from effbench.measured.data.image_files import CLASSES, SIDE, VERSION, Pixels, cifar, fashion
-from effbench.measured.tasks.base import Classification, LastRead, require
+from effbench.measured.tasks.base import LastRead, Sized, require
 
 SIDES = (32, 16, 8)  # seq_len 1024, 256 and 64
 LEVELS = 256
@@ -23,7 +23,7 @@ SETS = {"cifar10": cifar, "fashion-mnist": fashion}
 _BASELINE_VERSION = 2  # of the linear model
 
 
-class GreyImage(Classification):
+class GreyImage(Sized):
     """Classify an image from its grey pixels in reading order (Long Range Arena's Image), 10 classes.
 
     ``dataset=cifar10`` reads from the data folder CIFAR-10's binary version (cifar-10-batches-bin or
@@ -45,21 +45,11 @@ class GreyImage(Classification):
     source = "Krizhevsky 2009, CIFAR-10; Tay et al. 2021, Long Range Arena (arXiv 2011.04006)"
 
     dataset: Literal["cifar10", "fashion-mnist"] = "cifar10"
-    train: int = 0
-    validation: int = 0
-    test: int = 0
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Images of each part, 0 for all."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def check_options(self) -> None:
-        """Refuse other data sets and negative sizes."""
+        """Refuse other data sets too."""
         super().check_options()
         require(self.dataset in SETS, f"dataset is {self.dataset!r}, not cifar10 or fashion-mnist")
-        for name, count in self.sizes.items():
-            require(count >= 0, f"{name} must be at least 0 (all), got {count}")
 
     def fingerprint(self, data_dir: Path | None) -> str:
         """Read every image, so that errors in the files show before anything is measured."""

@@ -24,7 +24,7 @@ from effbench.measured.data.text_pairs import (
     post_pairs,
     read_posts,
 )
-from effbench.measured.tasks.base import Classification, LastRead, require
+from effbench.measured.tasks.base import LastRead, Sized, require
 from effbench.measured.tasks.lra_text import BYTES
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ POSTS_FOLDERS = ("newsgroups20", "newsgroups")
 _BASELINE_VERSION = 1  # of the cosine
 
 
-class Retrieval(Classification):
+class Retrieval(Sized):
     """Tell whether two documents are related, from the bytes of both (Long Range Arena's Retrieval).
 
     ``dataset=aan`` reads LRA's pairs of papers, of which one cites the other or not, from the data folder's
@@ -67,23 +67,13 @@ class Retrieval(Classification):
 
     dataset: Literal["aan", "newsgroups"] = "aan"
     quoting: bool = False
-    train: int = 0
-    validation: int = 0
-    test: int = 0
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Pairs of each part, 0 for all."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def check_options(self) -> None:
-        """Refuse other data sets, quotation marks of posts, and negative sizes."""
+        """Refuse other data sets, and quotation marks of posts."""
         super().check_options()
         aan = self.dataset == "aan"
         require(aan or self.dataset == "newsgroups", f"dataset is {self.dataset!r}, not aan or newsgroups")
         require(aan or not self.quoting, "quoting is for dataset=aan, whose files have quotation marks")
-        for name, count in self.sizes.items():
-            require(count >= 0, f"{name} must be at least 0 (all), got {count}")
 
     def fingerprint(self, data_dir: Path | None) -> str:
         """Read every row of the files."""
