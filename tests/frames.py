@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from effbench.common.spec import Cell, Mode, Option, Record, Status
-from effbench.records.store import raw_frame
+from effbench.records.frame import raw_frame
 
 SIX = ("vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear")
 ORDER = {"vanilla": 2.0}

@@ -22,7 +22,8 @@ import effbench
 from effbench.common import machine
 from effbench.common.spec import MACHINE, Job, Limits, UsageError
 from effbench.records.analyse.drift import doubts
-from effbench.records.store import Store, raw_frame
+from effbench.records.frame import raw_frame
+from effbench.records.store import Store
 from effbench.sweep import sweep as sweep_module
 from effbench.sweep.loop import run
 from effbench.sweep.planning import order, plan

@@ -15,7 +15,8 @@ import pytest
 
 import effbench
 from effbench.common.spec import Cell, Record, Status, UsageError, cell_key
-from effbench.records.store import Store, StoreFull, export, raw_frame
+from effbench.records.frame import raw_frame
+from effbench.records.store import Store, StoreFull, export
 
 
 def record(seq_len: int = 8, status: Status = "ok", time_s: float = 1.0, **changes) -> Record:

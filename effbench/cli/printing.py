@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,29 +34,28 @@ def print_blocks(tables: list[Block], format: str) -> None:
 
 
 def load_raw(folders: list[Path]) -> DataFrame:
-    """Return the records of results folders, one per row, and warn of files that cannot be read."""
-    import warnings
-
+    """Return the records of results folders, one per row, and print a warning for each unreadable file."""
     from effbench.records.store import load
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        frame = load(folders, raw=True)
-    for warning in caught:
-        print(f"effbench: {warning.message}", file=sys.stderr)
-    return frame
+    with _printed_warnings():
+        return load(folders, raw=True)
 
 
 def load_both(folders: list[Path]) -> tuple[DataFrame, DataFrame]:
-    """Return the configurations of results folders, one per row, and their records, one per row."""
+    """Return the configurations of results folders, one per row, and their records, as ``load_raw`` does."""
+    from effbench.records import store
+
+    with _printed_warnings():
+        return store.load_both(folders)
+
+
+@contextlib.contextmanager
+def _printed_warnings() -> Iterator[None]:
     import warnings
 
-    from effbench.records.analyse.summary import summarise
-    from effbench.records.store import load
-
-    raw = load_raw(folders)
-    if len(folders) == 1:
-        return summarise(raw), raw
-    with warnings.catch_warnings():  # load_raw has printed them
-        warnings.simplefilter("ignore")
-        return load(folders), raw
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):  # effbench's own, and not one of pandas or NumPy
+            print(f"effbench: {warning.message}", file=sys.stderr)

@@ -17,7 +17,7 @@ from effbench.common.files import why
 from effbench.common.spec import MESSAGE, Cell, Record, UsageError
 from effbench.common.wording import one_line, shown
 from effbench.records import pack_file, record_file
-from effbench.records.frame import raw_frame as raw_frame
+from effbench.records.frame import raw_frame
 from effbench.records.pack_file import PACK, RECORDS, SUPERSEDED
 
 if TYPE_CHECKING:
@@ -183,10 +183,18 @@ def load(folders: str | Path | Sequence[str | Path], *, raw: bool = False) -> Da
     not sound records are left out, with a warning that names them. Raises UsageError for a folder that is
     not a results folder.
     """
-    import pandas as pd
+    names, frames = _raw_frames(folders)
+    return _joined(names, frames if raw else _summaries(frames))
 
-    from effbench.records.analyse.summary import summarise
 
+def load_both(folders: str | Path | Sequence[str | Path]) -> tuple[DataFrame, DataFrame]:
+    """Return the summary and the raw frame of results, as ``load`` does, and read each folder once."""
+    names, frames = _raw_frames(folders)
+    return _joined(names, _summaries(frames)), _joined(names, frames)
+
+
+def _raw_frames(folders: str | Path | Sequence[str | Path]) -> tuple[list[str], list[DataFrame]]:
+    """Return the folders' names and raw frames; warn of what is not a sound record."""
     many = [folders] if isinstance(folders, str | Path) else list(folders)
     if not many:
         raise UsageError("no results folder was given")
@@ -194,12 +202,27 @@ def load(folders: str | Path | Sequence[str | Path], *, raw: bool = False) -> Da
     for folder in many:
         records, problems = Store(Path(folder)).read()
         for problem in problems:
-            warnings.warn(f"ignored {problem}", stacklevel=2)
-        frame = raw_frame(records) if raw else summarise(raw_frame(records))
-        if len(many) > 1:
-            frame.insert(0, "folder", str(folder))
-        frames.append(frame)
-    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+            warnings.warn(f"ignored {problem}", stacklevel=3)
+        frames.append(raw_frame(records))
+    return [str(folder) for folder in many], frames
+
+
+def _summaries(frames: Sequence[DataFrame]) -> list[DataFrame]:
+    from effbench.records.analyse.summary import summarise
+
+    return [summarise(frame) for frame in frames]
+
+
+def _joined(names: Sequence[str], frames: Sequence[DataFrame]) -> DataFrame:
+    """Return one frame; if there are several, each row begins with its folder's name."""
+    import pandas as pd
+
+    if len(frames) == 1:
+        return frames[0]
+    named = [frame.copy() for frame in frames]
+    for name, frame in zip(names, named, strict=True):
+        frame.insert(0, "folder", name)
+    return pd.concat(named, ignore_index=True)
 
 
 def export(folder: Path, records: Iterable[Record] | None = None) -> tuple[DataFrame, DataFrame]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 from effbench.common import files, machine
 from effbench.common.spec import Cell, Job, Record, Status, UsageError
 from effbench.records.analyse.summary import summarise
-from effbench.records.store import Problem, Store, StoreFull, export, raw_frame
+from effbench.records.frame import raw_frame
+from effbench.records.store import Problem, Store, StoreFull, export
 from effbench.sweep import planning
 from effbench.sweep.estimate import Estimate
 from effbench.sweep.executor import Executor
