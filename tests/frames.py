@@ -58,7 +58,8 @@ def cost_records(
                         if status == "ok":
                             values = {"parameters": 1000, **measured.get(probe, {})}
                         if status == "ok" and probe == "time":
-                            samples = {"time_s": tuple(base * rng.normal(1, noise, 9).clip(0.5))}
+                            times = base * rng.normal(1, noise, 9).clip(0.5)
+                            samples = {"time_s": tuple(times), "control_s": (1e-4,) * 9}
                         records.append(
                             Record(
                                 cell=cell,

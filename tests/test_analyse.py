@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,89 +19,8 @@ from effbench.common import columns
 from effbench.common.spec import STATUSES
 from effbench.records.analyse.complexity import exponents
 from effbench.records.analyse.roofline import bandwidth_for, roofline
-from effbench.records.analyse.statistics import (
-    half_width,
-    mean_interval,
-    median_interval,
-    proportion_interval,
-    ratio_interval,
-)
+from effbench.records.analyse.statistics import mean_interval, proportion_interval
 from effbench.records.analyse.summary import COLUMNS, SEVERITY, summarise
-
-
-def test_the_median_and_its_interval_of_a_constant_are_the_constant():
-    assert median_interval([[2.0] * 5, [2.0] * 3]) == (2.0, 2.0, 2.0)
-
-
-@given(st.lists(st.lists(st.floats(0.1, 10), min_size=1, max_size=9), min_size=1, max_size=5))
-def test_the_interval_holds_the_median_and_is_the_same_every_time(repeats):
-    center, low, high = median_interval(repeats, resamples=200)
-    if len(repeats) == 1:
-        assert math.isnan(low)
-        assert math.isnan(high)
-        return
-    assert 0 < low <= center <= high
-    assert center == float(np.median([np.median(r) for r in repeats]))
-    assert median_interval(repeats, resamples=200) == (center, low, high)
-
-
-def test_differences_between_processes_widen_the_interval():
-    rng = np.random.default_rng(0)
-    alike = [list(rng.normal(1.0, 0.01, 50)) for _ in range(5)]
-    apart = [list(rng.normal(mean, 0.01, 50)) for mean in (0.9, 0.95, 1.0, 1.05, 1.1)]
-    width = {
-        name: median_interval(r)[2] - median_interval(r)[1]
-        for name, r in (("alike", alike), ("apart", apart))
-    }
-    assert width["apart"] > 10 * width["alike"]
-
-
-@pytest.mark.parametrize("count", [2, 3, 5])
-@pytest.mark.parametrize("disturbed", [0.0, 0.15])
-def test_a_repetitions_median_falls_into_the_interval(count, disturbed):
-    """Processes with different offsets, some of them disturbed: nominal coverage 95 %, 150 trials."""
-    rng = np.random.default_rng(1)
-
-    def repetition():
-        offsets = rng.normal(0, 0.02, count) + (rng.random(count) < disturbed) * np.abs(
-            rng.normal(0, 0.1, count)
-        )
-        return [np.exp(offset + np.abs(rng.normal(0, 0.02, 20))) for offset in offsets]
-
-    hits, widths = 0, []
-    for _ in range(150):
-        interval = median_interval(repetition(), resamples=300)
-        later = np.median([np.median(samples) for samples in repetition()])
-        hits += interval[1] <= later <= interval[2]
-        widths.append(half_width(interval))
-    assert hits >= 0.92 * 150
-    assert np.median(widths) < {2: 0.25, 3: 0.15, 5: 0.08}[count], "and is not merely wide"
-
-
-def test_pairs_tell_apart_what_separate_intervals_cannot():
-    """A machine whose speed changes from repeat to repeat by far more than the two differ."""
-    rng = np.random.default_rng(2)
-    hits = 0
-    for _ in range(80):
-        speed = rng.normal(0, 0.2, 4)
-        a, b = (
-            {r: np.exp(speed[r] + shift + rng.normal(0, 0.005, 15)) for r in range(4)} for shift in (0.05, 0)
-        )
-        ratio, low, high = ratio_interval(a, b)
-        assert low <= ratio <= high
-        hits += low <= math.exp(0.05) <= high
-        assert low > 1
-        assert median_interval(list(a.values()))[1] < median_interval(list(b.values()))[2]
-    assert hits >= 73
-
-
-def test_without_common_repeats_the_separate_intervals_count_and_one_repeat_has_none():
-    ratio, low, high = ratio_interval({0: [2.0], 1: [2.0]}, {2: [1.0], 3: [1.0]})
-    assert (ratio, low, high) == pytest.approx((2.0, 2.0, 2.0))
-    ratio, low, high = ratio_interval({0: [2.0, 2.1]}, {0: [1.0], 1: [1.0]})
-    assert ratio == pytest.approx(2.05)
-    assert math.isnan(low)
-    assert math.isnan(high)
 
 
 def test_students_t_agrees_with_scipy():
@@ -194,9 +112,10 @@ def test_the_exponent_of_a_power_law_is_found(power):
     records = cost_records(("vanilla",), (128, 256, 512, 1024, 2048), modes=("forward",))
     frame = raw(records)
     times = frame["seq_len"].astype(float) ** power
-    frame.loc[frame["probe"] == "time", "time_s"] = times
+    frame["samples_time_s"] = [[time] * 9 for time in times]
     (row,) = exponents(frame, "time_s").itertuples()
-    assert (row.exponent, row.exponent_low, row.exponent_high) == pytest.approx((power,) * 3)
+    assert row.exponent == pytest.approx(power)
+    assert row.exponent_low < power < row.exponent_high, "another run may differ"
     assert (row.first, row.last) == (256, 2048)
     (row,) = exponents(frame, "flops").itertuples()
     assert row.exponent == pytest.approx(2.0, abs=1e-6)
@@ -207,7 +126,8 @@ def test_the_interval_of_an_exponent_reflects_noise_between_repeats():
         exponents(raw(cost_records(("vanilla",), modes=("forward",), noise=n, repeats=5)), "time_s")
         for n in (0.001, 0.2)
     )
-    assert (noisy.exponent_high - noisy.exponent_low > 5 * (quiet.exponent_high - quiet.exponent_low)).all()
+    assert (noisy.exponent_high - noisy.exponent_low > 2 * (quiet.exponent_high - quiet.exponent_low)).all()
+    assert (quiet.exponent_high - quiet.exponent_low > 0.03).all(), "runs differ too"
 
 
 def test_two_lengths_are_no_growth():
@@ -276,7 +196,7 @@ def test_what_makes_a_time_doubtful_is_said(column, value, words):
     frame.loc[frame["probe"] == "time", column] = value
     assert summarise(frame).noisy.tolist() == [words]
     wide = summarise(raw(cost_records(("vanilla",), (128,), modes=("forward",), noise=0.1)))
-    assert wide.noisy.str.contains(" %, target ± 2 %").all()
+    assert wide.noisy.str.contains(" %, target ± 5 %").all()
 
 
 def test_a_task_without_counts_beside_one_with_them_has_no_interval_at_one_seed():

@@ -28,6 +28,9 @@ from effbench.records.store import Store
 
 FACTS = {"name": "Test CPU, 2 cores, 8 GiB", "torch": "2.13.0", "python": "3.11.7", "cpu_capability": "AVX2"}
 CODE = "0.1.0-aaaaaaaa-bbbbbbbb"
+# What a machine told whose runs hardly differ.
+STEADY = {"runs": 40, "control_s": 1e-4, "time_sd": 1e-5, "time_degrees": 40.0, "own_sd": 1e-5}
+STEADY["own_degrees"] = 40.0
 OPPOSITE = {"slower": "faster", "faster": "slower"}
 
 
@@ -43,9 +46,9 @@ def timed(
             Record(
                 cell=Cell(mechanism=mechanism, probe="time", repeat=repeat, **{"seq_len": 128, **shape}),
                 status="ok",
-                samples={"time_s": tuple(map(float, times))},
+                samples={"time_s": tuple(map(float, times)), "control_s": (1e-4,) * len(times)},
                 values={"allocator_in_force": "kept"},
-                machine={**FACTS, "others_cores": 0.02, "load_1min": 1.0},
+                machine={**FACTS, "others_cores": 0.02, "load_1min": 1.0, "history": STEADY},
                 code=CODE,
                 started=f"2026-01-02T03:04:{repeat:02}+00:00",
                 seconds=1.0,
@@ -155,7 +158,8 @@ def test_one_process_has_no_interval():
 
 
 def test_a_folder_against_itself_is_the_same_in_all(folder):
-    quiet = folder("a", frames.cost_records(["vanilla", "linear"], [128, 512], noise=0.001, repeats=8))
+    records = frames.cost_records(["vanilla", "linear"], [128, 512], noise=0.001, repeats=8)
+    quiet = folder("a", on(records, history=STEADY))
     report = compare(quiet, quiet)
     assert {only.verdict for only in report.comparisons} == {"same"}
     assert {only.ratio for only in report.comparisons} == {1.0}
@@ -391,7 +395,7 @@ def test_damaged_files_are_named(folder):
     (b / "records" / "half.json").write_text('{"checksum"')
     report = compare(a, b)
     assert noted(report, "half.json: damaged")
-    assert noted(report, "drifts")
+    assert noted(report, "made at different times")
     assert verdicts(report) == {"vanilla": "same"}
 
 

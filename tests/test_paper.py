@@ -21,8 +21,10 @@ from effbench.cli import app as cli
 from effbench.common import registry
 from effbench.common.spec import Record, UsageError
 from effbench.records.analyse import published as paper
+from effbench.records.analyse.load import comparable
 from effbench.records.analyse.seeds import compare
-from effbench.records.analyse.statistics import agreement, ratio_interval, welch
+from effbench.records.analyse.statistics import agreement, welch
+from effbench.records.analyse.uncertainty import noise_of, ratio_interval
 from effbench.records.store import Store, load
 from effbench.show.paper_tables import FORMATS, report
 
@@ -271,8 +273,10 @@ def test_ratios_are_paired_and_held_against_the_figure():
     (row,) = compared.query("mode == 'forward' and seq_len == 512 and name == 'Transformer'").to_dict(
         "records"
     )
-    assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == ratio_interval(
-        times["vanilla"], times["fastformer"]
+    frame = raw(records)
+    noise = noise_of(comparable(frame[frame["probe"] == "time"]))
+    assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == pytest.approx(
+        ratio_interval(times["vanilla"], times["fastformer"], noise)
     )
     assert row["published_ratio"] == 604 / 13.2
     assert row["factor"] == row["ratio"] / row["published_ratio"]

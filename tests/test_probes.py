@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from effbench.common.spec import MIN_SAMPLES
+from effbench.measured.probes.control import Control
 from effbench.measured.probes.flops import count_flops, count_work
 from effbench.measured.probes.memory import EVENTS, peak_bytes
 from effbench.measured.probes.time import MAX_SAMPLES, MIN_SAMPLE_S, sample_seconds
@@ -305,3 +306,22 @@ def test_layers_of_torch_need_no_warning():
                         out.sum().backward()
 
             assert not count_work(call).uncounted, layer
+
+
+def test_the_control_is_read_beside_every_sample_for_a_share_of_its_time():
+    control = Control()
+    control.warm_up(1e-6)
+    samples, _ = sample_seconds(lambda: None, seconds=0.01, beside=control.read)
+    assert len(control.times_s) == len(samples) + 1
+    beside = control.beside_samples()
+    assert len(beside) == len(samples)
+    assert beside[0] == pytest.approx((control.times_s[0] + control.times_s[1]) / 2)
+    ticks = iter(range(0, 10**9, 1_000_000))  # every reading of this clock is 1 ms later
+    slow = Control(clock_ns=lambda: next(ticks))
+    slow.warm_up(0.2)
+    slow.read()
+    assert slow.times_s == [pytest.approx(1e-3 / 10)], "ten operations beside samples of 0.2 s"
+    with torch.inference_mode():
+        state = torch.get_rng_state()
+        Control()
+        assert torch.equal(torch.get_rng_state(), state), "torch's own generator is left alone"

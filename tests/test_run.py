@@ -24,6 +24,7 @@ from effbench.common.spec import MACHINE, Job, Limits, UsageError
 from effbench.records.analyse.drift import doubts
 from effbench.records.frame import raw_frame
 from effbench.records.store import Store
+from effbench.show.progress import TerminalProgress
 from effbench.sweep import sweep as sweep_module
 from effbench.sweep.loop import run
 from effbench.sweep.planning import order, plan
@@ -444,7 +445,7 @@ def test_a_wide_interval_repeats_its_whole_block_up_to_the_most(tmp_path):
     assert (frame.repeats == 4).all()
     noisy = frame.set_index("mechanism").noisy
     assert noisy["vanilla"].tolist() == ["", ""]
-    assert noisy["linear"].str.endswith("target ± 2 %").all()
+    assert noisy["linear"].str.endswith("target ± 5 %").all()
 
 
 def test_narrow_intervals_are_not_refined_and_one_repeat_stays_one(tmp_path):
@@ -680,9 +681,9 @@ def test_no_winner_is_named_where_all_repeats_were_beside_other_load(tmp_path):
 
     fake = Loaded({0, 1, 2, 3})
     frame = run(REFINED, tmp_path / "out", executor=fake)
-    assert set(repeats_of(fake).values()) == {4}
+    assert set(repeats_of(fake).values()) == {3}, "the load is there to stay"
     linear = frame[frame["mechanism"] == "linear"]
-    assert (linear["noisy"] == "beside other load in 4 of 4 repeats").all()
+    assert (linear["noisy"] == "beside other load in 3 of 3 repeats").all()
     rows = frame[frame["seq_len"] == 16]
     assert fastest(rows) == []
     assert "no winner is named from 16 to 32: measured beside other load" in in_words(frame)
@@ -704,3 +705,33 @@ def test_no_winner_is_named_where_all_repeats_were_beside_other_load(tmp_path):
 )
 def test_other_work_crowds_where_cores_run_short(others, threads, cores, crowds):
     assert machine.crowded(others, threads, cores) is crowds
+    assert machine.crowded(others, threads, cores, waited_share=0.01) is crowds
+    assert machine.crowded(others, threads, cores, waited_share=0.3), "its threads were seen to wait"
+
+
+def test_the_first_time_beside_other_load_says_what_to_do(tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    with TerminalProgress(console) as progress:
+        run(REFINED, tmp_path / "out", executor=Loaded({0, 1, 2, 3}), listener=progress)
+    text = console.file.getvalue()
+    assert text.count("Stop them") == 1, "once"
+    assert "keep 1.0 of 2 cores busy" in text
+    assert machine.free_threads(0.0) == machine.cores()
+    assert machine.free_threads(1000.0) == 1
+
+
+def test_one_repeat_of_a_configuration_is_checked_and_the_others_need_no_check(tmp_path):
+    class Noting(Fake):
+        def run(self, job, progress):
+            asked.append((job.cell.label, job.cell.seq_len, job.cell.mode, job.cell.probe, job.checked))
+            record = super().run(job, progress)
+            if job.cell.seq_len == 16 and not job.checked:
+                return replace(record, status="incorrect", reason="wrong", samples={})
+            return record
+
+    asked: list[tuple[str, int, str, str, bool]] = []
+    run(REFINED.override({"repeats": 3, "max_repeats": 3}), tmp_path / "out", executor=Noting())
+    timed = [one for one in asked if one[3] == "time"]
+    of_32 = [one[4] for one in timed if one[1] == 32 and one[0] == "linear"]
+    assert of_32 == [False, True, True]
+    assert not any(one[4] for one in timed if one[1] == 16), "what was incorrect is checked again"

@@ -12,8 +12,10 @@ import pytest
 from frames import ORIGIN, cost_records, raw
 
 from effbench.common.spec import Cell, Record, UsageError
-from effbench.records.analyse.statistics import mean_interval, ratio_interval
+from effbench.records.analyse.load import comparable
+from effbench.records.analyse.statistics import mean_interval
 from effbench.records.analyse.summary import label, summarise
+from effbench.records.analyse.uncertainty import noise_of, ratio_interval
 from effbench.show import look, plots
 from effbench.show.plots import ablation, label_layout, relative_time
 from effbench.show.plots.baseline_lines import baseline_scores
@@ -298,6 +300,8 @@ def test_recall_at_one_width_is_drawn_against_the_pairs_of_each_length():
 def test_figure2_is_the_ratio_to_fastformer_paired_by_repeat_beside_the_papers():
     (figure,) = drawn("times", "figure2")
     assert [axes.get_title() for axes in figure.axes] == ["inference", "training"]
+    timed = FRAMES["times"]
+    noise = noise_of(comparable(timed[(timed["probe"] == "time") & (timed["status"] == "ok")]))
     for axes, mode in zip(figure.axes, ("forward", "train"), strict=True):
         (line,) = [line for line in axes.lines if line.get_label() == "linear"]
         (bars,) = [c for c in axes.collections if c.get_gid() == "bars-linear"]
@@ -308,7 +312,7 @@ def test_figure2_is_the_ratio_to_fastformer_paired_by_repeat_beside_the_papers()
                     of("times", m, mode=mode, seq_len=n, probe="time") for m in ("linear", "fastformer")
                 )
             )
-            ratio, low, high = ratio_interval(ours, base)
+            ratio, low, high = ratio_interval(ours, base, noise)
             assert y == pytest.approx(ratio)
             assert bar[:, 1] == pytest.approx([low, high])
         assert line.get_linestyle() == "-"

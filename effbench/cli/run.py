@@ -86,7 +86,7 @@ def run(
     ] = None,
     precision: Annotated[
         str | None,
-        value("SHARE", "Target half-width of the confidence interval of a time. Default: 2%.", MEASURING),
+        value("SHARE", "Target error of a time within this run. Default: 5%.", MEASURING),
     ] = None,
     max_repeats: Annotated[
         str | None,

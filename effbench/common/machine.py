@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -30,15 +31,32 @@ def cores() -> int:
 
 
 # Other load disturbs a measurement if it uses at least so many cores and if so large a share of all cores is
-# in use: a thread that waits for a core delays all threads that wait for it.
-BUSY_CORES, BUSY_SHARE = 0.5, 0.75
+# in use: a thread that waits for a core delays all threads that wait for it. The same is seen directly if
+# the threads waited for a core for so large a share of the time.
+BUSY_CORES, BUSY_SHARE, WAITED_SHARE = 0.5, 0.75, 0.1
+# Environment variables that tell the threads of an operation how to wait for each other.
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
-def crowded(others_cores: float | None, threads: int, machine_cores: float | None) -> bool:
-    """True if other load competes for cores with an operation of ``threads`` threads on this machine."""
+def crowded(
+    others_cores: float | None, threads: int, machine_cores: float | None, waited_share: float | None = None
+) -> bool:
+    """True if other load competed for cores with an operation of ``threads`` threads on this machine."""
+    if waited_share is not None and waited_share > WAITED_SHARE:
+        return True
     if others_cores is None or machine_cores is None or not others_cores >= BUSY_CORES:
         return False
     return bool(threads + others_cores > BUSY_SHARE * machine_cores)
+
+
+def free_threads(others_cores: float) -> int:
+    """Return how many threads find a core each beside the load of other processes, at least 1."""
+    return max(1, int(cores() - others_cores + 0.25))
+
+
+def thread_waiting() -> str:
+    """Return how threads wait for each other: the environment variables that say so, or ``default``."""
+    return ", ".join(f"{name}={os.environ[name]}" for name in _WAITING if name in os.environ) or "default"
 
 
 def cache_dir() -> Path:
@@ -146,6 +164,19 @@ def _stat(path: Path) -> tuple[float | None, float | None]:
     user, nice, system, _, _, irq, softirq, steal = fields[:8]
     tick = float(os.sysconf("SC_CLK_TCK"))
     return (user + nice + system + irq + softirq) / tick, steal / tick
+
+
+def waited_s() -> float | None:
+    """Return how long this process's threads have waited for a core so far, in s; None if it is not visible.
+
+    It is the sum over the threads that are alive, from Linux's schedstat.
+    """
+    total, visible = 0, False
+    for thread in Path("/proc/self/task").glob("*"):
+        with contextlib.suppress(OSError):  # a thread that has just ended, or a kernel without schedstat
+            total += int((thread / "schedstat").read_text().split()[1])
+            visible = True
+    return total / 1e9 if visible else None
 
 
 def affinity() -> tuple[int, ...] | None:

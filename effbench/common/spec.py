@@ -50,8 +50,8 @@ class Cell:
     ``mechanism`` is a registered name or a dotted name or file such as ``path/to/file.py:MyAttention``.
     ``repeat`` is the number of the replicate: a fresh process, seeded with ``seed + repeat``. ``scope`` is
     one attention layer, or an encoder of ``layers`` blocks. A time cell samples for at most ``seconds``.
-    ``precision`` is the target half-width of the time's interval, as a share of the time: a cell that
-    reaches it stops sampling early, and a configuration that does not reach it is repeated.
+    ``precision`` is the target error of the time within its run, as a share of the time: a cell whose samples
+    are far better stops sampling early, and a configuration that does not reach it is repeated.
     """
 
     mechanism: str
@@ -71,7 +71,7 @@ class Cell:
     threads: int = 1
     allocator: Allocator = "kept"
     seconds: float = 0.5
-    precision: float = 0.02
+    precision: float = 0.05
     seed: int = 0
     repeat: int = 0
 
@@ -105,6 +105,7 @@ class Job:
 
     ``code`` is the fingerprint of the sources and ``data`` that of the input files; both are copied into the
     record. ``checkpoint`` is the file where a training may keep its state, to go on after it was killed.
+    ``checked``: another repeat of the cell, of the same code, has passed the checks before the timing.
     """
 
     cell: Cell
@@ -113,6 +114,7 @@ class Job:
     code: str = ""
     data: str = ""
     checkpoint: str | None = None
+    checked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from effbench.common.machine import BUSY_CORES
@@ -106,17 +107,20 @@ def _comparison(pair: StoredPair, threshold: float, floor_s: float, error: float
     if not base.ok:
         reason = f"the base failed: {base.why_failed()}"
         return Comparison(cell=cell, verdict="base-failed", reason=reason)
+    quick_s = pair.quick_s
+    base_times, head_times = base.times_s(quick_s), head.times_s(quick_s)
+    base_s = median(median(own) for own in base_times)
     times = Comparison(
-        cell=cell, verdict="inconclusive", base_s=base.median_s, head_s=head.median_s,
-        rounds=min(len(base.ok), len(head.ok)), calls=sum(map(len, (*base.times_s, *head.times_s))),
+        cell=cell, verdict="inconclusive", base_s=base_s, head_s=median(median(own) for own in head_times),
+        rounds=min(len(base_times), len(head_times)), calls=sum(map(len, (*base_times, *head_times))),
     )  # fmt: skip
     unfit = _unfit(pair)
     if not pair.judged:
         lacking = " and ".join(side for side in SIDES if len(getattr(pair, side).ok) < 2)
         once = f"one repeat in {lacking}: run it again with --repeats 3 or more"
         return replace(times, verdict="unfit" if unfit else "inconclusive", reason=unfit or once)
-    ratio = difference(base.times_s, head.times_s, error)
-    applied = max(threshold, floor_s / base.median_s)
+    ratio = difference(base_times, head_times, error, pair.between.time)
+    applied = max(threshold, floor_s / base_s)
     verdict: Verdict
     verdict, reason = ("unfit", unfit) if unfit else judge(ratio, applied)
     return replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 
@@ -19,9 +20,11 @@ def notes_of(
     """Yield sentences for the reader; ``pairs`` and ``comparisons`` of times go together."""
     judged = [(pair, own) for pair, own in zip(pairs, comparisons, strict=True) if pair.judged]
     if any(pair.timed for pair in pairs):
+        spread = max(math.sqrt(2 * pair.between.time.value) for pair in pairs if pair.timed)
         yield (
-            "the two runs were made at different times and without a control: if the speed of the machine "
-            "drifts, a slower run looks like slower code. Use effbench gate to compare code"
+            "the two runs were made at different times: the intervals allow for differences between two runs "
+            f"of the same code with a standard deviation of {spread:.1%}. Use effbench gate to find smaller "
+            "changes of code"
         )
     yield from _same_code(judged)
     base, head = ({r.code.rpartition("-")[0] for r in records[side] if r.code} for side in SIDES)

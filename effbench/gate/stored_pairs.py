@@ -9,6 +9,8 @@ from statistics import median
 from typing import Any
 
 from effbench.common.spec import Cell, Record, UsageError
+from effbench.records.analyse.load import scaled
+from effbench.records.analyse.uncertainty import ASSUMED_AS_MEASURED, Between
 
 SIDES = ("base", "head")
 # Facts that identify a machine. The instruction set is one of them: torch chooses its kernels by it, and two
@@ -21,6 +23,7 @@ NOTED = {
     "libc": "C library",
     "system": "system",
     "cpu_quota_cores": "quota of cores",
+    "thread_waiting": "how threads wait",
 }
 _LIMITS = {"oom", "timeout", "unsupported", "skipped"}  # statuses of a configuration whose code is not broken
 
@@ -45,15 +48,17 @@ class OneSide:
         """True if it ran, with or without success."""
         return bool(self.ok or self.failed)
 
-    @property
-    def times_s(self) -> list[tuple[float, ...]]:
-        """The times of each repeat, in seconds."""
-        return [record.samples["time_s"] for record in self.ok]
+    def times_s(self, quick_s: float | None) -> list[list[float]]:
+        """Return the times of each repeat in seconds, at the speed at which the control takes ``quick_s``.
 
-    @property
-    def median_s(self) -> float:
-        """The median over repeats of each repeat's median, in seconds."""
-        return float(median(median(times) for times in self.times_s))
+        They are as measured if it is None.
+        """
+        return [
+            list(record.samples["time_s"])
+            if quick_s is None
+            else scaled(record.samples["time_s"], record.samples["control_s"], quick_s)
+            for record in self.ok
+        ]
 
     def why_failed(self) -> str:
         """Status and reason of the newest failure."""
@@ -73,6 +78,23 @@ class StoredPair:
     def cell(self) -> Cell:
         """The head's cell, or else the base's; it stands for all repeats."""
         return replace([*self.head.records, *self.base.records][0].cell, repeat=0)
+
+    @property
+    def quick_s(self) -> float | None:
+        """The control's time in quick phases of the machine; None if not all times have a control."""
+        records = [*self.base.ok, *self.head.ok]
+        controls = [record.samples.get("control_s", ()) for record in records]
+        if any(len(own) != len(r.samples["time_s"]) for own, r in zip(controls, records, strict=True)):
+            return None
+        return min(median(own) for own in controls)
+
+    @property
+    def between(self) -> Between:
+        """The noise between runs, as the newest record knew it."""
+        if self.quick_s is None:
+            return ASSUMED_AS_MEASURED
+        newest = max((*self.base.ok, *self.head.ok), key=lambda record: record.started)
+        return Between.told(newest.machine.get("history"))
 
     @property
     def timed(self) -> bool:

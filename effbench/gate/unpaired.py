@@ -8,12 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from effbench.gate.decide import Interval, mean_and_error, middle, student
+from effbench.records.analyse.uncertainty import NOTHING, Variance
 
 # Upper limit of half an interval's width in logarithms: e^50 bounds nothing and is still a finite number.
 _WIDEST = 50.0
 
 
-def difference(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]], error: float) -> Interval:
+def difference(
+    base: Sequence[Sequence[float]],
+    head: Sequence[Sequence[float]],
+    error: float,
+    between: Variance = NOTHING,
+) -> Interval:
     """Return the ratio of the head's times over the base's, with a two-sided interval of that error.
 
     ``base`` and ``head`` hold the times of one cell in seconds, one series per repeat (a fresh process); the
@@ -25,6 +31,9 @@ def difference(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]],
     10 repeats (a run repeats noisy cells more often) make an interval miss up to 40 times as often as
     claimed. With these degrees it misses less often than claimed if both sides have the same spread, about
     twice as often if one side has three times the spread, and up to five times as often at ten times.
+
+    ``between`` is the variance of the logarithm of a time between two runs of the same code, beyond the noise
+    within them. It is added for both sides, with its own degrees of freedom.
 
     Raises ValueError with fewer than two repeats on a side.
     """
@@ -39,7 +48,8 @@ def difference(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]],
         degrees = fewest / ((base_se**2 / variance) ** 2 + (head_se**2 / variance) ** 2)
     else:
         degrees = 2.0 * fewest
-    se = math.sqrt(variance)
+    whole = Variance(value=variance, degrees=degrees).plus(between.times(2))
+    se, degrees = math.sqrt(whole.value), whole.degrees
     half = min(student(1 - error / 2, degrees) * se, _WIDEST)
     center = head_mean - base_mean
     return Interval(

@@ -25,6 +25,7 @@ def facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "thread_waiting": machine.thread_waiting(),
         "affinity": machine.affinity(),
         "cpu_quota_cores": machine.cpu_quota_cores(),
         "load_1min": machine.load_1min(),

@@ -10,7 +10,9 @@ from effbench.common import columns
 from effbench.common.spec import Cell, Record, spec_label
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
+
+QUICK = 0.1  # the share of a run's controls that are at least as quick as the machine in its quick phases
 
 
 def raw_frame(records: Iterable[Record]) -> DataFrame:
@@ -19,7 +21,8 @@ def raw_frame(records: Iterable[Record]) -> DataFrame:
 
     rows = [_row(record) for record in records]
     first = list(_row(_EMPTY)) if not rows else []
-    return pd.DataFrame(rows, columns=first or None)
+    frame = pd.DataFrame(rows, columns=first or None)
+    return frame.assign(slowdown=slowdowns(frame)) if "control_s" in frame else frame
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -51,6 +54,7 @@ def _row(record: Record) -> dict[str, Any]:
         **{f"samples_{name}": list(series) for name, series in record.samples.items()},
         **record.values,
         **_ceiling(record),
+        **_history(record),
         **{name: record.machine.get(name) for name in columns.of_role("fact")},
         "torch": record.machine.get("torch"),
         "machine": _machine_name(record),
@@ -70,6 +74,31 @@ def _ceiling(record: Record) -> dict[str, Any]:
         "samples_bandwidth_at_bytes": ceiling.get("bandwidth_at_bytes"),
         "samples_bandwidth_bytes_per_s": ceiling.get("bandwidth_bytes_per_s"),
     }
+
+
+def _history(record: Record) -> dict[str, Any]:
+    """Return the columns of what effbench.sweep.machine_history told of earlier runs, and of the control."""
+    known = record.machine.get("history") or {}
+    control = record.samples.get("control_s")
+    own = {"control_s": median(control)} if control else {}
+    return own | {f"history_{name}": value for name, value in known.items()}
+
+
+def slowdowns(frame: DataFrame) -> Series[float]:
+    """Return how many times slower than in its quick phases the machine was during each time; else NaN.
+
+    It is the time of the control beside the samples over that in quick phases: what earlier runs of the
+    machine told, or else a value below which a tenth of the frame's own controls are. (A minimum would
+    depend on the number of records.)
+    """
+    quickest = frame["control_s"].copy()
+    timed = frame["control_s"].notna()
+    for _, group in frame[timed].groupby(["machine", "torch", "threads"], dropna=False):
+        reference = group["control_s"].quantile(QUICK)
+        if "history_control_s" in group and (known := group[group["history_control_s"].notna()]).shape[0]:
+            reference = known.loc[known["started"].astype(str).idxmax(), "history_control_s"]
+        quickest.loc[group.index] = reference
+    return frame["control_s"] / quickest
 
 
 def _machine_name(record: Record) -> str:

@@ -39,6 +39,13 @@ def check_content(record: Record, taken: Collection[str]) -> None:
     _check_hits(values)
     if "ceiling" in facts:
         check_ceiling(facts["ceiling"])
+    if "history" in facts:
+        _check_history(facts["history"])
+    if control := samples.get("control_s"):
+        if len(control) != len(samples.get("time_s", ())):
+            raise ValueError("samples.control_s has not one time for each of samples.time_s")
+        if any(time <= 0 for time in control):
+            raise ValueError("samples.control_s holds a time that is not above 0")
     if record.status == "ok":
         _check_measured(record)
 
@@ -57,6 +64,18 @@ def check_ceiling(ceiling: object) -> None:
             raise ValueError(f"ceiling holds {shown(number)}, not a number above 0")
     if sorted(set(sizes)) != sizes:
         raise ValueError("ceiling has sizes that do not ascend")
+
+
+def _check_history(history: object) -> None:
+    """Raise ValueError unless this is what effbench.records.analyse.runs.learn returns."""
+    if not isinstance(history, dict):
+        raise ValueError(f"history is {shown(history)}, not an object")
+    for name in ("runs", "control_s", "time_sd", "time_degrees", "own_sd", "own_degrees"):
+        number = history.get(name)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+            raise ValueError(f"history.{name} is {shown(number)}, not a number of at least 0")
+    if not history["control_s"]:
+        raise ValueError("history.control_s is 0")
 
 
 def _require(place: Mapping[str, Any], names: Iterable[str], kinds: tuple[type, ...], word: str) -> None:

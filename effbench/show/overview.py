@@ -13,6 +13,7 @@ from effbench.records.analyse.drift import doubts
 from effbench.records.analyse.load import BESIDE_LOAD
 from effbench.records.analyse.scores import metric_of
 from effbench.records.analyse.summary import ONE_REPEAT, label
+from effbench.records.analyse.uncertainty import differs
 from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.tables import SHAPE, each_row, labels, what_was_measured
@@ -58,7 +59,8 @@ def fastest(rows: pd.DataFrame) -> list[str]:
         return []
     best = timed.loc[timed["time_s"].idxmin()]
     if (timed["time_ratio"] == 1).sum() == 1:
-        tied = timed[timed["time_ratio_low"] <= 1]
+        ratios = timed[["time_ratio", "time_ratio_low", "time_ratio_high"]].itertuples(index=False, name=None)
+        tied = timed[[not differs(ratio) for ratio in ratios]]
     else:  # rows of several folders, which share no repeats: only their intervals can be compared
         tied = timed[timed["time_low_s"] <= best["time_high_s"]]
     return list(labels(tied.sort_values("time_s")))
@@ -137,7 +139,7 @@ def _noise_in_words(rows: pd.DataFrame, mode: str) -> list[str]:
     wide = noisy[reasons.str.fullmatch(r"± .*, target ± [^;]* %")]
     sentences = []
     if len(wide):
-        half = (wide["time_high_s"] - wide["time_low_s"]) / 2 / wide["time_s"]
+        half = wide["noisy"].str.extract(r"± ([0-9.]+) %")[0].astype(float) / 100
         sentences.append(
             f"{mode}: {len(wide)} of {plural(int(rows['time_s'].notna().sum()), 'time')} are noisy (~): "
             f"median {_percent(half.median())}, worst {_percent(half.max())}, "

@@ -13,9 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from effbench.common import machine
 from effbench.common.columns import headline
 from effbench.common.spec import Cell, Job, Record
 from effbench.common.wording import plural
+from effbench.records.analyse.load import is_crowded
 from effbench.records.store import Problem
 from effbench.show.units import score_words, written_score
 
@@ -61,6 +63,7 @@ class TerminalProgress:
         self._job: Job | None = None
         self._eta_s = 0.0
         self._last_plain = time.monotonic()
+        self._told_of_load = False
         self.statuses: Counter[str] = Counter()
 
     def __enter__(self) -> TerminalProgress:
@@ -101,6 +104,9 @@ class TerminalProgress:
         self._count += 1
         self.statuses[record.status] += 1
         self._bar.update(self._task, completed=self._count)
+        if not self._told_of_load and record.cell.probe == "time" and is_crowded(record):
+            self._told_of_load = True
+            self._print(f"[yellow]{escape(beside_load(record))}")
         worth_a_message = record.status != "ok" or record.cell.probe in ("time", "accuracy")
         budget_ended = record.status == "interrupted" and not record.seconds and not self._verbose
         if self._quiet or not (worth_a_message or self._verbose) or budget_ended:
@@ -123,6 +129,20 @@ class TerminalProgress:
 
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def beside_load(record: Record) -> str:
+    """Say that a time was measured beside other load, and what to do about it."""
+    facts, threads = record.machine, record.cell.threads
+    waited = record.values.get("waited_share")
+    others = float(facts.get("others_cores") or 0.0)
+    how = f"; the threads waited for a core for {waited:.0%} of the time" if isinstance(waited, float) else ""
+    fewer = machine.free_threads(others)
+    advice = f", or measure with --threads {fewer}" if fewer < threads else ", or measure later"
+    return (
+        f"other processes keep {others:.1f} of {facts.get('machine_cores')} cores busy{how}. Stop them"
+        f"{advice}. Times beside this load are marked and repeated, and no winner is named from them"
+    )
 
 
 def describe(cell: Cell) -> str:

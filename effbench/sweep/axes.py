@@ -112,7 +112,7 @@ DEFAULTS: dict[str, Axis] = {
     "device": ("cpu",),
     "allocator": ("kept",),
     "seconds": (0.5,),
-    "precision": (0.02,),
+    "precision": (0.05,),
     "repeats": (3,),
     "max_repeats": (10,),
 }

@@ -14,7 +14,9 @@ import numpy as np
 from effbench.common import machine
 from effbench.common.spec import MACHINE, Cell, Job, Limits
 from effbench.records.analyse.statistics import student_t
+from effbench.records.analyse.uncertainty import ASSUMED, Between
 from effbench.sweep.executor import Executor
+from effbench.sweep.machine_history import History
 
 Verdict = Literal["ok", "warn", "bad"]
 # Tokens of the fixed workload: calls of about 0.2, 2 and 20 ms on a core of 2024.
@@ -72,7 +74,9 @@ class Checkup:
     throttled: int | None
     clock_grain_s: float
     clock_cost_s: float
+    thread_waiting: str = "default"
     noise: tuple[Noise, ...] = field(default_factory=tuple)
+    between: Between = ASSUMED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +134,8 @@ def examine(executor: Executor, *, threads: int | None = None, progress: Callabl
         throttled=_throttled(cpu),
         clock_grain_s=first["clock_grain_s"],
         clock_cost_s=first["clock_cost_s"],
+        thread_waiting=machine.thread_waiting(),
+        between=History().between(count),
         noise=tuple(noise_of(n, number, processes) for (n, number), processes in series.items()),
     )
 
@@ -203,7 +209,8 @@ def smallest_in_pairs(noise: Noise, budget_s: float) -> float:
 
 def findings(seen: Checkup) -> list[Finding]:
     """Judge each item of a checkup; a pure function of the checkup."""
-    return [*_about_load(seen), *_about_processor(seen), *_about_memory(seen), *_about_noise(seen)]
+    about = (_about_load, _about_processor, _about_memory, _about_noise, _about_runs)
+    return [finding for of_one in about for finding in of_one(seen)]
 
 
 def verdict(findings: Sequence[Finding]) -> tuple[str, str]:
@@ -224,7 +231,9 @@ def _about_load(seen: Checkup) -> Iterator[Finding]:
     else:
         used = f"other processes use {seen.others_cores:.2f} of {seen.cores} cores"
         value = f"{used}; load average {seen.load_1min:.1f}"
-        advice = "stop other programs, or measure later"
+        free = machine.free_threads(seen.others_cores)
+        fewer = f", or measure with --threads {free}" if free < seen.threads else ""
+        advice = f"stop other programs, or measure later{fewer}"
         share = seen.others_cores / seen.cores
         how: Verdict = "bad" if share > 0.25 else "warn" if share > 0.05 else "ok"
         yield Finding(name=name, value=value, verdict=how, advice=advice if how != "ok" else "")
@@ -247,6 +256,15 @@ def _about_processor(seen: Checkup) -> Iterator[Finding]:
         value=f"{seen.threads} threads, {seen.cores} cores ({pinned}{quota})",
         verdict="bad" if over else "ok",
         advice=f"threads would share cores: use --threads {max(1, int(available))}" if over else "",
+    )
+    waiting = seen.thread_waiting
+    yield Finding(
+        name="waiting",
+        value=f"how threads wait for each other: {waiting}",
+        verdict="ok" if waiting == "default" else "warn",
+        advice=""
+        if waiting == "default"
+        else "times hold for this setting; unset it to measure as most programs run",
     )
     many = {n.seq_len: n for n in seen.noise if n.threads == seen.threads}
     for one in (n for n in seen.noise if n.threads == 1 and seen.threads > 1 and n.seq_len in many):
@@ -323,6 +341,21 @@ def _about_noise(seen: Checkup) -> Iterator[Finding]:
             verdict=how,
             advice=advice,
         )
+
+
+def _about_runs(seen: Checkup) -> Iterator[Finding]:
+    """How much the runs of this machine differ, which every interval includes."""
+    between = seen.between
+    time, ratio = _percent(between.time.value), _percent(2 * between.own.value)
+    learnt = f"learnt from {between.runs} runs" if between.runs else "assumed: no two runs were compared yet"
+    yield Finding(
+        name="between runs",
+        value=f"a time varies by {time}, a ratio by {ratio} (standard deviation; {learnt})",
+    )
+
+
+def _percent(variance: float) -> str:
+    return f"{100 * math.sqrt(variance):.1f} %"
 
 
 def _text(path: Path) -> str | None:

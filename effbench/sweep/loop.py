@@ -22,6 +22,7 @@ from effbench.sweep.estimate import Estimate
 from effbench.sweep.executor import Executor
 from effbench.sweep.local import LocalExecutor
 from effbench.sweep.machine_ceiling import Ceilings
+from effbench.sweep.machine_history import History
 from effbench.sweep.planning import Plan
 from effbench.sweep.preparation import Preparation
 from effbench.sweep.skipping import reason_to_skip
@@ -160,13 +161,16 @@ def _tables(records: Sequence[Record], sweep: Sweep, store: Store) -> Outcome:
 def _measure_all(plan: Plan, sweep: Sweep, store: Store, executor: Executor, listener: Listener) -> bool:
     """Measure the plan and further repeats of noisy times; return True if a record was written."""
     loop = _Loop(sweep, store, executor, listener, plan.done)
-    loop.go(plan.jobs)
-    while not loop.out_of_budget and (more := planning.too_wide(sweep, loop.records)):
-        jobs, done = planning.pending(more, sweep, plan)
-        loop.records += done
-        if jobs:
-            listener.refining([job.cell for job in jobs])
-            loop.go(jobs, planned=False)
+    try:
+        loop.go(plan.jobs)
+        while not loop.out_of_budget and (more := planning.too_wide(sweep, loop.records)):
+            jobs, done = planning.pending(more, sweep, plan)
+            loop.records += done
+            if jobs:
+                listener.refining([job.cell for job in jobs])
+                loop.go(jobs, planned=False)
+    finally:
+        loop.history.keep(loop.records[len(plan.done) :])
     return loop.wrote
 
 
@@ -182,6 +186,8 @@ class _Loop:
         self._executor, self._listener = executor, listener
         self._estimate = Estimate(self.records)
         self._preparation = Preparation()
+        self.history = History()
+        self._checked: set[tuple[str, str]] = set()  # configurations and their code
         # a roofline needs the FLOPs and the time of a cell
         self._ceilings = Ceilings(executor) if {"time", "flops"} <= {c.probe for c in sweep.cells()} else None
         self._began = time.monotonic()
@@ -202,6 +208,7 @@ class _Loop:
                 try:
                     record = self._train(job) if job.cell.probe == "accuracy" else self._run(job)
                     record = self._ceilings.beside(record) if self._ceilings else record
+                    record = self.history.beside(record)
                 except KeyboardInterrupt:
                     self._executor.close()
                     self._keep(_unmeasured(job, "interrupted", "stopped by the user while it ran"))
@@ -209,7 +216,14 @@ class _Loop:
             self._keep(record)
 
     def _run(self, job: Job) -> Record:
-        return self._executor.run(job, self._listener.progressed)
+        """Run a job; a time whose other repeat passed the checks before the timing is not checked again."""
+        configuration = replace(job.cell, repeat=0).key, job.code
+        record = self._executor.run(
+            replace(job, checked=configuration in self._checked), self._listener.progressed
+        )
+        if record.status == "ok" and job.cell.probe == "time":
+            self._checked.add(configuration)
+        return record
 
     def _train(self, job: Job) -> Record:
         """Train with a checkpoint, until the end of the budget if that comes first."""

@@ -11,8 +11,9 @@ from typing import Any
 from effbench.common import files, machine, registry
 from effbench.common.probes import PROBES
 from effbench.common.spec import Cell, Job, Record, UsageError
-from effbench.records.analyse.load import is_crowded
-from effbench.records.analyse.statistics import half_width, median_interval
+from effbench.records.analyse.load import comparable, is_crowded
+from effbench.records.analyse.uncertainty import noises, own_error
+from effbench.records.frame import raw_frame
 from effbench.records.store import Problem, Store
 from effbench.sweep.fingerprint import code_of
 from effbench.sweep.sweep import Sweep
@@ -119,8 +120,9 @@ def order(cells: Iterable[Cell], seed: int) -> list[Cell]:
 def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
     """Return the next repeats to measure: those of blocks with a noisy time.
 
-    A time is noisy if its confidence interval is wider than ``precision``, or if other processes disturbed
-    so many of its repeats that fewer than the planned number are left.
+    A time is noisy if its own error, which more repeats reduce, is larger than ``precision``, or if other
+    processes disturbed so many of its repeats that fewer than the planned number are left. If a repeat beyond
+    the planned ones was disturbed too, the load is there to stay, and no further one is made because of it.
 
     A block is all mechanisms at one shape, length and mode. It is repeated whole, without the mechanisms that
     failed in it, so that its repeats stay pairs that can be compared; up to ``max_repeats``. A sweep with one
@@ -128,6 +130,7 @@ def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
     """
     measured = {record.cell.key: record for record in records}
     planned = {cell.key for cell in sweep.cells()}
+    errors = _own_errors(records)
     blocks: dict[str, dict[str, list[Cell]]] = {}
     for cell in sweep.cells(most=True):
         if cell.probe == "time":
@@ -142,19 +145,35 @@ def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
                 lives.append((repeats, made))
         least = min((len(made) for _, made in lives), default=0)
         coming = [repeats[least] for repeats, made in lives if len(made) == least < len(repeats)]
-        if coming and any(_is_noisy(made, planned) for _, made in lives):
+        if coming and any(_is_noisy(made, planned, errors) for _, made in lives):
             repeats_to_add += coming
     return repeats_to_add
 
 
-def _is_noisy(made: Sequence[Record], planned: set[str]) -> bool:
+def _is_noisy(made: Sequence[Record], planned: set[str], errors: Mapping[str, float]) -> bool:
     if len(made) < 2:
         return False
-    quiet = [record for record in made if not is_crowded(record)]
-    if len(quiet) < min(len(made), sum(record.cell.key in planned for record in made)):
+    asked = sum(record.cell.key in planned for record in made)
+    quiet = sum(not is_crowded(record) for record in made)
+    if quiet < min(len(made), asked) and not (len(made) > asked and is_crowded(made[-1])):
         return True
-    interval = median_interval([record.samples["time_s"] for record in quiet])
-    return half_width(interval) > made[0].cell.precision
+    return errors[_configuration(made[0].cell)] > made[0].cell.precision
+
+
+def _own_errors(records: Sequence[Record]) -> dict[str, float]:
+    """Return the error of each configuration's time within this run; NaN for a single repeat."""
+    timed = [record for record in records if record.cell.probe == "time" and record.status == "ok"]
+    times = comparable(raw_frame(timed))
+    noise = noises(times)
+    configurations = [_configuration(timed[row].cell) for row in times.index]
+    return {
+        str(key): own_error(list(own["samples_time_s"]), noise[str(own["machine"].iloc[0])])
+        for key, own in times.groupby(configurations, sort=False)
+    }
+
+
+def _configuration(cell: Cell) -> str:
+    return replace(cell, repeat=0).key
 
 
 def _is_final(record: Record, job: Job) -> bool:

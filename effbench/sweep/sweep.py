@@ -138,7 +138,7 @@ class Sweep:
         """Return every cell, each once, in the order of the grids.
 
         A time cell has ``repeats`` replicates; with ``most``, all ``max_repeats`` that a run may add while
-        the confidence interval is wider than ``precision``.
+        its error is larger than ``precision``, or while other load disturbs it.
 
         Axes that a probe does not read are set to one value, so that nothing is measured twice: memory and
         FLOPs are exact and need one repeat; an accuracy cell trains an encoder; one attention layer has one

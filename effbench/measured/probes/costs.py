@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from time import perf_counter
 
 import torch
 from torch import nn
 
-from effbench.common import registry
+from effbench.common import machine, registry
 from effbench.common.blame import message
 from effbench.common.growth import Growth
 from effbench.common.spec import Cell
 from effbench.common.wording import plural, shown
 from effbench.measured.probes.context import Context, Result, Values
+from effbench.measured.probes.control import Control
 from effbench.measured.probes.correctness import Incorrect, has_reference
 from effbench.measured.probes.failure import ProbeFailed
 from effbench.measured.probes.flops import count_work
@@ -24,8 +26,8 @@ from effbench.measured.probes.memory import (
     rss_growth_bytes,
     saved_bytes,
 )
-from effbench.measured.probes.time import sample_seconds
-from effbench.measured.workload import Workload
+from effbench.measured.probes.time import sample_seconds, trend
+from effbench.measured.workload import Call, Workload
 
 _SHORT = 64  # tokens of a call that is not measured
 
@@ -34,18 +36,39 @@ def time(context: Context) -> Result:
     """Measure seconds per call, after the module was checked. Raises Incorrect."""
     cell, workload = context.cell, context.workload
     values = describe(workload, cell)
-    workload.check()
+    if not context.job.checked:
+        workload.check()
     values["checked"] = "laws and reference" if has_reference(workload.module) else "laws"
     context.watch.reseeds(partial(workload.module, workload.x[:1, :_SHORT]))
     context.watch.undo("a call")
     synchronize = torch.cuda.synchronize if workload.x.device.type == "cuda" else None
+    call = workload.call(context.watch.note)
+    call()  # starts the threads
+    control = _control(call) if workload.x.device.type == "cpu" else None
+    before_s, start_s = machine.waited_s(), perf_counter()
     times, how = sample_seconds(
-        workload.call(context.watch.note),
+        call,
         seconds=cell.seconds,
         precision=cell.precision,
         synchronize=synchronize,
+        beside=None if control is None else control.read,
     )
-    return {"time_s": times}, {**values, **how}
+    elapsed_s, after_s = perf_counter() - start_s, machine.waited_s()
+    if before_s is not None and after_s is not None:
+        values["waited_share"] = max(0.0, after_s - before_s) / (elapsed_s * cell.threads)
+    if control is None:
+        return {"time_s": times}, {**values, **how}
+    beside = control.beside_samples()
+    how["trend"] = trend([time / slow for time, slow in zip(times, beside, strict=True)])
+    return {"time_s": times, "control_s": beside}, {**values, **how}
+
+
+def _control(call: Call) -> Control:
+    """Return a control that is ready to be read beside samples of one call."""
+    control, start_s = Control(), perf_counter()
+    call()
+    control.warm_up(perf_counter() - start_s)
+    return control
 
 
 def memory(context: Context) -> Result:

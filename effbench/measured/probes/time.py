@@ -46,6 +46,7 @@ def sample_seconds(
     precision: float = 0.0,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     synchronize: Callable[[], object] | None = None,
+    beside: Callable[[], object] | None = None,
 ) -> tuple[tuple[float, ...], dict[str, float | int | str | None]]:
     """Time ``call`` for at most about ``seconds``.
 
@@ -54,8 +55,9 @@ def sample_seconds(
     Sampling ends before that once the 95 % interval of the median is within a quarter of ``precision`` (a
     share of the median). Each sample is the mean of ``calls_per_sample`` successive calls, the fewest that
     last 200 µs; most calls last longer, so that a sample is one call. Garbage collection is off while samples
-    are taken. ``synchronize`` waits for an accelerator and belongs to the sample. Takes at least 5 samples, 3
-    if a call lasts longer than ``seconds``, and at most 200. ``warmed_up`` is "yes" if the warm-up settled,
+    are taken. ``synchronize`` waits for an accelerator and belongs to the sample. ``beside`` is called before
+    the first sample and after each one, and belongs to none. Takes at least 5 samples, 3 if a call lasts
+    longer than ``seconds``, and at most 200. ``warmed_up`` is "yes" if the warm-up settled,
     ``trend`` is how much slower (or, negative, faster) the last third of the samples was than the first.
     """
 
@@ -76,9 +78,13 @@ def sample_seconds(
         least = MIN_SAMPLES if estimate <= seconds else 3
         samples: list[float] = []
         spent = 0.0
+        if beside is not None:
+            beside()
         while len(samples) < least or (spent < seconds and len(samples) < MAX_SAMPLES):
             samples.append(batch(calls))
             spent += samples[-1] * calls
+            if beside is not None:
+                beside()
             if len(samples) % LOOK_EVERY == 0 and half_width(samples) <= OWN_SHARE * precision:
                 break
     finally:

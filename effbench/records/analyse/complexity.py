@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from effbench.common.growth import Growth, slope
-from effbench.records.analyse.load import undisturbed
+from effbench.records.analyse.load import comparable
 from effbench.records.analyse.statistics import student_t
 from effbench.records.analyse.summary import IDENTITY, ORIGIN, label
+from effbench.records.analyse.uncertainty import NOTHING, Noise, Variance, noises
 
 QUANTITIES = ("time_s", "peak_bytes", "flops")
 UPPER = 4
@@ -36,9 +37,9 @@ def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:
     were measured (``first`` to ``last``), or three if there are no more: at short lengths fixed costs
     dominate. Each repeat has its own slope of the time, because a repeat of the whole grid is one stretch of
     the machine's time. The exponent is the slope of the medians over repeats, and its 95 % interval is
-    Student's t of the repeats' slopes about it; with one repeat, it comes from the standard error of the fit.
-    Memory and FLOPs are exact, and so is their exponent. Series with fewer than three lengths are left out.
-    Nothing is extrapolated.
+    Student's t of the repeats' slopes about it, and the noise between runs; with one repeat, it comes from
+    the standard error of the fit. Memory and FLOPs are exact, and so is their exponent. Series with fewer
+    than three lengths are left out. Nothing is extrapolated.
 
     ``declared`` is the growth that the mechanism declares and ``declared_exponent`` its slope on these
     lengths. ``verdict`` is ``agrees`` (the interval lies within 0.15 of the declared slope), ``grows faster``
@@ -50,7 +51,10 @@ def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     known = raw[(raw["status"] == "ok") & raw[quantity].notna() & (raw["task"] == "")]
     known = known[known[quantity].astype(float) > 0]  # zero has no logarithm
-    known = undisturbed(known) if quantity == "time_s" else known
+    noise: dict[str, Noise] = {}
+    if quantity == "time_s":
+        known = comparable(known)
+        noise = noises(known)
     rows = []
     for key, group in known.groupby(SERIES, sort=False, dropna=False):
         lengths = sorted(int(n) for n in group["seq_len"].unique())[-UPPER:]
@@ -58,7 +62,8 @@ def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:
             continue
         group = group[group["seq_len"].isin(lengths)]
         series = dict(zip(SERIES, key, strict=True))
-        fit = {"first": lengths[0], "last": lengths[-1], **_fit(group, lengths, quantity)}
+        own = noise[series["machine"]].between.own if noise else NOTHING
+        fit = {"first": lengths[0], "last": lengths[-1], **_fit(group, lengths, quantity, own)}
         rows.append({**series, **fit, **_compared(series, group, lengths, quantity, fit)})
     return pd.DataFrame(rows, columns=columns)
 
@@ -72,13 +77,17 @@ def _is_known(low: float, high: float, verdict: str) -> bool:
     return (high - low) / 2 <= WIDEST or verdict in ("grows faster", "grows slower")
 
 
-def _fit(group: pd.DataFrame, lengths: list[int], quantity: str) -> dict[str, Any]:
+def _fit(group: pd.DataFrame, lengths: list[int], quantity: str, between: Variance) -> dict[str, Any]:
     table = group.pivot_table(index="repeat", columns="seq_len", values=quantity, aggfunc="median")
     medians = table.median().loc[lengths].to_numpy(dtype=float)
     center = slope(lengths, list(medians))
     half = 0.0
     if quantity == "time_s":
         half = _half_width(table.dropna()[lengths].to_numpy(dtype=float), lengths, medians, center)
+        # each length's time also varies between runs, by itself
+        half = math.hypot(
+            half, student_t(0.95, between.degrees) * math.sqrt(between.value / _spread(lengths))
+        )
     steps = np.diff(np.log(medians)) / np.diff(np.log(lengths))
     return {
         "exponent": center,
@@ -86,6 +95,11 @@ def _fit(group: pd.DataFrame, lengths: list[int], quantity: str) -> dict[str, An
         "exponent_high": center + half,
         "steps": (float(steps[0]), float(steps[-1])),
     }
+
+
+def _spread(lengths: list[int]) -> float:
+    x = np.log(lengths)
+    return float(np.sum((x - x.mean()) ** 2))
 
 
 def _half_width(repeats: np.ndarray, lengths: list[int], medians: np.ndarray, center: float) -> float:

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from effbench.records.analyse.complexity import SERIES
-from effbench.records.analyse.load import undisturbed
-from effbench.records.analyse.statistics import LEVEL, ratio_interval, student_t
+from effbench.records.analyse.load import comparable
+from effbench.records.analyse.statistics import LEVEL, student_t
 from effbench.records.analyse.summary import label
+from effbench.records.analyse.uncertainty import Noise, differs, noises, ratio_interval
 
 RESAMPLES = 1000
 SHAPE = [name for name in SERIES if name not in ("mechanism", "options", "code", "data")]
@@ -26,11 +27,11 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
     """Return a row per crossing of two mechanisms in a shape, mode and machine, or one if they do not cross.
 
     At each common length the ratio of the two times, paired by repeat, tells which one is significantly
-    faster: its 95 % interval is wholly on one side of 1. Between two lengths at which different ones are
-    significantly faster the curves cross. ``crossover`` is where the logarithm of the ratio, interpolated
-    linearly in log N, is 0, among the neighbouring lengths where the ratio changes sides. Its 95 % interval
-    is Student's t times the spread of its logarithm in a bootstrap that draws repeats, for both alike, and
-    samples inside them; it ends at those two lengths. A length with one repeat has no interval and is left
+    faster (``uncertainty.differs``). Between two lengths at which different ones are significantly faster the
+    curves cross. ``crossover`` is where the logarithm of the ratio, interpolated linearly in log N, is 0,
+    among the neighbouring lengths where the ratio changes sides. Its 95 % interval is Student's t times the
+    spread of its logarithm in a bootstrap that draws repeats, for both alike, samples inside them, and the
+    noise between runs; it ends at those two lengths. A length with one repeat has no interval and is left
     out, and the statement says so. Nothing is extrapolated: an interval that would extend beyond the measured
     lengths is open, with ``crossover_low`` or ``crossover_high`` missing and ``< first`` or ``> last`` in the
     statement.
@@ -41,8 +42,9 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
     """
     if raw.empty:
         return pd.DataFrame(columns=COLUMNS)
-    times = undisturbed(raw[(raw["probe"] == "time") & (raw["status"] == "ok") & (raw["task"] == "")])
+    times = comparable(raw[(raw["probe"] == "time") & (raw["status"] == "ok") & (raw["task"] == "")])
     rows: list[dict[str, Any]] = []
+    noise = noises(times)
     for key, group in times.groupby(SHAPE, sort=False, dropna=False):
         shape = dict(zip(SHAPE, key, strict=True))
         codes = group.groupby(["mechanism", "options"])["code"].nunique()
@@ -52,7 +54,9 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
             series[f"{name} ({code})" if codes[mechanism, options] > 1 else name] = _times(cells)
         for first, second in itertools.combinations(sorted(series), 2):
             rng = np.random.default_rng(seed)
-            pair = _pair(first, series[first], second, series[second], resamples, rng)
+            pair = _pair(
+                first, series[first], second, series[second], noise[shape["machine"]], resamples, rng
+            )
             rows += [{**shape, **row} for row in pair]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -67,7 +71,13 @@ def _times(cells: pd.DataFrame) -> Times:
 
 
 def _pair(
-    first: str, ours: Times, second: str, theirs: Times, resamples: int, rng: np.random.Generator
+    first: str,
+    ours: Times,
+    second: str,
+    theirs: Times,
+    noise: Noise,
+    resamples: int,
+    rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
     common = sorted(ours.keys() & theirs.keys())
     lengths = [n for n in common if _repeats(ours[n], theirs[n]) > 1]
@@ -80,7 +90,7 @@ def _pair(
         return [{**known, "statement": statement}]
     known = {"first_label": first, "second_label": second, "first": lengths[0], "last": lengths[-1]}
     # -1: the first is faster, 1: the second, 0: no significant difference
-    sides = {n: _side(ours[n], theirs[n]) for n in lengths}
+    sides = {n: _side(ours[n], theirs[n], noise) for n in lengths}
     sure = [n for n in lengths if sides[n]]
     names = {-1: first, 1: second}
     alone = [n for n in common if n not in lengths]
@@ -90,6 +100,7 @@ def _pair(
     for low, high in changes:
         between = [n for n in lengths if low <= n <= high]
         logs = np.array([_log_ratios(ours[n], theirs[n], resamples, rng) for n in between])
+        logs[:, 1:] += rng.normal(0.0, math.sqrt(2 * noise.between.own.value), (len(between), resamples))
         places = _crossing(between, logs, sides[low])
         center = float(places[0])
         repeats = min(_repeats(ours[n], theirs[n]) for n in between)
@@ -146,9 +157,9 @@ def _listed(lengths: list[int]) -> str:
     return ", ".join(map(str, lengths))
 
 
-def _side(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> int:
-    _, low, high = ratio_interval(ours, theirs)
-    return -1 if high < 1 else 1 if low > 1 else 0
+def _side(ours: dict[int, list[float]], theirs: dict[int, list[float]], noise: Noise) -> int:
+    interval = ratio_interval(ours, theirs, noise)
+    return (-1 if interval[0] < 1 else 1) if differs(interval) else 0
 
 
 def _repeats(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> int:

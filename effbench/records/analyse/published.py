@@ -12,13 +12,14 @@ from typing import Any
 import pandas as pd
 
 from effbench.common.spec import UsageError
-from effbench.records.analyse.load import undisturbed
+from effbench.records.analyse.load import comparable
 from effbench.records.analyse.published_data import ALONE as ALONE
 from effbench.records.analyse.published_data import PANELS, SCORES, read
 from effbench.records.analyse.published_data import SCORED as SCORED
 from effbench.records.analyse.seeds import SETTING, compare, holm, seed_scores, trainings
-from effbench.records.analyse.statistics import LEVEL, agreement, ratio_interval, welch
+from effbench.records.analyse.statistics import LEVEL, agreement, welch
 from effbench.records.analyse.summary import IDENTITY, label
+from effbench.records.analyse.uncertainty import noises, ratio_interval
 
 LENGTHS = ("paper", "equal")
 
@@ -247,7 +248,8 @@ def compare_times(raw: pd.DataFrame) -> pd.DataFrame:
 
     Raises UsageError if nothing can be compared, or if a mechanism was timed twice at one point.
     """
-    times = raw if raw.empty else undisturbed(raw[(raw["probe"] == "time") & (raw["status"] == "ok")])
+    times = raw if raw.empty else comparable(raw[(raw["probe"] == "time") & (raw["status"] == "ok")])
+    noise = noises(times)
     rows = _counterparts("figure2", _labelled(times))
     point = [name for name in [*IDENTITY, "machine"] if name not in ("mechanism", "options", "task")]
     published_ratios = published_times().set_index(["mode", "name", "seq_len"])["published_ratio"]
@@ -270,7 +272,7 @@ def compare_times(raw: pd.DataFrame) -> pd.DataFrame:
             place = (shape["mode"], name, shape["seq_len"])
             if name == against or against not in samples or place not in published_ratios.index:
                 continue
-            ratio, low, high = ratio_interval(mine, samples[against])
+            ratio, low, high = ratio_interval(mine, samples[against], noise[shape["machine"]])
             theirs = float(published_ratios.loc[place])
             ratios.append(
                 {**shape, "name": name, "ours": group.loc[group["name"] == name, "label"].iloc[0],

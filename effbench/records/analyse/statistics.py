@@ -1,4 +1,4 @@
-"""Statistics: intervals of medians, ratios, means and proportions; Welch's test; rank correlations."""
+"""Statistics: intervals of means and proportions; Welch's test; rank correlations."""
 
 from __future__ import annotations
 
@@ -9,45 +9,7 @@ from typing import Any
 
 import numpy as np
 
-RESAMPLES = 1000
 LEVEL = 0.95
-
-
-def median_interval(
-    repeats: Sequence[Sequence[float]], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float, float]:
-    """Return (median, low, high) of positive samples in repeats: a prediction interval of the median.
-
-    The statistic is the median over repeats of each repeat's median; the interval is for that of another
-    measurement with as many repeats. Samples inside one process are not independent, so each resample draws
-    repeats first and then samples inside each drawn repeat (Kalibera and Jones 2013). The interval uses the
-    spread s of the logarithm of the resampled statistic. Its quantiles would not do: for k repeats they
-    cannot leave the range of the k medians, and their coverage is far too low. The interval is
-
-        median * exp(+- t_{k-1} sqrt(2 k / (k - 1)) s)
-
-    with Student's t because the k repeats are few, k / (k - 1) because a bootstrap of k values underestimates
-    their variance by this factor, and 2 because the median of the other measurement varies as much as this
-    one. The bounds of a single repeat are NaN: the noise inside one process says nothing about other
-    processes. Raises ValueError without samples.
-    """
-    groups = [np.asarray(samples, dtype=float) for samples in repeats if len(samples)]
-    if not groups:
-        raise ValueError("no samples")
-    center = float(np.median([np.median(group) for group in groups]))
-    k = len(groups)
-    if k == 1:
-        return center, math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    # medians[i, r]: the median of the r-th resample of repeat i
-    medians = np.stack(
-        [np.median(group[rng.integers(len(group), size=(resamples, len(group)))], axis=1) for group in groups]
-    )
-    drawn = rng.integers(k, size=(resamples, k))
-    statistics = np.median(medians[drawn, np.arange(resamples)[:, None]], axis=1)
-    spread = float(np.std(np.log(statistics / center)))
-    half = student_t(level, k - 1) * math.sqrt(2 * k / (k - 1)) * spread
-    return center, center * math.exp(-half), center * math.exp(half)
 
 
 def half_width(interval: tuple[float, float, float]) -> float:
@@ -56,23 +18,17 @@ def half_width(interval: tuple[float, float, float]) -> float:
     return (high - low) / 2 / center
 
 
-def ratio_interval(
-    ours: Mapping[int, Sequence[float]], theirs: Mapping[int, Sequence[float]], *, level: float = LEVEL
+def paired_ratio(
+    ours: Mapping[Any, Sequence[float]], theirs: Mapping[Any, Sequence[float]], *, level: float = LEVEL
 ) -> tuple[float, float, float]:
-    """Return (ratio, low, high) of two times, ours over theirs, whose samples are keyed by repeat.
+    """Return (ratio, low, high) of two series of positive samples that share two keys or more.
 
-    Repeats of the same number were measured within seconds of each other, so that disturbances of the machine
-    affected both: the logarithms of the ratios of their medians are taken pair by pair, and the interval is
-    Student's t over the pairs. With fewer than two pairs it comes from the bounds of the two separate
-    intervals; it is NaN if one of the two has a single repeat.
+    It is the geometric mean over pairs of the ratio of medians, with Student's t over their logarithms.
     """
-    pairs = [math.log(_median(ours[r]) / _median(theirs[r])) for r in sorted(ours.keys() & theirs.keys())]
-    if len(pairs) >= 2:
-        center, low, high = mean_interval(pairs, level=level)
-        return math.exp(center), math.exp(low), math.exp(high)
-    a = median_interval(list(ours.values()), level=level)
-    b = median_interval(list(theirs.values()), level=level)
-    return a[0] / b[0], a[1] / b[2], a[2] / b[1]
+    shared = sorted(ours.keys() & theirs.keys())
+    logs = [math.log(np.median(ours[key]) / np.median(theirs[key])) for key in shared]
+    center, low, high = mean_interval(logs, level=level)
+    return math.exp(center), math.exp(low), math.exp(high)
 
 
 def student_t(level: float, degrees: float) -> float:
@@ -80,10 +36,6 @@ def student_t(level: float, degrees: float) -> float:
     from scipy import special  # scipy.stats takes a second more to import
 
     return float(special.stdtrit(degrees, (1 + level) / 2))
-
-
-def _median(samples: Sequence[float]) -> float:
-    return float(np.median(np.asarray(samples, dtype=float)))
 
 
 def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> tuple[float, float, float]:

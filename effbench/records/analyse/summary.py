@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from effbench.common import columns
 from effbench.common.wording import plural
-from effbench.records.analyse.load import BESIDE_LOAD, crowded_rows, undisturbed
+from effbench.records.analyse.load import BESIDE_LOAD, comparable, crowded_rows
 from effbench.records.analyse.roofline import roofline
 from effbench.records.analyse.scores import metric_of, scores_of
 from effbench.records.analyse.statistics import (
-    half_width,
     mean_interval,
-    median_interval,
     proportion_interval,
-    ratio_interval,
 )
+from effbench.records.analyse.uncertainty import Noise, noises, own_error, ratio_interval, time_interval
 
 # Columns that two records of the same row share: what was measured, and where.
 IDENTITY = columns.of_role("identity")
@@ -59,13 +58,18 @@ def summarise(raw: pd.DataFrame) -> pd.DataFrame:
     if raw.empty:
         return pd.DataFrame(columns=COLUMNS)
     rows = []
+    times = raw[(raw["probe"] == "time") & (raw["status"] == "ok")]
+    timed = comparable(times)
+    noise = noises(timed)
+    own = {key: rows for key, rows in timed.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False)}
     for key, group in raw.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False):
         identity = dict(zip([*IDENTITY, *ORIGIN], key, strict=True))
-        rows.append({**identity, **_status(group), **_values(group)})
+        values = _values(group, own.get(key), noise.get(identity["machine"], Noise()))
+        rows.append({**identity, **_status(group), **values})
     scores = dict.fromkeys(name for row in rows for name in row.pop(columns.SCORES, ()))
     priors = [name for name in raw.columns if name.startswith(columns.PRIOR)]
     frame = pd.DataFrame(rows).reindex(columns=columns.of_summary(list(scores), priors))
-    frame = _ratios(frame, raw)
+    frame = _ratios(frame, timed, noise)
     numbers = [name for name in frame.columns if columns.column(name).unit != "text"]
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     frame["repeats"] = frame["repeats"].astype(int)
@@ -89,7 +93,8 @@ def _status(group: pd.DataFrame) -> dict[str, str]:
     return {"status": str(worst["status"]), "reason": f"{prefix}{worst['reason']}"}
 
 
-def _values(group: pd.DataFrame) -> dict[str, Any]:
+def _values(group: pd.DataFrame, quiet: pd.DataFrame | None, noise: Noise) -> dict[str, Any]:
+    """Return a row's values; ``quiet`` are its times that can be compared, if it has any."""
     # a mask copies every column, and there are many: it is applied only where needed
     good = group["status"] == "ok"
     ok = (group if good.all() else group[good]).sort_values("repeat")
@@ -103,11 +108,13 @@ def _values(group: pd.DataFrame) -> dict[str, Any]:
     times = ok[ok["probe"] == "time"]
     trained = ok[ok["probe"] == "accuracy"]
     values["repeats"] = max(len(times), len(trained))
-    if len(times):
-        quiet = undisturbed(times)
-        center, low, high = median_interval(list(quiet["samples_time_s"]))
+    if quiet is not None:
+        repeats = list(quiet["samples_time_s"])
+        center, low, high = time_interval(repeats, noise)
         values |= {"time_s": center, "time_low_s": low, "time_high_s": high}
-        values["noisy"] = _noisy(times, quiet, half_width((center, low, high)))
+        values["time_interval"] = noise.between.in_words() if len(repeats) > 1 else None
+        values["slowdown"] = quiet["slowdown"].median() if "slowdown" in quiet else None
+        values["noisy"] = _noisy(times, quiet, own_error(repeats, noise))
         values |= _roofline(ok, values)
         values["tokens_per_s"] = float(times["batch_size"].iloc[0] * times["seq_len"].iloc[0]) / center
     if len(trained):
@@ -157,9 +164,8 @@ def _roofline(ok: pd.DataFrame, values: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _ratios(frame: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
+def _ratios(frame: pd.DataFrame, times: pd.DataFrame, noise: Mapping[str, Noise]) -> pd.DataFrame:
     """Return the frame with each time's ratio to the fastest of the same shape, mode and length."""
-    times = undisturbed(raw[(raw["probe"] == "time") & (raw["status"] == "ok")])
     place = {
         key: number
         for number, key in enumerate(frame[[*IDENTITY, *ORIGIN]].itertuples(index=False, name=None))
@@ -172,7 +178,9 @@ def _ratios(frame: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
         }
         best = frame.loc[list(samples_of), "time_s"].idxmin()
         for number, samples in samples_of.items():
-            ratio = (1.0, 1.0, 1.0) if number == best else ratio_interval(samples, samples_of[best])
+            ratio = (1.0, 1.0, 1.0)
+            if number != best:
+                ratio = ratio_interval(samples, samples_of[best], noise[str(block["machine"].iloc[0])])
             frame.loc[number, ["time_ratio", "time_ratio_low", "time_ratio_high"]] = ratio
     return frame
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from effbench.records.analyse.load import undisturbed
+from effbench.records.analyse.load import comparable
 from effbench.records.analyse.published import MODES, published_times
-from effbench.records.analyse.statistics import ratio_interval
+from effbench.records.analyse.uncertainty import noise_of, ratio_interval
 from effbench.show import units
 from effbench.show.look import (
     GREY,
@@ -46,7 +46,7 @@ def relative_times(raw: pd.DataFrame, paper: PublishedTimes) -> list[Figure]:
     """Time relative to Fastformer's at the same length and a constant number of tokens per batch.
 
     From time cells at d_model 256 whose batch_size x seq_len is the same at two lengths or more. Ratios are
-    paired by repeat (``statistics.ratio_interval``). The paper's values are ratios too, because the unit of
+    paired by repeat (``uncertainty.ratio_interval``). The paper's values are ratios too, because the unit of
     its times is not known. Raises NothingToDraw.
     """
     nothing = "there is nothing to draw for figure2: "
@@ -73,6 +73,7 @@ def _ratios(timed: pd.DataFrame) -> pd.DataFrame:
     if reference is None:
         return pd.DataFrame()
     rows: list[dict[str, Any]] = []
+    noise = noise_of(comparable(timed[timed["status"] == "ok"]))
     for (mode, n), cells in timed.groupby(["mode", "seq_len"]):
         samples = {key: _samples(mine) for key, mine in cells.groupby(["mechanism", "options"])}
         base = samples.get((REFERENCE, reference))
@@ -83,7 +84,7 @@ def _ratios(timed: pd.DataFrame) -> pd.DataFrame:
             ours = samples[mechanism, options]
             if not ours:
                 row["status"] = str(mine["status"].iloc[0])
-            ratio = ratio_interval(ours, base) if ours and base else (math.nan,) * 3
+            ratio = ratio_interval(ours, base, noise) if ours and base else (math.nan,) * 3
             rows.append({**row, **dict(zip(("ratio", "low", "high"), ratio, strict=True))})
     ratios = pd.DataFrame(rows)
     return ratios if len(ratios) and ratios["ratio"].notna().any() else pd.DataFrame()
@@ -97,7 +98,7 @@ def _reference(timed: pd.DataFrame) -> str | None:
 
 
 def _samples(cells: pd.DataFrame) -> dict[int, list[float]]:
-    ok = undisturbed(cells[cells["status"] == "ok"])
+    ok = comparable(cells[cells["status"] == "ok"])
     return dict(zip(ok["repeat"], ok["samples_time_s"], strict=True)) if len(ok) else {}
 
 
