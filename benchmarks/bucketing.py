@@ -21,7 +21,7 @@ from effbench.measured.data.examples import Examples, Splits
 from effbench.measured.models.history import History
 from effbench.measured.models.training import Objective, Recipe, train
 from effbench.measured.tasks.base import Classification
-from effbench.records.analyse.statistics import ratio_interval
+from effbench.records.analyse.statistics import paired_ratio
 
 ROWS, LONGEST, VOCABULARY = 640, 512, 4000
 MEAN, DEVIATION = 230.0, 170.0
@@ -73,7 +73,7 @@ def main() -> None:
         padding = f"{np.mean(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
         print(f"| {words} | {padding} | {np.median([h.tokens_per_s for h in histories[bucketed]]):,.0f} |")
     speeds = {how: {i: [h.tokens_per_s] for i, h in enumerate(many)} for how, many in histories.items()}
-    ratio, low, high = ratio_interval(speeds[True], speeds[False])
+    ratio, low, high = paired_ratio(speeds[True], speeds[False])
     print(f"\nbucketed over any rows: {ratio:.2f} times the tokens/s (95 % CI: {low:.2f} to {high:.2f})")
 
 

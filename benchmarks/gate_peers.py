@@ -40,7 +40,7 @@ import torch
 from effbench.common.processes import environment
 from effbench.common.spec import UsageError
 from effbench.gate.exact import FIGURES
-from effbench.records.analyse.statistics import ratio_interval
+from effbench.records.analyse.statistics import paired_ratio
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS, MODES = (512, 2048), ("forward", "train")
@@ -341,7 +341,7 @@ def measure(bench: str, rows: int, pairs: int, *, seed: int = 0) -> Truth:
     finally:
         if was_enabled:
             gc.enable()
-    return Truth(*ratio_interval(times["head"], times["base"]), blocks * BLOCK)
+    return Truth(*paired_ratio(times["head"], times["base"]), blocks * BLOCK)
 
 
 def _module(text: str) -> ModuleType:

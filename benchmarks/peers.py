@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 import effbench
-from effbench.records.analyse.statistics import ratio_interval
+from effbench.records.analyse.statistics import paired_ratio
 from effbench.records.analyse.summary import label
 
 # Our mechanism, and the one that it is compared with.
@@ -142,7 +142,7 @@ def _times(ours: pd.DataFrame | None, theirs: pd.DataFrame | None) -> tuple[str,
     pair = [_samples(rows) for rows in (ours, theirs)]
     if not all(pair):
         return "; ".join(dict.fromkeys(_failure(rows) for rows in (ours, theirs) if not _samples(rows))), ""
-    ratio, low, high = ratio_interval(*pair)
+    ratio, low, high = paired_ratio(*pair)
     medians = [pd.Series([pd.Series(s).median() for s in samples.values()]).median() for samples in pair]
     return f"{1e3 * medians[0]:.3g} : {1e3 * medians[1]:.3g}", f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
 
