@@ -1,6 +1,6 @@
 """What varies between runs, and how often the printed intervals hold: the analysis of variance.py's runs.
 
-    python benchmarks/variance_report.py OUT.jsonl.gz [--chosen]
+    python benchmarks/variance_report.py OUT.jsonl.gz [--chosen] [--plot FILE.png]
 
 Every third run was held back from all choices of the method; ``--chosen`` analyses the other two thirds
 instead. It prints Markdown: the components of variance; the coverage, the widths and the differences found,
@@ -9,9 +9,9 @@ before (without the control, each configuration by itself) and after (as effbenc
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,18 +21,29 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from variance import read
+from matplotlib.dates import DateFormatter
+from variance import LOADS, SETTINGS, read
 
 from effbench.common.spec import Cell, Record
-from effbench.records.analyse.load import comparable
+from effbench.gate.stored_pairs import pairs_of
+from effbench.gate.unpaired import difference
+from effbench.records.analyse.load import comparable, is_crowded
 from effbench.records.analyse.runs import Run, learn
 from effbench.records.analyse.statistics import paired_ratio, student_t
-from effbench.records.analyse.uncertainty import Noise, differs, noise_of, ratio_interval, time_interval
+from effbench.records.analyse.uncertainty import (
+    NOTHING,
+    Noise,
+    differs,
+    noise_of,
+    ratio_interval,
+    time_interval,
+)
 from effbench.records.frame import raw_frame
 from effbench.sweep.machine_history import runs_of
 
 TWINS = {"fastformer:interaction=product": "fastformer", "Vanilla": "vanilla"}
-HOUR_S, MINUTES_S = 3600.0, 900.0
+QUICK = "3 x 0.1 (the first three of six)"  # the preset quick's length
+MINUTES_S, APART_S = 900.0, 2400.0
 Interval = tuple[float, float, float]
 Key = tuple[str, int]  # mechanism, length
 
@@ -50,49 +61,55 @@ class Result:
 
 
 def main() -> None:
-    """Print the report."""
-    rows = read(Path(sys.argv[1]))
-    held = "--chosen" not in sys.argv
+    """Print the report, and draw the picture that ``--plot`` names."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--chosen", action="store_true", help="the runs that the method was chosen from")
+    parser.add_argument("--plot", type=Path)
+    asked = parser.parse_args()
+    rows = read(asked.out)
     frame = pd.DataFrame(rows)
+    quiet = frame[frame["load"] == ""]
     print(
-        f"{frame['run'].nunique()} runs, {frame[frame['load'] != '']['run'].nunique()} beside a load, "
-        f"{frame['started'].min()} to {frame['started'].max()}."
+        f"{frame['run'].nunique()} runs, {frame['run'].nunique() - quiet['run'].nunique()} beside a load, "
+        f"{frame['started'].min()} to {frame['started'].max()}.\n"
     )
-    print()
-    print("\n".join(components(frame[frame["load"] == ""])))
-    runs: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    print("\n".join(components(quiet)))
+    short = [{**row, "setting": QUICK} for row in rows if row["setting"] == "6 x 0.1" and row["repeat"] < 3]
+    for setting in (*SETTINGS, QUICK):
+        print("\n" + "\n".join(comparison([*rows, *short], setting, held=not asked.chosen)))
+    if asked.plot:
+        draw(quiet[quiet["setting"] == next(iter(SETTINGS))], asked.plot)
+
+
+def comparison(rows: list[dict[str, Any]], setting: str, *, held: bool) -> Iterator[str]:
+    """Yield a table of one setting: coverage, half-widths and differences found by each method."""
+    runs: dict[int, list[Record]] = defaultdict(list)
     loads = {row["run"]: row["load"] for row in rows}
     for row in rows:
-        runs[row["setting"], row["run"]].append(record_of(row))
-    chosen = [run for run in sorted(loads) if (run % 3 == 2) is held]
-    print()
-    print(f"{'Held back' if held else 'Chosen from'}: {len(chosen)} runs.")
-    print()
-    print(
-        "| setting | runs | method | next time inside | next ratio inside | within 15 min | over 1 h | "
-        "half-width of a time | asked for | of a ratio | asked for | twins differ | 10 % found | 20 % found |"
-    )
-    print("| --- " * 14 + "|")
-    for setting in dict.fromkeys(row["setting"] for row in rows):
-        quiet = [run for run in sorted(loads) if not loads[run]]
-        for name, method in METHODS.items():
-            results = {}
-            history: list[Run] = []
-            for run in quiet:
-                results[run] = method(runs[setting, run], history)
-                history += runs_of(runs[setting, run])
-            print(line(setting, "quiet", name, [results[run] for run in quiet if run in chosen]))
-        loaded = [run for run in sorted(loads) if loads[run]]
-        marked = [record for run in loaded for record in runs[setting, run]]
-        if marked:
-            from effbench.records.analyse.load import is_crowded
-
-            share = np.mean([is_crowded(record) for record in marked])
-            false = np.mean([is_crowded(r) for run in quiet for r in runs[setting, run]])
-            print(
-                f"| {setting} | loaded | marked: {100 * share:.0f} % of {len(marked)} cells; "
-                f"of the quiet runs' {100 * false:.1f} % |"
-            )
+        if row["setting"] == setting:
+            runs[row["run"]].append(record_of(row))
+    quiet = [run for run in sorted(runs) if not loads[run]]
+    judged = [run for run in quiet if (run % 3 == 2) is held]
+    columns = {}
+    for name, method in METHODS.items():
+        results: dict[int, Result] = {}
+        history: list[Run] = []
+        for run in quiet:
+            results[run] = method(runs[run], history)
+            history += runs_of(runs[run])
+        columns[name] = lines([results[run] for run in judged])
+        alarms = false_alarms([runs[run] for run in judged], scaled=name != "before")
+        columns[name]["two runs of one code differ, as `compare` tells"] = alarms
+    yield f"{setting}, {len(judged)} quiet runs {'held back' if held else 'that the method was chosen from'}:"
+    yield ""
+    yield f"| | {' | '.join(columns)} |"
+    yield "| --- " * (1 + len(columns)) + "|"
+    for quantity in columns["before"]:
+        yield f"| {quantity} | {' | '.join(column[quantity] for column in columns.values())} |"
+    for title, of_load in (("quiet", [""]), *((f"beside {load}", [load]) for load in LOADS)):
+        cells = [is_crowded(r) for run in sorted(runs) if loads[run] in of_load for r in runs[run]]
+        yield f"| marked as beside other load, of the cells {title} | | | {_share(cells)} |"
 
 
 def record_of(row: dict[str, Any]) -> Record:
@@ -139,6 +156,19 @@ def before(records: Sequence[Record], history: Sequence[Run]) -> Result:
     return _result(raw_frame(records), _bootstrap)
 
 
+def false_alarms(results: Sequence[list[Record]], *, scaled: bool) -> str:
+    """Return how often two runs of the same code differ, as ``effbench compare`` tells with 5 % of error."""
+    alarms = []
+    for base, head in itertools.combinations(results, 2):
+        pairs = pairs_of({"base": base, "head": head})
+        for _, pair in pairs:
+            quick_s = pair.quick_s if scaled else None
+            times = pair.base.times_s(quick_s), pair.head.times_s(quick_s)
+            ratio = difference(*times, 0.05, pair.between.time if scaled else NOTHING)
+            alarms.append(not ratio.low <= 1 <= ratio.high)
+    return _share(alarms)
+
+
 METHODS: dict[str, Callable[[Sequence[Record], Sequence[Run]], Result]] = {
     "before": before,
     "after, first run": first,
@@ -179,47 +209,70 @@ def _excludes_1(interval: Interval) -> bool:
     return not interval[1] <= 1 <= interval[2]
 
 
-def line(setting: str, kind: str, name: str, results: list[Result]) -> str:
-    """Return a row of the table: coverage, half-widths and differences found."""
-    in_time, in_ratio = [], []
-    apart: dict[str, list[bool]] = {"near": [], "far": []}
-    move_time, move_ratio = [], []
+def lines(results: list[Result]) -> dict[str, str]:
+    """Return coverage, half-widths and differences found, each with its name."""
+    hits: dict[str, list[bool]] = defaultdict(list)
+    moved: dict[str, list[float]] = defaultdict(list)
     for i, a in enumerate(results):
         for j, b in enumerate(results[i + 1 :], i + 1):
-            lag_s = b.started - a.started
-            hits_t = [low <= b.times[key][0] <= high for key, (_, low, high) in a.times.items()]
-            hits_r = [low <= b.values[key] <= high for key, (_, low, high) in a.ratios.items()]
-            move_time += [abs(math.log(b.times[key][0] / a.times[key][0])) for key in a.times]
-            move_ratio += [abs(math.log(b.values[key] / a.ratios[key][0])) for key in a.ratios]
-            if j == i + 1:
-                in_time += hits_t
-                in_ratio += hits_r
-            if lag_s < MINUTES_S:
-                apart["near"] += hits_t + hits_r
-            if lag_s > HOUR_S:
-                apart["far"] += hits_t + hits_r
-    half_t = [math.log(high / low) / 2 for r in results for _, low, high in r.times.values()]
-    half_r = [math.log(high / low) / 2 for r in results for _, low, high in r.ratios.values()]
-    found = {
-        size: [
-            r.is_different((v * size, lo * size, hi * size))
-            for r in results
-            for v, lo, hi in r.twins.values()
-        ]
-        for size in (1.0, 1.1, 1.2)
+            near, far = b.started - a.started < MINUTES_S, b.started - a.started > APART_S
+            for key, (value, low, high) in a.times.items():
+                inside = low <= b.times[key][0] <= high
+                moved["time"].append(abs(math.log(b.times[key][0] / value)))
+                hits["next time"] += [inside] if j == i + 1 else []
+                hits["near"] += [inside] if near else []
+                hits["far"] += [inside] if far else []
+            for of, (value, low, high) in a.ratios.items():
+                inside = low <= b.values[of] <= high
+                moved["ratio"].append(abs(math.log(b.values[of] / value)))
+                hits["next ratio"] += [inside] if j == i + 1 else []
+                hits["near"] += [inside] if near else []
+                hits["far"] += [inside] if far else []
+    times = [math.log(high / low) / 2 for r in results for _, low, high in r.times.values()]
+    ratios = [math.log(high / low) / 2 for r in results for _, low, high in r.ratios.values()]
+
+    def found(size: float) -> list[bool]:
+        twins = [(r.is_different, interval) for r in results for interval in r.twins.values()]
+        return [differ((v * size, low * size, high * size)) for differ, (v, low, high) in twins]
+
+    return {
+        "the next run's time is inside": _share(hits["next time"]),
+        "the next run's ratio is inside": _share(hits["next ratio"]),
+        "either, of runs less than 15 minutes apart": _share(hits["near"]),
+        "either, of runs more than 40 minutes apart": _share(hits["far"]),
+        "half-width of a time, median": _percent(float(np.median(times))),
+        "what 95 % of the pairs of runs ask for": _percent(float(np.quantile(moved["time"], 0.95))),
+        "half-width of a ratio, median": _percent(float(np.median(ratios))),
+        "what 95 % of the pairs of runs ask for (ratio)": _percent(float(np.quantile(moved["ratio"], 0.95))),
+        "one mechanism under two names is called different": _share(found(1.0)),
+        "a true 10 % is found": _share(found(1.1)),
+        "a true 20 % is found": _share(found(1.2)),
     }
-    cells = [
-        _share(in_time),
-        _share(in_ratio),
-        _share(apart["near"]),
-        _share(apart["far"]),
-        _percent(np.median(half_t)),
-        _percent(np.quantile(move_time, 0.95)),
-        _percent(np.median(half_r)),
-        _percent(np.quantile(move_ratio, 0.95)),
-        *(_share(found[size]) for size in found),
-    ]
-    return f"| {setting} | {kind} | {name} | {' | '.join(cells)} |"
+
+
+def draw(rows: pd.DataFrame, path: Path) -> None:
+    """Draw the medians of the cells over the time of day, as measured and divided by the control."""
+    from matplotlib.figure import Figure
+
+    scaled = [np.median(np.divide(s, c)) for s, c in zip(rows["samples_us"], rows["control_us"], strict=True)]
+    rows = rows.assign(scaled=scaled, hour=pd.to_datetime(rows["started"]))
+    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for column, color, size, text in (
+        ("time_s", "0.65", 9, "as measured"),
+        ("scaled", "black", 5, "divided by the control"),
+    ):
+        quick = rows.groupby(["mechanism", "seq_len"])[column].transform(lambda own: own.quantile(0.25))
+        axes.scatter(rows["hour"], rows[column] / quick, s=size, color=color, label=text, linewidths=0)
+    axes.set_yscale("log")
+    axes.set_yticks([0.8, 1, 1.2, 1.4, 1.6, 2], ["0.8", "1", "1.2", "1.4", "1.6", "2"])
+    axes.set_yticks([], minor=True)
+    axes.set_ylim(0.75, 2.2)
+    axes.set_ylabel("time / its lower quartile")
+    axes.set_xlabel("time of day (UTC)")
+    axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
+    axes.legend(loc="upper right", frameon=False, ncols=2)
+    figure.savefig(path, dpi=150)
 
 
 def _share(hits: Sequence[bool]) -> str:

@@ -73,7 +73,7 @@ class Between:
     def told(cls, history: Mapping[str, Any] | None) -> Between:
         """Return what the history in a record's facts tells; what is assumed without one."""
         if not history:
-            return ASSUMED
+            return ASSUMED_AT_FIRST
         return cls(
             time=Variance(value=history["time_sd"] ** 2, degrees=history["time_degrees"]),
             own=Variance(value=history["own_sd"] ** 2, degrees=history["own_degrees"]),
@@ -87,10 +87,11 @@ class Between:
         return f"another run of this machine, learnt from {self.runs} runs"
 
 
-# Assumed for a machine without a history, and worth a few runs beside one: measured on a shared virtual
-# machine (docs/method.md).
-ASSUMED = Between(time=Variance(value=0.04**2, degrees=8.0), own=Variance(value=0.02**2, degrees=8.0))
-
+# Assumed beside what a machine's runs tell, as much as four runs: measured on a shared virtual machine
+# (docs/method.md).
+ASSUMED = Between(time=Variance(value=0.03**2, degrees=4.0), own=Variance(value=0.015**2, degrees=4.0))
+# The same for the first run of a machine, which does not know how quick its quick phases are.
+ASSUMED_AT_FIRST = Between(time=Variance(value=0.1**2, degrees=8.0), own=ASSUMED.own)
 # The same for times without a control (docs/method.md).
 ASSUMED_AS_MEASURED = Between(
     time=Variance(value=0.12**2, degrees=8.0), own=Variance(value=0.05**2, degrees=8.0)
@@ -107,7 +108,7 @@ class Noise:
 
     within: Variance = NOTHING
     apart: Variance = NOTHING
-    between: Between = ASSUMED
+    between: Between = ASSUMED_AT_FIRST
 
 
 def noises(times: pd.DataFrame) -> dict[str, Noise]:
@@ -267,7 +268,7 @@ def _between(times: pd.DataFrame) -> Between:
     if "slowdown" not in times or times["slowdown"].isna().any():
         return ASSUMED_AS_MEASURED
     if "history_runs" not in times or times["history_runs"].isna().all():
-        return ASSUMED
+        return ASSUMED_AT_FIRST
     known = times[times["history_runs"].notna()]
     newest = known.loc[known["started"].astype(str).idxmax()]
     names = ("runs", "time_sd", "time_degrees", "own_sd", "own_degrees")
