@@ -420,7 +420,7 @@ def test_a_length_that_is_asked_of_trainings_too_is_said(here):
     assert "--seq-len is also the length of 1 training on listops, at 3000 tokens" in done.stderr
     done = here("run", "-m", "linear", "--seq-len", "3000", "--probe", "time", "--dry-run")
     assert done.stderr == ""
-    assert done.stdout.splitlines()[-1].startswith("6 cells, about")
+    assert done.stdout.splitlines()[-1].startswith("10 cells, about")
 
 
 def test_one_is_not_plural(here):

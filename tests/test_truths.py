@@ -117,11 +117,11 @@ def test_a_busy_wait_is_timed_within_a_hundredth(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.alone
 def test_a_slow_first_call_is_no_sample_and_a_change_over_its_life_is_said(tmp_path):
-    # for so long that they change by a third, also after the longest warm-up, which a busy machine may bring
-    names = ["SlowFirst", "Changes:step=0.01", "Changes:step=-0.04"]
+    # for so long that they change by far more than the machine, also after the longest warm-up
+    names = ["SlowFirst", "Changes:step=0.04", "Changes:step=-0.04"]
     frame = measured(names, tmp_path / "out", probe="time", mode="forward", seconds="0.8").set_index("name")
     assert frame.loc["SlowFirst", "time_s"] < 0.1
-    assert "slows down" in frame.loc["Changes:step=0.01", "noisy"]
+    assert "slows down" in frame.loc["Changes:step=0.04", "noisy"]
     assert "speeds up" in frame.loc["Changes:step=-0.04", "noisy"]
     assert "while it runs" not in frame.loc["SlowFirst", "noisy"]
 
@@ -146,6 +146,7 @@ def test_growth_is_found_as_planted(tmp_path, monkeypatch):
         seconds="0.05", repeats="2", max_repeats="2",
     )  # fmt: skip
     raw["time_s"] = raw["own_s"].map(min)
+    raw = raw.drop(columns="slowdown")  # a wait takes as long on a slow machine
     found = exponents(raw, "time_s").set_index("options")["exponent"]
     for declared, given in options.items():
         growth = Growth.parse(declared)
@@ -165,7 +166,7 @@ def report(folder: Path) -> str:
     timed = measured([name for name, _ in TIMED], folder / "timed", probe="time", mode="forward")
     found = timed.set_index("name")["time_s"]
     lines += [f"{name:<30} {'time_s':<16} {truth:>12g} {found[name]:>14.6f}" for name, truth in TIMED]
-    names = ["SlowFirst", "Changes:step=0.01", "Changes:step=-0.04"]
+    names = ["SlowFirst", "Changes:step=0.04", "Changes:step=-0.04"]
     rows = measured(names, folder / "lives", probe="time", mode="forward", seconds="0.2").itertuples()
     lines += [f"{row.name:<30} {'time_s':<16} {'':>12} {row.time_s:>14.6f}  {row.noisy}" for row in rows]
     rows = measured(["Outside:mib=64"], folder / "outside", probe="memory", mode="forward").itertuples()

@@ -171,7 +171,10 @@ def test_the_noise_between_runs_is_learnt():
     told = learn(runs)
     assert told is not None
     assert told["control_s"] == pytest.approx(1e-4, rel=0.05)
-    assert Between.told(told).time.value == pytest.approx(between.time.value)
+    assert between.time.value < Between.told(told).time.value < 1.3 * between.time.value
+    few = learn(runs[:2])
+    assert few is not None
+    assert few["time_sd"] > 1.3 * told["time_sd"], "how quick its quick phases are is not known yet"
 
 
 def test_few_repeats_borrow_from_the_other_configurations():
