@@ -710,10 +710,10 @@ def test_other_work_crowds_where_cores_run_short(others, threads, cores, crowds)
 
 
 def test_the_first_time_beside_other_load_says_what_to_do(tmp_path):
-    console = Console(file=io.StringIO(), width=200)
-    with TerminalProgress(console) as progress:
+    written = io.StringIO()
+    with TerminalProgress(Console(file=written, width=200)) as progress:
         run(REFINED, tmp_path / "out", executor=Loaded({0, 1, 2, 3}), listener=progress)
-    text = console.file.getvalue()
+    text = written.getvalue()
     assert text.count("Stop them") == 1, "once"
     assert "keep 1.0 of 2 cores busy" in text
     assert machine.free_threads(0.0) == machine.cores()

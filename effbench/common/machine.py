@@ -33,7 +33,7 @@ def cores() -> int:
 # Other load disturbs a measurement if it uses at least so many cores and if so large a share of all cores is
 # in use: a thread that waits for a core delays all threads that wait for it. The same is seen directly if
 # the threads waited for a core for so large a share of the time.
-BUSY_CORES, BUSY_SHARE, WAITED_SHARE = 0.5, 0.75, 0.1
+BUSY_CORES, BUSY_SHARE, WAITED_SHARE = 0.5, 0.75, 0.2
 # Environment variables that tell the threads of an operation how to wait for each other.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 

@@ -59,7 +59,9 @@ def time(context: Context) -> Result:
     if control is None:
         return {"time_s": times}, {**values, **how}
     beside = control.beside_samples()
-    how["trend"] = trend([time / slow for time, slow in zip(times, beside, strict=True)])
+    # a change of the mechanism is seen with and without the control, a change of the machine in one of them
+    both = trend(times), trend([time / slow for time, slow in zip(times, beside, strict=True)])
+    how["trend"] = min(both, key=abs) if both[0] * both[1] > 0 else 0.0
     return {"time_s": times, "control_s": beside}, {**values, **how}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from effbench.records.analyse.load import comparable
 from effbench.records.analyse.statistics import mean_interval
 from effbench.records.analyse.summary import IDENTITY, ORIGIN
 
@@ -20,15 +21,15 @@ def doubts(raw: pd.DataFrame) -> list[str]:
     """Return sentences about disturbances of the machine while these records were made, possibly none.
 
     A repeat of the whole grid is slower or faster than the others if the mean, over cells, of the logarithm
-    of its times over the cell's own median differs from 0 by more than 3 % and its 95 % interval excludes 0.
-    Load by other processes, stolen time and changes of the clock are read from the records, if the system
-    shows them.
+    of its times, divided by the control, over the cell's own median differs from 0 by more than 3 % and its
+    95 % interval excludes 0. Load by other processes, stolen time and changes of the clock are read from the
+    records, if the system shows them.
     """
     return [sentence for _, group in raw.groupby("machine", sort=False) for sentence in _doubts(group)]
 
 
 def _doubts(raw: pd.DataFrame) -> Iterator[str]:
-    times = raw[(raw["probe"] == "time") & (raw["status"] == "ok")]
+    times = comparable(raw[(raw["probe"] == "time") & (raw["status"] == "ok")])
     if not times.empty:
         yield from _repeats(times)
     measured = raw[raw["status"] == "ok"]
