@@ -1,4 +1,4 @@
-"""How times vary between calls, processes, minutes and hours: runs of a small sweep at random moments.
+"""Measure a small sweep at random moments, to see how times vary between calls, processes and runs.
 
     python benchmarks/variance.py OUT.jsonl.gz --runs 48 --gap 100 [--load 0.15] [--lock FILE]
 

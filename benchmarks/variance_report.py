@@ -1,4 +1,4 @@
-"""What varies between runs, and how often the printed intervals hold: the analysis of variance.py's runs.
+"""Analyse the runs of variance.py: how much times vary, and how often an interval holds in another run.
 
     python benchmarks/variance_report.py OUT.jsonl.gz [--chosen] [--plot FILE.png]
 

@@ -1,4 +1,4 @@
-"""How threads should wait for each other: times quiet and beside a busy process, by waiting policy.
+"""Measure calls under each policy by which threads wait for each other, quiet and beside a busy process.
 
     python benchmarks/waiting.py measure waiting.jsonl [rounds]
     python benchmarks/waiting.py report waiting.jsonl

@@ -310,8 +310,7 @@ def test_layers_of_torch_need_no_warning():
 
 def test_the_control_is_read_beside_every_sample_for_a_share_of_its_time():
     control = Control()
-    control.warm_up(1e-6)
-    samples, _ = sample_seconds(lambda: None, seconds=0.01, beside=control.read)
+    samples, _ = sample_seconds(lambda: None, seconds=0.01, control=control)
     assert len(control.times_s) == len(samples) + 1
     beside = control.beside_samples()
     assert len(beside) == len(samples)

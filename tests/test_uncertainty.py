@@ -22,6 +22,7 @@ from effbench.records.analyse.summary import summarise
 from effbench.records.analyse.uncertainty import (
     ASSUMED,
     ASSUMED_AS_MEASURED,
+    ASSUMED_AT_FIRST,
     NOTHING,
     Between,
     Noise,
@@ -203,11 +204,11 @@ def test_a_history_is_kept_and_a_damaged_one_is_forgotten(monkeypatch, tmp_path)
     told = History().beside(record).machine["history"]
     assert told["runs"] == 3
     assert History().between(1).runs == 3
-    assert History().between(2) == ASSUMED, "another number of threads is another history"
+    assert History().between(2) == ASSUMED_AT_FIRST, "another number of threads is another history"
     trained = replace(record, cell=replace(record.cell, probe="memory"), samples={})
     assert History().beside(trained) == trained
     (path,) = (tmp_path / "cache").iterdir()
     path.write_text(path.read_text().replace("0.", "1.", 1))
-    assert History().between(1) == ASSUMED
+    assert History().between(1) == ASSUMED_AT_FIRST
     busy = [replace(r, values={"waited_share": 0.5}) for r in a_run(rng)]
     assert runs_of(busy) == [], "times beside other load tell nothing"

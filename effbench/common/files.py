@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import tomllib
@@ -100,6 +101,24 @@ def replace(path: Path, data: bytes) -> None:
     """Replace a file by one with these bytes, as ``replacing`` does."""
     with replacing(path) as file:
         file.write(data)
+
+
+def keep_checked(path: Path, text: str) -> None:
+    """Write a text of the cache with its checksum; a cache that cannot be written keeps nothing."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n".encode())
+
+
+def read_checked(path: Path) -> str | None:
+    """Return a text that ``keep_checked`` wrote; None if there is none, or if the file was changed."""
+    if not is_file(path):
+        return None
+    try:
+        checksum, _, text = read_text(path).removesuffix("\n").partition("\n")
+    except UsageError:
+        return None
+    return text if checksum == hashlib.sha256(text.encode()).hexdigest() else None
 
 
 def flush(file: IO[bytes]) -> None:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from effbench.common.spec import Cell, Record, UsageError
-from effbench.records.analyse.load import scaled
+from effbench.records.analyse.load import has_control, scaled
 from effbench.records.analyse.uncertainty import ASSUMED_AS_MEASURED, Between
 
 SIDES = ("base", "head")
@@ -83,10 +83,9 @@ class StoredPair:
     def quick_s(self) -> float | None:
         """The control's time in quick phases of the machine; None if not all times have a control."""
         records = [*self.base.ok, *self.head.ok]
-        controls = [record.samples.get("control_s", ()) for record in records]
-        if any(len(own) != len(r.samples["time_s"]) for own, r in zip(controls, records, strict=True)):
+        if not all(map(has_control, records)):
             return None
-        return min(median(own) for own in controls)
+        return min(median(record.samples["control_s"]) for record in records)
 
     @property
     def between(self) -> Between:

@@ -22,7 +22,7 @@ def raw_frame(records: Iterable[Record]) -> DataFrame:
     rows = [_row(record) for record in records]
     first = list(_row(_EMPTY)) if not rows else []
     frame = pd.DataFrame(rows, columns=first or None)
-    return frame.assign(slowdown=slowdowns(frame)) if "control_s" in frame else frame
+    return frame.assign(slowdown=_slowdowns(frame)) if "control_s" in frame else frame
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _history(record: Record) -> dict[str, Any]:
     return own | {f"history_{name}": value for name, value in known.items()}
 
 
-def slowdowns(frame: DataFrame) -> Series[float]:
+def _slowdowns(frame: DataFrame) -> Series[float]:
     """Return how many times slower than in its quick phases the machine was during each time; else NaN.
 
     It is the time of the control beside the samples over that in quick phases: what earlier runs of the

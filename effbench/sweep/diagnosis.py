@@ -344,7 +344,7 @@ def _about_noise(seen: Checkup) -> Iterator[Finding]:
 
 
 def _about_runs(seen: Checkup) -> Iterator[Finding]:
-    """How much the runs of this machine differ, which every interval includes."""
+    """Yield the noise between the runs of this machine; every interval includes it."""
     between = seen.between
     time, ratio = _percent(between.time.value), _percent(2 * between.own.value)
     learnt = f"learnt from {between.runs} runs" if between.runs else "assumed: no two runs were compared yet"

@@ -217,7 +217,7 @@ class _Loop:
 
     def _run(self, job: Job) -> Record:
         """Run a job; a time whose other repeat passed the checks before the timing is not checked again."""
-        configuration = replace(job.cell, repeat=0).key, job.code
+        configuration = planning.configuration_of(job.cell), job.code
         record = self._executor.run(
             replace(job, checked=configuration in self._checked), self._listener.progressed
         )

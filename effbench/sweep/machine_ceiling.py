@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -68,25 +67,18 @@ class Ceilings:
                 break
         else:
             return {"reason": f"other processes kept {others:.1f} cores busy while the ceiling was measured"}
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run two seconds
-            path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(ceiling)
-            files.replace(path, f"{_checksum(text)}\n{text}\n".encode())
+        files.keep_checked(path, json.dumps(ceiling))
         return ceiling
-
-
-def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
     """Return a ceiling kept earlier; None if there is none, or if the file was changed."""
-    if not files.is_file(path):
+    text = files.read_checked(path)
+    if text is None:
         return None
     try:
-        checksum, _, text = files.read_text(path).removesuffix("\n").partition("\n")
         ceiling = parse_json(text)
         check_ceiling(ceiling)
-    except ValueError:  # UsageError is one
+    except ValueError:
         return None
-    return ceiling if checksum == _checksum(text) else None
+    return dict(ceiling)

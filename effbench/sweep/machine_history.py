@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections import defaultdict
@@ -14,9 +13,9 @@ import numpy as np
 
 from effbench.common import files, machine
 from effbench.common.spec import Record, parse_json, to_json
-from effbench.records.analyse.load import is_crowded
-from effbench.records.analyse.runs import Run, between_runs, learn
-from effbench.records.analyse.uncertainty import Between
+from effbench.records.analyse.load import has_control, is_crowded
+from effbench.records.analyse.runs import Run, learn
+from effbench.records.analyse.uncertainty import Between, variance_of_median
 from effbench.records.frame import QUICK
 
 _MOST_RUNS, _MOST_TIMES = 60, 300  # kept: the newest runs, and of each so many configurations
@@ -24,12 +23,13 @@ _FEWEST = 2  # repeats of a configuration that is kept, and cells of a run
 
 
 class History:
-    """The earlier runs of this machine; a run's records are given what they tell, and its own are added."""
+    """The earlier runs of this machine: records get what is known from them, and each new run is added."""
 
     def __init__(self) -> None:
         digest = hashlib.sha256(machine.name().encode()).hexdigest()[:16]
         self._path = machine.cache_dir() / f"history-{digest}.json"
-        self._runs = _read(self._path)
+        text = files.read_checked(self._path)
+        self._runs = [_run(one) for one in parse_json(text)] if text is not None else []
         self._known: dict[str, dict[str, Any] | None] = {}
 
     def beside(self, record: Record) -> Record:
@@ -43,8 +43,8 @@ class History:
         return record if told is None else replace(record, machine={**record.machine, "history": told})
 
     def between(self, threads: int) -> Between:
-        """Return the noise between the runs with so many threads; what is assumed without a history."""
-        return between_runs([run for run in self._runs if run.group.endswith(f", {threads} threads")])
+        """Return the noise between runs that the intervals of a run with so many threads include."""
+        return Between.told(learn([run for run in self._runs if run.group.endswith(f", {threads} threads")]))
 
     def keep(self, records: Iterable[Record]) -> None:
         """Add the records that one run measured, and write the history if the cache folder is writable."""
@@ -52,10 +52,7 @@ class History:
         if not new:
             return
         runs = [*self._runs, *new][-_MOST_RUNS:]
-        text = json.dumps([asdict(run) for run in runs], separators=(",", ":"))
-        with contextlib.suppress(OSError):  # without a history, the noise between runs is assumed
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            files.replace(self._path, f"{_checksum(text)}\n{text}\n".encode())
+        files.keep_checked(self._path, json.dumps([asdict(run) for run in runs], separators=(",", ":")))
 
 
 def runs_of(records: Iterable[Record]) -> list[Run]:
@@ -79,7 +76,7 @@ def runs_of(records: Iterable[Record]) -> list[Run]:
                 started=own[0].started,
                 control_s=float(np.quantile(controls, QUICK)),
                 times={
-                    key: (float(np.median(logs)), float(np.var(logs, ddof=1)) * 1.35 / len(logs))
+                    key: (float(np.median(logs)), variance_of_median(np.array(logs)).value)
                     for key, logs in list(times.items())[:_MOST_TIMES]
                     if len(logs) >= _FEWEST
                 },
@@ -89,11 +86,7 @@ def runs_of(records: Iterable[Record]) -> list[Run]:
 
 
 def _is_kept(record: Record) -> bool:
-    return (
-        record.cell.probe == "time"
-        and record.status == "ok"
-        and len(record.samples.get("control_s", ())) == len(record.samples["time_s"])
-    )
+    return record.cell.probe == "time" and record.status == "ok" and has_control(record)
 
 
 def _group(record: Record) -> str:
@@ -104,21 +97,6 @@ def _configuration(record: Record) -> str:
     """Return a key of what repeats share: the cell without its sampling, and the mechanism's own code."""
     cell = replace(record.cell, repeat=0, seed=0, seconds=0.0, precision=0.0)
     return hashlib.sha256(f"{to_json(cell)} {record.code.rpartition('-')[2]}".encode()).hexdigest()[:12]
-
-
-def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _read(path: Any) -> list[Run]:
-    """Return the runs of a file; none if there is no file, or if it was changed or cannot be read."""
-    if not files.is_file(path):
-        return []
-    with contextlib.suppress(ValueError, OSError):  # UsageError is a ValueError
-        checksum, _, text = files.read_text(path).removesuffix("\n").partition("\n")
-        if checksum == _checksum(text):
-            return [_run(one) for one in parse_json(text)]
-    return []
 
 
 def _run(data: Mapping[str, Any]) -> Run:

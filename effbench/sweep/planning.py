@@ -157,7 +157,7 @@ def _is_noisy(made: Sequence[Record], planned: set[str], errors: Mapping[str, fl
     quiet = sum(not is_crowded(record) for record in made)
     if quiet < min(len(made), asked) and not (len(made) > asked and is_crowded(made[-1])):
         return True
-    return errors[_configuration(made[0].cell)] > made[0].cell.precision
+    return errors[configuration_of(made[0].cell)] > made[0].cell.precision
 
 
 def _own_errors(records: Sequence[Record]) -> dict[str, float]:
@@ -165,14 +165,15 @@ def _own_errors(records: Sequence[Record]) -> dict[str, float]:
     timed = [record for record in records if record.cell.probe == "time" and record.status == "ok"]
     times = comparable(raw_frame(timed))
     noise = noises(times)
-    configurations = [_configuration(timed[row].cell) for row in times.index]
+    configurations = [configuration_of(timed[row].cell) for row in times.index]
     return {
         str(key): own_error(list(own["samples_time_s"]), noise[str(own["machine"].iloc[0])])
         for key, own in times.groupby(configurations, sort=False)
     }
 
 
-def _configuration(cell: Cell) -> str:
+def configuration_of(cell: Cell) -> str:
+    """Return a key that the repeats of a cell share."""
     return replace(cell, repeat=0).key
 
 

@@ -27,7 +27,7 @@ from effbench.measured.probes.memory import (
     saved_bytes,
 )
 from effbench.measured.probes.time import sample_seconds, trend
-from effbench.measured.workload import Call, Workload
+from effbench.measured.workload import Workload
 
 _SHORT = 64  # tokens of a call that is not measured
 
@@ -42,16 +42,14 @@ def time(context: Context) -> Result:
     context.watch.reseeds(partial(workload.module, workload.x[:1, :_SHORT]))
     context.watch.undo("a call")
     synchronize = torch.cuda.synchronize if workload.x.device.type == "cuda" else None
-    call = workload.call(context.watch.note)
-    call()  # starts the threads
-    control = _control(call) if workload.x.device.type == "cpu" else None
+    control = Control() if workload.x.device.type == "cpu" else None
     before_s, start_s = machine.waited_s(), perf_counter()
     times, how = sample_seconds(
-        call,
+        workload.call(context.watch.note),
         seconds=cell.seconds,
         precision=cell.precision,
         synchronize=synchronize,
-        beside=None if control is None else control.read,
+        control=control,
     )
     elapsed_s, after_s = perf_counter() - start_s, machine.waited_s()
     if before_s is not None and after_s is not None:
@@ -63,14 +61,6 @@ def time(context: Context) -> Result:
     both = trend(times), trend([time / slow for time, slow in zip(times, beside, strict=True)])
     how["trend"] = min(both, key=abs) if both[0] * both[1] > 0 else 0.0
     return {"time_s": times, "control_s": beside}, {**values, **how}
-
-
-def _control(call: Call) -> Control:
-    """Return a control that is ready to be read beside samples of one call."""
-    control, start_s = Control(), perf_counter()
-    call()
-    control.warm_up(perf_counter() - start_s)
-    return control
 
 
 def memory(context: Context) -> Result:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from effbench.common.spec import MIN_SAMPLES, WARM_UP_MIN_S
+from effbench.measured.probes.control import Control
 
 # A sample lasts at least this long, so that the clock's own cost and grain stay below a thousandth of it.
 MIN_SAMPLE_S = 200e-6
@@ -46,7 +47,7 @@ def sample_seconds(
     precision: float = 0.0,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     synchronize: Callable[[], object] | None = None,
-    beside: Callable[[], object] | None = None,
+    control: Control | None = None,
 ) -> tuple[tuple[float, ...], dict[str, float | int | str | None]]:
     """Time ``call`` for at most about ``seconds``.
 
@@ -55,7 +56,7 @@ def sample_seconds(
     Sampling ends before that once the 95 % interval of the median is within a quarter of ``precision`` (a
     share of the median). Each sample is the mean of ``calls_per_sample`` successive calls, the fewest that
     last 200 µs; most calls last longer, so that a sample is one call. Garbage collection is off while samples
-    are taken. ``synchronize`` waits for an accelerator and belongs to the sample. ``beside`` is called before
+    are taken. ``synchronize`` waits for an accelerator and belongs to the sample. ``control`` is read before
     the first sample and after each one, and belongs to none. Takes at least 5 samples, 3 if a call lasts
     longer than ``seconds``, and at most 200. ``warmed_up`` is "yes" if the warm-up settled,
     ``trend`` is how much slower (or, negative, faster) the last third of the samples was than the first.
@@ -78,13 +79,14 @@ def sample_seconds(
         least = MIN_SAMPLES if estimate <= seconds else 3
         samples: list[float] = []
         spent = 0.0
-        if beside is not None:
-            beside()
+        if control is not None:
+            control.warm_up(estimate * calls)
+            control.read()
         while len(samples) < least or (spent < seconds and len(samples) < MAX_SAMPLES):
             samples.append(batch(calls))
             spent += samples[-1] * calls
-            if beside is not None:
-                beside()
+            if control is not None:
+                control.read()
             if len(samples) % LOOK_EVERY == 0 and half_width(samples) <= OWN_SHARE * precision:
                 break
     finally:

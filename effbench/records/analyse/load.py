@@ -26,6 +26,11 @@ def is_crowded(record: Record) -> bool:
     )
 
 
+def has_control(record: Record) -> bool:
+    """True if the record has the control beside its samples; ``soundness`` checks that each has one."""
+    return bool(record.samples.get("control_s"))
+
+
 def crowded_rows(raw: pd.DataFrame) -> pd.Series:
     """Return :func:`is_crowded` of each row of the raw frame."""
     if "others_cores" not in raw or "machine_cores" not in raw:
@@ -53,7 +58,7 @@ def comparable(times: pd.DataFrame) -> pd.DataFrame:
     series = zip(times["samples_time_s"], times["samples_control_s"], strict=True)
     quick_s = times["control_s"] / times["slowdown"]
     samples = [
-        scaled(own, control, quick) if isinstance(control, list) and len(control) == len(own) else own
+        scaled(own, control, quick) if isinstance(control, list) else own
         for (own, control), quick in zip(series, quick_s, strict=True)
     ]
     return times.assign(samples_time_s=samples, time_s=[float(np.median(own)) for own in samples])

@@ -1,4 +1,4 @@
-"""What the earlier runs of a machine tell about its speed and about the noise between runs."""
+"""Estimate a machine's speed in quick phases, and the noise between its runs, from its earlier runs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ _QUICKNESS_SD = 0.08
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is kept of a run: ``control_s``, the control in its quick phases, and its times by configuration.
+    """The data of a run that the history keeps.
 
-    A time is (the logarithm of the time over that of the control beside it, the variance of that within the
-    run). ``group`` names what must agree for two runs to be compared: versions and the number of threads.
+    ``control_s`` is the time of the control in the run's quick phases. ``times`` holds two numbers for each
+    configuration: the logarithm of its time divided by the time of the control beside it, and the variance of
+    this logarithm within the run. Two runs are compared only if they have the same ``group``: the version of
+    torch and the number of threads.
     """
 
     group: str
@@ -36,7 +38,7 @@ class Run:
 
 
 def learn(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """Return what a record keeps of the earlier runs of its group; None without a run.
+    """Return the facts that a record keeps about the earlier runs of its group; None without a run.
 
     ``control_s`` is the lower quartile of the runs' own. For each pair of runs that share configurations, the
     differences of the logarithms give two variances: half their mean square is that of a time, and half their

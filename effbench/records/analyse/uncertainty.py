@@ -58,11 +58,11 @@ NOTHING = Variance(value=0.0, degrees=0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Between:
-    """How much a machine's runs differ: variances of logarithms, beyond the noise within a run.
+    """The noise between the runs of a machine, without the noise within a run, as variances of logarithms.
 
-    ``time``: of one configuration's time. ``own``: of the part that is not common to all configurations of a
-    run; the logarithm of a ratio of two times varies by twice this. ``runs``: the earlier runs that the
-    variances were learnt from; they are assumed if it is below 2.
+    ``time`` is the variance of the time of one configuration. ``own`` is the variance of the part that is not
+    common to all configurations of a run; a ratio of two times has twice this variance. ``runs`` is the
+    number of earlier runs that the variances come from; below 2, the variances are assumed.
     """
 
     time: Variance
@@ -81,7 +81,7 @@ class Between:
         )
 
     def in_words(self) -> str:
-        """Return what an interval covers, for the column ``time_interval``."""
+        """Return the meaning of an interval, for the column ``time_interval``."""
         if self.runs < 2:
             return "another run of this machine, if its runs differ as assumed"
         return f"another run of this machine, learnt from {self.runs} runs"
@@ -153,18 +153,18 @@ def time_interval(repeats: Sequence[Samples], noise: Noise) -> Interval:
     center = float(np.median(logs))
     if len(logs) == 1:
         return math.exp(center), math.nan, math.nan
-    return _around(center, _of_a_median(logs, noise.within), noise.between.time)
+    return _around(center, variance_of_median(logs, noise.within), noise.between.time)
 
 
 def own_error(repeats: Sequence[Samples], noise: Noise) -> float:
     """Return half the width of the 95 % confidence interval of this run alone, as a share of the time.
 
-    It is what more repeats reduce. NaN for a single repeat.
+    More repeats make it smaller. It is NaN for a single repeat.
     """
     logs = _logs(repeats)
     if len(logs) < 2:
         return math.nan
-    variance = _of_a_median(logs, noise.within)
+    variance = variance_of_median(logs, noise.within)
     return math.expm1(student_t(LEVEL, variance.degrees) * math.sqrt(variance.value))
 
 
@@ -187,14 +187,16 @@ def ratio_interval(ours: Mapping[int, Samples], theirs: Mapping[int, Samples], n
     center = float(np.median(a) - np.median(b))
     if min(len(a), len(b)) < 2:
         return math.exp(center), math.nan, math.nan
-    return _around(center, _of_a_median(a, noise.within).plus(_of_a_median(b, noise.within)), between)
+    return _around(
+        center, variance_of_median(a, noise.within).plus(variance_of_median(b, noise.within)), between
+    )
 
 
 def differs(interval: Interval) -> bool:
     """True if the ratio in an interval of ``ratio_interval`` is not 1, with 95 % confidence.
 
-    The interval holds the error of this run and that of another, which vary alike. The error of this run
-    alone, for which the true ratio is what counts, is smaller by the square root of 2.
+    The interval includes the error of this run and the equally large error of another run. Whether the true
+    ratio is 1 depends on the error of this run alone, which is smaller by the square root of 2.
     """
     ratio, low, high = interval
     half = math.log(high / low) / 2 if low > 0 else math.inf
@@ -216,8 +218,11 @@ def _variance(logs: np.ndarray) -> Variance:
     return Variance(value=value, degrees=len(logs) - 1)
 
 
-def _of_a_median(logs: np.ndarray, typical: Variance) -> Variance:
-    """Return the variance of the median of normal values, which is larger than that of their mean."""
+def variance_of_median(logs: np.ndarray, typical: Variance = NOTHING) -> Variance:
+    """Return the variance of the median of two or more normal values; it is larger than that of their mean.
+
+    The values' own variance is pooled with the ``typical`` one.
+    """
     k = len(logs)
     return _variance(logs).pooled(typical).times(_OF_A_MEDIAN.get(k, math.pi / 2 * k / (k + 1)) / k)
 
@@ -247,20 +252,11 @@ def _typical(logs: pd.Series, configuration: list[pd.Series]) -> Variance:
 
 
 def _inverse_trigamma(value: float) -> float:
-    """Return x with trigamma(x) = value > 0."""
+    """Return x between 1e-4 and 1e4 with trigamma(x) = value, or the nearer end."""
     from scipy import optimize, special
 
-    return (
-        float(
-            math.exp(
-                optimize.brentq(
-                    lambda x: math.log(special.polygamma(1, math.exp(x))) - math.log(value), -10, 10
-                )
-            )
-        )
-        if 1e-4 < value < 1e8
-        else (1e4 if value <= 1e-4 else 1e-4)
-    )
+    wanted = math.log(min(max(value, 1e-4), 1e8))
+    return math.exp(optimize.brentq(lambda x: math.log(special.polygamma(1, math.exp(x))) - wanted, -10, 10))
 
 
 def _between(times: pd.DataFrame) -> Between:
