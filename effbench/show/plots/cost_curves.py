@@ -127,7 +127,7 @@ def _interval_notes(rows: pd.DataFrame, *, timed: bool) -> list[str]:
     """The caption's explanation of bars and hollow markers, as far as the figure has them."""
     if not timed:
         return []
-    bars = "bars: 95 % confidence interval" if rows["time_low_s"].notna().any() else ""
+    bars = "bars: another run is inside with 95 %" if rows["time_low_s"].notna().any() else ""
     return [bars, "hollow: noisy" if rows["noisy"].fillna("").astype(bool).any() else ""]
 
 

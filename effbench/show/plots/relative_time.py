@@ -144,7 +144,10 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=3.5)
     tokens = units.length(timed["tokens"].iloc[0])
-    notes = [f"batch size x length = {tokens} tokens", "bars: 95 % confidence interval, paired by repeat"]
+    notes = [
+        f"batch size x length = {tokens} tokens",
+        "bars: another run is inside with 95 %, paired by repeat",
+    ]
     if printed:
         notes.append(
             "paper: different machine and library, values read from its figure (about ± 2 %), no intervals"
