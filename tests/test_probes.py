@@ -319,7 +319,8 @@ def test_the_control_is_read_beside_every_sample_for_a_share_of_its_time():
     slow = Control(clock_ns=lambda: next(ticks))
     slow.warm_up(0.2)
     slow.read()
-    assert slow.times_s == [pytest.approx(1e-3 / 10)], "ten operations beside samples of 0.2 s"
+    # of 20 operations beside samples of 0.2 s, 13 get the data into the caches and 7 are timed
+    assert slow.times_s == [pytest.approx(1e-3 / 7)]
     with torch.inference_mode():
         state = torch.get_rng_state()
         Control()

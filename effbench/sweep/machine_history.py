@@ -19,6 +19,7 @@ from effbench.records.analyse.uncertainty import Between, variance_of_median
 from effbench.records.frame import QUICK
 
 _MOST_RUNS, _MOST_TIMES = 60, 300  # kept: the newest runs, and of each so many configurations
+_CONTROL = 2  # counts the forms of measured/probes/control.py: times beside different ones are not compared
 _FEWEST = 2  # repeats of a configuration that is kept, and cells of a run
 
 
@@ -27,7 +28,7 @@ class History:
 
     def __init__(self) -> None:
         digest = hashlib.sha256(machine.name().encode()).hexdigest()[:16]
-        self._path = machine.cache_dir() / f"history-{digest}.json"
+        self._path = machine.cache_dir() / f"history-{_CONTROL}-{digest}.json"
         text = files.read_checked(self._path)
         self._runs = [_run(one) for one in parse_json(text)] if text is not None else []
         self._known: dict[str, dict[str, Any] | None] = {}

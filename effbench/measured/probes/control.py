@@ -17,8 +17,18 @@ _WARM_UP = 10  # readings
 _WIDTH, _PRODUCTS, _NUMBERS, _SMALL = 128, 4, 2**16, 10
 
 
-# A reading takes about this share of the time of a sample, with so many operations at most.
-_SHARE, _MOST = 0.05, 200
+# A reading takes about this share of the time of a sample, with so many operations at least and at most. Two
+# thirds of them are not timed: the first operations after a call find their data out of the caches, for up to
+# about a tenth of the call's time, and by how much depends on the mechanism (benchmarks/cold_control.py).
+_SHARE, _LEAST, _MOST = 0.1, 3, 300
+_UNTIMED = 2 / 3
+
+
+def counts(sample_s: float, operation_s: float) -> tuple[int, int]:
+    """Return how many operations of a reading are not timed, and how many are, beside such samples."""
+    count = max(_LEAST, min(_MOST, round(_SHARE * sample_s / operation_s)))
+    untimed = round(_UNTIMED * count)
+    return untimed, count - untimed
 
 
 class Control:
@@ -37,26 +47,28 @@ class Control:
         self._numbers = torch.rand(_NUMBERS, generator=generator)
         self._result = torch.empty_like(self._numbers)
         self._few = torch.zeros(16)
-        self._count = 1
+        self._untimed, self._timed = counts(0.0, 1.0)
         self.times_s: list[float] = []
 
     def warm_up(self, sample_s: float) -> None:
         """Get ready for readings beside samples of so many seconds; earlier readings are forgotten."""
         for _ in range(_WARM_UP):
             self.read()
-        self._count = max(1, min(_MOST, round(_SHARE * sample_s / min(self.times_s))))
+        self._untimed, self._timed = counts(sample_s, min(self.times_s))
         self.times_s.clear()
 
     def read(self) -> None:
-        """Run the operation once to have its data in the cache, and keep the mean time of the next ones."""
+        """Run the operation until it is as fast as it gets, and keep the mean time of those after that."""
         with torch.inference_mode():
-            self._run()
+            for _ in range(self._untimed):
+                self.operate()
             start = self._clock_ns()
-            for _ in range(self._count):
-                self._run()
-            self.times_s.append((self._clock_ns() - start) / 1e9 / self._count)
+            for _ in range(self._timed):
+                self.operate()
+            self.times_s.append((self._clock_ns() - start) / 1e9 / self._timed)
 
-    def _run(self) -> None:
+    def operate(self) -> None:
+        """Run the operation once, in inference mode."""
         for _ in range(_PRODUCTS):
             torch.mm(self._a, self._a, out=self._product)
         torch.exp(self._numbers, out=self._result)
