@@ -3,8 +3,8 @@
     python benchmarks/cold_control.py [processes]
 
 After a call, the first operations of the control find their data and code out of the caches. The script times
-50 operations after each of 60 calls, in fresh processes, and prints Markdown: the time of some of them over that
-of the last twenty, and the same for what a reading keeps, which should be 1 beside every mechanism.
+50 operations after each of 60 calls, in fresh processes, and prints Markdown: the time of some of them over
+that of the last twenty, and the same for what a reading keeps, which should be 1 beside every mechanism.
 """
 
 from __future__ import annotations

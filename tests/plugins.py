@@ -414,3 +414,19 @@ class OddContract(nn.Module):
 
 
 Alias = Plain
+
+
+class BreaksGraph(_Mean):
+    """Asks for a number in Python, which no compiler traces."""
+
+    def forward(self, x, mask=None):
+        torch._dynamo.graph_break()
+        return super().forward(x, mask)
+
+
+class OtherWhenCompiled(_Mean):
+    """Computes something else in its compiled form."""
+
+    def forward(self, x, mask=None):
+        out = super().forward(x, mask)
+        return 2 * out if torch.compiler.is_compiling() else out

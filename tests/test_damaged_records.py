@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from effbench.cli import app as cli
 from effbench.common import machine
-from effbench.common.spec import Cell, Record, UsageError, cell_key, parse_json, to_json
+from effbench.common.spec import Cell, Record, UsageError, cell_key, to_json
+from effbench.common.strict_json import parse_json
 from effbench.measured.models.checkpoint import Checkpoint
 from effbench.records.soundness import check_ceiling
 from effbench.records.store import Store, export

@@ -286,8 +286,8 @@ MINE_AT_HEAD = ("--base", "HEAD", "-m", "mine.py:Mine")
         ((*MINE_AT_HEAD, "--threshold", "7"), "threshold '7'"),
         *(((*MINE_AT_HEAD, f"--{name}", ""), f"--{name} is empty") for name in (
             "seq-len", "mode", "batch-size", "batch-tokens", "d-model", "heads", "layers", "scope", "dtype",
-            "device", "threads", "allocator", "threshold", "floor", "error", "budget", "config", "json",
-            "plot", "junit", "markdown",
+            "device", "threads", "allocator", "compile", "threshold", "floor", "error", "budget", "config",
+            "json", "plot", "junit", "markdown",
         )),
         ((*MINE_AT_HEAD, "--json", "no/such/folder.json"), "its folder is not there"),
         ((*MINE_AT_HEAD, "--plot", "gate.jpg"), "does not end in .png"),

@@ -147,6 +147,7 @@ VALUES = {
     "device": ("cuda:1", ("cuda:1",)),
     "threads": ([2, 2], (2,)),
     "allocator": ("system", ("system",)),
+    "compile": ("default", ("default",)),
     "threshold": ("7%", 0.07),
     "floor": ("3µs", 3e-6),
     "error": (0.05, 0.05),

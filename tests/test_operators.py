@@ -51,7 +51,8 @@ def test_what_sums_products_is_counted_or_named(called):
     expected = (
         "mm bmm addmm baddbmm addbmm mv dot vdot linear conv1d conv2d cdist bilinear tensordot _foreach_mm"
     )
-    assert {f"aten::{name}" for name in expected.split()} <= names  # the search finds what it should
+    here = {f"aten::{name}" for name in expected.split() if hasattr(torch.ops.aten, name)}
+    assert here <= names  # the search finds what it should
     assert not names & {"aten::mul", "aten::add", "aten::softmax", "aten::native_layer_norm", "aten::cat"}
     for call in products:
         operator = operator_of(*call["operator"].partition(".")[::2])

@@ -18,10 +18,10 @@ from effbench.common.spec import (
     Record,
     cell_from,
     job_from,
-    parse_json,
     record_from,
     to_json,
 )
+from effbench.common.strict_json import parse_json
 from effbench.common.wording import one_line
 
 options = st.dictionaries(

@@ -22,7 +22,8 @@ from effbench.cli import app as cli
 from effbench.common import registry
 from effbench.common.files import read_toml
 from effbench.common.growth import Growth
-from effbench.common.spec import MESSAGE, UsageError, parse_json
+from effbench.common.spec import MESSAGE, UsageError
+from effbench.common.strict_json import parse_json
 from effbench.common.values import (
     MOST,
     MOST_LENGTHS,

@@ -21,6 +21,7 @@ from effbench.cli.options import (
     Allocator,
     BatchSize,
     BatchTokens,
+    Compile,
     Device,
     DModel,
     Dtype,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 # The options that are settings too: see docs/gate.md.
 _SETTINGS = (
     "mechanism", "mode", "scope", "seq_len", "batch_size", "batch_tokens", "d_model", "heads", "layers",
-    "dtype", "device", "threads", "allocator", "threshold", "floor", "error", "budget",
+    "dtype", "device", "threads", "allocator", "compile", "threshold", "floor", "error", "budget",
 )  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def gate(
     device: Device = None,
     threads: Annotated[str | None, value("N", "Threads of an operation. Default: 1.", MEASURING)] = None,
     allocator: Allocator = None,
+    compile: Compile = None,
     threshold: Threshold = None,
     floor: Floor = None,
     error: Annotated[

@@ -69,6 +69,10 @@ Allocator = Annotated[
     str | None,
     value("NAME", "kept (freed memory is reused) or system (the default of the C library).", MEASURING),
 ]
+Compile = Annotated[
+    str | None,
+    value("MODE,...", "torch.compile: none, default or max-autotune. Default: none.", SHAPE),
+]
 Threshold = Annotated[
     str | None,
     value("SHARE", "Report slowdowns above this share. Default: 5%.", DECIDING, show_default=False),

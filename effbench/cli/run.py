@@ -19,6 +19,7 @@ from effbench.cli.options import (
     Allocator,
     BatchSize,
     BatchTokens,
+    Compile,
     Device,
     DModel,
     Dtype,
@@ -96,6 +97,7 @@ def run(
         str | None, value("N,...", "Threads of an operation. Default: all cores.", MEASURING)
     ] = None,
     allocator: Allocator = None,
+    compile: Compile = None,
     seed: Annotated[
         str | None, value("N", "Seed of the order, the weights and the data. Default: 0.", MEASURING)
     ] = None,

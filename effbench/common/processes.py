@@ -30,6 +30,11 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in PLACES}
 
 
+def compiler_settings(folder: str) -> dict[str, str]:
+    """Return the variables with which torch.compile keeps what it builds in ``folder``, and forks nothing."""
+    return {"TORCHINDUCTOR_CACHE_DIR": folder, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
+
 class Messages:
     """JSON messages, one per line, that are read from a file descriptor."""
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from effbench.common.probes import INTERNAL, PROBES
+from effbench.common.strict_json import LARGEST
 from effbench.common.wording import one_line, shown
 
 Option = bool | int | float | str | None
@@ -19,6 +20,7 @@ Scope = Literal["attention", "encoder"]
 Mode = Literal["forward", "train"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 Allocator = Literal["kept", "system"]
+Compile = Literal["none", "default", "max-autotune"]
 Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "incorrect", "skipped", "interrupted"]
 
 MACHINE = "machine"  # the mechanism of a cell that measures the machine alone
@@ -26,6 +28,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 MODES: tuple[Mode, ...] = get_args(Mode)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
+COMPILES: tuple[Compile, ...] = get_args(Compile)
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 # The least number of samples of a time cell, and the least seconds of its warm-up; estimates use both, too.
@@ -33,7 +36,6 @@ MIN_SAMPLES = 5
 WARM_UP_MIN_S = 0.1
 DEVICE = r"cpu|cuda(:[0-9]{1,3})?"
 MESSAGE = 1000  # most characters of an error message
-_LARGEST = 2**63  # integers of a record are smaller: a table's columns have 64 bits
 
 
 class UsageError(ValueError):
@@ -51,7 +53,8 @@ class Cell:
     ``repeat`` is the number of the replicate: a fresh process, seeded with ``seed + repeat``. ``scope`` is
     one attention layer, or an encoder of ``layers`` blocks. A time cell samples for at most ``seconds``.
     ``precision`` is the target error of the time within its run, as a share of the time: a cell whose samples
-    are far better stops sampling early, and a configuration that does not reach it is repeated.
+    are far better stops sampling early, and a configuration that does not reach it is repeated. ``compile``
+    is torch.compile's mode; "none" does not compile.
     """
 
     mechanism: str
@@ -70,6 +73,7 @@ class Cell:
     device: str = "cpu"
     threads: int = 1
     allocator: Allocator = "kept"
+    compile: Compile = "none"
     seconds: float = 0.5
     precision: float = 0.05
     seed: int = 0
@@ -163,51 +167,6 @@ def to_json(value: Cell | Job | Record) -> str:
     return json.dumps(asdict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def parse_json(text: str) -> Any:
-    """Return the value of a JSON text, read strictly.
-
-    Raises ValueError for a text that is not JSON, and for what Python's reader accepts: NaN and infinities,
-    numbers beyond a float or a 64-bit integer, a key twice in one object, and nesting that is too deep.
-    """
-    try:
-        return json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_no_number,
-            parse_float=_float,
-            parse_int=_integer,
-        )
-    except RecursionError:
-        raise ValueError("arrays or objects are nested too deeply") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    read: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in read:
-            raise ValueError(f"the key {shown(key)} stands twice in an object")
-        read[key] = value
-    return read
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number in JSON")
-
-
-def _float(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"the number {shown(text)} is too large")
-    return number
-
-
-def _integer(text: str) -> int:
-    number = int(text) if len(text) < 40 else _LARGEST
-    if abs(number) >= _LARGEST:
-        raise ValueError(f"the number {shown(text)} is too large")
-    return number
-
-
 def cell_from(data: object) -> Cell:
     """Read a Cell from parsed JSON. Raises ValueError for a missing, unknown or unfit field."""
     return Cell(**_fields(Cell, data, _CELL))
@@ -252,7 +211,7 @@ def _whole_from(least: int) -> Read:
     def read(name: str, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"{name} is {shown(value)}, not a whole number")
-        if not least <= value < _LARGEST:
+        if not least <= value < LARGEST:
             raise ValueError(f"{name} is {shown(value)}, not a whole number of at least {least}")
         return value
 
@@ -262,7 +221,7 @@ def _whole_from(least: int) -> Read:
 def _number(name: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} is {shown(value)}, not a number")
-    if not (math.isfinite(value) if isinstance(value, float) else abs(value) < _LARGEST):
+    if not (math.isfinite(value) if isinstance(value, float) else abs(value) < LARGEST):
         raise ValueError(f"{name} is {shown(value)}, not a finite number, or too large")
     return value
 
@@ -357,6 +316,7 @@ _CELL: dict[str, Read] = {
     "dtype": _one_of(DTYPES),
     "device": _device,
     "allocator": _one_of(ALLOCATORS),
+    "compile": _one_of(COMPILES),
     **dict.fromkeys(("seconds", "precision"), _at_least_zero),
     **dict.fromkeys(("seed", "repeat"), _whole_from(0)),
 }

@@ -33,6 +33,7 @@ _AXES: dict[str, tuple[Any, ...]] = {
     "device": ("cpu",),
     "threads": (1,),
     "allocator": ("kept",),
+    "compile": ("none",),
 }
 _INSTEAD = {"batch_size": "batch_tokens", "batch_tokens": "batch_size"}
 

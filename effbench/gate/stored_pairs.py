@@ -122,7 +122,7 @@ def key_of(cell: Cell) -> Key:
     """Return what all repeats of one configuration share, in the order in which comparisons are listed."""
     return (
         cell.scope, cell.batch_size, cell.d_model, cell.heads, cell.layers, cell.dtype, cell.device,
-        cell.threads, cell.allocator, cell.mode, cell.label, cell.seq_len, cell.probe,
+        cell.threads, cell.allocator, cell.compile, cell.mode, cell.label, cell.seq_len, cell.probe,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from effbench.common import machine, registry
 from effbench.common.blame import message
 from effbench.common.processes import Messages, die_with_parent, leave_after, send
 from effbench.common.spec import Cell, Job, Limits, UsageError, cell_from
+from effbench.measured.compiled import compiled
 from effbench.measured.facts import facts
 from effbench.measured.probes import memory, profiler
 from effbench.measured.probes.time import waited_ns
@@ -231,7 +232,7 @@ def _figures(cell: dict[str, Any]) -> dict[str, Any]:
             return {"error": f"{record.status}: {record.reason}"}
         figures |= {name: record.values[name] for name in names if record.values.get(name) is not None}
     try:
-        figures["ops"] = dict(_operations(_timed(whole, False)))
+        figures["ops"] = dict(_operations(_timed(replace(whole, compile="none"), False)))
     except Exception as error:
         return {"error": _reason(error)}
     return figures
@@ -242,6 +243,8 @@ def _timed(cell: Cell, check: bool) -> Call:
     workload = build(cell)
     if check:
         workload.check()
+    if cell.compile != "none":
+        workload, _ = compiled(workload, cell.compile)
     call = workload.call()
     gc.disable()
     if not cell.device.startswith("cuda"):

@@ -15,6 +15,7 @@ from effbench.common import machine, registry
 from effbench.common.blame import message, place
 from effbench.common.probes import INTERNAL, PROBES
 from effbench.common.spec import Cell, Job, Record, UsageError
+from effbench.measured import compiled
 from effbench.measured.facts import facts
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.probes.context import Context, Progress, Result
@@ -95,6 +96,8 @@ def import_for_backward() -> None:
 
 def prepare_for(job: Job) -> None:
     """Import, before the fork, what the job will import: torch's optimizers import its compiler (1.5 s)."""
+    if job.cell.compile != "none":
+        compiled.prepare()
     if job.cell.probe == "accuracy":
         with suppress(ImportError):
             import_module("torch._dynamo")

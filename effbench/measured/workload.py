@@ -23,13 +23,20 @@ class Workload:
     """A module on its device, its input x [B, N, d_model], and how the two are called.
 
     ``train``: a call is a forward and a backward pass; otherwise it is a forward pass. ``causal``: the
-    mechanism is asked for its causal form.
+    mechanism is asked for its causal form. ``compiled`` is the module after torch.compile, which is called
+    instead if there is one (``effbench.measured.compiled``).
     """
 
     module: nn.Module
     x: Tensor
     train: bool
     causal: bool
+    compiled: nn.Module | None = None
+
+    @property
+    def timed(self) -> nn.Module:
+        """The module that is called: compiled, if it was."""
+        return self.module if self.compiled is None else self.compiled
 
     def check(self) -> None:
         """Compare the module with the laws and with its own reference. Raises Incorrect if it is wrong."""
@@ -37,7 +44,7 @@ class Workload:
 
     def call(self, note: Callable[[str], object] = lambda text: None) -> Call:
         """Return what is measured; ``note`` is told once if inference mode is refused."""
-        return train_call(self.module, self.x) if self.train else forward_call(self.module, self.x, note)
+        return train_call(self.timed, self.x) if self.train else forward_call(self.timed, self.x, note)
 
 
 def build(cell: Cell) -> Workload:

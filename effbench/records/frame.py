@@ -44,6 +44,7 @@ def _row(record: Record) -> dict[str, Any]:
         "device": cell.device,
         "threads": cell.threads,
         "allocator": cell.allocator,
+        "compile": cell.compile,
         "seconds_budget": cell.seconds,
         "precision": cell.precision,
         "seed": cell.seed,

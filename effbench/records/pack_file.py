@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from effbench.common import files
-from effbench.common.spec import parse_json
+from effbench.common.strict_json import parse_json
 from effbench.common.wording import plural, shown
 
 PACK = "records.jsonl"

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 from effbench.common import files
-from effbench.common.spec import Record, cell_key, parse_json, record_from, to_json
+from effbench.common.spec import Record, cell_key, record_from, to_json
+from effbench.common.strict_json import parse_json
 from effbench.records.frame import COLUMNS
 from effbench.records.soundness import check_content
 

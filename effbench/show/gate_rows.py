@@ -20,8 +20,8 @@ TEXT_COLUMNS = ("mechanism", "mode", "figure", "verdict", "result")  # aligned t
 KINDS = (*VERDICTS, "grew", "head lacks it", "base lacks it", "changed", "equal")
 # Fields that may set configurations apart beside mechanism, mode and length.
 _SHAPE = (
-    "scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads", "allocator", "task",
-    "task_options",
+    "scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads", "allocator", "compile",
+    "task", "task_options",
 )  # fmt: skip
 _NUMBERS = (
     "ratio", "low", "high", "error", "control_ratio", "control_low", "control_high", "threshold",

@@ -18,7 +18,7 @@ from effbench.common.spec import UsageError
 from effbench.common.wording import plural
 from effbench.records.analyse.summary import label
 from effbench.show import units
-from effbench.show.tables import each_row, labels, what_was_measured
+from effbench.show.tables import compiled_in_words, each_row, labels, what_was_measured
 
 # Okabe and Ito's colours without the yellow, which is too light for a line; markers and dashes carry the
 # same information in grey.
@@ -104,7 +104,7 @@ def set_title(figure: Figure, shape: Mapping[str, Any], note: str) -> None:
     second = (
         f"{model}batch {shape['batch_size']}, d_model {shape['d_model']}, {heads}, "
         f"{shape['dtype']}, {shape['device']}, {plural(int(shape['threads']), 'thread')}, "
-        f"{shape['allocator']} allocator"
+        f"{shape['allocator']} allocator{compiled_in_words(shape)}"
     )
     lines = filter(None, [f"{subject} on {shape['machine']}", second, note])
     width = int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH)

@@ -16,7 +16,8 @@ from effbench.records.analyse.summary import ONE_REPEAT, label
 from effbench.records.analyse.uncertainty import differs
 from effbench.show import units
 from effbench.show.blocks import Block
-from effbench.show.tables import SHAPE, each_row, labels, what_was_measured
+from effbench.show.compile_table import compile_block
+from effbench.show.tables import SHAPE, compiled_in_words, each_row, labels, what_was_measured
 
 ABOVE_THE_ROOF = 1.1
 _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -41,7 +42,10 @@ def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block
     blocks = [Block(warnings=[f"Warning: {sentence}" for sentence in doubtful])] if doubtful else []
     keys = [*SHAPE, "machine"]
     for key, group in frame[frame["task"] == ""].groupby(keys, sort=False):
-        blocks += _cost_blocks(group, dict(zip(keys, key, strict=True)))
+        shape = dict(zip(keys, key, strict=True))
+        blocks += _cost_blocks(group, shape)
+        compiled = compile_block(group, shape["compile"])
+        blocks += [compiled] if compiled is not None else []
     trained = frame[frame["task"] != ""]
     keys = [*SHAPE, "machine", "task"]
     for key, group in trained.groupby(keys, sort=False):
@@ -116,7 +120,8 @@ def _cost_blocks(group: pd.DataFrame, shape: dict[str, Any]) -> list[Block]:
     title = (
         f"{what_was_measured(shape)}, batch {shape['batch_size']}, d_model {shape['d_model']}, "
         f"{shape['heads']} heads, {shape['dtype']}, {shape['device']}, "
-        f"{plural(int(shape['threads']), 'thread')}, {shape['allocator']} allocator; {shape['machine']}"
+        f"{plural(int(shape['threads']), 'thread')}, {shape['allocator']} allocator"
+        f"{compiled_in_words(shape)}; {shape['machine']}"
         f"{several}"
     )
     blocks = [Block(title=title)]

@@ -249,7 +249,18 @@ def _ranks_in_words(ranks: dict[str, Any]) -> str:
 def _times(frame: pd.DataFrame) -> list[Block]:
     """Return for each shape and mode the ratios to Fastformer: mechanisms by lengths."""
     blocks = []
-    shape = ["scope", "d_model", "heads", "layers", "dtype", "device", "threads", "allocator", "machine"]
+    shape = [
+        "scope",
+        "d_model",
+        "heads",
+        "layers",
+        "dtype",
+        "device",
+        "threads",
+        "allocator",
+        "compile",
+        "machine",
+    ]
     for key, group in frame.groupby([*shape, "mode"], sort=False):
         setting = dict(zip([*shape, "mode"], key, strict=True))
         rows = []

@@ -21,7 +21,25 @@ from effbench.show import units
 from effbench.show.blocks import FORMATS, latex_table, markdown_row
 
 # The shape of a row: only configurations of the same shape are compared.
-SHAPE = ["scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads", "allocator"]
+SHAPE = [
+    "scope",
+    "batch_size",
+    "d_model",
+    "heads",
+    "layers",
+    "dtype",
+    "device",
+    "threads",
+    "allocator",
+    "compile",
+]
+
+
+def compiled_in_words(shape: Mapping[str, Any]) -> str:
+    """Return ``, compiled (default)``, or nothing for a plain form."""
+    kind = shape.get("compile", "none")
+    return "" if kind == "none" else f", compiled ({kind})"
+
 
 _PRETTY: dict[Unit, Callable[[float], str]] = {
     "seconds": units.seconds,

@@ -12,6 +12,7 @@ from effbench.common import machine, registry
 from effbench.common.probes import PROBES
 from effbench.common.spec import (
     ALLOCATORS,
+    COMPILES,
     DEVICE,
     DTYPES,
     MODES,
@@ -94,6 +95,7 @@ AXES: dict[str, Callable[[Any], Axis]] = {
     "device": _device_axis,
     "threads": _whole_axis("threads", MOST_THREADS),
     "allocator": _choice_axis("allocator", ALLOCATORS),
+    "compile": _choice_axis("compile", COMPILES),
     "seconds": lambda value: (parse_time_s(value, "seconds"),),
     "precision": lambda value: (parse_share("precision", value),),
     "repeats": lambda value: (parse_whole("repeats", value, most=MOST_REPEATS),),
@@ -111,6 +113,7 @@ DEFAULTS: dict[str, Axis] = {
     "dtype": ("float32",),
     "device": ("cpu",),
     "allocator": ("kept",),
+    "compile": ("none",),
     "seconds": (0.5,),
     "precision": (0.05,),
     "repeats": (3,),

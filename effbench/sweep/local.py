@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from effbench.common import machine, registry
 from effbench.common.blame import fault_place
 from effbench.common.exits import Fault
-from effbench.common.processes import Messages, environment, last_line, send
+from effbench.common.processes import Messages, compiler_settings, environment, last_line, send
 from effbench.common.spec import Job, Record, Status, record_from, to_json
 from effbench.common.wording import one_line, plural
 from effbench.sweep.executor import Progress
@@ -28,20 +29,26 @@ class ServerDied(Fault):
 
 
 class LocalExecutor:
-    """One fork server, started on demand and replaced when it dies; one child at a time."""
+    """One fork server, started on demand and replaced when it dies; one child at a time.
+
+    What torch.compile builds is kept in a temporary folder until the server ends, so that of the repeats of
+    a cell only the first one compiles, and none finds the code of an earlier sweep.
+    """
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
         self._answers: Messages | None = None
+        self._built: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> dict[str, Any]:
         """Start the server and wait for its greeting. Raises ServerDied with its last line."""
+        self._built = tempfile.TemporaryDirectory(prefix="effbench-compiled-", ignore_cleanup_errors=True)
         self._server = subprocess.Popen(
             [sys.executable, "-m", "effbench.measured.server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(),
+            env={**environment(), **compiler_settings(self._built.name)},
             start_new_session=True,  # Ctrl-C in the terminal is for us, not for what we measure
         )
         assert self._server.stdout is not None
@@ -95,6 +102,8 @@ class LocalExecutor:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+        if self._built is not None:
+            self._built.cleanup()
 
     def _converse(
         self, job: Job, progress: Progress, deadline: float

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from effbench.common import files, machine
-from effbench.common.spec import MACHINE, Cell, Job, Limits, Record, parse_json
+from effbench.common.spec import MACHINE, Cell, Job, Limits, Record
+from effbench.common.strict_json import parse_json
 from effbench.records.soundness import check_ceiling
 from effbench.sweep.executor import Executor
 

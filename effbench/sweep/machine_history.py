@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from effbench.common import files, machine
-from effbench.common.spec import Record, parse_json, to_json
+from effbench.common.spec import Record, to_json
+from effbench.common.strict_json import parse_json
 from effbench.records.analyse.load import has_control, is_crowded
 from effbench.records.analyse.runs import Run, learn
 from effbench.records.analyse.uncertainty import Between, variance_of_median

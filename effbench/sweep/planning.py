@@ -134,8 +134,8 @@ def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
     blocks: dict[str, dict[str, list[Cell]]] = {}
     for cell in sweep.cells(most=True):
         if cell.probe == "time":
-            key = replace(cell, mechanism="", options={}, repeat=0).key
-            blocks.setdefault(key, {}).setdefault(cell.label, []).append(cell)
+            key = replace(cell, mechanism="", options={}, compile="none", repeat=0).key
+            blocks.setdefault(key, {}).setdefault(f"{cell.label} {cell.compile}", []).append(cell)
     repeats_to_add: list[Cell] = []
     for block in blocks.values():
         lives: list[tuple[list[Cell], list[Record]]] = []

@@ -141,8 +141,8 @@ class Sweep:
         its error is larger than ``precision``, or while other load disturbs it.
 
         Axes that a probe does not read are set to one value, so that nothing is measured twice: memory and
-        FLOPs are exact and need one repeat; an accuracy cell trains an encoder; one attention layer has one
-        layer. Raises UsageError for a combination that cannot be a cell.
+        FLOPs are exact and need one repeat; an accuracy cell trains an encoder, which is not compiled; one
+        attention layer has one layer. Raises UsageError for a combination that cannot be a cell.
         """
         planned, possible = self._expanded
         return list(possible if most else planned)
@@ -267,7 +267,7 @@ def _cells(values: dict[str, Any], seed: int, repeats: int, at_most: int) -> lis
     if values["d_model"] % values["heads"]:
         raise UsageError(f"heads {values['heads']} does not divide d_model {values['d_model']}")
     if values["probe"] == "accuracy":
-        values.update(scope="encoder", mode="train", seconds=0.0, precision=0.0)
+        values.update(scope="encoder", mode="train", compile="none", seconds=0.0, precision=0.0)
     else:
         task, task_options = None, {}
         if values["scope"] == "attention":

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from effbench.common.files import size
-from effbench.common.spec import UsageError, parse_json
+from effbench.common.spec import UsageError
+from effbench.common.strict_json import parse_json
 from effbench.measured.data.reading import (
     FILE_BYTES,
     LINE_BYTES,

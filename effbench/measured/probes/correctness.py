@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -171,6 +171,14 @@ def _output(
     if given is not None and not torch.equal(given, mask):  # type: ignore[arg-type]
         raise Incorrect("forward changes its mask in place")
     return out
+
+
+def agree(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+    """Raise Incorrect if two results of one computation differ, outputs or gradients by name."""
+    largest = max(float(tensor.abs().max()) for tensor in wanted.values())
+    for name, tensor in found.items():
+        allowed = 10 * _TOLERANCE[tensor.dtype]
+        _compare(tensor, wanted[name].double(), f"{name} {what}", allowed, floor=1e-3 * largest)
 
 
 def refused_inference_mode(error: RuntimeError) -> bool:

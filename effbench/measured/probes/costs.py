@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter
 
@@ -14,6 +14,7 @@ from effbench.common.blame import message
 from effbench.common.growth import Growth
 from effbench.common.spec import Cell
 from effbench.common.wording import plural, shown
+from effbench.measured.compiled import compiled
 from effbench.measured.probes.context import Context, Result, Values
 from effbench.measured.probes.control import Control
 from effbench.measured.probes.correctness import Incorrect, has_reference
@@ -38,6 +39,7 @@ def time(context: Context) -> Result:
     values = describe(workload, cell)
     if not context.job.checked:
         workload.check()
+    workload, compiling = _compiled(context)
     values["checked"] = "laws and reference" if has_reference(workload.module) else "laws"
     context.watch.reseeds(partial(workload.module, workload.x[:1, :_SHORT]))
     context.watch.undo("a call")
@@ -52,6 +54,7 @@ def time(context: Context) -> Result:
         control=control,
     )
     elapsed_s, after_s = perf_counter() - start_s, machine.waited_s()
+    values |= compiling()
     if before_s is not None and after_s is not None:
         values["waited_share"] = max(0.0, after_s - before_s) / (elapsed_s * cell.threads)
     if control is None:
@@ -65,12 +68,14 @@ def time(context: Context) -> Result:
 
 def memory(context: Context) -> Result:
     """Measure the bytes that a call holds at once and, in training, those that it saves for backward."""
-    cell, workload = context.cell, context.workload
-    values = describe(workload, cell)
+    cell = context.cell
+    workload, compiling = _compiled(context)
+    values = {**describe(workload, cell), **compiling()}
     call = workload.call(context.watch.note)
     # In the first call, pages are new to the process. Its set-up (workspaces, caches) is no part of a call:
     # the peak is that of a later call.
-    values["rss_growth_bytes"] = rss_growth_bytes(call)
+    growth = rss_growth_bytes(call)
+    values["rss_growth_bytes"] = growth if cell.compile == "none" else None  # the compiler grew it before
     peak, method = peak_bytes(call, cell.device, tested=context.memory_tested)
     values |= {"peak_bytes": peak, "memory_method": method}
     unseen = [_named(left_out(call))]
@@ -78,7 +83,7 @@ def memory(context: Context) -> Result:
         module, x = workload.module, workload.x.detach().requires_grad_()
         besides = [x, *module.parameters(), *module.buffers()]
         try:
-            values["saved_bytes"] = saved_bytes(lambda: module(x), besides)
+            values["saved_bytes"] = saved_bytes(lambda: workload.timed(x), besides)
         except ProbeFailed as error:  # the other values are kept
             unseen.append(message(error))
         values["saved_bytes_declared"] = _declared(module, "saved_bytes", cell)
@@ -86,7 +91,7 @@ def memory(context: Context) -> Result:
 
 
 def flops(context: Context) -> Result:
-    """Count the work of a call."""
+    """Count the work of a call; of the plain form, whose products a compiled one makes, too."""
     cell, workload = context.cell, context.workload
     values, module = describe(workload, cell), workload.module
     call = workload.call(context.watch.note)
@@ -106,6 +111,15 @@ def flops(context: Context) -> Result:
         "flops_method": work.method,
         "bytes_moved": work.bytes_moved,
     }
+
+
+def _compiled(context: Context) -> tuple[Workload, Callable[[], Values]]:
+    """Return the workload as the cell asks for it, and a function that says what the compiler did so far."""
+    if context.cell.compile == "none":
+        return context.workload, dict
+    made = compiled(context.workload, context.cell.compile)
+    context.watch.accept_threads()
+    return made
 
 
 def describe(workload: Workload, cell: Cell) -> Values:

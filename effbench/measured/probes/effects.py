@@ -102,6 +102,10 @@ class Watch:
                 f"{who} changes {setting.name}{changed}; undone before the measurement"
             )
 
+    def accept_threads(self) -> None:
+        """Take the threads that run now as known: the compiler's, which are not the mechanism's."""
+        self._threads |= set(threading.enumerate())
+
     def end(self) -> None:
         """Note all changes since the start, which were in effect while measurements were taken."""
         for setting, changed in self._changed():

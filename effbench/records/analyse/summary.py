@@ -9,6 +9,7 @@ import pandas as pd
 
 from effbench.common import columns
 from effbench.common.wording import plural
+from effbench.records.analyse.compiling import RATIO, compile_ratios
 from effbench.records.analyse.load import BESIDE_LOAD, comparable, crowded_rows
 from effbench.records.analyse.roofline import roofline
 from effbench.records.analyse.scores import metric_of, scores_of
@@ -33,7 +34,17 @@ _OF_THE_ROOF = (
     "samples_bandwidth_bytes_per_s",
 )
 # Texts of the records that are copied to their row.
-_TEXTS = ("memory_method", "memory_left_out", "flops_left_out", "flops_method", "checked", "side_effects")
+_TEXTS = (
+    "memory_method",
+    "memory_left_out",
+    "flops_left_out",
+    "flops_method",
+    "checked",
+    "side_effects",
+    "graph_break_reasons",
+)
+# What the compiler did: the most in any repeat. Only the first one compiles, if its code is kept.
+_COMPILING = ("compile_s", "graph_breaks", "recompiles")
 _HITS = {"test_correct", "test_examples"}
 ONE_REPEAT = "one repeat"
 # A time that changes by more than this from the first to the last third of the samples is not steady.
@@ -74,7 +85,7 @@ def summarise(raw: pd.DataFrame) -> pd.DataFrame:
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     frame["repeats"] = frame["repeats"].astype(int)
     order = ["task", "scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads"]
-    order += ["allocator", "mode", "mechanism", "options", "seq_len", *ORIGIN]
+    order += ["allocator", "compile", "mode", "mechanism", "options", "seq_len", *ORIGIN]
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 
@@ -105,6 +116,7 @@ def _values(group: pd.DataFrame, quiet: pd.DataFrame | None, noise: Noise) -> di
         measured = ok["probe"].isin(["memory", "accuracy"])
         values["peak_rss_bytes"] = _first(ok[["peak_rss_bytes"]][measured], "peak_rss_bytes")
     values |= {name: _text(ok, name) for name in _TEXTS}
+    values |= {name: ok[name].max() for name in _COMPILING if name in ok}
     times = ok[ok["probe"] == "time"]
     trained = ok[ok["probe"] == "accuracy"]
     values["repeats"] = max(len(times), len(trained))
@@ -165,7 +177,7 @@ def _roofline(ok: pd.DataFrame, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ratios(frame: pd.DataFrame, times: pd.DataFrame, noise: Mapping[str, Noise]) -> pd.DataFrame:
-    """Return the frame with each time's ratio to the fastest of the same shape, mode and length."""
+    """Return the frame with each time's ratio to the fastest of its kind, and to its plain form's time."""
     place = {
         key: number
         for number, key in enumerate(frame[[*IDENTITY, *ORIGIN]].itertuples(index=False, name=None))
@@ -182,6 +194,8 @@ def _ratios(frame: pd.DataFrame, times: pd.DataFrame, noise: Mapping[str, Noise]
             if number != best:
                 ratio = ratio_interval(samples, samples_of[best], noise[str(block["machine"].iloc[0])])
             frame.loc[number, ["time_ratio", "time_ratio_low", "time_ratio_high"]] = ratio
+    for key, to_plain in compile_ratios(times, [*IDENTITY, *ORIGIN], noise).items():
+        frame.loc[place[key], RATIO] = to_plain
     return frame
 
 
