@@ -27,6 +27,10 @@ PROBES: dict[str, Probe] = {
         "effbench.measured.probes.costs:flops",
         "floating-point operations of the matrix products that one call executes",
     ),
+    "energy": Probe(
+        "effbench.measured.probes.energy:energy",
+        "joules per call, where the card or the processor tells them (off by default)",
+    ),
     "accuracy": Probe(
         "effbench.measured.probes.accuracy:accuracy",
         "score on the test part of a task after training an encoder built on the mechanism",

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from effbench.common import machine
+from effbench.measured.gpu import Nvml
+
+
+def _gpu_facts(device: torch.device) -> dict[str, Any]:
+    """Return the card's name, memory, capability, and the versions of CUDA, Triton and the driver."""
+    properties = torch.cuda.get_device_properties(device)
+    card = Nvml.of(device)
+    return {
+        "gpu": properties.name,
+        "gpu_memory_bytes": properties.total_memory,
+        "gpu_capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "triton": version("triton") if find_spec("triton") else None,
+        "gpu_driver": None if card is None else card.driver(),
+    }
 
 
 def facts() -> dict[str, Any]:
@@ -31,5 +48,5 @@ def facts() -> dict[str, Any]:
         "load_1min": machine.load_1min(),
     }
     if torch.cuda.is_initialized():
-        known["gpu"] = torch.cuda.get_device_name()
+        known |= _gpu_facts(torch.device("cuda", torch.cuda.current_device()))
     return known

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 
-import torch
 from torch import nn
 
 from effbench.common import machine, registry
@@ -15,15 +14,18 @@ from effbench.common.growth import Growth
 from effbench.common.spec import Cell
 from effbench.common.wording import plural, shown
 from effbench.measured.compiled import compiled
+from effbench.measured.gpu import CudaDevice
 from effbench.measured.probes.context import Context, Result, Values
 from effbench.measured.probes.control import Control
 from effbench.measured.probes.correctness import Incorrect, has_reference
+from effbench.measured.probes.cuda_time import cuda_seconds
 from effbench.measured.probes.failure import ProbeFailed
 from effbench.measured.probes.flops import count_work
 from effbench.measured.probes.memory import (
     left_out,
     parameter_bytes,
     peak_bytes,
+    reserved_bytes,
     rss_growth_bytes,
     saved_bytes,
 )
@@ -43,22 +45,27 @@ def time(context: Context) -> Result:
     values["checked"] = "laws and reference" if has_reference(workload.module) else "laws"
     context.watch.reseeds(partial(workload.module, workload.x[:1, :_SHORT]))
     context.watch.undo("a call")
-    synchronize = torch.cuda.synchronize if workload.x.device.type == "cuda" else None
-    control = Control() if workload.x.device.type == "cpu" else None
+    if workload.x.device.type == "cuda":
+        series, how = cuda_seconds(
+            workload.call(context.watch.note),
+            CudaDevice(workload.x.device),
+            seconds=cell.seconds,
+            precision=cell.precision,
+            clock_ns=perf_counter_ns,
+        )
+        return series, {**values, **how, **compiling()}
+    control = Control()
     before_s, start_s = machine.waited_s(), perf_counter()
     times, how = sample_seconds(
         workload.call(context.watch.note),
         seconds=cell.seconds,
         precision=cell.precision,
-        synchronize=synchronize,
         control=control,
     )
     elapsed_s, after_s = perf_counter() - start_s, machine.waited_s()
     values |= compiling()
     if before_s is not None and after_s is not None:
         values["waited_share"] = max(0.0, after_s - before_s) / (elapsed_s * cell.threads)
-    if control is None:
-        return {"time_s": times}, {**values, **how}
     beside = control.beside_samples()
     # a change of the mechanism is seen with and without the control, a change of the machine in one of them
     both = trend(times), trend([time / slow for time, slow in zip(times, beside, strict=True)])
@@ -78,6 +85,8 @@ def memory(context: Context) -> Result:
     values["rss_growth_bytes"] = growth if cell.compile == "none" else None  # the compiler grew it before
     peak, method = peak_bytes(call, cell.device, tested=context.memory_tested)
     values |= {"peak_bytes": peak, "memory_method": method}
+    if workload.x.device.type == "cuda":
+        values["reserved_bytes"] = reserved_bytes(call)
     unseen = [_named(left_out(call))]
     if cell.mode == "train":
         module, x = workload.module, workload.x.detach().requires_grad_()

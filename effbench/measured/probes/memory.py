@@ -150,6 +150,23 @@ def self_test() -> None:
         )
 
 
+def reserved_bytes(call: Callable[[], object]) -> int:
+    """Return the bytes by which torch's CUDA allocator grows in ``call()``, from a state without free blocks.
+
+    It is more than the peak of what is allocated, since the allocator takes memory in larger pieces.
+    """
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_reserved()
+    kept = call()
+    torch.cuda.synchronize()
+    grown = torch.cuda.max_memory_reserved() - before
+    del kept
+    return int(grown)
+
+
 def _cuda_peak(call: Callable[[], object]) -> int:
     gc.collect()
     torch.cuda.synchronize()

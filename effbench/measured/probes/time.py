@@ -46,7 +46,6 @@ def sample_seconds(
     seconds: float,
     precision: float = 0.0,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
-    synchronize: Callable[[], object] | None = None,
     control: Control | None = None,
 ) -> tuple[tuple[float, ...], dict[str, float | int | str | None]]:
     """Time ``call`` for at most about ``seconds``.
@@ -56,7 +55,7 @@ def sample_seconds(
     Sampling ends before that once the 95 % interval of the median is within a quarter of ``precision`` (a
     share of the median). Each sample is the mean of ``calls_per_sample`` successive calls, the fewest that
     last 200 µs; most calls last longer, so that a sample is one call. Garbage collection is off while samples
-    are taken. ``synchronize`` waits for an accelerator and belongs to the sample. ``control`` is read before
+    are taken. ``control`` is read before
     the first sample and after each one, and belongs to none. Takes at least 5 samples, 3 if a call lasts
     longer than ``seconds``, and at most 200. ``warmed_up`` is "yes" if the warm-up settled,
     ``trend`` is how much slower (or, negative, faster) the last third of the samples was than the first.
@@ -66,15 +65,13 @@ def sample_seconds(
         start = clock_ns()
         for _ in range(calls):
             call()
-        if synchronize is not None:
-            synchronize()
         return (clock_ns() - start) / calls / 1e9
 
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        warm_up_s, settled, estimate = _warm_up(batch, seconds)
+        warm_up_s, settled, estimate = warm_up(batch, seconds)
         calls = 1 if estimate >= MIN_SAMPLE_S else int(MIN_SAMPLE_S / max(estimate, 1e-9)) + 1
         least = MIN_SAMPLES if estimate <= seconds else 3
         samples: list[float] = []
@@ -119,9 +116,15 @@ def trend(samples: Sequence[float]) -> float:
     return median(samples[-third:]) / max(median(samples[:third]), 1e-12) - 1 if third >= 3 else 0.0
 
 
-def _warm_up(batch: Callable[[int], float], seconds: float) -> tuple[float, bool, float]:
-    """Return (seconds spent, True if two successive windows agreed, seconds per call)."""
-    least = min(WARM_UP_MIN_S, seconds)
+def warm_up(
+    batch: Callable[[int], float], seconds: float, least_s: float | None = None
+) -> tuple[float, bool, float]:
+    """Call for at least ``least_s``, by default 0.1 s or less if ``seconds`` is, and until the time settles.
+
+    ``batch(calls)`` returns seconds per call. Returns (seconds spent, True if two successive windows agreed,
+    seconds per call).
+    """
+    least = min(WARM_UP_MIN_S, seconds) if least_s is None else least_s
     window_s = least / WARM_UP_WINDOWS
     first = batch(1)  # includes set-up; it is in no window
     spent, before = 0.0, first

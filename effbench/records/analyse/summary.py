@@ -42,6 +42,7 @@ _TEXTS = (
     "checked",
     "side_effects",
     "graph_break_reasons",
+    "energy_method",
 )
 # What the compiler did: the most in any repeat. Only the first one compiles, if its code is kept.
 _COMPILING = ("compile_s", "graph_breaks", "recompiles")
@@ -151,6 +152,9 @@ def _noisy(times: pd.DataFrame, quiet: pd.DataFrame, half: float) -> str:
     elif asked and half > asked:
         known = f"± {100 * half:.1f} %" if half < 1 else "± a factor of 2 or more"
         reasons.append(f"{known}, target ± {100 * asked:g} %")
+    if "throttled_share" in times and (share := times["throttled_share"].max()) > 0:
+        why = ", ".join(dict.fromkeys(times["throttle_reasons"].dropna()))
+        reasons.append(f"the card was throttled ({why}) in up to {100 * share:.0f} % of a repeat's samples")
     if "warmed_up" in times and (times["warmed_up"] == "no").any():
         reasons.append("did not settle in the warm-up")
     if "trend" in times and abs(drift := float(times["trend"].median())) > TREND:
