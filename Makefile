@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV ?= $(shell command -v uv 2>/dev/null)
 INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check)
 
-.PHONY: run test lint gate coverage clean
+.PHONY: run test lint gate gpu coverage clean
 
 run: $(VENV)/.installed
 	$(BIN)/effbench run
@@ -45,6 +45,11 @@ else
 		{ echo "gate: no earlier commit is in this clone: git fetch --unshallow" >&2; exit 2; }
 	@echo "gate: there is no earlier commit to compare with"
 endif
+
+# Everything that needs a CUDA device, in stages of a few minutes; run it again to continue. See docs/gpu.md.
+OUT ?= results/gpu
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/gpu.py "$(OUT)"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

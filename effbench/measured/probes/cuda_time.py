@@ -38,9 +38,9 @@ def cuda_seconds(
 
     Returns (``time_s``, seconds per call of each sample, with ``sm_clock_hz`` and ``throttled``, 0 or 1,
     beside each, if the clock is known; how the samples were taken). Before each call the L2 cache is written
-    over, outside of the measured time. A sample is the time between two CUDA events around one call. A call of
-    less than 50 µs is captured as a CUDA graph of ten flushes and calls, if it can be; a sample is then the
-    graph's time less that of ten flushes, over ten. Clock and throttling are read
+    over, outside of the measured time. A sample is the time between two CUDA events around one call. A call
+    of less than 50 µs is captured as a CUDA graph of ten flushes and calls, if it can be; a sample is then
+    the graph's time less that of ten flushes, over ten. Clock and throttling are read
     after every five samples, when the device has done its work.
     """
     was_enabled = gc.isenabled()
