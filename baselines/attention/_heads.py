@@ -39,7 +39,9 @@ def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int) -> Tensor:
 def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Return a context without autocast, in which products keep the dtype of their factors."""
     kind = x.device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    # torch's compiler traces the second question in every version, the first one only in new ones
+    known = kind in ("cpu", "cuda") or torch.amp.is_autocast_available(kind)
+    on = known and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 

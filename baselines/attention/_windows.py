@@ -95,9 +95,7 @@ def _views(qkv_r3hd: Tensor, allowed_bqk: Tensor, first: int) -> tuple[Tensor, T
 def _window_views(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tensor:
     _, heads, d = part_rhd.shape
     row, head, one = part_rhd.stride()
-    return part_rhd.as_strided(
-        (blocks, heads, keys, d), (block * row, head, row, one), part_rhd.storage_offset()
-    )
+    return part_rhd.as_strided((blocks, heads, keys, d), (block * row, head, row, one))
 
 
 def add_overlaps(out_rhd: Tensor, windows_bhkd: Tensor, block: int) -> None:
