@@ -10,6 +10,7 @@ from effbench.common.spec import MIN_SAMPLES, WARM_UP_MIN_S, Cell, Record
 _OVERHEAD_S = 0.1
 _FLOPS_PER_CORE = 30e9
 _TRAINING_S = 20.0
+_COMPILING_S = {"forward": 8.0, "train": 16.0}  # with the backward pass; of the first repeat only
 
 
 class Estimate:
@@ -49,6 +50,9 @@ def _guess(cell: Cell) -> float:
     if cell.mode == "train":
         flops *= 3.5
     call_s = flops / (_FLOPS_PER_CORE * cell.threads)
+    overhead_s = _OVERHEAD_S
+    if cell.compile != "none" and cell.probe != "flops" and cell.repeat == 0:
+        overhead_s += _COMPILING_S[cell.mode]
     if cell.probe != "time":
-        return _OVERHEAD_S + 3 * call_s
-    return _OVERHEAD_S + WARM_UP_MIN_S + max(cell.seconds, (MIN_SAMPLES + 3) * call_s)
+        return overhead_s + 3 * call_s
+    return overhead_s + WARM_UP_MIN_S + max(cell.seconds, (MIN_SAMPLES + 3) * call_s)
