@@ -19,6 +19,19 @@ def merge_heads(x_bhnd: Tensor) -> Tensor:
     return x_bhnd.transpose(1, 2).flatten(2)
 
 
+def tokens_last(x_bnD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return F.linear(x, weight, bias) with the tokens of a feature side by side: [B, N, D] -> [B, width, N].
+
+    What is computed for each number then runs along the tokens, not along the few features of a head.
+    """
+    return torch.baddbmm(bias[:, None], weight.expand(x_bnD.shape[0], -1, -1), x_bnD.mT)
+
+
+def tokens_first(t_bDn: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return F.linear(t.mT, weight, bias): [B, D, N] -> [B, N, width]."""
+    return torch.baddbmm(bias, t_bDn.mT, weight.mT.expand(t_bDn.shape[0], -1, -1))
+
+
 def clear_padding(x_bnd: Tensor, mask: Tensor | None) -> Tensor:
     """Return x with padding set to 0. A weight of 0 would not remove a NaN or infinity: 0 * NaN is NaN."""
     return x_bnd if mask is None else x_bnd.masked_fill(~mask[..., None], 0.0)

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, merge_heads, no_autocast, split_heads, wide_bytes
+from baselines.attention._heads import (
+    clear_padding,
+    merge_heads,
+    no_autocast,
+    split_heads,
+    tokens_first,
+    tokens_last,
+    wide_bytes,
+)
 from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
 from effbench import Mechanism
 
@@ -50,21 +58,41 @@ class CosFormer(Mechanism):
     def _wide(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Compute forward in float32 at least, also under autocast."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = self.qkv.weight.to(wide), self.qkv.bias.to(wide)
-        q, k, v = F.linear(clear_padding(x, mask).to(wide), weight, bias).chunk(3, dim=-1)
-        k = k.relu() if mask is None else k.relu().masked_fill(~mask[..., None], 0.0)
-        q_bhnf, k_bhnf = (self._turned(split_heads(part, self.heads)) for part in (q.relu(), k))
-        values = F.pad(split_heads(v, self.heads), (0, 1), value=1.0)  # a column of ones sums the weights
-        sums = running_products(q_bhnf, k_bhnf, values) if self.causal else q_bhnf @ (k_bhnf.mT @ values)
-        mixed = merge_heads(sums[..., :-1] / sums[..., -1:].clamp_min(EPSILON))
-        return F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)
+        x_bnD = clear_padding(x, mask).to(wide)
+        if self.causal:
+            return self._running(x_bnD, mask).to(x.dtype)
+        parts = [2 * self.d_model, self.d_model]
+        pair_weight, value_weight = self.qkv.weight.to(wide).split(parts)
+        pair_bias, value_bias = self.qkv.bias.to(wide).split(parts)
+        pairs = tokens_last(x_bnD, pair_weight, pair_bias).relu_()
+        q_bhdn, k_bhdn = pairs.unflatten(1, (2, self.heads, self.d_head)).unbind(1)
+        v_bhdn = tokens_last(x_bnD, value_weight, value_bias).unflatten(1, (self.heads, self.d_head))
+        turn_21n = self._turn(x_bnD)[:, None]
+        turn_of_keys = turn_21n if mask is None else turn_21n * mask[:, None, None, None]
+        sums_bhfe = _sums_of_keys(_turned(k_bhdn, turn_of_keys), v_bhdn)
+        mixed_bDn = _weighed(_turned(q_bhdn, turn_21n), sums_bhfe)
+        return tokens_first(mixed_bDn, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)
 
-    def _turned(self, t_bhnd: Tensor) -> Tensor:
-        """Return [t_i cos; t_i sin] of the token's angle: [B, heads, N, 2 d]."""
-        angle_n1 = torch.arange(t_bhnd.shape[2], device=t_bhnd.device, dtype=torch.float64)[:, None]
-        angle_n1 = angle_n1 * (math.pi / (2 * self.max_len))
-        turn_n2 = torch.cat([angle_n1.cos(), angle_n1.sin()], dim=1).to(t_bhnd.dtype)
-        return (turn_n2[..., None] * t_bhnd[..., None, :]).flatten(-2)
+    def _running(self, x_bnD: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute the causal form [B, N, D] in the dtype of x, with each token's features side by side."""
+        weight, bias = self.qkv.weight.to(x_bnD.dtype), self.qkv.bias.to(x_bnD.dtype)
+        q, k, v = F.linear(x_bnD, weight, bias).chunk(3, dim=-1)
+        k = k.relu() if mask is None else k.relu().masked_fill(~mask[..., None], 0.0)
+        turn_n21 = self._turn(x_bnD).mT[..., None]
+        q_bhnf, k_bhnf = (
+            (turn_n21 * split_heads(part, self.heads)[..., None, :]).flatten(-2) for part in (q.relu(), k)
+        )
+        values = F.pad(split_heads(v, self.heads), (0, 1), value=1.0)  # a column of ones sums the weights
+        sums = running_products(q_bhnf, k_bhnf, values)
+        mixed = merge_heads(sums[..., :-1] / sums[..., -1:].clamp_min(EPSILON))
+        out: Tensor = F.linear(mixed, self.out.weight.to(x_bnD.dtype), self.out.bias.to(x_bnD.dtype))
+        return out
+
+    def _turn(self, x_bnD: Tensor) -> Tensor:
+        """Return the cosine and the sine of each token's angle: [2, N]."""
+        angle_n = torch.arange(x_bnD.shape[1], device=x_bnD.device, dtype=torch.float64)
+        angle_n = angle_n * (math.pi / (2 * self.max_len))
+        return torch.stack([angle_n.cos(), angle_n.sin()]).to(x_bnD.dtype)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it by the formula, with the N x N matrix of weights."""
@@ -94,19 +122,37 @@ class CosFormer(Mechanism):
         return 3 * self.forward_flops(batch_size, seq_len) + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """Rectified q and k, before and after the turn; values, sums, weights, heads' outputs; angles twice.
+        """Rectified q and k, before and after the turn; values, sums, weights, heads' outputs; angles.
 
-        Not causal: also S. Causal: in whole chunks.
+        Not causal: also S. Causal: in whole chunks, values with a column of ones.
         """
         n, d, h = seq_len, self.d_model, self.heads
         rows = rows_and_pairs(n)[0] if self.causal else n
-        meeting = 0 if self.causal else 2 * d * (self.d_head + 1)
-        kept = batch_size * (3 * n * d + 4 * rows * d + 2 * rows * (d + h) + n * h + meeting) + 4 * n
+        more = rows * h if self.causal else 2 * d * (self.d_head + 1)
+        kept = batch_size * (3 * n * d + 6 * rows * d + rows * h + n * h + more) + 2 * n
         if self.qkv.weight.element_size() < 4:  # wide copies of inputs and maps
             kept += batch_size * n * d + 4 * d * d
         return wide_bytes(self.qkv.weight) * kept
 
     def _flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
         d, h, head = self.d_model, self.heads, self.d_head
-        sums = 2 * 2 * rows * 2 * d * (head + 1)
+        sums = 2 * rows * 2 * d * (2 * head + (2 if self.causal else 1))
         return batch_size * (2 * n * d * 4 * d + sums + 2 * pairs * h * (3 * head + 1))
+
+
+def _turned(t_bhdn: Tensor, turn_21n: Tensor) -> Tensor:
+    """Return [t_i cos; t_i sin] of the token's angle: [B, heads, 2 d, N]."""
+    return (t_bhdn[:, :, None] * turn_21n).flatten(2, 3)
+
+
+def _sums_of_keys(k_bhfn: Tensor, v_bhdn: Tensor) -> Tensor:
+    """Return S = sum_j phi(k_j) [v_j, 1]: [B, heads, 2 d, d + 1]."""
+    return torch.cat([k_bhfn @ v_bhdn.mT, k_bhfn.sum(dim=-1, keepdim=True)], dim=-1)
+
+
+def _weighed(q_bhfn: Tensor, sums_bhfe: Tensor) -> Tensor:
+    """Return the heads' outputs, the queries' sums over the sum of their weights: [B, D, N]."""
+    out_bhen = sums_bhfe.mT @ q_bhfn
+    values_bhdn, weights_bh1n = out_bhen.split([out_bhen.shape[2] - 1, 1], dim=2)
+    mixed: Tensor = values_bhdn / weights_bh1n.clamp_min(EPSILON)
+    return mixed.flatten(1, 2)
