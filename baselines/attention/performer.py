@@ -12,6 +12,8 @@ from baselines.attention._heads import (
     no_autocast,
     require,
     split_heads,
+    tokens_first,
+    tokens_last,
     wide_bytes,
 )
 from baselines.attention._running import (
@@ -85,36 +87,50 @@ class Performer(Mechanism):
     def _wide(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Compute forward in float32 at least, also under autocast."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = self.qkv.weight.to(wide), self.qkv.bias.to(wide)
-        parts = F.linear(clear_padding(x, mask).to(wide), weight, bias).chunk(3, dim=-1)
+        x_bnD = clear_padding(x, mask).to(wide)
+        if self.causal:
+            return self._running(x_bnD, mask).to(x.dtype)
+        parts = tokens_last(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide))
+        q_bhdn, k_bhdn, v_bhdn = parts.unflatten(1, (3, self.heads, self.d_head)).unbind(1)
+        scaled_md = self._scaled(wide)
+        sums_bhme, largest_bhm1 = _sums_of_keys(scaled_md @ k_bhdn, self._length(k_bhdn, dim=2), v_bhdn, mask)
+        query_bhmn = (scaled_md @ q_bhdn).add_(largest_bhm1)
+        query_bhmn = query_bhmn.sub_(query_bhmn.detach().amax(dim=2, keepdim=True)).exp_()
+        out_bhdn, weights_bh1n = (sums_bhme.mT @ query_bhmn).split([self.d_head, 1], dim=2)
+        mixed_bDn = (out_bhdn / weights_bh1n.clamp_min(_least(wide))).flatten(1, 2)
+        return tokens_first(mixed_bDn, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)
+
+    def _running(self, x_bnD: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute the causal form [B, N, D] in the dtype of x."""
+        wide = x_bnD.dtype
+        parts = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide)).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.heads) for part in parts)
-        query_bhnm, key_bhnm = self._exponents(q, k)
+        scaled_dm = self._scaled(wide).mT
+        query_bhnm, key_bhnm = q @ scaled_dm, k @ scaled_dm + self._length(k, dim=3)
         values = F.pad(v, (0, 1), value=1.0)  # a column of ones sums the weights
         if mask is not None:
             key_bhnm = key_bhnm.masked_fill(~mask[:, None, :, None], torch.finfo(wide).min)
             values = values.masked_fill(~mask[:, None, :, None], 0.0)
-        sums = self._sums(query_bhnm, key_bhnm, values)
+        on_cpu = x_bnD.device.type == "cpu"
+        summed = running_features if on_cpu else running_features_of_any_range
+        sums = summed(query_bhnm, key_bhnm, values)
         weights = sums[..., -1:].clamp_min(_least(wide))
-        if self.causal and x.device.type == "cpu" and _underflown(weights, mask):
+        if on_cpu and _underflown(weights, mask):
             sums = running_features_of_any_range(query_bhnm, key_bhnm, values)
             weights = sums[..., -1:].clamp_min(_least(wide))
         mixed = merge_heads(sums[..., :-1] / weights)
-        return F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)
+        out: Tensor = F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide))
+        return out
 
-    def _sums(self, query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
-        """Return sum_j phi(q_i) . phi(k_j) v_j from the features' logarithms: [B, heads, N, e]."""
-        if not self.causal:
-            return _summed(query_bhnm, key_bhnm, values_bhne)
-        on_cpu = query_bhnm.device.type == "cpu"
-        return (running_features if on_cpu else running_features_of_any_range)(
-            query_bhnm, key_bhnm, values_bhne
-        )
+    def _scaled(self, dtype: torch.dtype) -> Tensor:
+        """Return the directions over d^(1/4): [m, d]."""
+        scaled: Tensor = self.directions.to(dtype) / self.d_head**0.25
+        return scaled
 
-    def _exponents(self, q_bhnd: Tensor, k_bhnd: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features' logarithms [B, heads, N, m] twice; a query's are up to a constant."""
-        scaled_md = self.directions.to(q_bhnd.dtype) / self.d_head**0.25
-        halved_bhn1 = k_bhnd.square().sum(-1, keepdim=True) / (2 * self.d_head**0.5)
-        return q_bhnd @ scaled_md.mT, k_bhnd @ scaled_md.mT - halved_bhn1
+    def _length(self, k: Tensor, dim: int) -> Tensor:
+        """Return -|k'|^2 / 2, a sum over ``dim``."""
+        length: Tensor = k.square().sum(dim, keepdim=True) / (-2 * self.d_head**0.5)
+        return length
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it by the formula, with the N x N matrix of weights, from logarithms."""
@@ -150,15 +166,18 @@ class Performer(Mechanism):
         return 3 * self.forward_flops(batch_size, seq_len) - into + again
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int:
-        """q, k, v; features of queries and keys, values; sums, weights, heads' outputs; scaled directions.
+        """q, k, v; features of queries and keys; sums, weights, heads' outputs; scaled directions.
 
-        Not causal: also S. Causal: in whole chunks, and the factor that scales S down at each chunk. Without
-        underflow, as the FLOPs.
+        Not causal: also S, and of several sequences with several heads each a copy of v. Causal: also values,
+        in whole chunks, and the factor that scales S down at each chunk. Without underflow, as the FLOPs.
         """
         n, d, h, m = seq_len, self.d_model, self.heads, self.features
         rows = rows_and_pairs(n)[0] if self.causal else n
-        between = h * m * rows // CHUNK if self.causal else m * (d + h)
-        kept = 4 * n * d + 2 * rows * (h * m + d + h) + n * h + between
+        copied = (
+            n * d if batch_size > 1 and h > 1 else 0
+        )  # a product takes the heads of all sequences as one list
+        between = rows * (d + h) + h * m * rows // CHUNK if self.causal else m * (d + h) + copied
+        kept = 4 * n * d + rows * (2 * h * m + d + h) + n * h + between
         kept = batch_size * kept + m * self.d_head
         if self.qkv.weight.element_size() < 4:  # wide copies of inputs and maps
             kept += batch_size * n * d + 4 * d * d
@@ -167,17 +186,25 @@ class Performer(Mechanism):
     def _flops(self, batch_size: int, n: int, rows: int, pairs: int) -> int:
         d, h, m, head = self.d_model, self.heads, self.features, self.d_head
         features = 2 * 2 * n * m * d
-        sums = 2 * 2 * rows * h * m * (head + 1)
+        sums = 2 * rows * h * m * (2 * head + (2 if self.causal else 1))
         return batch_size * (2 * n * d * 4 * d + features + sums + 2 * pairs * h * (m + head + 1))
 
 
-def _summed(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
-    """Sum over all keys: each feature relative to its largest key, each query to its own largest."""
-    largest = key_bhnm.detach().amax(dim=2, keepdim=True)
-    query = query_bhnm + largest
-    query = query.sub_(query.detach().amax(dim=-1, keepdim=True)).exp_()
-    out: Tensor = query @ ((key_bhnm - largest).exp_().mT @ values_bhne)
-    return out
+def _sums_of_keys(
+    key_bhmn: Tensor, length_bh1n: Tensor, v_bhdn: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return S [B, heads, m, d + 1] of keys relative to each feature's largest, and this [B, heads, m, 1].
+
+    ``key`` is w_r . k_j', without its length, and is overwritten. The last column sums the weights.
+    """
+    key_bhmn = key_bhmn.add_(length_bh1n)
+    if mask is not None:
+        key_bhmn = key_bhmn.masked_fill_(~mask[:, None, None], torch.finfo(key_bhmn.dtype).min)
+        v_bhdn = v_bhdn.masked_fill(~mask[:, None, None], 0.0)
+    largest_bhm1 = key_bhmn.detach().amax(dim=3, keepdim=True)
+    key_bhmn = key_bhmn.sub_(largest_bhm1).exp_()
+    sums_bhme = torch.cat([key_bhmn @ v_bhdn.mT, key_bhmn.sum(dim=3, keepdim=True)], dim=-1)
+    return sums_bhme, largest_bhm1
 
 
 def _underflown(weights_bhn1: Tensor, mask: Tensor | None) -> bool:
