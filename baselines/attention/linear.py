@@ -156,8 +156,11 @@ class _Phi(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
-        out = x.clamp(max=0).exp_()
-        out.add_(x.relu_())  # nothing else reads x, a product: its memory is reused
+        if torch.compiler.is_compiling():  # torch 2.11's compiler computes wrong gradients after overwriting
+            out = x.clamp(max=0).exp() + x.relu()
+        else:
+            out = x.clamp(max=0).exp_()
+            out.add_(x.relu_())  # nothing else reads x, a product: its memory is reused
         context.save_for_backward(out)
         return out
 
