@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from conftest import PLUGINS
 from frames import cost_records
-from test_execute import executor, run  # noqa: F401  (executor is a fixture)
+from test_execute import executor, job, run  # noqa: F401  (executor is a fixture)
+from torch import nn
 
 from effbench.common.spec import Record
+from effbench.measured.probes import energy
+from effbench.measured.probes.context import Context
+from effbench.measured.probes.effects import Watch
+from effbench.measured.workload import Workload
 from effbench.records.analyse.summary import summarise
 from effbench.records.frame import raw_frame
 from effbench.show.compile_table import compile_block
@@ -49,6 +55,18 @@ def test_what_the_compiler_did_is_said(executor, plugin, name, status, says):  #
     if name == "BreaksGraph":
         assert record.values["graph_breaks"] == 1
         assert "graph_break" in record.values["graph_break_reasons"]
+
+
+def test_the_energy_of_a_compiled_cell_is_that_of_the_compiled_form(monkeypatch):
+    called: list[str] = []
+    asked = Workload(nn.Identity(), torch.ones(1, 2, 3), train=False, causal=False, compiled=nn.Tanh())
+    monkeypatch.setattr(energy, "as_asked", lambda context: (asked, lambda: {"compile_s": 2.0}))
+    monkeypatch.setattr(energy, "cpu_counter", lambda: energy.Counter(lambda: float(len(called)), "test"))
+    monkeypatch.setattr(Workload, "call", lambda self, note: lambda: called.append(str(self.timed)))
+    monkeypatch.setattr(energy, "_LEAST_S", 0.0)
+    _, values = energy.energy(Context(job("linear", compile="default"), print, Watch()))
+    assert set(called) == {"Tanh()"}
+    assert (values["compile_s"], values["energy_j"]) == (2.0, 1.0)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from effbench.common.spec import Compile
 from effbench.common.wording import one_line
 from effbench.measured.mechanism import Unsupported
+from effbench.measured.probes.context import Context
 from effbench.measured.probes.correctness import agree, gradients
 from effbench.measured.workload import Workload, forward_call
 
@@ -29,6 +30,15 @@ def prepare() -> None:
     for name in ("torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.codegen.cpp"):
         with suppress(ImportError):
             import_module(name)
+
+
+def as_asked(context: Context) -> tuple[Workload, Callable[[], Values]]:
+    """Return a cell's workload, compiled if the cell asks for it, and a function that says what was done."""
+    if context.cell.compile == "none":
+        return context.workload, dict
+    made = compiled(context.workload, context.cell.compile)
+    context.watch.accept_threads()
+    return made
 
 
 def compiled(workload: Workload, kind: Compile) -> tuple[Workload, Callable[[], Values]]:
@@ -46,8 +56,7 @@ def compiled(workload: Workload, kind: Compile) -> tuple[Workload, Callable[[], 
     config.recompile_limit = max(config.recompile_limit, _MOST_SHAPES)
     before = Counter(counters["graph_break"])
     clear_compilation_metrics()
-    mode = None if kind == "default" else kind
-    module = cast(nn.Module, torch.compile(workload.module, mode=mode, dynamic=False))
+    module = cast(nn.Module, torch.compile(workload.module, mode=kind, dynamic=False))
     own = replace(workload, compiled=module)
     start = time.perf_counter()
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from time import perf_counter, perf_counter_ns
 
@@ -13,7 +13,7 @@ from effbench.common.blame import message
 from effbench.common.growth import Growth
 from effbench.common.spec import Cell
 from effbench.common.wording import plural, shown
-from effbench.measured.compiled import compiled
+from effbench.measured.compiled import as_asked
 from effbench.measured.gpu import CudaDevice
 from effbench.measured.probes.context import Context, Result, Values
 from effbench.measured.probes.control import Control
@@ -41,7 +41,7 @@ def time(context: Context) -> Result:
     values = describe(workload, cell)
     if not context.job.checked:
         workload.check()
-    workload, compiling = _compiled(context)
+    workload, compiling = as_asked(context)
     values["checked"] = "laws and reference" if has_reference(workload.module) else "laws"
     context.watch.reseeds(partial(workload.module, workload.x[:1, :_SHORT]))
     context.watch.undo("a call")
@@ -76,7 +76,7 @@ def time(context: Context) -> Result:
 def memory(context: Context) -> Result:
     """Measure the bytes that a call holds at once and, in training, those that it saves for backward."""
     cell = context.cell
-    workload, compiling = _compiled(context)
+    workload, compiling = as_asked(context)
     values = {**describe(workload, cell), **compiling()}
     call = workload.call(context.watch.note)
     # In the first call, pages are new to the process. Its set-up (workspaces, caches) is no part of a call:
@@ -120,15 +120,6 @@ def flops(context: Context) -> Result:
         "flops_method": work.method,
         "bytes_moved": work.bytes_moved,
     }
-
-
-def _compiled(context: Context) -> tuple[Workload, Callable[[], Values]]:
-    """Return the workload as the cell asks for it, and a function that says what the compiler did so far."""
-    if context.cell.compile == "none":
-        return context.workload, dict
-    made = compiled(context.workload, context.cell.compile)
-    context.watch.accept_threads()
-    return made
 
 
 def describe(workload: Workload, cell: Cell) -> Values:

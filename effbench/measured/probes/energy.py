@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from effbench.measured.compiled import as_asked
 from effbench.measured.gpu import Nvml
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.probes.context import Context, Result
@@ -34,12 +35,12 @@ def energy(context: Context) -> Result:
     The energy is that of the whole card or of the processor's packages, with what other work uses and what
     they use when idle. ``energy_resolution_j`` is one step of the counter over the number of calls.
     """
-    workload = context.workload
+    workload, compiling = as_asked(context)
     on_cuda = workload.x.device.type == "cuda"
     counter = cuda_counter(workload.x.device) if on_cuda else cpu_counter()
-    context.watch.undo("a call")
     synchronize = torch.cuda.synchronize if on_cuda else lambda: None
-    return {}, dict(joules(workload.call(context.watch.note), counter, synchronize=synchronize))
+    found = joules(workload.call(context.watch.note), counter, synchronize=synchronize)
+    return {}, {**found, **compiling()}
 
 
 def joules(
