@@ -51,11 +51,20 @@ class Stack(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Run:
-    """What a stage is run with: the device, small shapes or whole ones, and the stage's own folder."""
+    """The settings of a run: the device, whether the shapes are small, and the folder of the stage."""
 
     device: str
     small: bool
     out: Path
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its words, the folder that it runs in, and the exit code of success."""
+
+    words: Sequence[str]
+    folder: Path = ROOT
+    code: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,13 +74,13 @@ class Stage:
     name: str
     about: str
     limit_s: int
-    commands: Callable[[Run], list[list[str]]]
+    commands: Callable[[Run], list[Command]]
     needs: Sequence[str] = tuple(NEEDED)
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a stage ended: ``done``, ``failed``, ``stopped`` at its time limit, or ``lacking`` a package."""
+    """The result of a stage; ``status`` is done, failed, stopped (by the time limit) or lacking (a package)."""
 
     stage: str
     status: str
@@ -79,9 +88,9 @@ class Ending:
     note: str = ""
 
 
-def sweep(run: Run, *arguments: str, budget_s: int) -> list[str]:
+def sweep(run: Run, *arguments: str, budget_s: int) -> Command:
     """Return the command of a sweep on the run's device that ends by itself within the budget."""
-    return [*EFFBENCH, "run", *arguments, "--device", run.device, "--budget", f"{budget_s}s"]
+    return Command([*EFFBENCH, "run", *arguments, "--device", run.device, "--budget", f"{budget_s}s"])
 
 
 def mechanisms(names: Sequence[str]) -> list[str]:
@@ -89,36 +98,36 @@ def mechanisms(names: Sequence[str]) -> list[str]:
     return [part for name in names for part in ("-m", name)]
 
 
-def _machine(run: Run) -> list[list[str]]:
+def _machine(run: Run) -> list[Command]:
     ceiling = ["--seq-len", "512", "--probe", "time,flops", "--repeats", "1", "--dtype", "float32,bfloat16"]
-    smi = [["nvidia-smi", "-q"]] if run.device != "cpu" else []
+    smi = [Command(["nvidia-smi", "-q"])] if run.device != "cpu" else []
     return [
-        [*EFFBENCH, "doctor"],
+        Command([*EFFBENCH, "doctor"]),
         sweep(run, "-m", "linear", *ceiling, "--out", str(run.out), budget_s=60),
         *smi,
     ]
 
 
-def _tests(run: Run) -> list[list[str]]:
+def _tests(run: Run) -> list[Command]:
     chosen = ["-m", "gpu"] if run.device != "cpu" else ["-m", "gpu", "tests/test_numbers_and_devices.py"]
-    return [[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]]
+    return [Command([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen])]
 
 
-def _checks(run: Run) -> list[list[str]]:
+def _checks(run: Run) -> list[Command]:
     names = FEW if run.small else OURS
     shape = ["--seq-len", "64" if run.small else "512", "--d-model", "64" if run.small else "256"]
     short = ["--probe", "time", "--seconds", "0.01s", "--repeats", "1", "--dtype", "float32,bfloat16"]
     return [sweep(run, *mechanisms(names), *shape, *short, "--out", str(run.out), budget_s=220)]
 
 
-def _preset(run: Run) -> list[list[str]]:
+def _preset(run: Run) -> list[Command]:
     if run.small:
         shape = ["--seq-len", "64,128", "--d-model", "64", "--heads", "4", "--seconds", "0.02s"]
         return [sweep(run, "--preset", "gpu", *mechanisms(FEW), *shape, "--out", str(run.out), budget_s=60)]
     return [sweep(run, "--preset", "gpu", "--seq-len", "512:131072:x4", "--out", str(run.out), budget_s=450)]
 
 
-def _paper(run: Run) -> list[list[str]]:
+def _paper(run: Run) -> list[Command]:
     if run.small:
         shape = ["--seq-len", "64,128", "--batch-tokens", "256", "--d-model", "64", "--heads", "4"]
         shape += [*mechanisms(FEW), "--seconds", "0.02s"]
@@ -127,7 +136,7 @@ def _paper(run: Run) -> list[list[str]]:
     return [sweep(run, "--preset", "paper-efficiency", *fewer, "--out", str(run.out), budget_s=280)]
 
 
-def _training(run: Run) -> list[list[str]]:
+def _training(run: Run) -> list[Command]:
     task = (
         "listops:max_depth=3,max_args=3,min_length=8,train=12000,validation=500,test=2000,epochs=3,lr=0.003"
     )
@@ -149,7 +158,7 @@ def _training(run: Run) -> list[list[str]]:
     return [sweep(run, *words, *shape, "--out", str(run.out), budget_s=80)]
 
 
-def _gate(run: Run) -> list[list[str]]:
+def _gate(run: Run) -> list[Command]:
     folders = {name: run.out / name for name in ("base", "same", "slower")}
     for name, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,8 +168,8 @@ def _gate(run: Run) -> list[list[str]]:
     words = ["gate", "--quiet", "--base", str(folders["base"]), "-m", "stack.py:Stack", "--mode", "forward"]
     words += [*shape, "--device", run.device, "--budget", "22s", "--floor", "1us"]
     return [
-        ["cd", str(folders[name]), *EFFBENCH, *words, "--json", str(run.out / f"{name}.json")]
-        for name in ("same", "slower")
+        Command([*EFFBENCH, *words, "--json", str(run.out / f"{name}.json")], folders[name], code)
+        for name, code in (("same", 0), ("slower", 3))
     ]
 
 
@@ -188,27 +197,29 @@ def play(stage: Stage, run: Run) -> Ending:
     start = time.monotonic()
     with (run.out.parent / f"{stage.name}.log").open("w") as log:
         for command in stage.commands(run):
-            place, words = (command[1], command[2:]) if command[0] == "cd" else (str(ROOT), command)
             left_s = stage.limit_s - (time.monotonic() - start)
-            code = _code(words, place, log.fileno(), left_s)
+            code = _code(command, log.fileno(), left_s)
             if code is None:
                 return Ending(stage.name, "stopped", time.monotonic() - start, f"after {stage.limit_s} s")
-            wanted = 3 if place.endswith("slower") else 0
-            if code != wanted:
-                note = f"exit code {code}, not {wanted}: {' '.join(words[:4])} ...; see {stage.name}.log"
+            if code != command.code:
+                words = " ".join(command.words[:4])
+                note = f"exit code {code}, not {command.code}: {words} ...; see {stage.name}.log"
                 return Ending(stage.name, "failed", time.monotonic() - start, note)
     return Ending(stage.name, "done", time.monotonic() - start)
 
 
-def _code(words: Sequence[str], place: str, log: int, left_s: float) -> int | None:
+def _code(command: Command, log: int, left_s: float) -> int | None:
     """Return a command's exit code; None if it was stopped, with all that it started."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
     try:
         process = subprocess.Popen(
-            words, cwd=place, stdout=log, stderr=log, env=environment, start_new_session=True
+            command.words, cwd=command.folder, stdout=log, stderr=log, env=environment, start_new_session=True
         )
     except OSError as error:
-        os.write(log, f"{words[0]}: {error}\n".encode())
+        os.write(log, f"{command.words[0]}: {error}\n".encode())
         return 127
     try:
         return process.wait(timeout=max(left_s, 0.0))

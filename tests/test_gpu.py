@@ -1,4 +1,4 @@
-"""What is measured on a CUDA device, driven by a fake device: events, graphs, clocks, throttling, energy."""
+"""The CUDA timer and the energy probe, tested with a fake device, a fake NVML and a fake counter."""
 
 from __future__ import annotations
 

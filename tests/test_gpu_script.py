@@ -17,7 +17,7 @@ from effbench.sweep.sweep import Sweep
 
 
 def stage(name: str, text: str, limit_s: int = 20, needs: tuple[str, ...] = ()) -> gpu.Stage:
-    return gpu.Stage(name, "a test", limit_s, lambda run: [[sys.executable, "-c", text]], needs)
+    return gpu.Stage(name, "a test", limit_s, lambda run: [gpu.Command([sys.executable, "-c", text])], needs)
 
 
 def play(monkeypatch, out: Path, *stages: gpu.Stage) -> int:
@@ -36,7 +36,7 @@ def test_the_whole_is_under_25_minutes_and_no_stage_over_8():
 @pytest.mark.parametrize("small", [False, True])
 def test_every_command_is_one_that_effbench_has_and_ends_within_its_stage(tmp_path, small):
     for one in gpu.STAGES:
-        for command in one.commands(gpu.Run("cuda", small, tmp_path / one.name)):
+        for command in (made.words for made in one.commands(gpu.Run("cuda", small, tmp_path / one.name))):
             if "run" not in command or "effbench" not in command:
                 continue
             budget = command[command.index("--budget") + 1]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-_FLUSH_LEAST_BYTES = 2**28  # written between calls if the size of the L2 cache is not known
+_FLUSH_BYTES = 2**28  # written between calls if the size of the L2 cache is not known
 _FLUSH_TIMES = 2  # times the L2 cache
 # Why a card's clock may be lower than asked for, by the names of NVML's bits; "idle" and the user's own
 # settings are none of these.
@@ -33,7 +33,7 @@ class Event(Protocol):
 
 
 class Device(Protocol):
-    """What the timer needs of a device."""
+    """The methods of a device that the timer calls."""
 
     def event(self) -> Event:
         """Return a new moment that can be timed."""
@@ -57,9 +57,7 @@ class CudaDevice:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)
-        self._over = torch.empty(
-            max(_FLUSH_TIMES * cache, 0) or _FLUSH_LEAST_BYTES, dtype=torch.uint8, device=device
-        )
+        self._over = torch.empty(_FLUSH_TIMES * cache or _FLUSH_BYTES, dtype=torch.uint8, device=device)
         self.nvml = Nvml.of(device)
 
     def event(self) -> torch.cuda.Event:

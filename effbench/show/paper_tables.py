@@ -20,7 +20,7 @@ from effbench.records.analyse.seeds import ONE_SEED
 from effbench.show import units
 from effbench.show.blocks import Block, as_table, as_text, renderable
 from effbench.show.overview import mixtures
-from effbench.show.tables import each_row, plain, what_was_measured
+from effbench.show.tables import SHAPE, each_row, plain, what_was_measured
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 _METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F"}
@@ -249,18 +249,7 @@ def _ranks_in_words(ranks: dict[str, Any]) -> str:
 def _times(frame: pd.DataFrame) -> list[Block]:
     """Return for each shape and mode the ratios to Fastformer: mechanisms by lengths."""
     blocks = []
-    shape = [
-        "scope",
-        "d_model",
-        "heads",
-        "layers",
-        "dtype",
-        "device",
-        "threads",
-        "allocator",
-        "compile",
-        "machine",
-    ]
+    shape = [*(name for name in SHAPE if name != "batch_size"), "machine"]
     for key, group in frame.groupby([*shape, "mode"], sort=False):
         setting = dict(zip([*shape, "mode"], key, strict=True))
         rows = []

@@ -12,6 +12,7 @@ from effbench.measured.probes.time import (
     LOOK_EVERY,
     MAX_SAMPLES,
     OWN_SHARE,
+    batches,
     half_width,
     trend,
     warm_up,
@@ -47,9 +48,8 @@ def cuda_seconds(
     gc.collect()
     gc.disable()
     try:
-        spent_s, settled, estimate = warm_up(
-            _batches(call, device, clock_ns), seconds, least_s=WARM_UP_CUDA_S
-        )
+        batch = batches(call, clock_ns, device.synchronize)
+        spent_s, settled, estimate = warm_up(batch, seconds, least_s=WARM_UP_CUDA_S)
         probe = min(_by_events(call, device, LOOK_EVERY))
         how: Values = {"timed_by": "CUDA events", "calls_per_sample": 1}
         take: Take = _by_events
@@ -88,19 +88,6 @@ def cuda_seconds(
         "warmed_up": "yes" if settled else "no",
         "trend": trend(samples),
     }
-
-
-def _batches(
-    call: Callable[[], object], device: Device, clock_ns: Callable[[], int]
-) -> Callable[[int], float]:
-    def batch(calls: int) -> float:
-        start = clock_ns()
-        for _ in range(calls):
-            call()
-        device.synchronize()
-        return (clock_ns() - start) / calls / 1e9
-
-    return batch
 
 
 def _by_events(call: Callable[[], object], device: Device, count: int) -> list[float]:

@@ -34,7 +34,8 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu", *, tested: bool 
     fails under the profiler alone.
     """
     if torch.device(device).type == "cuda":
-        return _cuda_peak(call), CUDA_STATISTICS
+        peak = _cuda_growth(call, torch.cuda.memory_allocated, torch.cuda.max_memory_allocated)
+        return peak, CUDA_STATISTICS
     if not tested:
         self_test()
     return observed("peak_bytes", lambda: _running_peak(call), call), EVENTS
@@ -156,24 +157,18 @@ def reserved_bytes(call: Callable[[], object]) -> int:
     It is more than the peak of what is allocated, since the allocator takes memory in larger pieces.
     """
     gc.collect()
-    torch.cuda.synchronize()
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_reserved()
-    kept = call()
-    torch.cuda.synchronize()
-    grown = torch.cuda.max_memory_reserved() - before
-    del kept
-    return int(grown)
+    return _cuda_growth(call, torch.cuda.memory_reserved, torch.cuda.max_memory_reserved)
 
 
-def _cuda_peak(call: Callable[[], object]) -> int:
+def _cuda_growth(call: Callable[[], object], now: Callable[[], int], most: Callable[[], int]) -> int:
+    """Return by how much a statistic of the CUDA allocator rises at most during ``call()``."""
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    before = now()
     kept = call()
     torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - before
+    grown = most() - before
     del kept
-    return int(peak)
+    return int(grown)

@@ -55,18 +55,12 @@ def sample_seconds(
     Sampling ends before that once the 95 % interval of the median is within a quarter of ``precision`` (a
     share of the median). Each sample is the mean of ``calls_per_sample`` successive calls, the fewest that
     last 200 µs; most calls last longer, so that a sample is one call. Garbage collection is off while samples
-    are taken. ``control`` is read before
-    the first sample and after each one, and belongs to none. Takes at least 5 samples, 3 if a call lasts
-    longer than ``seconds``, and at most 200. ``warmed_up`` is "yes" if the warm-up settled,
-    ``trend`` is how much slower (or, negative, faster) the last third of the samples was than the first.
+    are taken. ``control`` is read before the first sample and after each one, and belongs to none. Takes at
+    least 5 samples, 3 if a call lasts longer than ``seconds``, and at most 200. ``warmed_up`` is "yes" if the
+    warm-up settled, ``trend`` is how much slower (or, negative, faster) the last third of the samples was than the first.
     """
 
-    def batch(calls: int) -> float:
-        start = clock_ns()
-        for _ in range(calls):
-            call()
-        return (clock_ns() - start) / calls / 1e9
-
+    batch = batches(call, clock_ns)
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -95,6 +89,25 @@ def sample_seconds(
         "warmed_up": "yes" if settled else "no",
         "trend": trend(samples),
     }
+
+
+def batches(
+    call: Callable[[], object], clock_ns: Callable[[], int], finish: Callable[[], object] | None = None
+) -> Callable[[int], float]:
+    """Return a function that calls so many times and returns seconds per call.
+
+    ``finish`` waits for an accelerator, and belongs to the time.
+    """
+
+    def batch(calls: int) -> float:
+        start = clock_ns()
+        for _ in range(calls):
+            call()
+        if finish is not None:
+            finish()
+        return (clock_ns() - start) / calls / 1e9
+
+    return batch
 
 
 def half_width(samples: Sequence[float]) -> float:

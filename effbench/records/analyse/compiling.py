@@ -1,4 +1,4 @@
-"""What torch.compile changes: the ratio of each compiled time to that of the plain form, paired by repeat."""
+"""The effect of torch.compile: the ratio of a compiled time to the time of the plain form, by repeats."""
 
 from __future__ import annotations
 
