@@ -80,7 +80,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Ending:
-    """The result of a stage; ``status`` is done, failed, stopped (by the time limit) or lacking (a package)."""
+    """The result of a stage; ``status`` is done, failed, stopped (time limit) or lacking (a package)."""
 
     stage: str
     status: str
@@ -210,10 +210,8 @@ def play(stage: Stage, run: Run) -> Ending:
 
 def _code(command: Command, log: int, left_s: float) -> int | None:
     """Return a command's exit code; None if it was stopped, with all that it started."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    }
+    places = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     try:
         process = subprocess.Popen(
             command.words, cwd=command.folder, stdout=log, stderr=log, env=environment, start_new_session=True

@@ -43,7 +43,7 @@ def test_every_command_is_one_that_effbench_has_and_ends_within_its_stage(tmp_pa
             assert int(budget.removesuffix("s")) < one.limit_s
             assert command[command.index("--device") + 1] == "cuda"
             options = command[command.index("run") + 1 :]
-            assert app_takes(options), options
+            assert app_takes([*options]), options
 
 
 def app_takes(options: list[str]) -> bool:
