@@ -57,8 +57,8 @@ def sample_seconds(
     last 200 µs; most calls last longer, so that a sample is one call. Garbage collection is off while samples
     are taken. ``control`` is read before the first sample and after each one, and belongs to none. Takes at
     least 5 samples, 3 if a call lasts longer than ``seconds``, and at most 200. ``warmed_up`` is "yes" if the
-    warm-up settled, ``trend`` is how much slower (or, negative, faster) the last third of the samples was than
-    the first.
+    warm-up settled, ``trend`` is how much slower (or, negative, faster) the last third of the samples was
+    than the first.
     """
 
     batch = batches(call, clock_ns)
