@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from effbench.common.spec import Cell, Limits, Record, UsageError
     from effbench.measured.audit import assert_conforms
     from effbench.measured.data.examples import Examples, Splits
-    from effbench.measured.mechanism import Mechanism, Unsupported
+    from effbench.measured.mechanism import Mechanism, State, Unsupported
     from effbench.measured.tasks.base import Classification, Task
     from effbench.records.store import load
     from effbench.sweep.loop import run
@@ -26,6 +26,7 @@ _HOMES = {
     "Mechanism": "effbench.measured.mechanism",
     "Record": "effbench.common.spec",
     "Splits": "effbench.measured.data.examples",
+    "State": "effbench.measured.mechanism",
     "Sweep": "effbench.sweep.sweep",
     "Task": "effbench.measured.tasks.base",
     "Unsupported": "effbench.measured.mechanism",
@@ -43,6 +44,7 @@ __all__ = [
     "Mechanism",
     "Record",
     "Splits",
+    "State",
     "Sweep",
     "Task",
     "Unsupported",

@@ -538,7 +538,7 @@ def test_a_causal_form_has_exactly_no_gradient_from_the_future(kind, options):
     ),
 )
 def test_what_cannot_be_causal_says_why(kind):
-    with pytest.raises(Unsupported, match="has no causal form here: "):
+    with pytest.raises(Unsupported, match="has no causal form: "):
         build(kind, {"causal": True})
 
 

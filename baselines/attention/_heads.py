@@ -68,14 +68,6 @@ def summed(size: int) -> int:
     return size if size > 1 else 0
 
 
-def refuse_causal(causal: bool, name: str, why: str) -> None:
-    """Raise Unsupported with the reason, for a mechanism without a causal form."""
-    if causal:
-        from effbench import Unsupported
-
-        raise Unsupported(f"{name} has no causal form here: {why}")
-
-
 def require(allowed: bool, what: str, value: object, rule: str) -> None:
     """Raise ValueError naming an option, its value and what is allowed."""
     if not allowed:

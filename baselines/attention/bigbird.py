@@ -17,7 +17,6 @@ from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
     merge_heads,
-    refuse_causal,
     require,
     split_heads,
     wide_bytes,
@@ -48,6 +47,8 @@ class BigBird(Mechanism):
     order = 1.0
     memory_order = 1.0
     equivariant = False
+    no_causal = "its global blocks see the future"
+    no_cross = "its windows and random blocks pair positions of one sequence"
     source = "Zaheer et al. 2020, Big Bird: Transformers for Longer Sequences (arXiv 2007.14062)"
 
     def __init__(
@@ -64,7 +65,6 @@ class BigBird(Mechanism):
         seed: int = 0,
         implementation: Literal["auto", "blocked", "dense", "flex"] = "auto",
     ) -> None:
-        refuse_causal(causal, "bigbird", "its global blocks see the future")
         require(block >= 1, "block", block, "at least 1")
         require(
             window_blocks >= 1 and window_blocks % 2 == 1, "window_blocks", window_blocks, "odd, at least 1"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines.attention._heads import clear_padding, refuse_causal
+from baselines.attention._heads import clear_padding
 from effbench import Mechanism
 
 
@@ -33,10 +33,11 @@ class FNet(Mechanism):
     order = "N log N"
     memory_order = 1.0
     equivariant = False
+    no_causal = "every frequency sums over all tokens, the future's too"
+    no_cross = "it mixes the tokens of one sequence"
     source = "Lee-Thorp et al. 2021, FNet: Mixing Tokens with Fourier Transforms (arXiv 2105.03824)"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
-        refuse_causal(causal, "fnet", "every frequency sums over all tokens, the future's too")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

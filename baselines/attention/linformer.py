@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from baselines.attention._heads import (
     clear_padding,
     merge_heads,
-    refuse_causal,
     require,
     split_heads,
     wide_bytes,
@@ -32,6 +31,7 @@ class Linformer(Mechanism):
     order = 1.0
     memory_order = 1.0
     equivariant = False
+    no_causal = "each projected key mixes all positions, the future's too"
     source = "Wang et al. 2020, Linformer: Self-Attention with Linear Complexity (arXiv 2006.04768)"
 
     def __init__(
@@ -44,7 +44,6 @@ class Linformer(Mechanism):
         k: int = 256,
         share_kv: bool = False,
     ) -> None:
-        refuse_causal(causal, "linformer", "each projected key mixes all positions, the future's too")
         require(k >= 1, "k", k, "at least 1")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.k = min(k, max_len)

@@ -10,7 +10,6 @@ from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
     merge_heads,
-    refuse_causal,
     require,
     split_heads,
     wide_bytes,
@@ -41,12 +40,12 @@ class Luna(Mechanism):
     order = 1.0
     memory_order = 1.0
     equivariant = True
+    no_causal = "the packed sequence sums over all tokens, the future's too"
     source = "Ma et al. 2021, Luna: Linear Unified Nested Attention (arXiv 2106.01540)"
 
     def __init__(
         self, d_model: int, heads: int, *, max_len: int, causal: bool = False, length: int = 64
     ) -> None:
-        refuse_causal(causal, "luna", "the packed sequence sums over all tokens, the future's too")
         require(length >= 1, "length", length, "at least 1")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.length = length

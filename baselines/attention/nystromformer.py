@@ -11,7 +11,6 @@ from baselines.attention._heads import (
     masked_softmax,
     merge_heads,
     no_autocast,
-    refuse_causal,
     require,
     split_heads,
     wide_bytes,
@@ -51,6 +50,7 @@ class Nystromformer(Mechanism):
     order = 1.0
     memory_order = 1.0
     equivariant = False
+    no_causal = "a landmark is a mean over tokens, the future's too"
     source = (
         "Xiong et al. 2021, Nyströmformer: A Nyström-Based Algorithm for Approximating Self-Attention "
         "(arXiv 2102.03902)"
@@ -67,7 +67,6 @@ class Nystromformer(Mechanism):
         iterations: int = 6,
         conv: int = 0,
     ) -> None:
-        refuse_causal(causal, "nystromformer", "a landmark is a mean over tokens, the future's too")
         require(landmarks >= 1, "landmarks", landmarks, "at least 1")
         require(iterations >= 1, "iterations", iterations, "at least 1")
         require(conv == 0 or (conv > 0 and conv % 2 == 1), "conv", conv, "0 or odd")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+
+# What a mechanism keeps between the steps of a generation: a tensor with the batch first, or a tuple, list or
+# dict of states. Whole numbers and None may be part of it too; they hold for every row of the batch.
+State = Any
 
 
 class Unsupported(Exception):
@@ -27,7 +31,11 @@ class Mechanism(nn.Module):
     * ``runs_as``: the implementation that computes a call of some shape; it is kept in the record;
     * ``requires``, ``install``: the names of the distributions besides torch that it needs, and the command
       that installs them. Without them its cells are ``unsupported``; with them their versions are recorded;
-    * ``shares_layers``: an encoder uses one instance for all of its layers.
+    * ``shares_layers``: an encoder uses one instance for all of its layers;
+    * ``cross``: attention of a sequence to another one, with the same parameters;
+    * ``prefill``, ``step``: the causal form token by token, for generation; ``state_order``: how the state
+      and the time of a step grow with the tokens before it: 0.0 for a state of fixed size, 1.0 for a cache;
+    * ``no_causal``, ``no_cross``, ``no_step``: why it has no such form.
 
     An attribute that stays None is not declared; its quantity is measured and compared with nothing.
 
@@ -43,7 +51,11 @@ class Mechanism(nn.Module):
 
     order: ClassVar[float | str | None] = None
     memory_order: ClassVar[float | str | None] = None
+    state_order: ClassVar[float | str | None] = None
     equivariant: ClassVar[bool | None] = None
+    no_causal: ClassVar[str] = ""
+    no_cross: ClassVar[str] = ""
+    no_step: ClassVar[str] = ""
     source: ClassVar[str] = ""
     requires: ClassVar[str] = ""
     install: ClassVar[str] = ""
@@ -51,6 +63,8 @@ class Mechanism(nn.Module):
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
         super().__init__()
+        if causal and self.no_causal:
+            raise Unsupported(f"it has no causal form: {self.no_causal}")
         if heads < 1 or d_model < 1 or d_model % heads:
             raise ValueError(f"heads ({heads}) must divide d_model ({d_model})")
         if max_len < 1:
@@ -64,6 +78,38 @@ class Mechanism(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the tokens of x [B, N, d_model]; mask [B, N] is True for a real token."""
         raise NotImplementedError
+
+    def cross(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Let the tokens of x [B, N, d_model] attend to memory [B, M, d_model]: -> [B, N, d_model].
+
+        mask [B, M] is True for a real token of the memory. Padding of the memory changes nothing, and a row
+        whose memory has no real token gives finite output. ``cross(x, x, mask)`` is the noncausal
+        ``forward(x, mask)`` unless the mechanism's documentation says otherwise.
+
+        Raises Unsupported if the mechanism has no such form.
+        """
+        raise Unsupported(f"it has no cross form: {self.no_cross or 'none is defined'}")
+
+    def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        """Return the causal form's output for x [B, N, d_model], N >= 0, and the state after its last token.
+
+        mask [B, N] is True for a real token. Raises Unsupported if the mechanism has no such form.
+        """
+        raise Unsupported(f"it has no step form: {self._why_no_step()}")
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the output [B, d_model] for the next token x [B, d_model], and the state after it.
+
+        The outputs of ``prefill`` and of the steps after it are those of the causal form for all these
+        tokens; the tokens of the steps are real. A step may write into memory that the given state does not
+        use yet, such as the free end of a cache: so a state is continued once. Copy it to continue it again.
+
+        Raises Unsupported if the mechanism has no such form.
+        """
+        raise Unsupported(f"it has no step form: {self._why_no_step()}")
+
+    def _why_no_step(self) -> str:
+        return self.no_step or ("it has no causal form" if self.no_causal else "none is defined")
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the same function by its definition, dense if necessary; shapes as in forward."""
