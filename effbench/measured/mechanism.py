@@ -35,7 +35,7 @@ class Mechanism(nn.Module):
     * ``cross``: attention of a sequence to another one, with the same parameters;
     * ``prefill``, ``step``: the causal form token by token, for generation; ``state_order``: how the state
       and the time of a step grow with the tokens before it: 0.0 for a state of fixed size, 1.0 for a cache;
-    * ``no_causal``, ``no_cross``, ``no_step``: why it has no such form.
+    * ``no_causal``, ``no_noncausal``, ``no_cross``, ``no_step``: why it has no such form.
 
     An attribute that stays None is not declared; its quantity is measured and compared with nothing.
 
@@ -54,6 +54,7 @@ class Mechanism(nn.Module):
     state_order: ClassVar[float | str | None] = None
     equivariant: ClassVar[bool | None] = None
     no_causal: ClassVar[str] = ""
+    no_noncausal: ClassVar[str] = ""
     no_cross: ClassVar[str] = ""
     no_step: ClassVar[str] = ""
     source: ClassVar[str] = ""
@@ -65,6 +66,8 @@ class Mechanism(nn.Module):
         super().__init__()
         if causal and self.no_causal:
             raise Unsupported(f"it has no causal form: {self.no_causal}")
+        if not causal and self.no_noncausal:
+            raise Unsupported(f"it has no noncausal form, ask for causal=true: {self.no_noncausal}")
         if heads < 1 or d_model < 1 or d_model % heads:
             raise ValueError(f"heads ({heads}) must divide d_model ({d_model})")
         if max_len < 1:
