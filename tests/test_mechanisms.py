@@ -35,6 +35,8 @@ Forms = list[tuple[type[Mechanism], dict[str, Any]]]
 FORMS: Forms = [
     (Vanilla, {}),
     (Vanilla, {"causal": True}),
+    (Vanilla, {"kv_heads": 1}),
+    (Vanilla, {"kv_heads": 1, "causal": True}),
     *[(Fastformer, {"sharing": sharing}) for sharing in ("none", "query-value", "layer-wise", "head-wise")],
     *[(Fastformer, {"interaction": kind}) for kind in ("add", "concat")],
     (Fastformer, {"interaction": "concat", "sharing": "head-wise"}),

@@ -171,13 +171,13 @@ class Changes(Mechanism):
 
     def __init__(self, d_model, heads, *, max_len, causal=False, step: float = 0.01):
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
-        self.step = step
+        self.longer = step
         self.calls = 0
 
     def forward(self, x, mask=None):
         self.calls += 1
-        drift = 1 + abs(self.step) * self.calls
-        busy(0.001 * drift if self.step > 0 else 0.04 / drift)
+        drift = 1 + abs(self.longer) * self.calls
+        busy(0.001 * drift if self.longer > 0 else 0.04 / drift)
         return x.view_as(x)
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.attention._stepping import SoftmaxSums, no_tokens
+
 CHUNK = 32  # tokens whose pairs are computed; the tokens before a chunk are one sum
 
 
@@ -38,19 +40,25 @@ def running_products(q_bhnf: Tensor, k_bhnf: Tensor, v_bhne: Tensor) -> Tensor:
     The queries of a chunk are multiplied with the sum of k_j v_j^T over all chunks before; inside the chunk
     all pairs are computed.
     """
+    if not v_bhne.shape[2]:
+        return v_bhne
     chunks = (chunks_of(part) for part in (q_bhnf, k_bhnf, v_bhne))
     out: Tensor = _Running.apply(*chunks, None)  # type: ignore[no-untyped-call]
     return out.flatten(2, 3)[:, :, : q_bhnf.shape[2]]
 
 
-def running_softmax(scores_bhn: Tensor, values_bhnd: Tensor, mask: Tensor | None) -> Tensor:
-    """Return sum_{j <= i} exp(score_j) v_j / sum_{j <= i} exp(score_j): [B, heads, N, d].
+def running_softmax(
+    scores_bhn: Tensor, values_bhnd: Tensor, mask: Tensor | None
+) -> tuple[Tensor, SoftmaxSums]:
+    """Return sum_{j <= i} exp(score_j) v_j / sum_{j <= i} exp(score_j), [B, heads, N, d], and the last sums.
 
     0 before the first real token. Weights are relative to the largest score so far, so that none exceeds 1;
     when it rises, the sums of the chunks before are scaled down. O(N CHUNK d). mask [B, N] is True for a real
     token.
     """
     n = scores_bhn.shape[2]
+    if not n:
+        return values_bhnd, no_tokens(values_bhnd)
     lowest = torch.finfo(scores_bhn.dtype).min
     values = F.pad(values_bhnd, (0, 1), value=1.0)  # a column of ones sums the weights
     if mask is not None:
@@ -69,7 +77,10 @@ def running_softmax(scores_bhn: Tensor, values_bhnd: Tensor, mask: Tensor | None
     sums = torch.addcmul(inside, before, (start_bhc[..., None] - largest_bhci).exp()[..., None])
     tiny = torch.finfo(scores_bhn.dtype).tiny
     pooled = sums[..., :-1] / sums[..., -1:].clamp_min(tiny)
-    return pooled.flatten(2, 3)[:, :, :n]
+    last = SoftmaxSums(
+        sums[:, :, -1, -1].clone(), largest_bhci[..., -1, -1].clone()
+    )  # no views of all tokens
+    return pooled.flatten(2, 3)[:, :, :n], last
 
 
 def running_features(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) -> Tensor:
@@ -80,6 +91,8 @@ def running_features(query_bhnm: Tensor, key_bhnm: Tensor, values_bhne: Tensor) 
     later key of its chunk exceeds all keys that the token sees by more than the dtype's range.
     """
     n = query_bhnm.shape[2]
+    if not n:
+        return values_bhne
     key_bhcjm = chunks_of(key_bhnm, fill=torch.finfo(key_bhnm.dtype).min)
     start_bhcm, end_bhcm = _largest_around(key_bhcjm)
     query = chunks_of(query_bhnm) + end_bhcm[..., None, :]

@@ -37,12 +37,14 @@ class CosFormer(Mechanism):
     x [B, N, D] -> [B, N, D]. Public code uses the length of each input for M. With ``max_len`` a token's
     output does not change when padding is appended; the two are equal for inputs of ``max_len`` tokens.
 
-    Causal: the sums run over j <= i, in chunks of 32 tokens.
+    Causal: the sums run over j <= i, in chunks of 32 tokens. Step by step: S is the whole state.
     """
 
     order = 1.0
     memory_order = 1.0
+    state_order = 0.0
     equivariant = False
+    no_cross = "its weights depend on the distance of two positions of one sequence"
     source = "Qin et al. 2022, cosFormer: Rethinking Softmax in Attention (arXiv 2202.08791)"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
@@ -60,7 +62,7 @@ class CosFormer(Mechanism):
         wide = torch.promote_types(x.dtype, torch.float32)
         x_bnD = clear_padding(x, mask).to(wide)
         if self.causal:
-            return self._running(x_bnD, mask).to(x.dtype)
+            return self._running(x_bnD, mask)[0].to(x.dtype)
         parts = [2 * self.d_model, self.d_model]
         pair_weight, value_weight = self.qkv.weight.to(wide).split(parts)
         pair_bias, value_bias = self.qkv.bias.to(wide).split(parts)
@@ -73,25 +75,53 @@ class CosFormer(Mechanism):
         mixed_bDn = _weighed(_turned(q_bhdn, turn_21n), sums_bhfe)
         return tokens_first(mixed_bDn, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)
 
-    def _running(self, x_bnD: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the causal form [B, N, D] in the dtype of x, with each token's features side by side."""
+    def _running(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the causal outputs [B, N, D], features of keys [B, heads, N, 2 d], values and ones.
+
+        They are in the dtype of x, with each token's features side by side.
+        """
+        q, k, v = self._features(x_bnD, self._turn(x_bnD))
+        k = k if mask is None else k.masked_fill(~mask[:, None, :, None], 0.0)
+        return self._finished(running_products(q, k, v)), k, v
+
+    def _features(self, x_bnD: Tensor, turn_2n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the features of queries and keys, [B, heads, N, 2 d], values and ones, [..., d + 1]."""
         weight, bias = self.qkv.weight.to(x_bnD.dtype), self.qkv.bias.to(x_bnD.dtype)
         q, k, v = F.linear(x_bnD, weight, bias).chunk(3, dim=-1)
-        k = k.relu() if mask is None else k.relu().masked_fill(~mask[..., None], 0.0)
-        turn_n21 = self._turn(x_bnD).mT[..., None]
+        turn_n21 = turn_2n.mT[..., None]
         q_bhnf, k_bhnf = (
-            (turn_n21 * split_heads(part, self.heads)[..., None, :]).flatten(-2) for part in (q.relu(), k)
+            (turn_n21 * split_heads(part.relu(), self.heads)[..., None, :]).flatten(-2) for part in (q, k)
         )
-        values = F.pad(split_heads(v, self.heads), (0, 1), value=1.0)  # a column of ones sums the weights
-        sums = running_products(q_bhnf, k_bhnf, values)
-        mixed = merge_heads(sums[..., :-1] / sums[..., -1:].clamp_min(EPSILON))
-        out: Tensor = F.linear(mixed, self.out.weight.to(x_bnD.dtype), self.out.bias.to(x_bnD.dtype))
-        return out
+        values_bhne = F.pad(
+            split_heads(v, self.heads), (0, 1), value=1.0
+        )  # a column of ones sums the weights
+        return q_bhnf, k_bhnf, values_bhne
 
-    def _turn(self, x_bnD: Tensor) -> Tensor:
-        """Return the cosine and the sine of each token's angle: [2, N]."""
+    def _finished(self, sums_bhne: Tensor) -> Tensor:
+        """Divide the sums by their weights, the last column, and project: -> [B, N, D]."""
+        mixed = merge_heads(sums_bhne[..., :-1] / sums_bhne[..., -1:].clamp_min(EPSILON))
+        return F.linear(mixed, self.out.weight.to(mixed.dtype), self.out.bias.to(mixed.dtype))
+
+    def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, int]]:
+        """x [B, N, D], mask [B, N] -> the causal outputs [B, N, D]; S [B, heads, 2 d, d + 1] and N."""
+        with no_autocast(x):
+            x_bnD = clear_padding(x, mask).to(torch.promote_types(x.dtype, torch.float32))
+            out, k_bhnf, values_bhne = self._running(x_bnD, mask)
+            return out.to(x.dtype), (k_bhnf.mT @ values_bhne, x.shape[1])
+
+    def step(self, x: Tensor, state: tuple[Tensor, int]) -> tuple[Tensor, tuple[Tensor, int]]:
+        """x [B, D] -> the output [B, D] for one more token, the sums with it, and its place plus one."""
+        with no_autocast(x):
+            sums_bhfe, place = state
+            x_b1D = x[:, None].to(sums_bhfe.dtype)
+            q, k, v = self._features(x_b1D, self._turn(x_b1D, first=place))
+            sums_bhfe = torch.addcmul(sums_bhfe, k.mT, v)
+            return self._finished(q @ sums_bhfe)[:, 0].to(x.dtype), (sums_bhfe, place + 1)
+
+    def _turn(self, x_bnD: Tensor, first: int = 0) -> Tensor:
+        """Return cosine and sine of each token's angle, [2, N]; the first token is at place ``first``."""
         angle_n = torch.arange(x_bnD.shape[1], device=x_bnD.device, dtype=torch.float64)
-        angle_n = angle_n * (math.pi / (2 * self.max_len))
+        angle_n = (angle_n + first) * (math.pi / (2 * self.max_len))
         return torch.stack([angle_n.cos(), angle_n.sin()]).to(x_bnD.dtype)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, masked_softmax, no_autocast, require, summed
+from baselines.attention._fastformer_costs import FastformerCosts
+from baselines.attention._heads import clear_padding, masked_softmax, no_autocast, require
 from baselines.attention._interactions import interact, interact_by_definition, per_head
 from baselines.attention._pooled import pooled_inputs
-from baselines.attention._running import past_pairs, rows_and_pairs, running_softmax
-from effbench import Mechanism
+from baselines.attention._running import running_softmax
+from baselines.attention._stepping import SoftmaxSums, mean_of, with_token
 
 
-class Fastformer(Mechanism):
+class Fastformer(FastformerCosts):
     """Additive attention: a global query, a global key, and their interaction with every token.
 
     The paper's equations, per head, with Q, K, V = x W (no bias) and d the width of a head:
@@ -28,7 +29,9 @@ class Fastformer(Mechanism):
     x [B, N, D] -> [B, N, D]; time O(N D^2), memory O(N D). Causal (not in the paper): each token i has its
     own global query and key, pooled from the tokens j <= i; p_j is computed once, with the global query of j.
     Both softmaxes are running sums, relative to the largest logit so far; the weights of pairs of tokens are
-    computed inside chunks of 32 tokens only: O(N (32 + D) D).
+    computed inside chunks of 32 tokens only: O(N (32 + D) D). Step by step: the sums of both softmaxes are
+    the whole state. Cross (not in the paper): the global query and key are pooled from the memory, and v_i
+    and the added q_i are the token's.
 
     Apart from the two softmaxes the layer is linear in x, so the query, key and value of a single token are
     never computed. With W_h the columns of W of head h:
@@ -73,6 +76,7 @@ class Fastformer(Mechanism):
 
     order = 1.0
     memory_order = 1.0
+    state_order = 0.0
     equivariant = True
     source = "Wu et al. 2021, Fastformer: Additive Attention Can Be All You Need (arXiv 2108.09084)"
 
@@ -128,25 +132,16 @@ class Fastformer(Mechanism):
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         x = clear_padding(x, mask)
         if self.causal:
-            return self._running(x, mask)
+            return self._running(x, mask)[0]
         if x.shape[1] < self.d_model:
             return self._by_tokens(x, mask)
         return self._official_by_maps(x, mask) if self.variant == "official" else self._by_maps(x, mask)
 
     def _by_maps(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Compute it as maps of x, for sequences of at least D tokens."""
-        query_hdD, key_hdD, value_hdD = (
-            (self.query if part is None else part).weight.unflatten(0, (self.heads, self.d_head))
-            for part in (self.query, self.key, self.value)
-        )
-        scores_hD = torch.einsum("hd,hdm->hm", self.score_query.expand(self.heads, -1), query_hdD)
-        query_bhd = torch.einsum(
-            "hdm,bhm->bhd", query_hdD, pooled_inputs(x, scores_hD[None], mask, self.d_head)
-        )
-        scores_bhd = self._score_of_pairs(query_bhd).expand(-1, self.heads, -1)
-        scores_bhD = torch.einsum("bhd,hdm->bhm", scores_bhd, key_hdD)
-        summed_bhd = torch.einsum("hdm,bhm->bhd", key_hdD, pooled_inputs(x, scores_bhD, mask, self.d_head))
-        key_bhd = self._interact(query_bhd, summed_bhd, "query")
+        key_bhd = self._key_by_maps(x, mask)
+        value = self.query if self.value is None else self.value
+        value_hdD = value.weight.unflatten(0, (self.heads, self.d_head))
         value_bDhd, shift_bhd = self._value_map(key_bhd, value_hdD.permute(2, 0, 1))
         map_bDD = self._transformed(value_bDhd, bias=False) + self.query.weight.mT
         bias = self.transform.bias
@@ -159,14 +154,30 @@ class Fastformer(Mechanism):
             return x @ map_bDD[0] + shift_bD[:, None]
         return torch.baddbmm(shift_bD[:, None], x, map_bDD)
 
+    def _key_by_maps(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the global key [B, heads, d] from pooled inputs."""
+        if self.variant == "official":
+            queries = self.score_query @ self.query.weight
+            query_bD = self._through(self.query, pooled_inputs(x, queries[None], mask, self.d_head))
+            scores_bhD = (self.score_key * query_bD[:, None]) @ self.key.weight
+            summed_bD = self._through(self.key, pooled_inputs(x, scores_bhD, mask, self.d_head))
+            key_bhd: Tensor = (query_bD * summed_bD).unflatten(1, (self.heads, self.d_head))
+            return key_bhd
+        query_hdD, key_hdD = (
+            part.weight.unflatten(0, (self.heads, self.d_head)) for part in (self.query, self.key)
+        )
+        scores_hD = torch.einsum("hd,hdm->hm", self.score_query.expand(self.heads, -1), query_hdD)
+        query_bhd = torch.einsum(
+            "hdm,bhm->bhd", query_hdD, pooled_inputs(x, scores_hD[None], mask, self.d_head)
+        )
+        scores_bhd = self._score_of_pairs(query_bhd).expand(-1, self.heads, -1)
+        scores_bhD = torch.einsum("bhd,hdm->bhm", scores_bhd, key_hdD)
+        summed_bhd = torch.einsum("hdm,bhm->bhd", key_hdD, pooled_inputs(x, scores_bhD, mask, self.d_head))
+        return self._interact(query_bhd, summed_bhd, "query")
+
     def _official_by_maps(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Compute the release's block as maps of x."""
-        query_bD = self._through(
-            self.query, pooled_inputs(x, (self.score_query @ self.query.weight)[None], mask, self.d_head)
-        )
-        scores_bhD = (self.score_key * query_bD[:, None]) @ self.key.weight
-        summed_bD = self._through(self.key, pooled_inputs(x, scores_bhD, mask, self.d_head))
-        key_bD = query_bD * summed_bD
+        key_bD = self._key_by_maps(x, mask).flatten(1)
         both_DD = self.output.weight @ self.transform.weight
         map_bDD = torch.addcmul(self.output.weight, both_DD, key_bD[:, None]) @ self.query.weight
         shift_bD = self.output(self.transform(key_bD * self.query.bias) + self.query.bias)
@@ -189,27 +200,67 @@ class Fastformer(Mechanism):
     def _by_tokens(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Compute it from the queries, keys and values of all tokens."""
         q_bnhd, k_bnhd, v_bnhd = self._tokens(x)
+        return self._output(x, self._key_by_tokens(q_bnhd, k_bnhd, mask)[:, None], q_bnhd, v_bnhd)
+
+    def _key_by_tokens(self, q_bnhd: Tensor, k_bnhd: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the global key [B, heads, d] from the queries and keys of all tokens."""
         alpha = self._weights(self.score_query[None], q_bnhd, mask)
         query_bhd = self._sum(alpha, q_bnhd)
         beta = self._weights(self._score_of_pairs(query_bhd), k_bnhd, mask)
-        key_bhd = self._interact(query_bhd, self._sum(beta, k_bnhd), "query")
-        u_bnhd = self._interact(key_bhd[:, None], v_bnhd, "key")
+        return self._interact(query_bhd, self._sum(beta, k_bnhd), "query")
+
+    def _output(self, x: Tensor, key_bnhd: Tensor, q_bnhd: Tensor, v_bnhd: Tensor) -> Tensor:
+        """Return the output [B, N, D] for the global key, of all tokens or of each."""
+        u_bnhd = self._interact(key_bnhd, v_bnhd, "key")
         return self._finished(x, self._transformed(u_bnhd) + q_bnhd.flatten(2))
 
-    def _running(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the causal form from the queries, keys and values of all tokens."""
+    def remember(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """memory [B, M, D], mask [B, M] -> the global key of the memory: [B, heads, d]."""
+        memory = clear_padding(memory, mask)
+        if memory.shape[1] >= self.d_model:
+            return self._key_by_maps(memory, mask)
+        return self._key_by_tokens(*self._tokens(memory)[:2], mask)
+
+    def attend(self, x: Tensor, remembered: Tensor) -> Tensor:
+        """x [B, N, D] and the global key of a memory -> [B, N, D]."""
+        q_bnhd, v_bnhd = self._queries_and_values(x)
+        return self._output(x, remembered[:, None], q_bnhd, v_bnhd)
+
+    def _running(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, list[SoftmaxSums]]:
+        """Return the causal output [B, N, D], and the sums of both softmaxes after the last token."""
         q_bnhd, k_bnhd, v_bnhd = self._tokens(x)
-        query_bnhd = self._pooled_so_far(self.score_query, q_bnhd, mask)
+        query_bnhd, of_queries = self._pooled_so_far(self.score_query, q_bnhd, mask)
         p_bnhd = self._interact(query_bnhd, k_bnhd, "query")
-        u_bnhd = self._interact(self._pooled_so_far(self.score_key, p_bnhd, mask), v_bnhd, "key")
-        return self._finished(x, self._transformed(u_bnhd) + q_bnhd.flatten(2))
+        key_bnhd, of_pairs = self._pooled_so_far(self.score_key, p_bnhd, mask)
+        return self._output(x, key_bnhd, q_bnhd, v_bnhd), [of_queries, of_pairs]
+
+    def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[SoftmaxSums]]:
+        """x [B, N, D], mask [B, N] -> the causal outputs [B, N, D] and the sums of both softmaxes."""
+        return self._running(clear_padding(x, mask), mask)
+
+    def step(self, x: Tensor, state: list[SoftmaxSums]) -> tuple[Tensor, list[SoftmaxSums]]:
+        """x [B, D] -> the output [B, D] for one more token, and both sums with it."""
+        q_bnhd, k_bnhd, v_bnhd = self._tokens(x[:, None])
+        of_queries = self._with_token(state[0], self.score_query, q_bnhd)
+        p_bnhd = self._interact(mean_of(of_queries).to(x.dtype)[:, None], k_bnhd, "query")
+        of_pairs = self._with_token(state[1], self.score_key, p_bnhd)
+        out = self._output(x[:, None], mean_of(of_pairs).to(x.dtype)[:, None], q_bnhd, v_bnhd)
+        return out[:, 0], [of_queries, of_pairs]
+
+    def _with_token(self, sums: SoftmaxSums, score: Tensor, t_bnhd: Tensor) -> SoftmaxSums:
+        wide = sums.largest.dtype
+        return with_token(sums, self._logits(score[None], t_bnhd)[..., 0].to(wide), t_bnhd[:, 0].to(wide))
 
     def _tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the queries, keys and values of all tokens: [B, N, heads, d] each."""
+        q_bnhd, v_bnhd = self._queries_and_values(x)
+        return q_bnhd, self.key(x).unflatten(-1, (self.heads, self.d_head)), v_bnhd
+
+    def _queries_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         q_bnhd = self.query(x).unflatten(-1, (self.heads, self.d_head))
-        k_bnhd = self.key(x).unflatten(-1, (self.heads, self.d_head))
-        v_bnhd = q_bnhd if self.value is None else self.value(x).unflatten(-1, (self.heads, self.d_head))
-        return q_bnhd, k_bnhd, v_bnhd
+        if self.value is None:
+            return q_bnhd, q_bnhd
+        return q_bnhd, self.value(x).unflatten(-1, (self.heads, self.d_head))
 
     def _finished(self, x: Tensor, mixed_bnD: Tensor) -> Tensor:
         """Return r_i + q_i in the paper's variant; the release adds a dense layer, residual and norm."""
@@ -217,13 +268,15 @@ class Fastformer(Mechanism):
             return mixed_bnD
         return self.norm(x + self.output(mixed_bnD))  # type: ignore[no-any-return]
 
-    def _pooled_so_far(self, score: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
-        """Return sum_{j<=i} softmax_j(score . t_j / sqrt(d)) t_j for each i: [B, N, heads, d]."""
+    def _pooled_so_far(
+        self, score: Tensor, t_bnhd: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, SoftmaxSums]:
+        """Return sum_{j<=i} softmax_j(score . t_j / sqrt(d)) t_j, [B, N, heads, d], and the last sums."""
         scores_bhn = self._logits(score[None], t_bnhd)
         wide = torch.promote_types(t_bnhd.dtype, torch.float32)
         with no_autocast(t_bnhd):
-            pooled = running_softmax(scores_bhn.to(wide), t_bnhd.to(wide).transpose(1, 2), mask)
-        return pooled.to(t_bnhd.dtype).transpose(1, 2)
+            pooled, sums = running_softmax(scores_bhn.to(wide), t_bnhd.to(wide).transpose(1, 2), mask)
+        return pooled.to(t_bnhd.dtype).transpose(1, 2), sums
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Equations (3) to (6) in order, with every p_i; the causal form with the weights of all pairs."""
@@ -271,85 +324,6 @@ class Fastformer(Mechanism):
         p_bnhd = self._pair(pooled(self.score_query, q_bnhd), k_bnhd, "query")
         u_bnhd = self._pair(pooled(self.score_key, p_bnhd), v_bnhd, "key")
         return self._finished(x, self._transformed(u_bnhd) + q_bnhd.flatten(2))
-
-    def forward_flops(self, batch_size: int, seq_len: int) -> int:
-        """Count the products. By maps: the last product, four thin ones, and those that make the maps.
-
-        By tokens: Q, K (V), W_r (W_o). Causal: by tokens, and the weights of pairs inside chunks.
-        """
-        if self.causal:
-            return self._causal_flops(batch_size, seq_len, rows_and_pairs(seq_len)[1])
-        if self.variant == "official":
-            return self._official_flops(batch_size, seq_len)
-        b, n, d, h, width = batch_size, seq_len, self.d_head, self.heads, self.d_model
-        square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
-        if n < width:
-            thin = 2 * 2 * h * (n * summed(d) + summed(n) * d)
-            flops = b * (n * square * (3 if self.sharing == "none" else 2) + n * last + thin)
-            if self.interaction == "concat":
-                # halves of q, of sum beta_i k_i, of k and of all v_i; and those of the score vectors
-                flops += self._joined_flops(b * (3 + n)) + 2 * self.score_key.numel() * summed(d)
-            return flops
-        # the map of the last product, and the products of thin ones with W_q and W_k
-        maps = (b if self.interaction == "product" else 1) * width * last
-        shift = 0 if self.interaction == "product" else b * last
-        scored = 1 + (b if self.interaction == "product" else 1)
-        into = 2 * width * (summed(d) * h * scored + summed(width) * 2 * b)
-        flops = b * n * (square + 4 * 2 * h * width) + maps + shift + into
-        if self.interaction == "concat":
-            # halves of q, of sum beta_i k_i, of k and of W_v; and those of the score vectors
-            flops += self._joined_flops(3 * b + width) + 2 * self.score_key.numel() * summed(d)
-        return flops
-
-    def _joined_flops(self, vectors: int) -> int:
-        """Return the FLOPs of one half of the [2 d -> d] maps for ``vectors`` vectors [heads, d]."""
-        one_for_all = len(self.join_key) == 1
-        return 2 * self.d_model * (self.d_head if one_for_all else summed(self.d_head)) * vectors
-
-    def _official_flops(self, b: int, n: int) -> int:
-        h, width = self.heads, self.d_model
-        square = 2 * width * width
-        if n < width:  # four maps of tokens, two logits per head, two sums
-            return b * (n * (4 * square + 2 * 2 * h * width) + 2 * 2 * width * summed(n))
-        # W_r W_o and the first scores times W_q; the last map, the second scores times W_k, and the global
-        # query, global key and shift: four products of a vector and a map
-        made = square * (width + h) + b * (square * (width + h + 2) + 2 * 2 * width * summed(width))
-        return b * n * (square + 4 * 2 * h * width) + made
-
-    def useful_flops(self, batch_size: int, seq_len: int) -> int:
-        """Causal: of the pairs inside a chunk only those that are not in the future."""
-        if not self.causal:
-            return self.forward_flops(batch_size, seq_len)
-        return self._causal_flops(batch_size, seq_len, past_pairs(seq_len))
-
-    def _causal_flops(self, batch_size: int, n: int, pairs: int) -> int:
-        """Return FLOPs of Q, K (V) and W_r (W_o), two logits per head, and two sums over ``pairs`` pairs."""
-        d, h, width = self.d_head, self.heads, self.d_model
-        square, last = 2 * width * width, 2 * width * (d if self.sharing == "head-wise" else width)
-        official = self.variant == "official"
-        maps = square * (3 if self.sharing == "none" or official else 2) + last
-        flops = n * (maps + 2 * 2 * h * (width if official else summed(d)))
-        flops += 2 * 2 * pairs * h * (d + 1)
-        if self.interaction == "concat":
-            flops += self._joined_flops(4 * n)
-        return batch_size * flops
-
-    def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
-        """By maps: the weights of tokens, what they weigh, and the maps. Not declared by tokens or causal."""
-        n, h, width = seq_len, self.heads, self.d_model
-        if n < width or self.causal:
-            return None
-        square, pooled = width * width, 4 * h * width + 2 * n * h
-        if self.variant == "official":  # and the inputs and statistics of the norm
-            kept = batch_size * (pooled + (h + 5) * width + 2 * square + n * width + 2 * n) + square
-        elif self.interaction == "product":
-            kept = batch_size * (pooled + 4 * width + 2 * square)
-        elif self.interaction == "add":
-            kept = batch_size * (pooled + width) + square
-        else:
-            kept = batch_size * (pooled + 4 * width) + self.score_key.numel() + 2 * square
-            kept += square if self.sharing == "head-wise" and h > 1 else 0  # one map, once per head
-        return self.query.weight.element_size() * kept
 
     def _weights(self, score: Tensor, t_bnhd: Tensor, mask: Tensor | None) -> Tensor:
         """Return the softmax over tokens of score . t_i / sqrt(d): [B, heads, N]."""

@@ -38,11 +38,15 @@ class LinearAttention(Mechanism):
 
     Causal: the sums run over j <= i. In chunks of 32 tokens: S is the running sum over the chunks before, and
     the pairs inside a chunk are computed: O(N (32 + d) D). The map differs from chunk to chunk, so values and
-    heads' outputs are computed for every token.
+    heads' outputs are computed for every token. Step by step: S and z, [heads, d, d + 1] numbers, are the
+    whole state, to which a token is added.
+
+    Cross: S and z are those of the memory.
     """
 
     order = 1.0
     memory_order = 1.0
+    state_order = 0.0
     equivariant = True
     source = "Katharopoulos et al. 2020, Transformers are RNNs (arXiv 2006.16236)"
 
@@ -61,8 +65,7 @@ class LinearAttention(Mechanism):
         wide = torch.promote_types(x.dtype, torch.float32)
         x_bnD = clear_padding(x, mask).to(wide)
         if self.causal:
-            mixed: Tensor = self._running(x_bnD, mask, wide)
-            return mixed.to(x.dtype)
+            return self._running(x_bnD, mask)[0].to(x.dtype)
         weight, bias = self.qkv.weight.to(wide), self.qkv.bias.to(wide)
         pair, value = 2 * self.d_model, (self.heads, self.d_head, self.d_model)
         q, k = _Phi.apply(F.linear(x_bnD, weight[:pair], bias[:pair])).chunk(2, dim=-1)  # type: ignore[no-untyped-call]
@@ -78,8 +81,9 @@ class LinearAttention(Mechanism):
         out: Tensor = torch.baddbmm(self.out.bias.to(wide), shares, map_bDD)
         return out.to(x.dtype)
 
-    def _running(self, x_bnD: Tensor, mask: Tensor | None, wide: torch.dtype) -> Tensor:
-        """Compute the causal form [B, N, D] in ``wide``; a column of ones sums the weights."""
+    def _running(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the causal outputs [B, N, D], phi of keys [B, heads, N, d], values and ones [..., d + 1]."""
+        wide = x_bnD.dtype
         qkv = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide))
         pair, v = qkv.split([2 * self.d_model, self.d_model], dim=-1)
         # each head in its own rows, so that chunks are views
@@ -88,11 +92,52 @@ class LinearAttention(Mechanism):
         q_bhnd, k_bhnd = _Phi.apply(rows_2bhnd).unbind()  # type: ignore[no-untyped-call]
         if mask is not None:
             k_bhnd = k_bhnd.masked_fill(~mask[:, None, :, None], 0.0)
-        values = F.pad(split_heads(v, self.heads), (0, 1), value=1.0)
-        mixed = running_products(q_bhnd, k_bhnd, values)
-        heads_bhnd = mixed[..., :-1] / (mixed[..., -1:] + EPSILON)
-        out: Tensor = F.linear(merge_heads(heads_bhnd), self.out.weight.to(wide), self.out.bias.to(wide))
-        return out
+        values = F.pad(split_heads(v, self.heads), (0, 1), value=1.0)  # a column of ones sums the weights
+        return self._finished(running_products(q_bhnd, k_bhnd, values)), k_bhnd, values
+
+    def _finished(self, sums_bhne: Tensor) -> Tensor:
+        """Divide the sums by their weights, the last column, and project: -> [B, N, D]."""
+        heads_bhnd = sums_bhne[..., :-1] / (sums_bhne[..., -1:] + EPSILON)
+        wide = sums_bhne.dtype
+        return F.linear(merge_heads(heads_bhnd), self.out.weight.to(wide), self.out.bias.to(wide))
+
+    def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [B, N, D], mask [B, N] -> the causal outputs [B, N, D] and [S, z] [B, heads, d, d + 1]."""
+        with no_autocast(x):
+            x_bnD = clear_padding(x, mask).to(torch.promote_types(x.dtype, torch.float32))
+            out, k_bhnd, values_bhne = self._running(x_bnD, mask)
+            return out.to(x.dtype), k_bhnd.mT @ values_bhne
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, D] -> the output [B, D] for one more token, and the sums with it."""
+        with no_autocast(x):
+            wide = state.dtype
+            qkv = F.linear(x.to(wide), self.qkv.weight.to(wide), self.qkv.bias.to(wide))
+            q, k, v = qkv.unflatten(-1, (3, self.heads, self.d_head)).unbind(1)
+            q, k = _Phi.apply(torch.stack([q, k])).unbind()  # type: ignore[no-untyped-call]
+            state = torch.addcmul(state, k[..., None], F.pad(v, (0, 1), value=1.0)[..., None, :])
+            return self._finished(q[..., None, :] @ state)[:, 0].to(x.dtype), state
+
+    def remember(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """memory [B, M, D], mask [B, M] -> [S, z] of the memory: [B, heads, d, d + 1]."""
+        with no_autocast(memory):
+            wide = torch.promote_types(memory.dtype, torch.float32)
+            d = self.d_model
+            weight, bias = self.qkv.weight[d:].to(wide), self.qkv.bias[d:].to(wide)
+            k, v = F.linear(clear_padding(memory, mask).to(wide), weight, bias).chunk(2, dim=-1)
+            k_bnD: Tensor = _Phi.apply(k.clone())  # type: ignore[no-untyped-call]
+            if mask is not None:
+                k_bnD = k_bnD.masked_fill(~mask[..., None], 0.0)
+            values_bhne = F.pad(split_heads(v, self.heads), (0, 1), value=1.0)
+            return split_heads(k_bnD, self.heads).mT @ values_bhne
+
+    def attend(self, x: Tensor, remembered: Tensor) -> Tensor:
+        """x [B, N, D] and the sums of a memory -> [B, N, D]."""
+        with no_autocast(x):
+            wide, d = remembered.dtype, self.d_model
+            q = F.linear(x.to(wide), self.qkv.weight[:d].to(wide), self.qkv.bias[:d].to(wide))
+            q_bhnd = split_heads(_Phi.apply(q), self.heads)  # type: ignore[no-untyped-call]
+            return self._finished(q_bhnd @ remembered).to(x.dtype)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it by the formula, with the N x N matrix of weights."""

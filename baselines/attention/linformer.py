@@ -23,7 +23,7 @@ class Linformer(Mechanism):
     shared by all heads (``share_kv``: F is E). An input shorter than max_len uses the first N rows; k is at
     most max_len. K and V have no bias, so E^T (x W_k) = (E^T x) W_k: the input is projected first, which
     costs k D^2 instead of N D^2. Padded rows are set to 0 before the projection. O(N k D), memory O(N D).
-    x [B, N, D] -> [B, N, D].
+    x [B, N, D] -> [B, N, D]. Cross: keys and values are those of the memory.
 
     Raises ValueError for a wrong option and Unsupported for ``causal=True``.
     """
@@ -58,16 +58,26 @@ class Linformer(Mechanism):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
-        n = x.shape[1]
         x = clear_padding(x, mask)
-        beside = x.transpose(0, 1).reshape(n, -1)  # [N, B D]: one product for all sequences
+        return self.attend(x, self._keys_and_values(x))
+
+    def remember(self, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """memory [B, M, D], M at most max_len, mask [B, M] -> K~ and V~ [B, heads, k, d] of the memory."""
+        return self._keys_and_values(clear_padding(memory, mask))
+
+    def attend(self, x: Tensor, remembered: tuple[Tensor, Tensor]) -> Tensor:
+        """x [B, N, D] and the projected keys and values of a memory -> [B, N, D]."""
+        q = split_heads(self.query(x), self.heads)
+        mixed = F.scaled_dot_product_attention(q, *remembered)
+        return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
+
+    def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return K~ and V~ [B, heads, k, d]."""
+        beside = x.transpose(0, 1).reshape(x.shape[1], -1)  # [N, B D]: one product for all sequences
         inputs_k = self._short(self.project_keys, beside)
         shared = self.project_values is self.project_keys
         inputs_v = inputs_k if shared else self._short(self.project_values, beside)
-        q = split_heads(self.query(x), self.heads)
-        k = split_heads(self.key(inputs_k), self.heads)
-        v = split_heads(self.value(inputs_v), self.heads)
-        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # type: ignore[no-any-return]
+        return split_heads(self.key(inputs_k), self.heads), split_heads(self.value(inputs_v), self.heads)
 
     def _short(self, project: Tensor, beside_nBD: Tensor) -> Tensor:
         """Return E^T x of all sequences, which lie side by side: [B, k, D]."""

@@ -49,6 +49,7 @@ class Longformer(Mechanism):
     order = 1.0
     memory_order = 1.0
     equivariant = False
+    no_cross = "its windows pair positions of one sequence"
     source = "Beltagy et al. 2020, Longformer: The Long-Document Transformer (arXiv 2004.05150)"
 
     def __init__(

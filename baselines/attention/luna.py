@@ -32,7 +32,8 @@ class Luna(Mechanism):
     Differences from the paper, and choices where it says nothing: the packing has no output projection, since
     W_5 and W_6 follow it. The layer norms and residuals between and around the two attentions of the paper's
     block are left out. P belongs to this layer, with rows as large as normalised tokens. In the paper P is
-    passed from layer to layer; here packed is not returned, since an encoder passes on tokens only.
+    passed from layer to layer; here packed is not returned, since an encoder passes on tokens only. Cross: P
+    packs the memory.
 
     Raises ValueError for a wrong option and Unsupported for ``causal=True``.
     """
@@ -59,10 +60,32 @@ class Luna(Mechanism):
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         x = clear_padding(x, mask)
         k, v, q = (split_heads(part, self.heads) for part in self.from_tokens(x).chunk(3, dim=-1))
-        learned_bhld = split_heads(self.pack_query(self.learned)[None], self.heads).expand(len(x), -1, -1, -1)
+        return self._unpacked(q, *self._packed(k, v, mask))
+
+    def remember(self, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """memory [B, M, D], mask [B, M] -> keys and values [B, heads, l, d] of the packed memory."""
+        both = 2 * self.d_model
+        pair = F.linear(
+            clear_padding(memory, mask), self.from_tokens.weight[:both], self.from_tokens.bias[:both]
+        )
+        k, v = (split_heads(part, self.heads) for part in pair.chunk(2, dim=-1))
+        return self._packed(k, v, mask)
+
+    def attend(self, x: Tensor, remembered: tuple[Tensor, Tensor]) -> Tensor:
+        """x [B, N, D] and the packed memory -> [B, N, D]."""
+        both = 2 * self.d_model
+        q = F.linear(x, self.from_tokens.weight[both:], self.from_tokens.bias[both:])
+        return self._unpacked(split_heads(q, self.heads), *remembered)
+
+    def _packed(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the keys and values [B, heads, l, d] of the packed rows."""
+        learned_bhld = split_heads(self.pack_query(self.learned)[None], self.heads).expand(len(k), -1, -1, -1)
         real = None if mask is None else mask[:, None, None]
         packed_blD = merge_heads(F.scaled_dot_product_attention(learned_bhld, k, v, attn_mask=real))
         k, v = (split_heads(part, self.heads) for part in self.from_packed(packed_blD).chunk(2, dim=-1))
+        return k, v
+
+    def _unpacked(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # type: ignore[no-any-return]
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from baselines.attention._heads import (
     split_heads,
     wide_bytes,
 )
-from effbench import Mechanism
+from effbench import Mechanism, Unsupported
 
 # the longest filter that the convolution pads for: oneDNN 3.12 crashes or has wrong gradients beyond it
 LONGEST = 31
@@ -43,6 +43,9 @@ class Nystromformer(Mechanism):
     is applied directly to G v, whose width d is seldom above m. Instead of the identity each step adds
     multiples of its own factors, so that the rows and columns of landmarks that a short sequence lacks
     remain 0. The iteration is in float32 at least. O(N (D + m) D + iterations heads m^3), memory O(N D).
+
+    Cross (not in the paper): both kinds of landmarks are those of the memory, so that an output depends on
+    no other query; not with ``conv``.
 
     Raises ValueError for a wrong option and Unsupported for ``causal=True``.
     """
@@ -87,24 +90,51 @@ class Nystromformer(Mechanism):
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
         x = clear_padding(x, mask)
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        means_bmD, used_bm = self._pool(x, mask)
-        pair = 2 * self.d_model
-        landmarks = F.linear(means_bmD, self.qkv.weight[:pair], self.qkv.bias[:pair])
-        q_bhmd, k_bhmd = (split_heads(part, self.heads) for part in landmarks.chunk(2, dim=-1))
-        real = None if mask is None else mask[:, None, None]
-        gathered_bhmd = F.scaled_dot_product_attention(q_bhmd, k, v, attn_mask=real)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        both = None if used_bm is None else used_bm[:, None, :, None] & used_bm[:, None, None]
-        with no_autocast(x):
-            scores_bhmm = q_bhmd.to(wide) @ k_bhmd.to(wide).mT / self.d_head**0.5
-            values = self._inverse_times(masked_softmax(scores_bhmm, both, -1), gathered_bhmd.to(wide))
-        used = None if used_bm is None else used_bm[:, None, None]
-        mixed = F.scaled_dot_product_attention(q, k_bhmd, values.to(x.dtype), attn_mask=used)
+        k_bhmd, values_bhmd, used_bm = self._landmarks(x, k, v, mask)
+        mixed = F.scaled_dot_product_attention(q, k_bhmd, values_bhmd, attn_mask=_rows(used_bm))
         if self.conv is not None:
             v = v if mask is None else v.masked_fill(~mask[:, None, :, None], 0.0)
             v = F.pad(v, (0, 0, self.around, self.around)) if self.around else v
             mixed = mixed + self.conv(v)
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
+
+    def remember(self, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """memory [B, M, D], mask [B, M] -> k~ and A^+ (G v) [B, heads, m, d], and which rows are used.
+
+        Raises Unsupported with ``conv``.
+        """
+        if self.conv is not None:
+            raise Unsupported(
+                "it has no cross form with conv: the convolution runs along the queries' values"
+            )
+        memory, d = clear_padding(memory, mask), self.d_model
+        pair = F.linear(memory, self.qkv.weight[d:], self.qkv.bias[d:])
+        k, v = (split_heads(part, self.heads) for part in pair.chunk(2, dim=-1))
+        return self._landmarks(memory, k, v, mask)
+
+    def attend(self, x: Tensor, remembered: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+        """x [B, N, D] and the landmarks of a memory -> [B, N, D]."""
+        d = self.d_model
+        q = split_heads(F.linear(x, self.qkv.weight[:d], self.qkv.bias[:d]), self.heads)
+        k_bhmd, values_bhmd, used_bm = remembered
+        mixed = F.scaled_dot_product_attention(q, k_bhmd, values_bhmd, attn_mask=_rows(used_bm))
+        return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
+
+    def _landmarks(
+        self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return k~ and A^+ (G v), [B, heads, m, d], and the rows that are used [B, m], None if all."""
+        means_bmD, used_bm = self._pool(x, mask)
+        pair = 2 * self.d_model
+        landmarks = F.linear(means_bmD, self.qkv.weight[:pair], self.qkv.bias[:pair])
+        q_bhmd, k_bhmd = (split_heads(part, self.heads) for part in landmarks.chunk(2, dim=-1))
+        gathered_bhmd = F.scaled_dot_product_attention(q_bhmd, k, v, attn_mask=_rows(mask))
+        wide = torch.promote_types(x.dtype, torch.float32)
+        both = None if used_bm is None else used_bm[:, None, :, None] & used_bm[:, None, None]
+        with no_autocast(x):
+            scores_bhmm = q_bhmd.to(wide) @ k_bhmd.to(wide).mT / self.d_head**0.5
+            values = self._inverse_times(masked_softmax(scores_bhmm, both, -1), gathered_bhmd.to(wide))
+        return k_bhmd, values.to(x.dtype), used_bm
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it by the definition, for each sequence alone: its real tokens, and the maps F, A and G."""
@@ -208,3 +238,8 @@ class Nystromformer(Mechanism):
 
     def _conv_flops(self, batch_size: int, n: int) -> int:
         return 0 if self.conv is None else 2 * batch_size * n * self.d_model * self.conv.kernel_size[0]
+
+
+def _rows(allowed_bm: Tensor | None) -> Tensor | None:
+    """Return a mask of keys [B, m] as one of scores [B, 1, 1, m]."""
+    return None if allowed_bm is None else allowed_bm[:, None, None]

@@ -49,13 +49,16 @@ class Performer(Mechanism):
     are checked; if one underflowed, all sums are computed again in halves of chunks, each relative to its own
     largest key. This is right for any range, and several times slower. On other devices, where a check would
     wait for the device, the sums are always computed in halves. The declared FLOPs are those without
-    underflow.
+    underflow. Step by step: S and M_r are the whole state; when M_r rises, S is scaled down.
+
+    Cross: S and M_r are those of the memory.
 
     Raises ValueError for a wrong option.
     """
 
     order = 1.0
     memory_order = 1.0
+    state_order = 0.0
     equivariant = True
     source = "Choromanski et al. 2020, Rethinking Attention with Performers (arXiv 2009.14794)"
 
@@ -89,19 +92,71 @@ class Performer(Mechanism):
         wide = torch.promote_types(x.dtype, torch.float32)
         x_bnD = clear_padding(x, mask).to(wide)
         if self.causal:
-            return self._running(x_bnD, mask).to(x.dtype)
+            return self._running(x_bnD, mask)[0].to(x.dtype)
         parts = tokens_last(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide))
         q_bhdn, k_bhdn, v_bhdn = parts.unflatten(1, (3, self.heads, self.d_head)).unbind(1)
         scaled_md = self._scaled(wide)
-        sums_bhme, largest_bhm1 = _sums_of_keys(scaled_md @ k_bhdn, self._length(k_bhdn, dim=2), v_bhdn, mask)
+        remembered = _sums_of_keys(scaled_md @ k_bhdn, self._length(k_bhdn, dim=2), v_bhdn, mask)
+        return self._read(scaled_md, q_bhdn, *remembered).to(x.dtype)
+
+    def _read(self, scaled_md: Tensor, q_bhdn: Tensor, sums_bhme: Tensor, largest_bhm1: Tensor) -> Tensor:
+        """Return the outputs [B, N, D] of queries for the sums of keys relative to each feature's largest."""
+        wide = q_bhdn.dtype
         query_bhmn = (scaled_md @ q_bhdn).add_(largest_bhm1)
         query_bhmn = query_bhmn.sub_(query_bhmn.detach().amax(dim=2, keepdim=True)).exp_()
         out_bhdn, weights_bh1n = (sums_bhme.mT @ query_bhmn).split([self.d_head, 1], dim=2)
         mixed_bDn = (out_bhdn / weights_bh1n.clamp_min(_least(wide))).flatten(1, 2)
-        return tokens_first(mixed_bDn, self.out.weight.to(wide), self.out.bias.to(wide)).to(x.dtype)
+        return tokens_first(mixed_bDn, self.out.weight.to(wide), self.out.bias.to(wide))
 
-    def _running(self, x_bnD: Tensor, mask: Tensor | None) -> Tensor:
-        """Compute the causal form [B, N, D] in the dtype of x."""
+    def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x [B, N, D], mask [B, N] -> the causal outputs; S [B, heads, m, d + 1] and M_r [B, heads, m, 1]."""
+        with no_autocast(x):
+            wide = torch.promote_types(x.dtype, torch.float32)
+            out, key_bhnm, values_bhne = self._running(clear_padding(x, mask).to(wide), mask)
+            lowest = key_bhnm.new_full((*key_bhnm.shape[:2], 1, self.features), torch.finfo(wide).min)
+            largest_bh1m = torch.cat([lowest, key_bhnm], dim=2).amax(dim=2, keepdim=True)
+            sums_bhme = (key_bhnm - largest_bh1m).exp().mT @ values_bhne
+            return out.to(x.dtype), (sums_bhme, largest_bh1m.mT)
+
+    def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x [B, D] -> the output [B, D] for one more token, and the sums with it."""
+        with no_autocast(x):
+            sums_bhme, before_bhm1 = state
+            wide = sums_bhme.dtype
+            parts = F.linear(x.to(wide), self.qkv.weight.to(wide), self.qkv.bias.to(wide))
+            q_bhd1, k_bhd1, v_bhd1 = parts.unflatten(-1, (3, self.heads, self.d_head, 1)).unbind(1)
+            scaled_md = self._scaled(wide)
+            key_bhm1 = scaled_md @ k_bhd1 + self._length(k_bhd1, dim=2)
+            largest_bhm1 = torch.maximum(before_bhm1, key_bhm1)
+            weight_bhm1 = (key_bhm1 - largest_bhm1).exp()
+            value_bh1e = F.pad(v_bhd1, (0, 0, 0, 1), value=1.0).mT
+            sums_bhme = sums_bhme * (before_bhm1 - largest_bhm1).exp()
+            sums_bhme = sums_bhme.addcmul_(weight_bhm1, value_bh1e)
+            out = self._read(scaled_md, q_bhd1, sums_bhme, largest_bhm1)[:, 0]
+            return out.to(x.dtype), (sums_bhme, largest_bhm1)
+
+    def remember(self, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """memory [B, M, D], mask [B, M] -> S [B, heads, m, d + 1] and M_r [B, heads, m, 1] of the memory."""
+        with no_autocast(memory):
+            wide = torch.promote_types(memory.dtype, torch.float32)
+            weight, bias = self.qkv.weight[self.d_model :].to(wide), self.qkv.bias[self.d_model :].to(wide)
+            parts = tokens_last(clear_padding(memory, mask).to(wide), weight, bias)
+            k_bhdn, v_bhdn = parts.unflatten(1, (2, self.heads, self.d_head)).unbind(1)
+            return _sums_of_keys(self._scaled(wide) @ k_bhdn, self._length(k_bhdn, dim=2), v_bhdn, mask)
+
+    def attend(self, x: Tensor, remembered: tuple[Tensor, Tensor]) -> Tensor:
+        """x [B, N, D] and the sums of a memory -> [B, N, D]."""
+        with no_autocast(x):
+            wide = remembered[0].dtype
+            weight, bias = self.qkv.weight[: self.d_model].to(wide), self.qkv.bias[: self.d_model].to(wide)
+            q_bhdn = tokens_last(x.to(wide), weight, bias).unflatten(1, (self.heads, self.d_head))
+            return self._read(self._scaled(wide), q_bhdn, *remembered).to(x.dtype)
+
+    def _running(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the causal outputs [B, N, D], logarithms of keys [B, heads, N, m], values and ones.
+
+        They are in the dtype of x.
+        """
         wide = x_bnD.dtype
         parts = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide)).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.heads) for part in parts)
@@ -115,12 +170,11 @@ class Performer(Mechanism):
         summed = running_features if on_cpu else running_features_of_any_range
         sums = summed(query_bhnm, key_bhnm, values)
         weights = sums[..., -1:].clamp_min(_least(wide))
-        if on_cpu and _underflown(weights, mask):
+        if on_cpu and weights.numel() and _underflown(weights, mask):
             sums = running_features_of_any_range(query_bhnm, key_bhnm, values)
             weights = sums[..., -1:].clamp_min(_least(wide))
         mixed = merge_heads(sums[..., :-1] / weights)
-        out: Tensor = F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide))
-        return out
+        return F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide)), key_bhnm, values
 
     def _scaled(self, dtype: torch.dtype) -> Tensor:
         """Return the directions over d^(1/4): [m, d]."""

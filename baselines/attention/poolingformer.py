@@ -50,6 +50,7 @@ class Poolingformer(Mechanism):
     order = 1.0
     memory_order = 1.0
     equivariant = False
+    no_cross = "its windows pair positions of one sequence"
     source = (
         "Zhang et al. 2021, Poolingformer: Long Document Modeling with Pooling Attention (arXiv 2105.04371)"
     )

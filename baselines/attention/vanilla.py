@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.attention import _cache
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -28,6 +29,12 @@ class Vanilla(Mechanism):
     projection with bias. x [B, N, D] -> [B, N, D]. Time O(N^2 D); the fused kernel never holds the N x N
     scores, so memory is O(N D). Causal: token i sees tokens 0 to i.
 
+    ``kv_heads``: the number of heads of keys and values; heads / kv_heads queries share one. 0, the default,
+    means as many as ``heads``; 1 is multi-query attention (Shazeer 2019, arXiv 1911.02150), in between it is
+    grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245).
+
+    Step by step: a cache holds the keys and values of past tokens, so a step takes O(N D).
+
     ``implementation``: ``sdpa`` (``auto``), as above; ``dense``, the reference, with the N x N matrix;
     ``xformers``, its memory_efficient_attention, on CUDA only, and with a padding mask only if causal.
 
@@ -36,6 +43,7 @@ class Vanilla(Mechanism):
 
     order = 2.0
     memory_order = 1.0
+    state_order = 1.0
     equivariant = True
     source = "Vaswani et al. 2017, Attention Is All You Need (arXiv 1706.03762)"
 
@@ -47,6 +55,7 @@ class Vanilla(Mechanism):
         max_len: int,
         causal: bool = False,
         implementation: Literal["auto", "sdpa", "dense", "xformers"] = "auto",
+        kv_heads: int = 0,
     ) -> None:
         allowed = f"one of {', '.join(IMPLEMENTATIONS)}"
         require(implementation in IMPLEMENTATIONS, "implementation", implementation, allowed)
@@ -54,7 +63,11 @@ class Vanilla(Mechanism):
         self.implementation = "sdpa" if implementation == "auto" else implementation
         if implementation == "dense":
             self.__dict__["memory_order"] = 2.0  # for this instance; the class declares the fused kernel's
-        self.qkv = nn.Linear(d_model, 3 * d_model)
+        allowed = f"0 or a divisor of heads ({heads})"
+        require(kv_heads == 0 or (kv_heads > 0 and heads % kv_heads == 0), "kv_heads", kv_heads, allowed)
+        self.kv_heads = kv_heads or heads
+        self.kv_width = self.kv_heads * self.d_head
+        self.qkv = nn.Linear(d_model, d_model + 2 * self.kv_width)
         self.out = nn.Linear(d_model, d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -64,14 +77,53 @@ class Vanilla(Mechanism):
             return self.reference(x, mask)
         if mask is None or not self.causal:
             return self._attend(x, None if mask is None else mask[:, None, None, :])
-        # Real tokens first, in their order: then no padding comes before one, and the kernel's own causal
-        # mask replaces an N x N mask.
-        places = (~mask).sort(dim=1, stable=True).indices
+        places = _real_first(mask)
         return _take(self._attend(_take(x, places), None), places.argsort(dim=1))
+
+    def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, _cache.Cache]:
+        """x [B, N, D], mask [B, N] -> the causal outputs [B, N, D] and a cache of keys and values."""
+        x = clear_padding(x, mask)
+        if mask is None:
+            out, k, v = self._with_keys(x)
+            return out, _cache.filled(k, v, None)
+        places = _real_first(mask)
+        out, k, v = self._with_keys(_take(x, places))
+        return _take(out, places.argsort(dim=1)), _cache.filled(k, v, mask.gather(1, places))
+
+    def _with_keys(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the causal outputs for real tokens x, their keys and their values."""
+        q, k, v = self._parts(self.qkv(x))
+        mixed = F.scaled_dot_product_attention(q, self._for_all(k), self._for_all(v), is_causal=True)
+        return self.out(merge_heads(mixed)), k, v
+
+    def step(self, x: Tensor, state: _cache.Cache) -> tuple[Tensor, _cache.Cache]:
+        """x [B, D] -> the output [B, D] for one more token, and the cache with it."""
+        q_bhd, k_bhd, v_bhd = (part.squeeze(2) for part in self._parts(self.qkv(x)[:, None]))
+        state = _cache.appended(state, k_bhd, v_bhd)
+        mixed_bhgd = _cache.attended(state, q_bhd.unflatten(1, (self.kv_heads, -1)))
+        return self.out(mixed_bhgd.flatten(1)), state
+
+    def remember(self, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """memory [B, M, D], mask [B, M] -> keys and values [B, kv_heads, M, d], and the mask."""
+        weight, bias = self.qkv.weight[self.d_model :], self.qkv.bias[self.d_model :]
+        pair = F.linear(clear_padding(memory, mask), weight, bias)
+        k, v = (split_heads(part, self.kv_heads) for part in pair.chunk(2, dim=-1))
+        return k, v, mask
+
+    def attend(self, x: Tensor, remembered: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+        """x [B, N, D] and what was remembered of a memory -> [B, N, D]."""
+        k, v, mask = remembered
+        q = split_heads(
+            F.linear(x, self.qkv.weight[: self.d_model], self.qkv.bias[: self.d_model]), self.heads
+        )
+        real = None if mask is None else mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(q, self._for_all(k), self._for_all(v), attn_mask=real)
+        return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it by the formula, with the N x N matrix."""
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = self._parts(self.qkv(x))
+        k, v = self._for_all(k), self._for_all(v)
         scores_bhnm = q @ k.mT / self.d_head**0.5
         allowed = torch.ones_like(scores_bhnm, dtype=torch.bool)
         if mask is not None:
@@ -84,18 +136,31 @@ class Vanilla(Mechanism):
         """Return the implementation; sdpa for auto."""
         return self.implementation
 
+    def _parts(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [B, heads, N, d], keys and values [B, kv_heads, N, d]."""
+        q, k, v = qkv.split([self.d_model, self.kv_width, self.kv_width], dim=-1)
+        return split_heads(q, self.heads), split_heads(k, self.kv_heads), split_heads(v, self.kv_heads)
+
+    def _for_all(self, t_bhnd: Tensor) -> Tensor:
+        """Return keys or values for each head of the queries: [B, heads, N, d]."""
+        if self.kv_heads == self.heads:
+            return t_bhnd
+        return t_bhnd[:, :, None].expand(-1, -1, self.heads // self.kv_heads, -1, -1).flatten(1, 2)
+
     def _attend(self, x: Tensor, allowed: Tensor | None) -> Tensor:
         if self.implementation == "xformers":
             return self._through_xformers(x, allowed)
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=self.causal)
+        q, k, v = self._parts(self.qkv(x))
+        mixed = F.scaled_dot_product_attention(
+            q, self._for_all(k), self._for_all(v), attn_mask=allowed, is_causal=self.causal
+        )
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 
     def _through_xformers(self, x: Tensor, allowed: Tensor | None) -> Tensor:
         ops = _xformers(x.device)
         if allowed is not None:
             raise Unsupported("implementation=xformers takes no padding mask here unless it is causal")
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.d_head)).unbind(2)
+        q, k, v = (self._for_all(part).transpose(1, 2) for part in self._parts(self.qkv(x)))
         bias = ops.LowerTriangularMask() if self.causal else None
         try:
             mixed = ops.memory_efficient_attention(q, k, v, attn_bias=bias)
@@ -108,7 +173,7 @@ class Vanilla(Mechanism):
         if self.implementation == "xformers":
             return None
         n, d = seq_len, self.d_model
-        return batch_size * (2 * n * d * 4 * d + 4 * n * n * d)
+        return batch_size * (self._projections(n) + 4 * n * n * d)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int | None:
         """Three times the forward pass, and the scores once more, which the fused kernel does not keep."""
@@ -122,15 +187,20 @@ class Vanilla(Mechanism):
         """Causal: of the N^2 pairs, N (N + 1) / 2 are asked for."""
         n, d = seq_len, self.d_model
         pairs = n * (n + 1) // 2 if self.causal else n * n
-        return batch_size * (2 * n * d * 4 * d + 4 * pairs * d)
+        return batch_size * (self._projections(n) + 4 * pairs * d)
+
+    def _projections(self, n: int) -> int:
+        """Return the FLOPs of the projections of n tokens."""
+        return 2 * n * self.d_model * 2 * (self.d_model + self.kv_width)
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
         """Queries, keys, values, the heads' outputs, and one sum per row of scores, in float32 at least.
 
         Dense: the weights twice, before and after invisible ones are cleared, and the visibility map twice.
-        Not declared for xformers, whose kernels run on CUDA only, where nothing was measured.
+        Not declared for xformers, whose kernels run on CUDA only, where nothing was measured, and for shared
+        keys and values, whose copies depend on the kernel.
         """
-        if self.implementation == "xformers":
+        if self.implementation == "xformers" or self.kv_heads < self.heads:
             return None
         weight, rows = self.qkv.weight, batch_size * seq_len
         tokens = weight.element_size() * rows * 4 * self.d_model
@@ -149,6 +219,14 @@ def _xformers(device: torch.device) -> Any:
         how = "pip install --no-deps xformers (a wheel that was built for the torch that is installed)"
         raise Unsupported(f"implementation=xformers needs xformers ({error}): {how}") from None
     return xformers.ops
+
+
+def _real_first(mask: Tensor) -> Tensor:
+    """Return the places of all tokens, real ones first and in their order: [B, N].
+
+    Then no padding comes before a real token, and the kernel's own causal mask replaces an N x N mask.
+    """
+    return (~mask).sort(dim=1, stable=True).indices
 
 
 def _take(x_bnd: Tensor, places_bn: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class Mechanism(nn.Module):
     * ``requires``, ``install``: the names of the distributions besides torch that it needs, and the command
       that installs them. Without them its cells are ``unsupported``; with them their versions are recorded;
     * ``shares_layers``: an encoder uses one instance for all of its layers;
-    * ``cross``: attention of a sequence to another one, with the same parameters;
+    * ``remember``, ``attend``: attention of a sequence to another one, with the same parameters;
     * ``prefill``, ``step``: the causal form token by token, for generation; ``state_order``: how the state
       and the time of a step grow with the tokens before it: 0.0 for a state of fixed size, 1.0 for a cache;
     * ``no_causal``, ``no_noncausal``, ``no_cross``, ``no_step``: why it has no such form.
@@ -82,16 +82,25 @@ class Mechanism(nn.Module):
         """Mix the tokens of x [B, N, d_model]; mask [B, N] is True for a real token."""
         raise NotImplementedError
 
-    def cross(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Let the tokens of x [B, N, d_model] attend to memory [B, M, d_model]: -> [B, N, d_model].
+    def remember(self, memory: Tensor, mask: Tensor | None = None) -> State:
+        """Return what ``attend`` needs to know of memory [B, M, d_model]; mask [B, M], True for a real token.
 
-        mask [B, M] is True for a real token of the memory. Padding of the memory changes nothing, and a row
-        whose memory has no real token gives finite output. ``cross(x, x, mask)`` is the noncausal
-        ``forward(x, mask)`` unless the mechanism's documentation says otherwise.
-
-        Raises Unsupported if the mechanism has no such form.
+        Padding of the memory changes nothing, and a row without a real token gives finite outputs.
+        Raises Unsupported if the mechanism has no cross form.
         """
         raise Unsupported(f"it has no cross form: {self.no_cross or 'none is defined'}")
+
+    def attend(self, x: Tensor, remembered: State) -> Tensor:
+        """Let the tokens of x [B, N, d_model] attend to the remembered memory: -> [B, N, d_model].
+
+        An output depends on its own token of x and on the memory, on no other token of x. The two forms have
+        the same parameters, and with x as its own memory the output is that of the noncausal ``forward``.
+        """
+        raise Unsupported(f"it has no cross form: {self.no_cross or 'none is defined'}")
+
+    def cross(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return ``attend(x, remember(memory, mask))``."""
+        return self.attend(x, self.remember(memory, mask))
 
     def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, State]:
         """Return the causal form's output for x [B, N, d_model], N >= 0, and the state after its last token.
