@@ -59,7 +59,7 @@ def test_what_the_compiler_did_is_said(executor, plugin, name, status, says):  #
 
 def test_the_energy_of_a_compiled_cell_is_that_of_the_compiled_form(monkeypatch):
     called: list[str] = []
-    asked = Workload(nn.Identity(), torch.ones(1, 2, 3), train=False, causal=False, compiled=nn.Tanh())
+    asked = Workload(nn.Identity(), torch.ones(1, 2, 3), mode="forward", causal=False, compiled=nn.Tanh())
     monkeypatch.setattr(energy, "as_asked", lambda context: (asked, lambda: {"compile_s": 2.0}))
     monkeypatch.setattr(energy, "cpu_counter", lambda: energy.Counter(lambda: float(len(called)), "test"))
     monkeypatch.setattr(Workload, "call", lambda self, note: lambda: called.append(str(self.timed)))

@@ -59,6 +59,8 @@ KNOWN: tuple[Column, ...] = (
     *_columns("computed", "text", "noisy"),
     *_columns("computed", "number", "time_ratio time_ratio_low time_ratio_high"),
     *_columns("computed", "per_s", "tokens_per_s"),
+    *_columns("exact", "seconds", "prefill_s"),
+    *_columns("exact", "bytes", "state_bytes"),
     *_columns("exact", "bytes", "peak_bytes reserved_bytes saved_bytes parameter_bytes rss_growth_bytes"),
     *_columns("computed", "bytes", "peak_rss_bytes"),
     *_columns("computed", "text", "memory_method memory_left_out"),

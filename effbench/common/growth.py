@@ -15,7 +15,7 @@ _FORM = re.compile(r"N(?:\^([0-9]+(?:\.[0-9]+)?))?( log N)?")
 
 @dataclass(frozen=True)
 class Growth:
-    """N^power (log N)^logs; read from ``1.5``, ``N^1.5`` or ``N log N``, and written like the last two."""
+    """N^power (log N)^logs; read from 1.5, ``N^1.5``, ``N log N`` or ``1``; written like the last three."""
 
     power: float
     logs: int = 0
@@ -25,6 +25,8 @@ class Growth:
         """Read a declaration. Raises ValueError if it has none of these forms."""
         if isinstance(declared, int | float) and not isinstance(declared, bool) and 0 <= declared <= MOST:
             return cls(float(declared))
+        if declared == "1":
+            return cls(0.0)
         form = _FORM.fullmatch(declared) if isinstance(declared, str) else None
         if form is None or (power := float(form[1] or 1)) > MOST:
             raise ValueError(f"{shown(declared)} is not a growth in N; write 1.0, 'N^1.5' or 'N log N'")

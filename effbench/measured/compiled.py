@@ -36,6 +36,8 @@ def as_asked(context: Context) -> tuple[Workload, Callable[[], Values]]:
     """Return a cell's workload, compiled if the cell asks for it, and a function that says what was done."""
     if context.cell.compile == "none":
         return context.workload, dict
+    if context.cell.mode == "decode":
+        raise Unsupported("a step of a generation is not compiled here: use --compile none")
     made = compiled(context.workload, context.cell.compile)
     context.watch.accept_threads()
     return made

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from effbench.common import registry
-from effbench.common.spec import Cell
+from effbench.common.spec import Cell, Mode, Option
+from effbench.measured.decoding import Decoding, Inference
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.models.encoder import Encoder
-from effbench.measured.probes.correctness import Incorrect, check, refused_inference_mode
+from effbench.measured.patterns import require_steps
+from effbench.measured.probes.correctness import Incorrect, check, check_steps
 
 Call = Callable[[], object]
 
@@ -22,16 +23,21 @@ Call = Callable[[], object]
 class Workload:
     """A module on its device, its input x [B, N, d_model], and how the two are called.
 
-    ``train``: a call is a forward and a backward pass; otherwise it is a forward pass. ``causal``: the
-    mechanism is asked for its causal form. ``compiled`` is the module after torch.compile, which is called
-    instead if there is one (``effbench.measured.compiled``).
+    ``mode``: what a call is, as in a cell; x is the context of a decoded token. ``causal``: the mechanism is
+    asked for its causal form. ``compiled`` is the module after torch.compile, which is called instead if
+    there is one (``effbench.measured.compiled``).
     """
 
     module: nn.Module
     x: Tensor
-    train: bool
+    mode: Mode
     causal: bool
     compiled: nn.Module | None = None
+
+    @property
+    def train(self) -> bool:
+        """True if a call is a forward and a backward pass."""
+        return self.mode == "train"
 
     @property
     def timed(self) -> nn.Module:
@@ -41,9 +47,13 @@ class Workload:
     def check(self) -> None:
         """Compare the module with the laws and with its own reference. Raises Incorrect if it is wrong."""
         check(self.module, self.x, train=self.train, causal=self.causal)
+        if self.mode == "decode":
+            check_steps(self.module, self.x)
 
     def call(self, note: Callable[[str], object] = lambda text: None) -> Call:
         """Return what is measured; ``note`` is told once if inference mode is refused."""
+        if self.mode == "decode":
+            return Decoding(self.timed, self.x, note)
         return train_call(self.timed, self.x) if self.train else forward_call(self.timed, self.x, note)
 
 
@@ -60,7 +70,7 @@ def build(cell: Cell) -> Workload:
     torch.manual_seed(cell.seed + cell.repeat)  # the input depends neither on the weights nor on their seed
     dtype = getattr(torch, cell.dtype)
     x = torch.randn(cell.batch_size, cell.seq_len, cell.d_model, device=device, dtype=dtype)
-    return Workload(module, x, train=cell.mode == "train", causal=bool(cell.options.get("causal")))
+    return Workload(module, x, mode=cell.mode, causal=bool(_options(cell)["causal"]))
 
 
 def device_of(cell: Cell) -> torch.device:
@@ -83,17 +93,25 @@ def maker(cell: Cell) -> Callable[[], nn.Module]:
         how = f": {plugin.install}" if plugin.install else ""
         raise Unsupported(f"{plugin.name} needs {', '.join(missing)}, which is not installed{how}")
     kind = registry.load(plugin)
+    longest = cell.seq_len + (1 if cell.mode == "decode" else 0)
 
     def make() -> nn.Module:
         try:
-            made = kind(cell.d_model, cell.heads, max_len=cell.seq_len, **{"causal": False, **cell.options})
+            made = kind(cell.d_model, cell.heads, max_len=longest, **_options(cell))
         except ValueError as error:
             raise Unsupported(f"{cell.label}: {error}") from None
         if not isinstance(made, nn.Module):
             raise Incorrect(f"{plugin.class_name} is not an nn.Module")
+        if cell.mode == "decode":
+            require_steps(made)
         return made
 
     return make
+
+
+def _options(cell: Cell) -> dict[str, Option]:
+    """Return the options of the cell's mechanism; a token is decoded with its causal form."""
+    return {"causal": cell.mode == "decode", **cell.options}
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -110,26 +128,11 @@ def forward_call(
 ) -> Callable[[], Tensor]:
     """Return the forward pass of ``module`` in evaluation mode, x [B, N, d_model] -> [B, N, d_model].
 
-    It runs in torch's inference mode. A module that refuses it runs under ``torch.no_grad`` instead, from
-    then on, and ``note`` is told so.
+    It runs in torch's inference mode, unless the module refuses that (see ``Inference``).
     """
     module.eval()
-    mode: Callable[[], AbstractContextManager[object]] = torch.inference_mode
-
-    def call() -> Tensor:
-        nonlocal mode
-        try:
-            with mode():
-                return module(x)  # type: ignore[no-any-return]
-        except RuntimeError as error:
-            if mode is torch.no_grad or not refused_inference_mode(error):
-                raise
-        mode = torch.no_grad
-        note("its forward pass is refused in torch's inference mode: measured without gradients instead")
-        with mode():
-            return module(x)  # type: ignore[no-any-return]
-
-    return call
+    run = Inference(note)
+    return lambda: run(lambda: module(x))
 
 
 def train_call(module: nn.Module, x: Tensor) -> Callable[[], None]:

@@ -14,7 +14,7 @@ from effbench.records.analyse.summary import label
 from effbench.show.blocks import Block
 from effbench.show.tables import SHAPE, each_row, of_shape, plain, what_was_measured
 
-_TITLES = {"time_s": "time", "peak_bytes": "peak memory", "flops": "FLOPs"}
+_TITLES = {"time_s": "time", "peak_bytes": "peak memory", "flops": "FLOPs", "state_bytes": "state"}
 _GROUPS = [*SHAPE, "machine"]
 _LEGEND = (
     "N^a [95 % confidence interval of a], fitted to the longest lengths; agrees: the whole interval is "
@@ -71,7 +71,8 @@ def _title(shape: dict[str, Any]) -> str:
 
 
 def _block(title: str, fits: dict[str, pd.DataFrame]) -> Block:
-    head = ["mechanism", *(name for quantity in QUANTITIES for name in (_TITLES[quantity], "declared"))]
+    shown = [quantity for quantity in QUANTITIES if quantity != "state_bytes" or len(fits[quantity])]
+    head = ["mechanism", *(name for quantity in shown for name in (_TITLES[quantity], "declared"))]
     exponents_of: dict[str, dict[str, tuple[str, str]]] = {}
     for quantity, fit in fits.items():
         for row in each_row(fit):
@@ -81,7 +82,7 @@ def _block(title: str, fits: dict[str, pd.DataFrame]) -> Block:
             )
     rows = []
     for name, written in exponents_of.items():
-        pairs = [written.get(quantity, ("", "")) for quantity in QUANTITIES]
+        pairs = [written.get(quantity, ("", "")) for quantity in shown]
         rows.append([name, *(text for pair in pairs for text in pair)])
     if not rows:
         return Block(title=title, notes=["no growth rates: fewer than three lengths were measured"])
@@ -91,7 +92,7 @@ def _block(title: str, fits: dict[str, pd.DataFrame]) -> Block:
         rows=rows,
         notes=[_LEGEND],
         warnings=_disagreements(fits),
-        left=(0, 2, 4, 6),
+        left=tuple(range(0, len(head), 2)),
     )
 
 

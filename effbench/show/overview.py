@@ -25,6 +25,13 @@ _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("peak_bytes", "peak memory", units.size),
     ("flops", "FLOPs", units.count),
 )
+_DECODE_COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("time_s", "time of a step, one token of each sequence after N", units.seconds),
+    ("prefill_s", "time to read the N tokens before", units.seconds),
+    ("state_bytes", "state after N tokens", units.size),
+    ("peak_bytes", "peak memory of a step beside the state", units.size),
+    ("flops", "FLOPs of a step", units.count),
+)
 
 
 def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block]:
@@ -125,15 +132,16 @@ def _cost_blocks(group: pd.DataFrame, shape: dict[str, Any]) -> list[Block]:
         f"{several}"
     )
     blocks = [Block(title=title)]
-    for column, caption, pretty in _COSTS:
-        for mode in ("forward", "train"):
-            rows = group[group["mode"] == mode]
-            if not rows[column].notna().any():
-                continue
-            words = in_words(rows) if column == "time_s" else ""
-            noise = _noise_in_words(rows, mode) if column == "time_s" else []
-            notes = [f"{mode}: {words}."] if words else []
-            blocks.append(_matrix(rows, column, f"{mode}: {caption}", pretty, notes, noise))
+    tables = [(cost, mode) for cost in _COSTS for mode in ("forward", "train")]
+    tables += [(cost, "decode") for cost in _DECODE_COSTS]
+    for (column, caption, pretty), mode in tables:
+        rows = group[group["mode"] == mode]
+        if not rows[column].notna().any():
+            continue
+        words = in_words(rows) if column == "time_s" else ""
+        noise = _noise_in_words(rows, mode) if column == "time_s" else []
+        notes = [f"{mode}: {words}."] if words else []
+        blocks.append(_matrix(rows, column, f"{mode}: {caption}", pretty, notes, noise))
     return blocks
 
 

@@ -51,7 +51,10 @@ def _guess(cell: Cell) -> float:
         flops *= 3.5
     call_s = flops / (_FLOPS_PER_CORE * cell.threads)
     overhead_s = _OVERHEAD_S
-    if cell.compile != "none" and cell.probe != "flops" and cell.repeat == 0:
+    if cell.mode == "decode":  # the context is read a few times; a step is short beside that
+        overhead_s += 3 * call_s
+        call_s /= cell.seq_len
+    elif cell.compile != "none" and cell.probe != "flops" and cell.repeat == 0:
         overhead_s += _COMPILING_S[cell.mode]
     if cell.probe != "time":
         return overhead_s + 3 * call_s

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from effbench.measured.mechanism import State
+
 
 class Encoder(nn.Module):
     """x [B, N, d_model], mask [B, N] -> [B, N, d_model], ``layers`` times mixing and feed-forward.
@@ -44,6 +46,22 @@ class Encoder(nn.Module):
             x = block(x, mask)
         return self.norm(x)  # type: ignore[no-any-return]
 
+    def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[State]]:
+        """Encode x [B, N, d_model] with the causal forms; return it and the state of each layer."""
+        states: list[State] = []
+        for block in self.blocks:
+            x, state = block.prefill(x, mask)  # type: ignore[operator]
+            states.append(state)
+        return self.norm(x), states
+
+    def step(self, x: Tensor, state: list[State]) -> tuple[Tensor, list[State]]:
+        """Encode one more token x [B, d_model]; return it and the state of each layer after it."""
+        states: list[State] = []
+        for block, before in zip(self.blocks, state, strict=True):
+            x, after = block.step(x, before)  # type: ignore[operator]
+            states.append(after)
+        return self.norm(x), states
+
 
 class FeatureDropout(nn.Module):
     """x [B, N, D] -> [B, N, D]: dropout with one mask [B, 1, D] for all positions of a row.
@@ -76,7 +94,18 @@ class _Block(nn.Module):
         self.dropout = FeatureDropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        mixed = self.mechanism(self.mix_norm(x), mask)
+        return self._after(x, self.mechanism(self.mix_norm(x), mask), mask)
+
+    def prefill(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, State]:
+        mixed, state = self.mechanism.prefill(self.mix_norm(x), mask)  # type: ignore[operator]
+        return self._after(x, mixed, mask), state
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        mixed, state = self.mechanism.step(self.mix_norm(x), state)  # type: ignore[operator]
+        return self._after(x[:, None], mixed[:, None], None)[:, 0], state
+
+    def _after(self, x: Tensor, mixed: Tensor, mask: Tensor | None) -> Tensor:
+        """Add what the mechanism returned, then the feed-forward layer's output."""
         if mask is not None:
             # A mechanism may leave anything at padding, even NaN: it must not reach later layers.
             mixed = mixed.masked_fill(~mask[..., None], 0.0)

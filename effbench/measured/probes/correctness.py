@@ -18,6 +18,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, to
 # Longer than one piece of the window mechanisms here (321 tokens by default), and no multiple of a block.
 _LENGTH = 337
 _LAW_LENGTH = 130
+_CONTEXT, _STEPS = 34, 3  # tokens that are read at once, and that follow step by step
 _LOOKS_AHEAD = "causal=true, but an output depends on later tokens"
 
 
@@ -113,6 +114,39 @@ def check_laws(module: nn.Module, x: Tensor, *, causal: bool = False, train: boo
     if torch.equal(masked, alone) and length > 1:
         what += "; the mask is ignored (where none can be taken, raise Unsupported if one is given)"
     _same(run(padded, mask), masked, mask, what)
+
+
+def check_steps(module: nn.Module, x: Tensor) -> None:
+    """Raise Incorrect if the module's prefill and steps differ from its forward pass; x is [B, N, D].
+
+    Up to 34 tokens of a batch of two are read at once, one of the two rows with padding, and three follow
+    step by step. Outputs are compared within the tolerance of x's dtype.
+    """
+    context = min(x.shape[1], _CONTEXT)
+    sample = torch.randn(2, context + _STEPS, x.shape[2], device=x.device, dtype=x.dtype)
+    sample = sample[:, : x.shape[1] + 1]
+    mask = torch.ones(sample.shape[:2], dtype=torch.bool, device=x.device)
+    mask[1, (context + 1) // 2 : context] = False
+    module.eval()
+    with torch.no_grad():
+        for given in (None, mask):
+            try:
+                expected = module(sample, given)
+                first = None if given is None else given[:, :context]
+                out, state = module.prefill(sample[:, :context], first)  # type: ignore[operator]
+            except Unsupported:
+                if given is None:
+                    raise
+                continue  # it takes no mask
+            outs = [out]
+            for i in range(context, sample.shape[1]):
+                y, state = module.step(sample[:, i], state)  # type: ignore[operator]
+                if not isinstance(y, Tensor) or y.shape != sample[:, i].shape or y.dtype != x.dtype:
+                    raise Incorrect(f"step returned {_describe(y)} for an input of {_describe(sample[:, i])}")
+                outs.append(y[:, None])
+            where = slice(None) if given is None else given
+            what = "prefill and steps differ from the causal forward pass"
+            _same(torch.cat(outs, dim=1), expected, where, what)
 
 
 def _check_training(module: nn.Module, sample: Tensor, later: Tensor | None) -> None:

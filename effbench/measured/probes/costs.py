@@ -14,6 +14,7 @@ from effbench.common.growth import Growth
 from effbench.common.spec import Cell
 from effbench.common.wording import plural, shown
 from effbench.measured.compiled import as_asked
+from effbench.measured.decoding import Decoding
 from effbench.measured.gpu import CudaDevice
 from effbench.measured.probes.context import Context, Result, Values
 from effbench.measured.probes.control import Control
@@ -30,7 +31,7 @@ from effbench.measured.probes.memory import (
     saved_bytes,
 )
 from effbench.measured.probes.time import sample_seconds, trend
-from effbench.measured.workload import Workload
+from effbench.measured.workload import Call, Workload
 
 _SHORT = 64  # tokens of a call that is not measured
 
@@ -45,9 +46,11 @@ def time(context: Context) -> Result:
     values["checked"] = "laws and reference" if has_reference(workload.module) else "laws"
     context.watch.reseeds(partial(workload.module, workload.x[:1, :_SHORT]))
     context.watch.undo("a call")
+    call = workload.call(context.watch.note)
+    values |= _of_generation(call)
     if workload.x.device.type == "cuda":
         series, how = cuda_seconds(
-            workload.call(context.watch.note),
+            call,
             CudaDevice(workload.x.device),
             seconds=cell.seconds,
             precision=cell.precision,
@@ -57,7 +60,7 @@ def time(context: Context) -> Result:
     control = Control()
     before_s, start_s = machine.waited_s(), perf_counter()
     times, how = sample_seconds(
-        workload.call(context.watch.note),
+        call,
         seconds=cell.seconds,
         precision=cell.precision,
         control=control,
@@ -84,7 +87,8 @@ def memory(context: Context) -> Result:
     growth = rss_growth_bytes(call)
     values["rss_growth_bytes"] = growth if cell.compile == "none" else None  # the compiler grew it before
     peak, method = peak_bytes(call, cell.device, tested=context.memory_tested)
-    values |= {"peak_bytes": peak, "memory_method": method}
+    values |= {"peak_bytes": peak, "memory_method": method, **_of_generation(call)}
+    values.pop("prefill_s", None)  # the time probe's
     if workload.x.device.type == "cuda":
         values["reserved_bytes"] = reserved_bytes(call)
     unseen = [_named(left_out(call))]
@@ -107,8 +111,10 @@ def flops(context: Context) -> Result:
     call()  # a first call also does set-up
     work = count_work(call)
     train = cell.mode == "train"
-    analytic = _declared(module, "train_flops" if train else "forward_flops", cell)
-    useful = _declared(module, "useful_flops", cell)
+    analytic = useful = None
+    if cell.mode != "decode":
+        analytic = _declared(module, "train_flops" if train else "forward_flops", cell)
+        useful = _declared(module, "useful_flops", cell)
     return {}, {
         **values,
         "flops": work.flops,
@@ -133,6 +139,13 @@ def describe(workload: Workload, cell: Cell) -> Values:
     }
 
 
+def _of_generation(call: Call) -> Values:
+    """Return what is known of a generation besides its step; nothing for another call."""
+    if not isinstance(call, Decoding):
+        return {}
+    return {"state_bytes": call.state_bytes, "prefill_s": call.prefill_s}
+
+
 def _named(left_out: Mapping[str, int]) -> str:
     """Name what a figure leaves out, as ``faults::attn (2 calls), aten::qr (1 call)``; empty if nothing."""
     return ", ".join(
@@ -154,6 +167,8 @@ def _declared_growth(module: nn.Module, cell: Cell) -> Values:
     attention = cell.scope == "attention"  # an option may change what its instance declares
     kind = module if attention else registry.load(registry.find(cell.mechanism, "mechanism"))
     columns = {"declared_order": "order", "declared_memory_order": "memory_order"}
+    if cell.mode == "decode":  # of a step and its state; what a step needs beside them is not declared
+        columns = {"declared_order": "state_order"}
     orders = {column: getattr(kind, name, None) for column, name in columns.items()}
     return {name: None if order is None else str(Growth.parse(order)) for name, order in orders.items()}
 

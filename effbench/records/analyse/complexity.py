@@ -14,7 +14,7 @@ from effbench.records.analyse.statistics import student_t
 from effbench.records.analyse.summary import IDENTITY, ORIGIN, label
 from effbench.records.analyse.uncertainty import NOTHING, Noise, Variance, noises
 
-QUANTITIES = ("time_s", "peak_bytes", "flops")
+QUANTITIES = ("time_s", "peak_bytes", "flops", "state_bytes")
 UPPER = 4
 # Exponents this close to the declared one agree with it: caches, blocks and fixed costs bend real curves.
 TOLERANCE = 0.15
@@ -25,9 +25,19 @@ WIDEST = 0.5
 # What a series has in common: its points differ only in length. Other machines or code are other series.
 SERIES = [name for name in [*IDENTITY, *ORIGIN] if name != "seq_len"]
 INCONCLUSIVE = "inconclusive"
-_DECLARED = {"time_s": "declared_order", "flops": "declared_order", "peak_bytes": "declared_memory_order"}
+_DECLARED = {
+    "time_s": "declared_order",
+    "flops": "declared_order",
+    "state_bytes": "declared_order",
+    "peak_bytes": "declared_memory_order",
+}
 _FIT = ["exponent", "exponent_low", "exponent_high", "first", "last", "declared", "declared_exponent"]
-_WORDS = {"time_s": "time grows", "peak_bytes": "peak memory grows", "flops": "FLOPs grow"}
+_WORDS = {
+    "time_s": "time grows",
+    "peak_bytes": "peak memory grows",
+    "flops": "FLOPs grow",
+    "state_bytes": "the state grows",
+}
 
 
 def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:

@@ -129,7 +129,9 @@ def _values(group: pd.DataFrame, quiet: pd.DataFrame | None, noise: Noise) -> di
         values["slowdown"] = quiet["slowdown"].median() if "slowdown" in quiet else None
         values["noisy"] = _noisy(times, quiet, own_error(repeats, noise))
         values |= _roofline(ok, values)
-        values["tokens_per_s"] = float(times["batch_size"].iloc[0] * times["seq_len"].iloc[0]) / center
+        first = times.iloc[0]
+        tokens = first["batch_size"] * (1 if first["mode"] == "decode" else first["seq_len"])
+        values["tokens_per_s"] = float(tokens) / center
     if len(trained):
         values["tokens_per_s"] = trained["tokens_per_s"].median()
         values["train_seconds"] = trained["train_seconds"].median()

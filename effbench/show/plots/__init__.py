@@ -28,6 +28,8 @@ KINDS: Mapping[str, str] = {
     "tokens": "effbench.show.plots.cost_curves:tokens",
     "memory": "effbench.show.plots.cost_curves:memory",
     "flops": "effbench.show.plots.cost_curves:flops",
+    "decode": "effbench.show.plots.decode_curves:draw",
+    "prefill": "effbench.show.plots.decode_curves:against_prefill",
     "roofline": "effbench.show.plots.roofline_plot:draw",
     "accuracy": "effbench.show.plots.score_curves:draw",
     "tradeoff": "effbench.show.plots.tradeoff:draw",
@@ -40,7 +42,7 @@ KINDS: Mapping[str, str] = {
 SUFFIXES = (".png", ".svg", ".pdf")
 DPI = 160
 # One figure per shape, with length on an axis or as the points of a curve.
-_PER_SHAPE = ("time", "tokens", "memory", "flops", "roofline")
+_PER_SHAPE = ("time", "tokens", "memory", "flops", "roofline", "decode", "prefill")
 
 
 def draw_all(frame: pd.DataFrame, raw: pd.DataFrame) -> list[tuple[str, Figure]]:

@@ -33,7 +33,7 @@ MOST_CROSSOVERS = 3  # in a panel: more would hide the curves
 
 
 @dataclass(frozen=True)
-class _Cost:
+class Cost:
     """A quantity against length: its column, axis label, tick format, and the quantity its slope is of."""
 
     column: str
@@ -44,30 +44,31 @@ class _Cost:
 
 def time(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
     """Time per call with its interval, fitted slopes, and the crossovers if they are few."""
-    return _draw(frame, raw, "time", _Cost("time_s", "time per call", units.seconds, "time_s"))
+    return _draw(frame, raw, "time", Cost("time_s", "time per call", units.seconds, "time_s"))
 
 
 def tokens(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
     """Tokens per second with its interval."""
-    return _draw(frame, raw, "tokens", _Cost("tokens_per_s", "tokens per second", units.count, None))
+    return _draw(frame, raw, "tokens", Cost("tokens_per_s", "tokens per second", units.count, None))
 
 
 def memory(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
     """Peak memory with fitted slopes."""
-    return _draw(frame, raw, "memory", _Cost("peak_bytes", "peak memory", units.size, "peak_bytes"))
+    return _draw(frame, raw, "memory", Cost("peak_bytes", "peak memory", units.size, "peak_bytes"))
 
 
 def flops(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
     """FLOPs per call with fitted slopes."""
-    return _draw(frame, raw, "flops", _Cost("flops", "FLOPs per call", units.count, "flops"))
+    return _draw(frame, raw, "flops", Cost("flops", "FLOPs per call", units.count, "flops"))
 
 
-def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str, cost: _Cost) -> list[Figure]:
+def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str, cost: Cost) -> list[Figure]:
     """One figure per shape and machine. Raises NothingToDraw."""
     keys = [*SHAPE, "machine"]
     styles = looks(frame)
     figures = []
-    for key, rows in frame[frame["task"] == ""].groupby(keys, sort=False):
+    calls = frame[(frame["task"] == "") & (frame["mode"] != "decode")]
+    for key, rows in calls.groupby(keys, sort=False):
         if rows[cost.column].notna().any():
             shape = dict(zip(keys, key, strict=True))
             figures.append(_figure(rows, of_shape(raw, shape), shape, cost, styles))
@@ -80,7 +81,7 @@ def _figure(
     rows: pd.DataFrame,
     raw: pd.DataFrame,
     shape: dict[str, Any],
-    cost: _Cost,
+    cost: Cost,
     styles: dict[str, Style],
 ) -> Figure:
     shown = rows[rows[cost.column].notna() | ~rows["status"].isin(["ok", "interrupted"])]
@@ -89,7 +90,7 @@ def _figure(
     names = sorted(set(labels(rows)))
     if rows["seq_len"].nunique() == 1:
         return _at_one_length(rows, modes, shape, cost, styles)
-    slopes = _slopes(raw, cost) if cost.slopes else {}
+    slopes = slopes_in_words(raw, cost) if cost.slopes else {}
     crossings = _crossovers_to_mark(raw, rows) if cost.column == "time_s" else None
     columns = 2 if max(map(len, names)) <= 24 else 1
     height = 3.4 + 0.27 * -(-len(names) // columns)
@@ -98,11 +99,11 @@ def _figure(
     failed: set[str] = set()
     for axes, mode in zip(panels, modes, strict=True):
         inside = rows[rows["mode"] == mode]
-        _set_log_axes(axes, rows, cost)
+        set_log_axes(axes, rows, cost)
         axes.set_title(mode)
         series = dict(by_label(inside))
         handles = [
-            _draw_series(axes, name, series.get(name, rows[:0]), cost, styles[name], slopes.get((name, mode)))
+            draw_series(axes, name, series.get(name, rows[:0]), cost, styles[name], slopes.get((name, mode)))
             for name in names
         ]
         failed |= mark_failures(axes, inside, cost.column, styles)
@@ -114,7 +115,7 @@ def _figure(
             handlelength=3.2, columnspacing=1.2, borderaxespad=0.0,
         )  # fmt: skip
     panels[0].set_ylabel(cost.axis)
-    notes = [failures_note(failed), *_interval_notes(rows, timed=cost.column in ("time_s", "tokens_per_s"))]
+    notes = [failures_note(failed), *interval_notes(rows, timed=cost.column in ("time_s", "tokens_per_s"))]
     if slopes:
         notes.append("N^a: growth fitted to the longest lengths")
     if crossings is not None and len(crossings):
@@ -123,7 +124,7 @@ def _figure(
     return figure
 
 
-def _interval_notes(rows: pd.DataFrame, *, timed: bool) -> list[str]:
+def interval_notes(rows: pd.DataFrame, *, timed: bool) -> list[str]:
     """The caption's explanation of bars and hollow markers, as far as the figure has them."""
     if not timed:
         return []
@@ -135,7 +136,7 @@ def _at_one_length(
     rows: pd.DataFrame,
     modes: Sequence[str],
     shape: dict[str, Any],
-    cost: _Cost,
+    cost: Cost,
     styles: dict[str, Style],
 ) -> Figure:
     """Draw a dot for each mechanism: with one length there is no curve."""
@@ -146,15 +147,15 @@ def _at_one_length(
         axis=f"{cost.axis} at {length} tokens", tick=cost.tick,
         bounds=("time_low_s", "time_high_s") if timed else None,
     )  # fmt: skip
-    set_title(figure, shape, "; ".join(filter(None, _interval_notes(rows, timed=timed))))
+    set_title(figure, shape, "; ".join(filter(None, interval_notes(rows, timed=timed))))
     return figure
 
 
-def _draw_series(
+def draw_series(
     axes: Axes,
     name: str,
     rows: pd.DataFrame,
-    cost: _Cost,
+    cost: Cost,
     style: Style,
     slope: str | None,
 ) -> Line2D:
@@ -176,7 +177,7 @@ def _draw_series(
     return series
 
 
-def _slopes(raw: pd.DataFrame, cost: _Cost) -> dict[tuple[str, str], str]:
+def slopes_in_words(raw: pd.DataFrame, cost: Cost) -> dict[tuple[str, str], str]:
     """(label, mode) -> the fitted slope as a legend writes it; without those that are too uncertain."""
     assert cost.slopes is not None
     written = {}
@@ -224,10 +225,11 @@ def _mark_crossovers(axes: Axes, crossings: pd.DataFrame, styles: dict[str, Styl
                       fontsize=6, color=colour, va="bottom")  # fmt: skip
 
 
-def _set_log_axes(axes: Axes, rows: pd.DataFrame, cost: _Cost) -> None:
+def set_log_axes(axes: Axes, rows: pd.DataFrame, cost: Cost) -> None:
+    """Set both axes of a panel to logarithms: lengths, and the cost with its ticks and limits."""
     lengths = sorted(rows["seq_len"].unique())
     set_length_axis(axes, lengths)
-    axes.set_yscale("log", base=2 if cost.column == "peak_bytes" else 10)
+    axes.set_yscale("log", base=2 if cost.column.endswith("_bytes") else 10)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: cost.tick(value)))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     values = rows.loc[rows[cost.column] > 0, cost.column]

@@ -19,7 +19,7 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
     keys = [*SHAPE, "machine"]
     styles = looks(frame)
     figures = []
-    for key, rows in frame[frame["task"] == ""].groupby(keys, sort=False):
+    for key, rows in frame[(frame["task"] == "") & (frame["mode"] != "decode")].groupby(keys, sort=False):
         if rows["roof_share"].notna().any():
             shape = dict(zip(keys, key, strict=True))
             known = rows[rows["roof_share"].notna()]
