@@ -11,7 +11,9 @@ from typing import Any, Literal
 import planted_bugs
 import pytest
 import torch
-from planted_bugs import FOUND_BY, Clean
+from planted_bugs import FOUND_BY as CALLS_FOUND_BY
+from planted_bugs import Clean
+from planted_pattern_bugs import PATTERNS_FOUND_BY, Sums
 from torch import nn
 
 from effbench import Mechanism, Unsupported, assert_conforms
@@ -21,7 +23,9 @@ from effbench.common.spec import UsageError
 from effbench.measured.audit import CHECKS, audit, cost_laws
 
 SMALL: dict[str, Any] = {"d_model": 16, "heads": 2, "seq_len": 256}
+FOUND_BY = {**CALLS_FOUND_BY, **PATTERNS_FOUND_BY}
 PLANTED = Path(planted_bugs.__file__)
+PATTERN_CHECKS = ["steps", "rows of the state", "size of the state", "cross attention"]
 
 
 def failed(kind, **changes):
@@ -43,7 +47,20 @@ def test_every_check_has_a_planted_bug():
 
 def test_the_clean_twin_passes_every_check():
     findings = audit(Clean, **SMALL)
-    assert [(f.check, f.verdict) for f in findings] == [(name, "pass") for name in CHECKS], findings
+    others = [f for f in findings if f.check not in PATTERN_CHECKS]
+    assert {f.verdict for f in others} == {"pass"}, findings
+    generating = audit(Sums, **SMALL, checks=PATTERN_CHECKS)
+    assert [(f.check, f.verdict) for f in generating] == [(name, "pass") for name in PATTERN_CHECKS], (
+        generating
+    )
+
+
+def test_what_has_no_steps_and_no_cross_form_says_so():
+    findings = audit(Clean, **SMALL, checks=PATTERN_CHECKS)
+    assert {(f.verdict, f.reason) for f in findings} == {
+        ("n/a", "it has no step form: none is defined"),
+        ("n/a", "it has no cross form: none is defined"),
+    }
 
 
 @pytest.mark.parametrize("name", ["WrongInputGradient", "WrongWeightGradient"])
@@ -107,6 +124,10 @@ def test_what_is_not_declared_is_not_applicable_and_says_so():
         "reference, forward": "declares no reference",
         "reference, backward": "declares no reference",
         "causal": "not written",
+        "steps": "not written",
+        "rows of the state": "not written",
+        "size of the state": "not written",
+        "cross attention": "it has no cross form: none is defined",
         "options": "it has no options",
         "forward FLOPs": "forward_flops is not declared",
         "train FLOPs": "train_flops is not declared",
@@ -309,7 +330,8 @@ def test_the_command_prints_a_table_and_exits_with_0(monkeypatch, capsys, plugin
     assert code == 0
     assert all(name in out for name in CHECKS)
     sentences = " ".join(out.split())  # a long path breaks the line anywhere
-    assert f"{len(CHECKS)} passed, 0 failed, 0 not applicable" in sentences
+    others, patterns = len(CHECKS) - len(PATTERN_CHECKS), len(PATTERN_CHECKS)
+    assert f"{others} passed, 0 failed, {patterns} not applicable" in sentences
     assert "Clean ..." in err
 
 

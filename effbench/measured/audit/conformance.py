@@ -17,7 +17,14 @@ from effbench.common import registry
 from effbench.common.blame import place
 from effbench.common.spec import Option, UsageError
 from effbench.common.wording import one_line
-from effbench.measured.audit import cost_laws, function_laws, number_laws, option_laws, state_laws
+from effbench.measured.audit import (
+    cost_laws,
+    function_laws,
+    number_laws,
+    option_laws,
+    pattern_laws,
+    state_laws,
+)
 from effbench.measured.audit.agreement import LawBroken, Passed
 from effbench.measured.audit.subject import Subject
 from effbench.measured.mechanism import Unsupported
@@ -37,6 +44,10 @@ _CHECKS: dict[str, Callable[[Subject], Passed]] = {
     "causal": function_laws.causal,
     "batch": function_laws.batch,
     "permutation": function_laws.permutation,
+    "steps": pattern_laws.steps,
+    "rows of the state": pattern_laws.rows_of_the_state,
+    "size of the state": pattern_laws.size_of_the_state,
+    "cross attention": pattern_laws.cross_attention,
     "deterministic": number_laws.deterministic,
     "hidden state": state_laws.no_hidden_state,
     "input untouched": state_laws.input_untouched,
@@ -67,6 +78,10 @@ _RESTS_ON: dict[str, tuple[str, ...]] = {
     "causal": _SOUND,
     "batch": _SOUND,
     "permutation": _SOUND,
+    "steps": (*_SOUND, "causal"),
+    "rows of the state": (*_SOUND, "steps"),
+    "size of the state": _SOUND,
+    "cross attention": _SOUND,
     "hidden state": _SOUND,
     "finite in float16": ("shape and dtype",),
     "finite in bfloat16": ("shape and dtype",),

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 from matplotlib.transforms import ScaledTranslation
 
 from effbench.records.analyse.complexity import exponents, is_known
@@ -235,3 +235,5 @@ def set_log_axes(axes: Axes, rows: pd.DataFrame, cost: Cost) -> None:
     values = rows.loc[rows[cost.column] > 0, cost.column]
     if len(values):
         axes.set_ylim(values.min() / 1.6, values.max() * 2.6)  # room for the x marks above
+        if values.max() < 8 * values.min() and not cost.column.endswith("_bytes"):
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))  # less than a decade has one label
