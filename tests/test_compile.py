@@ -11,6 +11,7 @@ from frames import cost_records
 from test_execute import executor, job, run  # noqa: F401  (executor is a fixture)
 from torch import nn
 
+from baselines.attention.bigbird import BigBird
 from effbench.common.spec import Record
 from effbench.measured.probes import energy
 from effbench.measured.probes.context import Context
@@ -55,6 +56,28 @@ def test_what_the_compiler_did_is_said(executor, plugin, name, status, says):  #
     if name == "BreaksGraph":
         assert record.values["graph_breaks"] == 1
         assert "graph_break" in record.values["graph_break_reasons"]
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
+@pytest.mark.parametrize("implementation", ["blocked", "dense"])
+def test_the_random_plan_of_bigbird_breaks_no_graph_and_stays_the_same(implementation):
+    torch.manual_seed(0)
+    module = BigBird(32, 2, max_len=90, block=8, implementation=implementation)
+    whole = torch.compile(module, backend="eager", fullgraph=True, dynamic=False)
+    mask = torch.arange(90) % 7 != 3
+    for n, given in ((90, None), (61, None), (90, mask.expand(2, -1)), (16, None)):
+        plain = torch.randn(2, n, 32)
+        compiled = plain.clone()
+        outs = []
+        for function, x in ((module, plain), (whole, compiled)):
+            out = function(x.requires_grad_(), given)
+            out.square().sum().backward()
+            outs.append(out)
+        assert torch.equal(*outs)
+        assert plain.grad is not None
+        assert compiled.grad is not None
+        assert torch.equal(plain.grad, compiled.grad)
+        assert plain.grad.abs().max() > 0
 
 
 def test_the_energy_of_a_compiled_cell_is_that_of_the_compiled_form(monkeypatch):

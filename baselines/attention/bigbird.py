@@ -225,7 +225,7 @@ class BigBird(Mechanism):
     ) -> Tensor:
         """Return the rows of the blocks that are not global (they are consecutive): [B, heads, rows, d]."""
         n, after = q.shape[2], blocks * self.block - q.shape[2]
-        index, valid = _gathered(q.device, *self._rule(blocks))  # [heads, sparse, widest]
+        index, valid = _as_constants(q.device, *self._rule(blocks))  # [heads, sparse, widest]
         first, last = sparse[0] * self.block, (sparse[-1] + 1) * self.block
         queries = q[:, :, first:last]
         queries = F.pad(queries, (0, 0, 0, last - n)) if last > n else queries.contiguous()
@@ -331,6 +331,15 @@ def _skip(place: int, seen: list[int]) -> int:
     return place
 
 
+# torch.compile cannot trace the draw, which the arguments decide: for it, the result is a constant
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _as_constants(
+    device: torch.device, blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return ``_gathered``, whose cache torch.compile would pass by."""
+    return _gathered(device, blocks, heads, window, extra, ends, seed)
+
+
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # else the first call under inference_mode would spoil training for this length
 def _gathered(
@@ -348,6 +357,7 @@ def _gathered(
     return numbers.to(device), (torch.arange(widest) < counts[..., None]).to(device)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _table(blocks: int, heads: int, window: int, extra: int, ends: tuple[int, ...], seed: int) -> Tensor:
     """Return the plan as a map of visible blocks: [heads, blocks, blocks]."""
     sees = torch.zeros(heads, blocks, blocks, dtype=torch.bool)
@@ -368,7 +378,7 @@ def _in_plan(
     seed: int,
 ) -> Rule:
     """Return the rule: a query sees a key if its block sees the block of the key."""
-    table = _table(blocks, heads, window, extra, ends, seed).to(device)
+    table: Tensor = _table(blocks, heads, window, extra, ends, seed).to(device)
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return table[head, query // block, key // block]
