@@ -48,7 +48,7 @@ class Clean(Mechanism):
 
     def reference(self, x, mask=None):
         n = x.shape[1]
-        allowed = torch.ones(x.shape[0], n, n, dtype=torch.bool)
+        allowed = torch.ones(x.shape[0], n, n, dtype=torch.bool, device=x.device)
         allowed = allowed if mask is None else allowed & mask[:, None]
         allowed = allowed.tril() if self.causal else allowed
         y = self.value(x)

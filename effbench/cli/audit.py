@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from effbench.cli.completion import mechanism_names
-from effbench.cli.options import LIMITS, SHAPE, TABLE_OR_JSON, Format, one_of, value
+from effbench.cli.options import (
+    LIMITS,
+    MEASURING,
+    SHAPE,
+    TABLE_OR_JSON,
+    Format,
+    OneDevice,
+    one_of,
+    value,
+)
 from effbench.cli.printing import console
 from effbench.common.exits import Exit
-from effbench.common.spec import Cell, Job, UsageError
-from effbench.common.values import parse_time_s, parse_whole
+from effbench.common.spec import DTYPES, Cell, Dtype, Job, UsageError
+from effbench.common.values import parse_device, parse_time_s, parse_whole
 
 if TYPE_CHECKING:
     from effbench.sweep.executor import Executor
@@ -31,11 +40,22 @@ def audit(
     d_model: Annotated[str, value("N", "Model width.", SHAPE)] = "64",
     heads: Annotated[str, value("N", "Attention heads; the number must divide the width.", SHAPE)] = "4",
     seq_len: Annotated[str, value("N", "Longest sequence length to try.", SHAPE)] = "2048",
+    device: OneDevice = "cpu",
+    dtype: Annotated[
+        str,
+        value(
+            "DTYPE",
+            "Compare outputs and gradients in this dtype too, not in float64 alone: float32, bfloat16, "
+            "float16.",
+            MEASURING,
+        ),
+    ] = "float64",
     timeout: Annotated[str | None, value("TIME", "Time limit of one mechanism: 60s, 5m.", LIMITS)] = None,
     format: Format = "table",
 ) -> None:
     """Check the laws, gradients and declared costs of mechanisms. The exit code is 6 if a check fails."""
     from effbench.common import registry
+    from effbench.sweep.executor import refuse_missing
     from effbench.sweep.local import LocalExecutor
     from effbench.sweep.sweep import Sweep
 
@@ -43,19 +63,21 @@ def audit(
     width, split = parse_whole("d_model", d_model), parse_whole("heads", heads)
     if width % split:
         raise UsageError(f"heads {split} does not divide d_model {width}")
-    longest = parse_whole("seq_len", seq_len)
+    longest, place = parse_whole("seq_len", seq_len), parse_device(device)
+    chosen = cast(Dtype, one_of("dtype", dtype, DTYPES))
     limits = Sweep(name="audit", timeout_s=parse_time_s(timeout) if timeout else None).limits("audit")
     specs = dict.fromkeys(mechanism or registry.names("mechanism"))
     cells = [
         Cell(
             mechanism=name, options=options, probe="audit", mode="train", seq_len=longest,
-            d_model=width, heads=split, seconds=0.0,
+            d_model=width, heads=split, seconds=0.0, device=place, dtype=chosen,
         )
         for name, options in (registry.parse(text, "mechanism") for text in specs)
     ]  # fmt: skip
     executor = LocalExecutor()
     audits: dict[str, list[dict[str, Any]]] = {}
     try:
+        refuse_missing({place}, executor.start())
         for cell in cells:
             label = cell.label
             print(f"{label} ...", file=sys.stderr)

@@ -65,6 +65,7 @@ Heads = Annotated[str | None, value("N,...", "Attention heads; the number must d
 Layers = Annotated[str | None, value("N,...", "Blocks of an encoder.", SHAPE)]
 Dtype = Annotated[str | None, value("DTYPE,...", "float32, float64, bfloat16 or float16.", SHAPE)]
 Device = Annotated[str | None, value("DEVICE,...", "cpu, cuda or cuda:N.", SHAPE)]
+OneDevice = Annotated[str, value("DEVICE", "cpu, cuda or cuda:N.", MEASURING)]
 Allocator = Annotated[
     str | None,
     value("NAME", "kept (freed memory is reused) or system (the default of the C library).", MEASURING),

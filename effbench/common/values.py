@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from effbench.common.spec import UsageError
+from effbench.common.spec import DEVICE, UsageError
 from effbench.common.wording import shown
 
 MOST = 10**9  # of a length, a width, a number of tokens
@@ -102,6 +102,13 @@ def parse_share(name: str, value: object) -> float:
     if not 0 < share < 1:
         raise UsageError(f"{name} {shown(value)} is not a share between 0 and 1; write 2% or 0.02")
     return share
+
+
+def parse_device(value: object) -> str:
+    """Read the name of a device: cpu, cuda or cuda:N."""
+    if not isinstance(value, str) or not re.fullmatch(DEVICE, value):
+        raise UsageError(f"device {shown(value)} is not cpu, cuda or cuda:N")
+    return value
 
 
 def parse_time_s(value: object, name: str = "", *, zero: bool = False) -> float:

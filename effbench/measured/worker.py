@@ -67,7 +67,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _probe(context: Context) -> Result:
-    device_of(context.cell)  # refuses a device that is not there
+    device_of(context.cell.device)  # refuses a device that is not there
     result: Result = resolve_name({**PROBES, **INTERNAL}[context.cell.probe].home)(context)
     return result
 

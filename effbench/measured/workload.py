@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from effbench.common import registry
 from effbench.common.spec import Cell, Mode, Option
+from effbench.common.wording import plural
 from effbench.measured.decoding import Decoding, Inference
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.models.encoder import Encoder
@@ -62,7 +63,7 @@ def build(cell: Cell) -> Workload:
 
     Raises Unsupported if the device or a library is missing, or if the mechanism refuses the cell.
     """
-    device = device_of(cell)
+    device = device_of(cell.device)
     make = maker(cell)
     torch.manual_seed(cell.seed + cell.repeat)
     module = make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers)
@@ -73,11 +74,18 @@ def build(cell: Cell) -> Workload:
     return Workload(module, x, mode=cell.mode, causal=bool(_options(cell)["causal"]))
 
 
-def device_of(cell: Cell) -> torch.device:
-    """Return the cell's device. Raises Unsupported if this torch has no such device."""
-    device = torch.device(cell.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise Unsupported("this torch finds no CUDA device")
+def device_of(name: str) -> torch.device:
+    """Return the device of this name. Raises Unsupported if this torch has no such device.
+
+    A CUDA device becomes the current one, on which torch records events and whose memory its statistics tell.
+    """
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise Unsupported("this torch finds no CUDA device")
+        if (device.index or 0) >= (count := torch.cuda.device_count()):
+            raise Unsupported(f"there is no {name}: torch finds {plural(count, 'CUDA device')}")
+        torch.cuda.set_device(device.index or 0)
     return device
 
 

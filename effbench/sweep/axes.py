@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ from effbench.common.probes import PROBES
 from effbench.common.spec import (
     ALLOCATORS,
     COMPILES,
-    DEVICE,
     DTYPES,
     MODES,
     SCOPES,
     UsageError,
     spec_label,
 )
-from effbench.common.values import MOST, parse_lengths, parse_share, parse_time_s, parse_whole
+from effbench.common.values import MOST, parse_device, parse_lengths, parse_share, parse_time_s, parse_whole
 from effbench.common.wording import shown
 
 MOST_THREADS = 4096
@@ -71,10 +69,7 @@ def _lengths_axis(value: Any) -> Axis:
 
 
 def _device_axis(value: Any) -> Axis:
-    for item in items_of(value):
-        if not isinstance(item, str) or not re.fullmatch(DEVICE, item):
-            raise UsageError(f"device {shown(item)} is not cpu, cuda or cuda:N")
-    return tuple(items_of(value))
+    return tuple(parse_device(item) for item in items_of(value))
 
 
 # Every axis of a grid with its reader. They are the fields of a cell, batch_tokens and the repeats; TOML

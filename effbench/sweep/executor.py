@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
-from effbench.common.spec import Job, Record
+from effbench.common.spec import Job, Record, UsageError
 
 Progress = Callable[[float, str], None]
 
@@ -15,6 +15,15 @@ EXECUTORS = {
     "process": "effbench.sweep.local:LocalExecutor",
     "inline": "effbench.sweep.inline:InlineExecutor",
 }
+
+
+def refuse_missing(devices: Collection[str], offers: Mapping[str, Any]) -> None:
+    """Raise UsageError if one of these devices is not there; ``offers`` is what ``start`` returned."""
+    wanted = set(devices) - {"cpu"}
+    if wanted and not offers["cuda_devices"]:
+        raise UsageError(
+            f"device {min(wanted)!r}: torch {offers['torch']} finds no CUDA device here; choose cpu"
+        )
 
 
 class Executor(Protocol):

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from effbench.common import files, machine
-from effbench.common.spec import Cell, Job, Record, Status, UsageError
+from effbench.common.spec import Cell, Job, Record, Status
 from effbench.records.analyse.summary import summarise
 from effbench.records.frame import raw_frame
 from effbench.records.store import Problem, Store, StoreFull, export
 from effbench.sweep import planning
 from effbench.sweep.estimate import Estimate
-from effbench.sweep.executor import Executor
+from effbench.sweep.executor import Executor, refuse_missing
 from effbench.sweep.local import LocalExecutor
 from effbench.sweep.machine_ceiling import Ceilings
 from effbench.sweep.machine_history import History
@@ -119,12 +119,8 @@ def run(
 def measure(sweep: Sweep, store: Store, plan: Plan, executor: Executor, listener: Listener) -> Outcome:
     """Carry out a plan as ``run`` does, close the executor and return all tables of the run."""
     try:
-        devices = {job.cell.device for job in plan.jobs} - {"cpu"}
-        offers = executor.start() if plan.jobs else {}
-        if devices and not offers["cuda_devices"]:
-            raise UsageError(
-                f"device {min(devices)!r}: torch {offers['torch']} finds no CUDA device here; choose cpu"
-            )
+        if plan.jobs:
+            refuse_missing({job.cell.device for job in plan.jobs}, executor.start())
         store.create()
         with store.lock():
             if plan.jobs:

@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-Passed = tuple[str, float | None]  # what a check that passed reports, and its number if it has one
+from effbench.measured.probes.correctness import TOLERANCE
 
-# Relative to the largest number compared. In float64 two ways to the same function differ by about 1e-13.
-EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
+Passed = tuple[str, float | None]  # what a check that passed reports, and its number if it has one
 
 
 class LawBroken(Exception):
@@ -24,22 +23,29 @@ class LawBroken(Exception):
 def relative_difference(actual: Tensor, expected: Tensor, largest: float | None = None) -> float:
     """Return the largest difference divided by the largest expected number, or by ``largest``.
 
-    Infinity if a number is not finite; 0 for empty tensors.
+    It is computed in float64. Infinity if a number is not finite; 0 for empty tensors.
     """
     if not expected.numel():
         return 0.0
-    error = float((actual - expected).abs().max())
+    error = float((_wide(actual) - _wide(expected)).abs().max())
     scale = float(expected.abs().max()) if largest is None else largest
     return error / max(scale, 1e-30) if math.isfinite(error) else math.inf
 
 
 def require_equal(actual: Tensor, expected: Tensor, what: str, largest: float | None = None) -> float:
-    """Return the relative difference. Raises LawBroken, with ``what`` in front, if it exceeds rounding."""
+    """Return the relative difference. Raises LawBroken, with ``what`` in front, if it exceeds rounding.
+
+    What is allowed is that of the dtype of ``actual``; ``expected`` may have a wider one.
+    """
     error = relative_difference(actual, expected, largest)
-    allowed = EXACT[expected.dtype]
+    allowed = TOLERANCE[actual.dtype]
     if not error <= allowed:
         raise LawBroken(f"{what}: relative difference {error:.1e}, allowed {allowed:.0e}", error)
     return error
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.double() if t.is_floating_point() else t
 
 
 def identical(left: Tensor, right: Tensor) -> bool:

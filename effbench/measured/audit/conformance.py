@@ -15,7 +15,7 @@ import torch
 
 from effbench.common import registry
 from effbench.common.blame import place
-from effbench.common.spec import Option, UsageError
+from effbench.common.spec import Dtype, Option, UsageError
 from effbench.common.wording import one_line
 from effbench.measured.audit import (
     cost_laws,
@@ -29,7 +29,7 @@ from effbench.measured.audit.agreement import LawBroken, Passed
 from effbench.measured.audit.subject import Subject
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.probes.context import Context, Result
-from effbench.measured.workload import maker
+from effbench.measured.workload import device_of, maker
 
 Verdict = Literal["pass", "fail", "n/a"]
 
@@ -89,6 +89,16 @@ _RESTS_ON: dict[str, tuple[str, ...]] = {
     "finite differences": _SOUND,
     "train FLOPs": ("forward FLOPs",),
 }
+# The checks that are repeated in the dtype of an audit, each after its exact form in float64.
+_ROUNDED = (
+    "reference, forward",
+    "reference, backward",
+    "padding, forward",
+    "padding, backward",
+    "full mask",
+    "causal",
+    "batch",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,34 +119,43 @@ def audit(
     heads: int = 4,
     seq_len: int = 2048,
     checks: Collection[str] | None = None,
+    device: str = "cpu",
+    dtype: Dtype = "float64",
     progress: Callable[[float, str], None] | None = None,
 ) -> list[Finding]:
-    """Return one finding per check, in the order of ``CHECKS``. All checks run on the CPU.
+    """Return one finding per check, in the order of ``CHECKS``, all on ``device``.
 
     ``kind`` is a mechanism's class, built as ``kind(d_model, heads, max_len=..., causal=..., **options)``;
     with ``causal`` among the options the causal form is audited. ``seq_len`` is the longest length that is
-    tried. ``checks``: run these only. ``progress(fraction, check)`` is called before each check.
+    tried. ``checks``: run these only. With a ``dtype`` other than float64, outputs and gradients are compared
+    in it too, with the tolerance of its rounding: further checks such as "batch in bfloat16".
+    ``progress(fraction, check)`` is called before each check.
 
     A check that raises has failed. It is not applicable if the mechanism refuses it with Unsupported, or if
     it fails for the same cause as another check (``_one_failure_per_cause``).
 
-    Raises what the constructor raises for these options, and UsageError for an unknown check.
+    Raises what the constructor raises for these options, UsageError for an unknown check, and Unsupported if
+    this torch has no such device.
     """
     own = dict(options or {})
     causal = bool(own.pop("causal", False))
-    subject = Subject(kind=kind, options=own, d_model=d_model, heads=heads, seq_len=seq_len, causal=causal)
+    subject = Subject(
+        kind=kind, options=own, d_model=d_model, heads=heads, seq_len=seq_len, causal=causal,
+        device=device_of(device),
+    )  # fmt: skip
+    known = {**_CHECKS, **_rounded(dtype)}
     for name in checks or ():
-        if name not in _CHECKS:
-            raise UsageError(registry.unknown("check of the audit", name, CHECKS, "there are"))
-    wanted = [name for name in _CHECKS if checks is None or name in checks]
+        if name not in known:
+            raise UsageError(registry.unknown("check of the audit", name, list(known), "there are"))
+    wanted = {name: check for name, check in known.items() if checks is None or name in checks}
     findings: list[Finding] = []
     causes: dict[str, str] = {}
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng([subject.device] if subject.on_cuda else []), torch.enable_grad():
         subject.make()
-        for position, name in enumerate(wanted):
+        for position, (name, check) in enumerate(wanted.items()):
             if progress is not None:
                 progress(position / len(wanted), name)
-            findings.append(_finding(name, subject, causes))
+            findings.append(_finding(name, check, subject, causes))
     return _one_failure_per_cause(findings, causes)
 
 
@@ -148,12 +167,17 @@ def assert_conforms(
     heads: int = 4,
     seq_len: int = 2048,
     checks: Collection[str] | None = None,
+    device: str = "cpu",
+    dtype: Dtype = "float64",
 ) -> None:
     """Audit a mechanism in a test. Raises AssertionError with the name and reason of each failed check.
 
     Arguments as in ``audit``.
     """
-    findings = audit(kind, options=options, d_model=d_model, heads=heads, seq_len=seq_len, checks=checks)
+    findings = audit(
+        kind, options=options, d_model=d_model, heads=heads, seq_len=seq_len, checks=checks, device=device,
+        dtype=dtype,
+    )  # fmt: skip
     failed = [f"{f.check}: {f.reason}" for f in findings if f.verdict == "fail"]
     if failed:
         raise AssertionError("\n  ".join([f"{kind.__name__} is not what it says it is:", *failed]))
@@ -162,11 +186,9 @@ def assert_conforms(
 def audit_probe(context: Context) -> Result:
     """Audit the cell's mechanism; return no samples, and ``findings`` as JSON text.
 
-    The cell's ``seq_len`` is the longest length that is tried. Raises Unsupported on a device other than cpu.
+    The cell's ``seq_len`` is the longest length that is tried.
     """
     cell = context.cell
-    if cell.device != "cpu":
-        raise Unsupported(f"a mechanism is audited on the CPU, not on {cell.device}")
     maker(cell)  # raises Unsupported if a library is missing
     kind = registry.load(registry.find(cell.mechanism, "mechanism"))
     findings = audit(
@@ -175,9 +197,27 @@ def audit_probe(context: Context) -> Result:
         d_model=cell.d_model,
         heads=cell.heads,
         seq_len=cell.seq_len,
+        device=cell.device,
+        dtype=cell.dtype,
         progress=context.progress,
     )
     return {}, {"findings": json.dumps([asdict(finding) for finding in findings], allow_nan=False)}
+
+
+def _rounded(dtype: Dtype) -> dict[str, Callable[[Subject], Passed]]:
+    """Return the checks that an audit in this dtype adds; none for float64, in which all run anyway."""
+
+    def in_dtype(check: Callable[[Subject], Passed]) -> Callable[[Subject], Passed]:
+        return lambda subject: check(replace(subject, dtype=getattr(torch, dtype)))
+
+    names = () if dtype == "float64" else _ROUNDED
+    return {f"{name} in {dtype}": in_dtype(_CHECKS[name]) for name in names}
+
+
+def _rests_on(name: str) -> tuple[str, ...]:
+    """Return the checks without which this one is not judged: for one in a dtype, its exact form too."""
+    exact = name.partition(" in ")[0]
+    return _RESTS_ON.get(name, (*_RESTS_ON[exact], exact) if exact in _ROUNDED else ())
 
 
 def _one_failure_per_cause(findings: Sequence[Finding], causes: Mapping[str, str]) -> list[Finding]:
@@ -193,7 +233,7 @@ def _one_failure_per_cause(findings: Sequence[Finding], causes: Mapping[str, str
         if finding.verdict == "fail":
             cause = causes.get(finding.check, finding.check)
             root = first.setdefault(cause, finding.check)
-            for other in _RESTS_ON.get(finding.check, ()):
+            for other in _rests_on(finding.check):
                 root = other if other in failed and root == finding.check else root
             if root != finding.check:
                 reason = f"not judged: {root!r} fails, which explains it"
@@ -202,11 +242,13 @@ def _one_failure_per_cause(findings: Sequence[Finding], causes: Mapping[str, str
     return judged
 
 
-def _finding(name: str, subject: Subject, causes: dict[str, str]) -> Finding:
+def _finding(
+    name: str, check: Callable[[Subject], Passed], subject: Subject, causes: dict[str, str]
+) -> Finding:
     verdict: Verdict = "pass"
     gc.freeze()  # the memory checks collect garbage often: they need to look at new objects only
     try:
-        reason, number = _CHECKS[name](subject)
+        reason, number = check(subject)
     except Unsupported as error:
         verdict, reason, number = "n/a", str(error), None
     except LawBroken as error:

@@ -15,7 +15,9 @@ from effbench.common.growth import Growth, slope
 from effbench.common.spec import Option
 from effbench.measured.audit.agreement import LawBroken, Passed
 from effbench.measured.audit.subject import LONG, Subject
+from effbench.measured.gpu import CudaDevice, Device
 from effbench.measured.mechanism import Unsupported
+from effbench.measured.probes.cuda_time import between_events
 from effbench.measured.probes.flops import count_flops, count_work
 from effbench.measured.probes.memory import peak_bytes, saved_bytes
 from effbench.measured.probes.time import sample_seconds, waited_ns
@@ -27,6 +29,7 @@ Mode = Callable[[nn.Module, Tensor], Call]
 _COUNTED, _PEAK, _TIMED = 0.2, 0.2, 0.35
 _TIME_ROUNDS, _TIME_S = 3, 0.02
 _CALLS = 4
+_CARD_SAMPLES = 10
 
 
 def forward_flops(s: Subject) -> Passed:
@@ -69,7 +72,7 @@ def order_of_memory(s: Subject) -> Passed:
         peaks = []
         for n in lengths:
             module, x = s.make(max_len=n, dtype=torch.float32), s.input(1, n, torch.float32)
-            peaks.append(peak_bytes(_second_call(mode, module, x))[0])
+            peaks.append(peak_bytes(_second_call(mode, module, x), str(s.device))[0])
         return peaks
 
     results = [_grows(s, "memory_order", partial(peaks, mode), _PEAK) for mode in (forward_call, train_call)]
@@ -82,12 +85,13 @@ def order_of_time(s: Subject) -> Passed:
     The fastest of samples that take turns at each length. Measured up to three times before it fails.
     """
     best: dict[int, float] = {}
+    card = CudaDevice(s.device) if s.on_cuda else None
 
     def fastest(lengths: Sequence[int]) -> list[float]:
         for _ in range(_TIME_ROUNDS):
             for n in lengths:
                 call = forward_call(s.make(max_len=n, dtype=torch.float32), s.input(1, n, torch.float32))
-                samples, _how = sample_seconds(call, seconds=_TIME_S, clock_ns=_own_ns)
+                samples = sampled(call, card)
                 best[n] = min(best.get(n, math.inf), *samples)
         return [best[n] for n in lengths]
 
@@ -98,6 +102,14 @@ def order_of_time(s: Subject) -> Passed:
             if attempt == 2:
                 raise
     raise AssertionError("unreachable")
+
+
+def sampled(call: Call, card: Device | None) -> Sequence[float]:
+    """Return seconds per call of some samples, between events on a card and by a clock without one."""
+    if card is None:
+        return sample_seconds(call, seconds=_TIME_S, clock_ns=_own_ns)[0]
+    call()  # a first call also makes plans and kernels
+    return between_events(call, card, _CARD_SAMPLES)
 
 
 def saved_for_backward(s: Subject) -> Passed:
@@ -130,7 +142,7 @@ def memory_freed(s: Subject) -> Passed:
                     call()
                     gc.collect()
 
-            return peak_bytes(repeat)[0]
+            return peak_bytes(repeat, str(s.device))[0]
 
         peak_of(1)  # the first calls may keep buffers, which are no leak
         left = min((peak_of(1 + _CALLS) - peak_of(1)) / _CALLS for _ in range(2))
@@ -144,7 +156,7 @@ def costs_of_training(s: Subject, options: Mapping[str, Option]) -> tuple[int, i
     n = min(LONG, s.seq_len)
     module, x = s.make(options=options, dtype=torch.float32), s.input(2, n, torch.float32)
     call = _second_call(train_call, module, x)
-    peak = peak_bytes(call)[0]
+    peak = peak_bytes(call, str(s.device))[0]
     return count_flops(call), peak, _kept_for_backward(module, x)
 
 

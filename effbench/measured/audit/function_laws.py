@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from effbench.measured.audit.agreement import (
-    EXACT,
     LawBroken,
     Passed,
     dtype_name,
@@ -19,25 +18,28 @@ from effbench.measured.audit.agreement import (
 from effbench.measured.audit.subject import (
     LONG,
     Subject,
+    exact_form,
     gradients_of,
     output_of,
-    ragged_mask,
     real_tokens,
     reference_of,
 )
 from effbench.measured.mechanism import Unsupported
+from effbench.measured.probes.correctness import TOLERANCE
+
+_WIDE = (torch.float64, torch.float32)
 
 
 def shape_and_dtype(s: Subject) -> Passed:
     """The output has the input's shape and dtype and is finite, for any length, dtype, mask and layout."""
-    for dtype in EXACT:
+    for dtype in _WIDE:
         module = s.make(dtype=dtype)
         for batch in (1, 3):
             for n in s.lengths(1, 2, 3, 64, 65, LONG):
                 strided = s.input(batch, 2 * n, dtype).transpose(0, 1)[::2].transpose(0, 1)
                 x = strided.contiguous()
                 where = f"for {dtype_name(dtype)}[{batch}, {n}, {s.d_model}]"
-                for mask in (None, ragged_mask(batch, n)):
+                for mask in (None, s.ragged_mask(batch, n)):
                     out = output_of(module, x, mask)
                     if not isinstance(out, Tensor):
                         raise LawBroken(f"returned {type(out).__name__} {where}")
@@ -51,28 +53,29 @@ def shape_and_dtype(s: Subject) -> Passed:
 
 
 def reference_forward(s: Subject) -> Passed:
-    """The output is that of ``reference``."""
+    """The output is that of ``reference``, computed in float64 with the same, maybe rounded, parameters."""
     module = s.make()
-    reference = reference_of(module)
+    reference = reference_of(exact_form(module, s.dtype))
     worst = 0.0
     for n, mask in s.lengths_and_masks(1, 2, 65, 130, LONG):
         x = s.input(2, n)
         with torch.no_grad():
-            out, expected = module(x, mask), reference(x, mask)
+            out, expected = module(x, mask), reference(x.double(), mask)
         where = f"at N={n}{with_mask(mask)}"
         worst = max(worst, require_equal(real_tokens(out, mask), real_tokens(expected, mask), where))
     return f"largest relative error {worst:.0e}", worst
 
 
 def reference_backward(s: Subject) -> Passed:
-    """The gradients of the input and of every parameter are those of ``reference``."""
+    """The gradients of the input and of every parameter are those of ``reference`` in float64."""
     module = s.make()
-    reference = reference_of(module)
+    exact = exact_form(module, s.dtype)
+    reference = reference_of(exact)
     worst = 0.0
     for n, mask in s.lengths_and_masks(1, 2, 65, 130, LONG):
         x, weights = s.input(2, n), s.loss_weights(2, n, mask)
         actual = gradients_of(module, module, x, mask, weights)
-        expected = gradients_of(reference, module, x, mask, weights)
+        expected = gradients_of(reference, exact, x.double(), mask, weights.double())
         largest = max(float(g.abs().max()) for g in expected.values())
         for name, gradient in actual.items():
             what = f"gradient of {name} at N={n}{with_mask(mask)}"
@@ -84,7 +87,7 @@ def padding_forward(s: Subject) -> Passed:
     """The outputs of real tokens do not depend on the content of padding, even if it is NaN."""
     module = s.make()
     for n in s.lengths(7, 65, LONG):
-        x, mask = s.input(4, n), ragged_mask(4, n)
+        x, mask = s.input(4, n), s.ragged_mask(4, n)
         expected = output_of(module, x, mask)[mask]
         fills = {"1e4 times as large": 1e4 * s.input(4, n, seed=2)}
         fills |= {str(value): torch.full_like(x, value) for value in (math.nan, math.inf)}
@@ -98,7 +101,7 @@ def padding_backward(s: Subject) -> Passed:
     """Padded inputs get a gradient of exactly 0, and parameters one that does not depend on padding."""
     module = s.make()
     for n in s.lengths(7, 65, LONG):
-        x, mask = s.input(4, n), ragged_mask(4, n)
+        x, mask = s.input(4, n), s.ragged_mask(4, n)
         weights = s.loss_weights(4, n, mask)
         expected = gradients_of(module, module, x, mask, weights)
         leaked = float(expected["the input"][~mask].abs().max()) if not bool(mask.all()) else 0.0
@@ -115,11 +118,11 @@ def padding_backward(s: Subject) -> Passed:
 
 def padded_rows(s: Subject) -> Passed:
     """A row without a real token has finite outputs and gradients, and changes no other row."""
-    for dtype in EXACT:
+    for dtype in _WIDE:
         module = s.make(dtype=dtype)
         for n in s.lengths(1, 7, 65, 400):
             x = s.input(3, n, dtype)
-            mask = ragged_mask(3, n)
+            mask = s.ragged_mask(3, n)
             mask[1] = False
             where = f"at N={n} in {dtype_name(dtype)}"
             out = output_of(module, x, mask)
@@ -128,7 +131,7 @@ def padded_rows(s: Subject) -> Passed:
             for name, gradient in gradients_of(module, module, x, mask, torch.ones_like(x)).items():
                 if not bool(gradient.isfinite().all()):
                     raise LawBroken(f"with a row of padding, the gradient of {name} is not finite {where}")
-            rest = torch.tensor([0, 2])
+            rest = torch.tensor([0, 2], device=x.device)
             alone = output_of(module, x[rest], mask[rest])[mask[rest]]
             what = f"other rows change with a row of padding {where}"
             require_equal(out[rest][mask[rest]], alone, what)
@@ -141,7 +144,7 @@ def full_mask(s: Subject) -> Passed:
     worst = 0.0
     for n in s.lengths(1, 65, LONG):
         x = s.input(2, n)
-        out = output_of(module, x, torch.ones(2, n, dtype=torch.bool))
+        out = output_of(module, x, torch.ones(2, n, dtype=torch.bool, device=x.device))
         worst = max(worst, require_equal(out, output_of(module, x, None), f"differs at N={n}"))
     return "", worst
 
@@ -163,7 +166,7 @@ def causal(s: Subject) -> Passed:
                 f"an output changes with later tokens {where}",
             )
             weights = torch.zeros_like(x)
-            weights[:, i] = 1.0 if mask is None else mask[:, i, None].double()
+            weights[:, i] = 1.0 if mask is None else mask[:, i, None].to(x.dtype)
             future = gradients_of(module, module, x, mask, weights)["the input"][:, i + 1 :]
             if bool((future != 0).any()):
                 largest = float(future.abs().max())
@@ -178,7 +181,7 @@ def causal(s: Subject) -> Passed:
 def _mixes_tokens(s: Subject, module: nn.Module) -> bool:
     """True if the last token's output has a gradient from a token before it."""
     n = s.lengths(9)[0]
-    last = torch.zeros(2, n, s.d_model, dtype=torch.float64)
+    last = torch.zeros_like(s.input(2, n))
     last[:, -1] = s.input(2, n)[:, -1]
     gradient = gradients_of(module, module, s.input(2, n), None, last)["the input"]
     return bool((gradient[:, :-1] != 0).any())
@@ -216,14 +219,14 @@ def permutation(s: Subject) -> Passed:
     worst, worst_length = 0.0, 0
     for n, mask in s.lengths_and_masks(3, 33, 130, LONG):
         x = s.input(2, n)
-        places = torch.randperm(n, generator=torch.Generator().manual_seed(n))
+        places = torch.randperm(n, generator=torch.Generator().manual_seed(n), device="cpu").to(x.device)
         permuted = None if mask is None else mask[:, places]
         out = real_tokens(output_of(module, x[:, places], permuted), permuted)
         expected = real_tokens(output_of(module, x, mask)[:, places], permuted)
         error = relative_difference(out, expected)
         worst, worst_length = (error, n) if not error <= worst else (worst, worst_length)
     declared = getattr(module, "equivariant", None)
-    measured = worst <= EXACT[torch.float64]
+    measured = worst <= TOLERANCE[s.dtype]
     result = (
         "measured equivariant" if measured else f"measured not equivariant: {worst:.1e} at N={worst_length}"
     )

@@ -22,7 +22,6 @@ from effbench.measured.audit.subject import (
     gradients_of,
     named_state,
     output_of,
-    ragged_mask,
     real_tokens,
     reference_of,
     results_of,
@@ -39,7 +38,7 @@ def deterministic(s: Subject) -> Passed:
     """The same seed makes the same module, and the same input gives the same output, bit by bit."""
     module, again = s.make(), s.make()
     n = s.lengths(65)[0]
-    x, mask = s.input(2, n), ragged_mask(2, n)
+    x, mask = s.input(2, n), s.ragged_mask(2, n)
 
     def out_of(which: nn.Module) -> Tensor:
         return real_tokens(output_of(which, x, mask), mask)
@@ -68,7 +67,7 @@ def finite_in(dtype: torch.dtype) -> Callable[[Subject], Passed]:
         """Outputs and gradients are finite, also with outliers ten times as large."""
         module = s.make(dtype=dtype)
         for n in s.lengths(65, LONG):
-            x, mask = s.input(2, n), ragged_mask(2, n)
+            x, mask = s.input(2, n), s.ragged_mask(2, n)
             x[:, ::50, ::7] *= 10
             where = f"in {dtype_name(dtype)} at N={n}"
             out = output_of(module, x.to(dtype), mask)
@@ -115,7 +114,7 @@ def finite_differences(s: Subject) -> Passed:
     worst = 0.0
     for n in s.lengths(5, 65, LONG):
         module = s.make()
-        mask, x = ragged_mask(2, n), s.input(2, n)
+        mask, x = s.ragged_mask(2, n), s.input(2, n)
         weights = s.loss_weights(2, n, mask)
         gradients = gradients_of(module, module, x, mask, weights)
         tensors = {"the input": x, **trainable(module)}
@@ -127,7 +126,8 @@ def finite_differences(s: Subject) -> Passed:
 
         generator = torch.Generator().manual_seed(n)
         directions = {
-            name: torch.randn(t.shape, generator=generator, dtype=t.dtype) for name, t in tensors.items()
+            name: torch.randn(t.shape, generator=generator, dtype=t.dtype, device="cpu").to(t.device)
+            for name, t in tensors.items()
         }
         predicted = {name: float((gradients[name] * directions[name]).sum()) for name in tensors}
         largest = max(map(abs, predicted.values()))

@@ -18,7 +18,6 @@ from effbench.measured.audit.subject import (
     gradients_of,
     named_state,
     output_of,
-    ragged_mask,
     real_tokens,
 )
 from effbench.measured.mechanism import Unsupported
@@ -109,14 +108,16 @@ def _behaviour(s: Subject, options: Mapping[str, Option]) -> list[tuple[str, byt
     """
     n = min(LONG, s.seq_len)
     module = s.make(options=options)
-    shares_layers = torch.tensor(bool(getattr(module, "shares_layers", False)))
+    shares_layers = torch.tensor(bool(getattr(module, "shares_layers", False)), device="cpu")
     tensors: list[tuple[str, Tensor]] = [*named_state(module), ("shares_layers", shares_layers)]
     for training in (False, True):
         module.train(training)
-        for mask in (None, ragged_mask(2, n)):
+        for mask in (None, s.ragged_mask(2, n)):
             tensors.append(("output", real_tokens(output_of(module, s.input(2, n), mask), mask)))
         tensors += gradients_of(module, module, s.input(2, n), None, s.loss_weights(2, n, None)).items()
-    return [(f"{name}{list(t.shape)}", t.detach().contiguous().numpy().tobytes()) for name, t in tensors]
+    return [
+        (f"{name}{list(t.shape)}", t.detach().contiguous().cpu().numpy().tobytes()) for name, t in tensors
+    ]
 
 
 def _same_function(s: Subject, implementations: Sequence[Option]) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from effbench.measured.audit.agreement import LawBroken, Passed, identical, with_mask
-from effbench.measured.audit.subject import Subject, gradients_of, named_state, output_of, ragged_mask
+from effbench.measured.audit.subject import Subject, gradients_of, named_state, output_of
 
 
 def no_hidden_state(s: Subject) -> Passed:
     """A call changes no parameter, no buffer and no result of a later call."""
     n = s.lengths(65)[0]
-    x, mask = s.input(2, n), ragged_mask(2, n)
+    x, mask = s.input(2, n), s.ragged_mask(2, n)
     for training in (False, True):
         module = s.make().train(training)
         mode = "train" if training else "eval"
@@ -33,7 +33,7 @@ def input_untouched(s: Subject) -> Passed:
     """Neither x nor the mask is written to."""
     module = s.make()
     n = s.lengths(65)[0]
-    for given in (None, ragged_mask(2, n)):
+    for given in (None, s.ragged_mask(2, n)):
         x, mask = s.input(2, n), None if given is None else given.clone()
         output_of(module, x, mask)
         leaf = s.input(2, n).requires_grad_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,8 @@ OUTPUT = "the output"
 class Subject:
     """The mechanism under audit: its class, its options (without ``causal``) and its shape.
 
-    ``seq_len`` is the longest length that is tried. ``causal``: the causal form is audited.
+    ``seq_len`` is the longest length that is tried. ``causal``: the causal form is audited. Modules and
+    inputs are on ``device`` and, unless a check asks for another one, of ``dtype``.
     """
 
     kind: type
@@ -31,17 +33,24 @@ class Subject:
     d_model: int
     heads: int
     seq_len: int
+    device: torch.device
     causal: bool = False
+    dtype: torch.dtype = torch.float64
+
+    @property
+    def on_cuda(self) -> bool:
+        """True if the device is a CUDA device."""
+        return self.device.type == "cuda"
 
     def make(
         self,
         *,
         max_len: int | None = None,
-        dtype: torch.dtype = torch.float64,
+        dtype: torch.dtype | None = None,
         causal: bool | None = None,
         options: Mapping[str, Option] | None = None,
     ) -> nn.Module:
-        """Return a new instance in evaluation mode, from the same seed each time."""
+        """Return a new instance in evaluation mode, from the same seed each time, on any device alike."""
         torch.manual_seed(0)
         given = self.options if options is None else options
         longest = max_len or min(LONG, self.seq_len)
@@ -49,12 +58,13 @@ class Subject:
         made = self.kind(self.d_model, self.heads, max_len=longest, causal=form, **given)
         if not isinstance(made, nn.Module):
             raise TypeError(f"{self.kind.__name__} is not an nn.Module")
-        return cast(made, dtype).eval()
+        return cast(made.to(self.device), dtype or self.dtype).eval()
 
-    def input(self, batch: int, n: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
-        """Return standard normal x [batch, n, d_model]."""
+    def input(self, batch: int, n: int, dtype: torch.dtype | None = None, seed: int = 1) -> Tensor:
+        """Return standard normal x [batch, n, d_model], the same on any device but for rounding."""
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(batch, n, self.d_model, generator=generator, dtype=torch.float64).to(dtype)
+        x = torch.randn(batch, n, self.d_model, generator=generator, dtype=torch.float64, device="cpu")
+        return x.to(self.device, dtype or self.dtype)
 
     def loss_weights(self, batch: int, n: int, mask: Tensor | None) -> Tensor:
         """Return the weights of the outputs [batch, n, d_model] in a loss: normal, and 0 at padding."""
@@ -69,7 +79,7 @@ class Subject:
         """Yield each length twice: without a mask and with a ragged mask [batch, n]."""
         for n in self.lengths(*wanted):
             yield n, None
-            yield n, ragged_mask(batch, n)
+            yield n, self.ragged_mask(batch, n)
 
     def upper_lengths(self) -> list[int]:
         """Return a quarter, half and all of ``seq_len``, on which growth is fitted.
@@ -80,15 +90,14 @@ class Subject:
             raise Unsupported(f"growth cannot be fitted up to N={self.seq_len}; at least 64 is needed")
         return [self.seq_len // 4, self.seq_len // 2, self.seq_len]
 
+    def ragged_mask(self, batch: int, n: int) -> Tensor:
+        """Return a mask [batch, n] of four kinds of rows in turn: half real, with holes, all real, one token.
 
-def ragged_mask(batch: int, n: int) -> Tensor:
-    """Return a mask [batch, n] of four kinds of rows in turn: half real, with holes, all real, one token.
-
-    No row is without a real token.
-    """
-    position = torch.arange(n)
-    rows = [position < (n + 1) // 2, position % 3 != 1, position >= 0, position < 1]
-    return torch.stack([rows[i % len(rows)] for i in range(batch)])
+        No row is without a real token.
+        """
+        position = torch.arange(n, device=self.device)
+        rows = [position < (n + 1) // 2, position % 3 != 1, position >= 0, position < 1]
+        return torch.stack([rows[i % len(rows)] for i in range(batch)])
 
 
 def real_tokens(t: Tensor, mask: Tensor | None) -> Tensor:
@@ -128,6 +137,11 @@ def trainable(module: nn.Module) -> dict[str, Tensor]:
 def named_state(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Return parameters and buffers with their names, buffers that are not saved too."""
     return [(name, t.detach()) for name, t in (*module.named_parameters(), *module.named_buffers())]
+
+
+def exact_form(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return the module of this dtype in float64: a copy with the same, rounded, parameters; or itself."""
+    return module if dtype == torch.float64 else cast(copy.deepcopy(module), torch.float64)
 
 
 def reference_of(module: nn.Module) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from effbench.measured.mechanism import Mechanism, Unsupported
 
 # Relative to the largest compared number; gradients sum over more numbers and are allowed ten times this.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 # Longer than one piece of the window mechanisms here (321 tokens by default), and no multiple of a block.
 _LENGTH = 337
 _LAW_LENGTH = 130
@@ -58,7 +58,7 @@ def check(module: nn.Module, x: Tensor, *, train: bool = False, causal: bool = F
                     out, expected = out[given], expected[given]
                 where = "without a mask" if given is None else "with a padding mask"
                 what = f"forward differs from the mechanism's reference {where}"
-                _compare(out, expected, what, _TOLERANCE[out.dtype])
+                _compare(out, expected, what, TOLERANCE[out.dtype])
     if train and exact is not None:
         sample = sample[:1]
         weights = torch.randn_like(sample)
@@ -69,7 +69,7 @@ def check(module: nn.Module, x: Tensor, *, train: bool = False, causal: bool = F
         for name, gradient in computed.items():
             what = f"the gradient of {name} differs from that of the mechanism's reference"
             # some gradients are zero up to rounding, such as that of a bias of keys under a softmax
-            _compare(gradient, wanted[name], what, 10 * _TOLERANCE[x.dtype], floor=1e-3 * largest)
+            _compare(gradient, wanted[name], what, 10 * TOLERANCE[x.dtype], floor=1e-3 * largest)
 
 
 def check_laws(module: nn.Module, x: Tensor, *, causal: bool = False, train: bool = False) -> None:
@@ -211,7 +211,7 @@ def agree(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) 
     """Raise Incorrect if two results of one computation differ, outputs or gradients by name."""
     largest = max(float(tensor.abs().max()) for tensor in wanted.values())
     for name, tensor in found.items():
-        allowed = 10 * _TOLERANCE[tensor.dtype]
+        allowed = 10 * TOLERANCE[tensor.dtype]
         _compare(tensor, wanted[name].double(), f"{name} {what}", allowed, floor=1e-3 * largest)
 
 
@@ -223,7 +223,7 @@ def refused_inference_mode(error: RuntimeError) -> bool:
 def _same(out: Tensor | None, expected: Tensor, where: Any, what: str) -> None:
     """Raise Incorrect unless the outputs agree at ``where``; a refused output is not compared."""
     if out is not None and out[where].numel():
-        _compare(out[where], expected[where].double(), what, _TOLERANCE[out.dtype])
+        _compare(out[where], expected[where].double(), what, TOLERANCE[out.dtype])
 
 
 def has_reference(module: nn.Module) -> bool:

@@ -50,9 +50,9 @@ def cuda_seconds(
     try:
         batch = batches(call, clock_ns, device.synchronize)
         spent_s, settled, estimate = warm_up(batch, seconds, least_s=WARM_UP_CUDA_S)
-        probe = min(_by_events(call, device, LOOK_EVERY))
+        probe = min(between_events(call, device, LOOK_EVERY))
         how: Values = {"timed_by": "CUDA events", "calls_per_sample": 1}
-        take: Take = _by_events
+        take: Take = between_events
         if probe < SHORT_S:
             try:
                 take = _by_graphs(call, device)
@@ -90,7 +90,7 @@ def cuda_seconds(
     }
 
 
-def _by_events(call: Callable[[], object], device: Device, count: int) -> list[float]:
+def between_events(call: Callable[[], object], device: Device, count: int) -> list[float]:
     """Queue ``count`` calls, each after a flush and between two events, and return their seconds."""
     pairs = [(device.event(), device.event()) for _ in range(count)]
     for start, end in pairs:
@@ -100,6 +100,17 @@ def _by_events(call: Callable[[], object], device: Device, count: int) -> list[f
         end.record()
     device.synchronize()
     return [start.elapsed_time(end) / 1e3 for start, end in pairs]
+
+
+def block_seconds(call: Callable[[], object], device: Device, calls: int) -> float:
+    """Return seconds per call of a block of successive calls between two events; no cache is written over."""
+    start, end = device.event(), device.event()
+    start.record()
+    for _ in range(calls):
+        call()
+    end.record()
+    device.synchronize()
+    return start.elapsed_time(end) / 1e3 / calls
 
 
 def _by_graphs(call: Callable[[], object], device: Device) -> Take:
