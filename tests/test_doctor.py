@@ -10,22 +10,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fakes import FakeDevice
 from rich.console import Console
 from scipy import stats
 
 from effbench.cli import app as cli
 from effbench.common import machine
-from effbench.common.spec import Cell, Record, Status
+from effbench.common.spec import Cell, Record, Status, UsageError
+from effbench.measured.probes.noise import on_card
 from effbench.show.doctor_table import as_json, report
-from effbench.sweep import diagnosis as doctor
-from effbench.sweep.diagnosis import (
-    Checkup,
+from effbench.sweep import checkup as doctor
+from effbench.sweep.checkup import Card, Checkup
+from effbench.sweep.diagnosis import _ranges, findings, verdict
+from effbench.sweep.noise_estimate import (
+    BUDGETS_S,
     Noise,
-    findings,
     noise_of,
     smallest_in_pairs,
     smallest_in_sweep,
-    verdict,
 )
 
 STEADY = Noise(
@@ -111,6 +113,40 @@ def test_what_is_not_visible_is_not_judged():
     assert sum("not visible here" in finding.value for finding in found) >= 5
 
 
+CARD = Card(
+    name="H", driver="580.1", memory_bytes=2**35, memory_free_bytes=2**35 - 2**29, clock_hz=1.5e9,
+    highest_clock_hz=2e9, throttled=(), other_processes=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "advice"),
+    [
+        ({"throttled": ("power cap",)}, "card's throttling", "let it cool"),
+        ({"memory_free_bytes": 2**34}, "card's memory", "other processes hold the rest"),
+        ({"other_processes": 2}, "other processes on the card", "choose another card"),
+    ],
+)
+def test_each_fault_of_a_card_has_its_finding_and_advice(change, name, advice):
+    on_card = replace(GOOD, device="cuda:1", noise=(STEADY,), card=CARD)
+    told = {finding.name: finding.value for finding in findings(on_card)}
+    assert verdict(findings(on_card))[0] == "fit"
+    assert told["card"] == "H (cuda:1), driver 580.1"
+    assert told["card's clock"] == "1.50 GHz after the workload, at most 2.00 GHz"
+    assert told["card's memory"] == "31.5 of 32.0 GiB free"
+    assert "noise, 2 ms, cuda:1" in told
+    (fault,) = (f for f in findings(replace(on_card, card=replace(CARD, **change))) if f.verdict != "ok")
+    assert (fault.name, fault.verdict) == (name, "warn")
+    assert advice in fault.advice
+
+
+def test_a_card_without_nvml_is_not_judged_for_what_it_does_not_tell():
+    blind = replace(CARD, driver=None, clock_hz=None, highest_clock_hz=None, other_processes=None)
+    found = findings(replace(GOOD, device="cuda", noise=(STEADY,), card=blind))
+    assert verdict(found)[0] == "fit"
+    assert sum("not visible here" in f.value for f in found if "card" in f.name) == 4
+
+
 def processes(rng, count, calls, within, between, shift=0.0):
     found = []
     for _ in range(count):
@@ -168,8 +204,8 @@ def test_interruptions_enter_what_pairs_can_tell():
 
 
 def test_more_time_and_finer_pairs_tell_smaller_differences():
-    sweep = [smallest_in_sweep(STEADY, budget) for budget in doctor.BUDGETS_S]
-    pairs = [smallest_in_pairs(STEADY, budget) for budget in doctor.BUDGETS_S]
+    sweep = [smallest_in_sweep(STEADY, budget) for budget in BUDGETS_S]
+    pairs = [smallest_in_pairs(STEADY, budget) for budget in BUDGETS_S]
     assert sweep == sorted(sweep, reverse=True)
     assert pairs == sorted(pairs, reverse=True)
     assert all(p < s for p, s in zip(pairs, sweep, strict=True))
@@ -194,12 +230,12 @@ def test_the_report_says_everything_and_json_parses():
 class Fake:
     """Answers noise cells with steady times."""
 
-    def __init__(self, status: Status = "ok") -> None:
-        self.status = status
+    def __init__(self, status: Status = "ok", cards: int = 1) -> None:
+        self.status, self.cards = status, cards
         self.cells: list[Cell] = []
 
     def start(self):
-        return {}
+        return {"torch": "2", "cuda_devices": self.cards}
 
     def close(self):
         """It has nothing to end."""
@@ -209,6 +245,47 @@ class Fake:
         samples = processes(np.random.default_rng(len(self.cells)), 1, 20, 0.01, 0.001)[0]
         values = {"clock_grain_s": 5e-8, "clock_cost_s": 1e-7}
         return Record(cell=job.cell, status=self.status, reason="why", samples=samples, values=values)
+
+
+class OnCard(Fake):
+    """Answers noise cells with what the probe measures on the fake device."""
+
+    def run(self, job, progress):
+        self.cells.append(job.cell)
+        late = len(self.cells) > 2
+        device = FakeDevice(1e-3 if late else 2e-3, throttled_after=0 if late else 10**9)
+        cell = replace(job.cell, seconds=0.0)
+        samples, values = on_card(lambda: device.call, device, cell, lambda: int(1e9 * device.now_s))
+        values |= {"clock_grain_s": 5e-8, "clock_cost_s": 1e-7}
+        machine = {"gpu": "H", "gpu_driver": "580.1", "gpu_memory_bytes": 2**35}
+        return Record(
+            cell=job.cell, status="ok", samples=samples, values=values, machine=machine, seconds=1.9
+        )
+
+
+def test_a_card_is_examined_with_its_own_workload_clock_and_neighbours(monkeypatch):
+    monkeypatch.setattr(doctor, "_IDLE_S", 0.01)
+    fake = OnCard()
+    seen = doctor.examine(fake, threads=2, device="cuda", progress=print)
+    assert {(c.seq_len, c.threads, c.device) for c in fake.cells} == {
+        (n, 2, "cuda") for n in doctor.CARD_SCALES
+    }
+    assert seen.card == Card(
+        name="H", driver="580.1", memory_bytes=2**35, memory_free_bytes=3 * 2**30, clock_hz=1e9,
+        highest_clock_hz=2e9, throttled=("power cap",), other_processes=1,
+    )  # fmt: skip
+    assert [noise.call_s for noise in seen.noise] == pytest.approx([3e-3] * 3), "cold, and without the flush"
+    assert [noise.overhead_s for noise in seen.noise] == pytest.approx([1.5] * 3)
+    assert smallest_in_sweep(seen.noise[0], 3.0) == float("inf"), "two processes for each take 6.4 s"
+    text = as_json(seen)
+    assert json.loads(text)["checkup"]["card"]["other_processes"] == 1
+
+
+def test_without_cuda_the_doctor_refuses_before_it_looks():
+    fake = Fake(cards=0)
+    with pytest.raises(UsageError, match="device 'cuda:1': torch 2 finds no CUDA device here"):
+        doctor.examine(fake, device="cuda:1", progress=print)
+    assert not fake.cells
 
 
 def test_examining_spreads_processes_over_scales_in_turn(monkeypatch):
@@ -243,7 +320,7 @@ def test_processor_time_is_read_from_the_systems_table(tmp_path, monkeypatch, te
 
 @pytest.mark.parametrize(("cores", "text"), [((0,), "0"), ((0, 1, 2, 5), "0-2, 5"), ((3, 1), "1, 3")])
 def test_cores_are_written_as_ranges(cores, text):
-    assert doctor._ranges(cores) == text
+    assert _ranges(cores) == text
 
 
 @pytest.mark.slow
@@ -266,7 +343,7 @@ def test_the_command_examines_this_machine(monkeypatch, capfd):
     assert whole["verdict"] in ("fit", "fit with care", "unfit")
     assert {noise["seq_len"] for noise in whole["checkup"]["noise"]} == set(doctor.SCALES)
     assert all(noise["call_s"] > 0 for noise in whole["checkup"]["noise"])
-    for wrong in (["--threads", "0"], ["--format", "xml"]):
+    for wrong in (["--threads", "0"], ["--format", "xml"], ["--device", "tpu"]):
         code, _, err = command(*wrong)
         assert code == 2
         assert err.count("\n") == 1

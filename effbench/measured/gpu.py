@@ -1,8 +1,9 @@
-"""A CUDA device as the timer and the energy probe see it; tests drive them with a fake one."""
+"""A CUDA device as timer, gate, doctor and energy probe see it; tests drive them with a fake one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ class Event(Protocol):
 
 
 class Device(Protocol):
-    """The methods of a device that the timer calls."""
+    """The methods of a device that are called to measure on it."""
 
     def event(self) -> Event:
         """Return a new moment that can be timed."""
@@ -50,15 +51,25 @@ class Device(Protocol):
     def clock(self) -> tuple[float | None, tuple[str, ...]]:
         """Return the clock of the multiprocessors in Hz, None if unknown, and why it is throttled."""
 
+    def status(self) -> dict[str, float | int | str | None]:
+        """Return ``memory_free_bytes`` and, None if unknown, ``sm_clock_max_hz`` and ``other_processes``.
+
+        The latter is the number of processes that compute on the device, without this one.
+        """
+
 
 class CudaDevice:
     """The device of a tensor, through torch and, where nvidia-ml-py is installed, NVML."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)
-        self._over = torch.empty(_FLUSH_TIMES * cache or _FLUSH_BYTES, dtype=torch.uint8, device=device)
         self.nvml = Nvml.of(device)
+
+    @cached_property
+    def _over(self) -> torch.Tensor:
+        """What ``flush`` writes over, made in its first call: a gate never flushes."""
+        cache = getattr(torch.cuda.get_device_properties(self._device), "L2_cache_size", 0)
+        return torch.empty(_FLUSH_TIMES * cache or _FLUSH_BYTES, dtype=torch.uint8, device=self._device)
 
     def event(self) -> torch.cuda.Event:
         """Return a new moment that can be timed."""
@@ -88,6 +99,12 @@ class CudaDevice:
     def clock(self) -> tuple[float | None, tuple[str, ...]]:
         """Return the clock of the multiprocessors in Hz and why it is throttled; (None, ()) without NVML."""
         return (None, ()) if self.nvml is None else self.nvml.clock()
+
+    def status(self) -> dict[str, float | int | str | None]:
+        """Return the free bytes and, with NVML, the highest clock in Hz and the number of other processes."""
+        free, _ = torch.cuda.mem_get_info(self._device)
+        highest, others = (None, None) if self.nvml is None else self.nvml.status()
+        return {"memory_free_bytes": free, "sm_clock_max_hz": highest, "other_processes": others}
 
 
 class Nvml:
@@ -120,6 +137,19 @@ class Nvml:
             return None, ()
         bits = {text: getattr(library, f"{_BIT}{name}") for name, text in _THROTTLES.items()}
         return hertz, tuple(text for text, bit in bits.items() if reasons & bit)
+
+    def status(self) -> tuple[float | None, int | None]:
+        """Return the highest clock in Hz and the number of other processes that compute; None if not told.
+
+        This process is one of those that are listed, but inside a container maybe not by its own number.
+        """
+        library, handle = self._library, self._handle
+        try:
+            hertz = 1e6 * library.nvmlDeviceGetMaxClockInfo(handle, library.NVML_CLOCK_SM)
+            listed = library.nvmlDeviceGetComputeRunningProcesses(handle)
+        except library.NVMLError:
+            return None, None
+        return hertz, max(0, len(listed) - 1)
 
     def energy_j(self) -> float:
         """Return the joules that the card has used since its driver was loaded. Raises OSError."""

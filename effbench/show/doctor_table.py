@@ -11,14 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from effbench.sweep.diagnosis import (
-    BUDGETS_S,
-    Checkup,
-    findings,
-    smallest_in_pairs,
-    smallest_in_sweep,
-    verdict,
-)
+from effbench.sweep.checkup import Checkup
+from effbench.sweep.diagnosis import call_name, findings, verdict
+from effbench.sweep.noise_estimate import BUDGETS_S, smallest_in_pairs, smallest_in_sweep
 
 _STYLES = {"ok": "green", "warn": "yellow", "bad": "red"}
 
@@ -38,7 +33,7 @@ def report(seen: Checkup) -> RenderableType:
     for name in ("a call of", "how", *(f"in {budget:g} s" for budget in BUDGETS_S)):
         differences.add_column(name, justify="left" if name == "how" else "right")
     for noise in seen.noise:
-        call = f"{1e3 * noise.call_s:.3g} ms, {noise.threads} threads"
+        call = call_name(noise, seen)
         for how, smallest in (
             ("two mechanisms in a sweep", smallest_in_sweep),
             ("A/B call by call in one process", smallest_in_pairs),

@@ -1,82 +1,18 @@
-"""Examine this machine: its clock, noise, load and limits, and the smallest difference it can detect."""
+"""Judge a checkup of this machine: what ``effbench doctor`` says of each item, and its verdict."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from effbench.common import machine
-from effbench.common.spec import MACHINE, Cell, Job, Limits
-from effbench.records.analyse.statistics import student_t
-from effbench.records.analyse.uncertainty import ASSUMED, Between
-from effbench.sweep.executor import Executor
-from effbench.sweep.machine_history import History
+from effbench.sweep.checkup import Checkup
+from effbench.sweep.noise_estimate import Noise
 
 Verdict = Literal["ok", "warn", "bad"]
-# Tokens of the fixed workload: calls of about 0.2, 2 and 20 ms on a core of 2024.
-SCALES = (256, 2048, 16384)
-PROCESSES = 6
-SECONDS = 0.4
-BUDGETS_S = (1.0, 10.0, 60.0)
-_IDLE_S = 1.0
-_CELL_OVERHEAD_S = 0.15  # per process of a sweep: its start and its warm-up
-_SAMPLING_S = 0.1  # assumed per process of a sweep
-_LIMITS = Limits(timeout_s=60.0, memory_bytes=2 * 2**30)
-_POWER_Z = 0.8416  # quantile of a standard normal: 80 % of the differences of that size are detected
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """The result of A/A runs of one workload at one scale, with all threads or with one.
-
-    ``call_s``: median seconds per call. Standard deviations of logarithms: ``within``, of one call inside a
-    process; ``between``, of a process's median, beyond what its calls explain; ``pair``, of the ratio of two
-    neighbouring calls; ``aside``, of a process's ratio of A to B, beyond what its pairs explain, which more
-    pairs do not reduce. ``pairs_per_s``: the rate of pairs. ``tail``: the slowest hundredth (below 300 calls
-    the slowest call) over the median. ``apart``: the largest difference of A and B inside a process, as a
-    share.
-    """
-
-    seq_len: int
-    threads: int
-    call_s: float
-    within: float
-    between: float
-    pair: float
-    aside: float
-    pairs_per_s: float
-    tail: float
-    apart: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkup:
-    """All observations of a machine; those that the system does not show are None."""
-
-    cores: int
-    affinity: tuple[int, ...] | None
-    quota_cores: float | None
-    threads: int
-    load_1min: float
-    others_cores: float | None
-    steal_cores: float | None
-    memory_bytes: int
-    keeps_memory: bool
-    frequency_hz: float | None
-    governor: str | None
-    turbo: str | None
-    throttled: int | None
-    clock_grain_s: float
-    clock_cost_s: float
-    thread_waiting: str = "default"
-    noise: tuple[Noise, ...] = field(default_factory=tuple)
-    between: Between = ASSUMED
+_FREE_SHARE = 0.9  # of a card's memory: the process that looks holds some of the rest itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,127 +25,9 @@ class Finding:
     advice: str = ""
 
 
-def examine(executor: Executor, *, threads: int | None = None, progress: Callable[[str], None]) -> Checkup:
-    """Examine the machine and run the fixed workload in fresh processes; this takes about half a minute.
-
-    Scales take turns, as a sweep's repeats do: each has one process before any has its second. Raises
-    RuntimeError with the reason if the workload cannot run here.
-    """
-    count = threads or machine.cores()
-    progress("measuring other load")
-    before = machine.Moment.now()
-    time.sleep(_IDLE_S)
-    idle = before.since()
-    series: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    others = [idle["others_cores"]]
-    wanted = [(n, count) for n in SCALES] + ([(SCALES[1], 1)] if count > 1 else [])
-    for repeat in range(PROCESSES):
-        for n, number in wanted[repeat % len(wanted) :] + wanted[: repeat % len(wanted)]:
-            progress(
-                f"the same call twice: {n} tokens, {number} threads, process {repeat + 1} of {PROCESSES}"
-            )
-            cell = Cell(
-                mechanism=MACHINE, probe="noise", seq_len=n, threads=number, seconds=SECONDS, repeat=repeat
-            )
-            record = executor.run(Job(cell=cell, limits=_LIMITS), lambda fraction, text: None)
-            if record.status != "ok":
-                raise RuntimeError(f"the workload cannot run here: {record.status}: {record.reason}")
-            series.setdefault((n, number), []).append({**record.samples, **record.values})
-            others.append(record.machine.get("others_cores"))
-    first = next(iter(series.values()))[0]
-    cpu = Path("/sys/devices/system/cpu")
-    return Checkup(
-        cores=machine.cores(),
-        affinity=machine.affinity(),
-        quota_cores=machine.cpu_quota_cores(),
-        threads=count,
-        load_1min=machine.load_1min(),
-        others_cores=None if others[0] is None else max(others[0], _mean(others[1:])),
-        steal_cores=None if idle["steal_s"] is None else idle["steal_s"] / _IDLE_S,
-        memory_bytes=machine.total_memory_bytes(),
-        keeps_memory=machine.keep_freed_memory(),
-        frequency_hz=machine.frequency_hz(),
-        governor=_text(cpu / "cpu0/cpufreq/scaling_governor"),
-        turbo=_turbo(cpu),
-        throttled=_throttled(cpu),
-        clock_grain_s=first["clock_grain_s"],
-        clock_cost_s=first["clock_cost_s"],
-        thread_waiting=machine.thread_waiting(),
-        between=History().between(count),
-        noise=tuple(noise_of(n, number, processes) for (n, number), processes in series.items()),
-    )
-
-
-def noise_of(seq_len: int, threads: int, processes: Sequence[dict[str, Any]]) -> Noise:
-    """Estimate variance components from A/A samples (``time_a_s``, ``time_b_s``) of several processes."""
-    logs = [np.log([process["time_a_s"], process["time_b_s"]]) for process in processes]  # [2, calls] each
-    # the median absolute deviation is robust against a few interrupted calls
-    within = float(np.median([_spread(values) for values in logs]))
-    medians = np.array([float(np.median(values)) for values in logs])
-    calls = float(np.median([values.size for values in logs]))
-    explained = (1.2533 * within) ** 2 / calls  # variance of a median of so many calls
-    between = max(0.0, float(np.var(medians, ddof=1)) - explained) ** 0.5
-    whole = np.concatenate([values.ravel() for values in logs])
-    pair = float(np.median([_spread(values[0] - values[1]) for values in logs]))
-    differences = np.array([float(np.median(values[0]) - np.median(values[1])) for values in logs])
-    expected = 2 * (1.2533 * within) ** 2 / (calls / 2)  # variance of a difference of two such medians
-    busy_s = sum(sum(process["time_a_s"]) + sum(process["time_b_s"]) for process in processes)
-    slowest = np.quantile(whole, 0.99) if whole.size >= 300 else whole.max()
-    return Noise(
-        seq_len=seq_len,
-        threads=threads,
-        call_s=float(np.exp(np.median(whole))),
-        within=within,
-        between=between,
-        pair=pair,
-        aside=max(0.0, float(np.mean(differences**2)) - expected) ** 0.5,
-        pairs_per_s=whole.size / 2 / busy_s,
-        tail=float(np.exp(slowest - np.median(whole))),
-        apart=float(np.max(np.abs(np.expm1(differences)))),
-    )
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else 0.0
-
-
-def _spread(values: np.ndarray) -> float:
-    """Return the standard deviation of a normal distribution with this median absolute deviation."""
-    return float(1.4826 * np.median(np.abs(values - np.median(values))))
-
-
-def smallest_in_sweep(noise: Noise, budget_s: float) -> float:
-    """Return the smallest difference of two mechanisms that a sweep of ``budget_s`` detects, as a share.
-
-    Each repeat is a fresh process for both: k = budget / (2 (0.15 s + 0.1 s, or five calls)). The logarithm
-    of a ratio of medians then has the variance s^2 = 2 (between^2 + 1.57 within^2 / calls) / k, and a
-    difference of (t_{k-1} + z) s is detected at 95 % confidence with 80 % power. Infinite below two repeats.
-    """
-    sampling_s = max(_SAMPLING_S, 5 * noise.call_s)
-    k = int(budget_s / (2 * (_CELL_OVERHEAD_S + sampling_s)))
-    if k < 2:
-        return math.inf
-    variance = noise.between**2 + (1.2533 * noise.within) ** 2 * noise.call_s / sampling_s
-    return math.expm1((student_t(0.95, k - 1) + _POWER_Z) * math.sqrt(2 * variance / k))
-
-
-def smallest_in_pairs(noise: Noise, budget_s: float) -> float:
-    """Return the same for A and B called alternately in one process, as a gate does.
-
-    With k = budget times the pairs per second reached here, the logarithm of the pairs' median has the
-    variance 1.57 pair^2 / k + aside^2. Infinite below two pairs.
-    """
-    k = int(budget_s * noise.pairs_per_s)
-    if k < 2:
-        return math.inf
-    variance = (1.2533 * noise.pair) ** 2 / k + noise.aside**2
-    return math.expm1((student_t(0.95, k - 1) + _POWER_Z) * math.sqrt(variance))
-
-
 def findings(seen: Checkup) -> list[Finding]:
     """Judge each item of a checkup; a pure function of the checkup."""
-    about = (_about_load, _about_processor, _about_memory, _about_noise, _about_runs)
+    about = (_about_load, _about_processor, _about_memory, _about_card, _about_noise, _about_runs)
     return [finding for of_one in about for finding in of_one(seen)]
 
 
@@ -312,6 +130,45 @@ def _about_memory(seen: Checkup) -> Iterator[Finding]:
     )
 
 
+def _about_card(seen: Checkup) -> Iterator[Finding]:
+    card, hidden = seen.card, "not visible here"
+    if card is None:
+        return
+    yield Finding(name="card", value=f"{card.name} ({seen.device}), driver {card.driver or hidden}")
+    clock = hidden if card.clock_hz is None else f"{card.clock_hz / 1e9:.2f} GHz after the workload"
+    most = "" if card.highest_clock_hz is None else f", at most {card.highest_clock_hz / 1e9:.2f} GHz"
+    yield Finding(name="card's clock", value=f"{clock}{most}")
+    unknown = card.clock_hz is None
+    yield Finding(
+        name="card's throttling",
+        value=hidden if unknown else ", ".join(card.throttled) or "none",
+        verdict="warn" if card.throttled else "ok",
+        advice="its speed changes with its heat and power: let it cool, or fix its clock with nvidia-smi"
+        if card.throttled
+        else "",
+    )
+    taken = card.memory_free_bytes < _FREE_SHARE * card.memory_bytes
+    yield Finding(
+        name="card's memory",
+        value=f"{card.memory_free_bytes / 2**30:.1f} of {card.memory_bytes / 2**30:.1f} GiB free",
+        verdict="warn" if taken else "ok",
+        advice="other processes hold the rest: long sequences will not fit; stop them" if taken else "",
+    )
+    others = card.other_processes
+    yield Finding(
+        name="other processes on the card",
+        value=hidden if others is None else str(others),
+        verdict="warn" if others else "ok",
+        advice="they share its units, memory and power: stop them, or choose another card" if others else "",
+    )
+
+
+def call_name(noise: Noise, seen: Checkup) -> str:
+    """Return how a table names the call of a noise measurement: its time, and where it runs."""
+    where = f"{noise.threads} threads" if seen.card is None else seen.device
+    return f"{1e3 * noise.call_s:.3g} ms, {where}"
+
+
 def _about_noise(seen: Checkup) -> Iterator[Finding]:
     coarse = seen.clock_grain_s > 2e-6
     yield Finding(
@@ -335,7 +192,7 @@ def _about_noise(seen: Checkup) -> Iterator[Finding]:
                 f"use more repeats: one process shows no difference below {100 * worst:.0f} %",
             )
         yield Finding(
-            name=f"noise, {1e3 * noise.call_s:.3g} ms, {noise.threads} threads",
+            name=f"noise, {call_name(noise, seen)}",
             value=f"{100 * math.expm1(noise.within):.1f} % within a process, {100 * spread:.1f} % between; "
             f"A/A {100 * noise.apart:.1f} %; slowest hundredth {noise.tail:.1f} x the median",
             verdict=how,
@@ -356,23 +213,6 @@ def _about_runs(seen: Checkup) -> Iterator[Finding]:
 
 def _percent(variance: float) -> str:
     return f"{100 * math.sqrt(variance):.1f} %"
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text().strip() if path.is_file() else None
-
-
-def _turbo(cpu: Path) -> str | None:
-    """Return ``on`` or ``off``; None if the driver does not show it."""
-    off, boost = _text(cpu / "intel_pstate/no_turbo"), _text(cpu / "cpufreq/boost")
-    if off is not None:
-        return "off" if off == "1" else "on"
-    return None if boost is None else "on" if boost == "1" else "off"
-
-
-def _throttled(cpu: Path) -> int | None:
-    counts = [_text(path) for path in sorted(cpu.glob("cpu*/thermal_throttle/core_throttle_count"))]
-    return sum(int(count or 0) for count in counts) if counts else None
 
 
 def _ranges(cores: Sequence[int]) -> str:

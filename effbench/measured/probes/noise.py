@@ -7,12 +7,17 @@ import itertools
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from effbench.measured.probes.context import Context, Result, Values
-from effbench.measured.probes.time import sample_seconds
+from effbench.common.spec import Cell
+from effbench.measured.gpu import CudaDevice, Device
+from effbench.measured.probes.context import Context, Result, Samples, Values
+from effbench.measured.probes.cuda_time import WARM_UP_CUDA_S, between_events
+from effbench.measured.probes.time import batches, sample_seconds, warm_up
+from effbench.measured.workload import Call, device_of
 
 WIDTH, HEADS = 256, 8
 _CLOCK_READS = 2000
@@ -23,12 +28,52 @@ def noise(context: Context) -> Result:
 
     The workload has the operations of an attention layer, on ``cell.seq_len`` tokens of width 256: a linear
     map, a product of the results, a softmax and a batched product. Samples are ``time_a_s`` and ``time_b_s``,
-    one call each; values are ``clock_grain_s`` and ``clock_cost_s`` of the clock that they are read from.
+    one call each; values are ``clock_grain_s`` and ``clock_cost_s`` of the clock of the processor, from which
+    times on the CPU are read. On a card the calls are timed as those of a time cell are, and the values tell
+    its state too (``on_card``).
     """
-    cell = context.cell
+    cell, device = context.cell, device_of(context.cell.device)
     torch.manual_seed(0)
-    call = _workload(cell.seq_len)
+    work = partial(_workload, cell.seq_len, device)
+    measured = on_card(work, CudaDevice(device), cell) if device.type == "cuda" else _on_cpu(work(), cell)
+    grain_s, cost_s = _clock()
+    return measured[0], {**measured[1], "clock_grain_s": grain_s, "clock_cost_s": cost_s}
+
+
+def on_card(
+    make: Callable[[], Call],
+    card: Device,
+    cell: Cell,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+) -> Result:
+    """Time the workload that ``make`` returns on a card, A and B in random order for ``cell.seconds``.
+
+    The values are what ``Device.status`` tells before the workload is made, and clock and throttling after
+    the last call.
+    """
+    values: Values = {**card.status()}
+    call = make()
+    batch = batches(call, clock_ns, card.synchronize)
+    _, settled, _ = warm_up(batch, cell.seconds, least_s=WARM_UP_CUDA_S)
+    samples = _taken(lambda: between_events(call, card, 1)[0], cell)
+    hertz, why = card.clock()
+    values |= {"sm_clock_hz": hertz, "warmed_up": "yes" if settled else "no"}
+    return samples, values | ({"throttle_reasons": ", ".join(why)} if why else {})
+
+
+def _on_cpu(call: Call, cell: Cell) -> Result:
     _, how = sample_seconds(call, seconds=min(0.05, cell.seconds))  # the warm-up is the same as a time cell's
+
+    def once() -> float:
+        start = time.perf_counter_ns()
+        call()
+        return (time.perf_counter_ns() - start) / 1e9
+
+    return _taken(once, cell), {"warmed_up": how["warmed_up"]}
+
+
+def _taken(once: Callable[[], float], cell: Cell) -> Samples:
+    """Return the samples of A and B; ``once()`` makes a call and returns its seconds."""
     rng = random.Random(cell.repeat)
     times: dict[str, list[float]] = {"a": [], "b": []}
     began = time.perf_counter()
@@ -37,19 +82,15 @@ def noise(context: Context) -> Result:
     try:
         while len(times["a"]) < 5 or time.perf_counter() - began < cell.seconds:
             for name in rng.sample(["a", "b"], 2):
-                start = time.perf_counter_ns()
-                call()
-                times[name].append((time.perf_counter_ns() - start) / 1e9)
+                times[name].append(once())
     finally:
         gc.enable()
-    grain_s, cost_s = _clock()
-    values: Values = {"clock_grain_s": grain_s, "clock_cost_s": cost_s, "warmed_up": how["warmed_up"]}
-    return {f"time_{name}_s": tuple(series) for name, series in times.items()}, values
+    return {f"time_{name}_s": tuple(series) for name, series in times.items()}
 
 
-def _workload(n: int) -> Callable[[], Tensor]:
-    x = torch.randn(n, WIDTH)
-    weight = torch.randn(WIDTH, WIDTH) / WIDTH**0.5
+def _workload(n: int, device: torch.device) -> Call:
+    x = torch.randn(n, WIDTH, device=device)
+    weight = torch.randn(WIDTH, WIDTH, device=device) / WIDTH**0.5
 
     def call() -> Tensor:
         with torch.inference_mode():
