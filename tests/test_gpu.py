@@ -5,81 +5,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
+from fakes import FakeDevice
 
 from effbench.common.probes import PROBES
 from effbench.common.spec import Cell, Record
+from effbench.measured.audit import cost_laws
 from effbench.measured.gpu import Nvml
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.probes.cuda_time import cuda_seconds
 from effbench.measured.probes.energy import RAPL_METHOD, Counter, cpu_counter, cuda_counter, joules
+from effbench.measured.side import Side
+from effbench.measured.workload import device_of
 from effbench.records.analyse.summary import summarise
 from effbench.records.frame import raw_frame
 from effbench.sweep.axes import DEFAULTS
-
-
-class FakeEvent:
-    """A moment of the fake device's clock."""
-
-    def __init__(self, device: FakeDevice) -> None:
-        self._device, self.at_s = device, -1.0
-
-    def record(self) -> None:
-        """Mark the moment."""
-        self.at_s = self._device.now_s
-
-    def elapsed_time(self, end_event: Any, /) -> float:
-        """Return milliseconds."""
-        assert self._device.waited, "a moment is read only after the device has done its work"
-        return 1e3 * float(end_event.at_s - self.at_s)
-
-
-class FakeDevice:
-    """A device on which a call takes ``call_s``, cold ones 3 times as long, and a flush 1 ms."""
-
-    def __init__(self, call_s: float, *, graphs: bool = True, throttled_after: int = 10**9) -> None:
-        self.call_s, self._graphs, self._throttled_after = call_s, graphs, throttled_after
-        self.now_s, self.calls, self.cold, self.waited = 0.0, 0, False, True
-        self.replays = 0
-
-    def call(self) -> None:
-        """Take the time of one call."""
-        self.waited = False
-        self.calls += 1
-        self.now_s += self.call_s * (3 if self.cold else 1)
-        self.cold = False
-
-    def event(self) -> FakeEvent:
-        """Return a moment."""
-        return FakeEvent(self)
-
-    def synchronize(self) -> None:
-        """Wait."""
-        self.waited = True
-
-    def flush(self) -> None:
-        """Make the next call cold."""
-        self.cold = True
-        self.now_s += 1e-3
-
-    def graph(self, work):
-        """Return the work itself, or refuse as CUDA does."""
-        if not self._graphs:
-            raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
-
-        def replay() -> None:
-            self.replays += 1
-            work()
-
-        return replay
-
-    def clock(self):
-        """Return 1.5 GHz, and 1 GHz with a reason once throttled."""
-        assert self.waited, "the clock is read when the device has done its work"
-        return (1e9, ("power cap",)) if self.calls > self._throttled_after else (1.5e9, ())
 
 
 def timed(device: FakeDevice, seconds: float = 0.05, precision: float = 1e-9):
@@ -139,6 +81,42 @@ def test_throttled_samples_are_kept_and_marked():
     )
 
 
+def test_a_cuda_device_becomes_the_current_one_and_one_that_is_not_there_is_refused(monkeypatch):
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert [device_of(name) for name in ("cpu", "cuda:1", "cuda")] == [
+        torch.device("cpu"), torch.device("cuda:1"), torch.device("cuda"),
+    ]  # fmt: skip
+    with pytest.raises(Unsupported, match="there is no cuda:2: torch finds 2 CUDA devices"):
+        device_of("cuda:2")
+    assert current == [1, 0]
+
+
+def test_a_block_of_the_gate_on_a_card_is_the_time_between_two_events():
+    side, device = Side(Path()), FakeDevice(2e-3)
+    side._add(device.call, 1, device)
+    assert side.call(0, 2, 5) == {"time_s": pytest.approx(2e-3)}, "warm: no cache is written over"
+    assert device.calls == 7
+    assert side.warm_up(0) == {"time_s": pytest.approx(2e-3)}
+
+
+def test_a_gates_call_fails_on_a_card_as_on_the_cpu():
+    def broken() -> None:
+        raise RuntimeError("CUDA out of memory; can't allocate memory")
+
+    side = Side(Path())
+    side._add(broken, 1, FakeDevice(1e-3))
+    assert side.call(0, 1, 1)["error"].startswith("oom: ")
+
+
+def test_an_audit_times_on_a_card_between_events_after_a_first_call():
+    device = FakeDevice(1e-3)
+    assert cost_laws.sampled(device.call, device) == pytest.approx([3e-3] * 10)
+    assert device.calls == 11
+
+
 class NVMLError(Exception):
     """As NVML's."""
 
@@ -153,6 +131,8 @@ def fake_nvml(**changes):
         nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: 1 | 4 | 16,
         nvmlDeviceGetTotalEnergyConsumption=lambda handle: 12_345,
         nvmlSystemGetDriverVersion=lambda: "580.1",
+        nvmlDeviceGetMaxClockInfo=lambda handle, kind: 2100,
+        nvmlDeviceGetComputeRunningProcesses=lambda handle: ["another", "this one"],
         **bits,
         **changes,
     )
@@ -163,6 +143,7 @@ def test_nvml_tells_clock_reasons_and_energy_in_si_units():
     assert card.clock() == (1.98e9, ("power cap", "thermal limit of the driver")), "idle (1) is no throttling"
     assert card.energy_j() == 12.345
     assert card.driver() == "580.1"
+    assert card.status() == (2.1e9, 1), "this process is no other"
 
 
 def test_a_card_that_tells_nothing_is_unknown_not_wrong(monkeypatch):
@@ -171,8 +152,10 @@ def test_a_card_that_tells_nothing_is_unknown_not_wrong(monkeypatch):
 
     library = fake_nvml()
     library.nvmlDeviceGetClockInfo = library.nvmlDeviceGetTotalEnergyConsumption = refuse
+    library.nvmlDeviceGetComputeRunningProcesses = refuse
     card = Nvml(library, "handle")
     assert card.clock() == (None, ())
+    assert card.status() == (None, None)
     monkeypatch.setattr(Nvml, "of", classmethod(lambda cls, device: card))
     with pytest.raises(Unsupported, match="NVML does not tell the card's energy: Not Supported"):
         cuda_counter(torch.device("cuda"))

@@ -24,7 +24,9 @@ from effbench.common.processes import Messages, die_with_parent, leave_after, se
 from effbench.common.spec import Cell, Job, Limits, UsageError, cell_from
 from effbench.measured.compiled import compiled
 from effbench.measured.facts import facts
+from effbench.measured.gpu import CudaDevice, Device
 from effbench.measured.probes import memory, profiler
+from effbench.measured.probes.cuda_time import block_seconds
 from effbench.measured.probes.time import waited_ns
 from effbench.measured.worker import is_out_of_memory, measure
 from effbench.measured.workload import Call, build
@@ -41,6 +43,7 @@ class Side:
         self._root = root
         self._calls: list[Call] = []
         self._threads: list[int] = []
+        self._cards: list[Device | None] = []
         self._primed = False
 
     def parse(self, texts: list[str]) -> list[dict[str, Any]]:
@@ -73,7 +76,7 @@ class Side:
         Later commands name a cell by its index in ``cells``. ``check``: also check the results.
         """
         machine.set_allocator(allocator)  # type: ignore[arg-type]
-        self._calls, self._threads = [], []
+        self._calls, self._threads, self._cards = [], [], []
         return [self._build(cell, check) for cell in cells]
 
     def pin(self, core: int) -> bool:
@@ -165,13 +168,16 @@ class Side:
     def _build(self, cell: dict[str, Any], check: bool) -> str:
         try:
             whole = cell_from(cell)
-            self._calls.append(_timed(whole, check))
-            self._threads.append(whole.threads)
+            self._add(_timed(whole, check), whole.threads, _card(whole))
         except Exception as error:
-            self._calls.append(lambda: None)
-            self._threads.append(1)
+            self._add(lambda: None, 1, None)
             return _reason(error)
         return ""
+
+    def _add(self, call: Call, threads: int, card: Device | None) -> None:
+        self._calls.append(call)
+        self._threads.append(threads)
+        self._cards.append(card)
 
     def _set_threads(self, index: int) -> None:
         if torch.get_num_threads() != self._threads[index]:
@@ -180,9 +186,12 @@ class Side:
     def _block(self, index: int, calls: int) -> float:
         """Return seconds per call of one block; garbage collection is off, as in a time probe.
 
-        With one thread, the time in which the thread was ready and others had its core is subtracted.
+        On a card it is the time between two events around the block. On the CPU with one thread, the time in
+        which the thread was ready and others had its core is subtracted.
         """
-        call = self._calls[index]
+        call, card = self._calls[index], self._cards[index]
+        if card is not None:
+            return block_seconds(call, card, calls)
         waited = waited_ns if self._threads[index] == 1 else _nothing
         start = time.perf_counter_ns()
         before = waited()
@@ -247,14 +256,12 @@ def _timed(cell: Cell, check: bool) -> Call:
         workload, _ = compiled(workload, cell.compile)
     call = workload.call()
     gc.disable()
-    if not cell.device.startswith("cuda"):
-        return call
+    return call
 
-    def synchronous() -> None:
-        call()
-        torch.cuda.synchronize()
 
-    return synchronous
+def _card(cell: Cell) -> Device | None:
+    """Return the card that a cell runs on; None on the CPU."""
+    return CudaDevice(torch.device(cell.device)) if cell.device.startswith("cuda") else None
 
 
 def _operations(call: Call) -> Counter[str]:
