@@ -11,8 +11,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import gpu
+import torch
+from typer.testing import CliRunner
 
 from effbench.cli.app import app
+from effbench.common.spec import UsageError
 from effbench.sweep.sweep import Sweep
 
 
@@ -46,10 +49,22 @@ def test_every_command_is_one_that_effbench_has_and_ends_within_its_stage(tmp_pa
             assert app_takes([*options]), options
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_doctor_and_audit_run_on_the_device_and_the_audit_in_both_dtypes(tmp_path):
+    stages = {one.name: one.commands(gpu.Run("cuda", False, tmp_path)) for one in gpu.STAGES[:3]}
+    doctor = [list(made.words) for made in stages["machine"] if "doctor" in made.words]
+    audits = [list(made.words) for made in stages["checks"] if "audit" in made.words]
+    assert [words[words.index("--dtype") + 1] for words in audits] == ["float32", "bfloat16"]
+    assert len(doctor) == 1
+    for words in (*doctor, *audits):
+        ended = CliRunner().invoke(app, words[words.index("effbench") + 1 :])
+        assert isinstance(ended.exception, UsageError), "it took every option, and looked for the device"
+        assert str(ended.exception).endswith("finds no CUDA device here; choose cpu")
+
+
 def app_takes(options: list[str]) -> bool:
     """True if ``effbench run`` takes the options and plans cells with them."""
-    from typer.testing import CliRunner
-
     found = CliRunner().invoke(app, ["run", *options, "--dry-run"])
     return " cell" in found.output and found.exit_code == 0
 
