@@ -63,11 +63,14 @@ class CudaDevice:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.nvml = Nvml.of(device)
+
+    # Both are made when they are first used: the gate, which has a device for each call, uses neither.
+    @cached_property
+    def _nvml(self) -> Nvml | None:
+        return Nvml.of(self._device)
 
     @cached_property
     def _over(self) -> torch.Tensor:
-        """What ``flush`` writes over, made in its first call: a gate never flushes."""
         cache = getattr(torch.cuda.get_device_properties(self._device), "L2_cache_size", 0)
         return torch.empty(_FLUSH_TIMES * cache or _FLUSH_BYTES, dtype=torch.uint8, device=self._device)
 
@@ -98,12 +101,12 @@ class CudaDevice:
 
     def clock(self) -> tuple[float | None, tuple[str, ...]]:
         """Return the clock of the multiprocessors in Hz and why it is throttled; (None, ()) without NVML."""
-        return (None, ()) if self.nvml is None else self.nvml.clock()
+        return (None, ()) if self._nvml is None else self._nvml.clock()
 
     def status(self) -> dict[str, float | int | str | None]:
         """Return the free bytes and, with NVML, the highest clock in Hz and the number of other processes."""
         free, _ = torch.cuda.mem_get_info(self._device)
-        highest, others = (None, None) if self.nvml is None else self.nvml.status()
+        highest, others = (None, None) if self._nvml is None else self._nvml.status()
         return {"memory_free_bytes": free, "sm_clock_max_hz": highest, "other_processes": others}
 
 
