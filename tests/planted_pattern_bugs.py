@@ -119,7 +119,7 @@ class DividesByAnEmptyMemory(Sums):
         return y.sum(1) / real.sum(1)
 
 
-PATTERNS_FOUND_BY = {
+PATTERNS_FOUND_BY: dict[type, str] = {
     LosesTheContext: "steps",
     CountsPadding: "steps",
     CannotStartEmpty: "steps",

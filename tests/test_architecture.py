@@ -95,8 +95,8 @@ def test_the_public_surface_is_what_it_says():
     import effbench
 
     assert sorted(effbench.__all__) == [
-        "Cell", "Classification", "Examples", "Limits", "Mechanism", "Record", "Splits", "Sweep", "Task",
-        "Unsupported", "UsageError", "assert_conforms", "load", "run",
+        "Cell", "Classification", "Examples", "Limits", "Mechanism", "Record", "Splits", "State", "Sweep",
+        "Task", "Unsupported", "UsageError", "assert_conforms", "load", "run",
     ]  # fmt: skip
     for name in effbench.__all__:
         assert getattr(effbench, name) is getattr(effbench, name), "a submodule of that name would replace it"

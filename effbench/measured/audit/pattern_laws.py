@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from effbench.common.growth import Growth, slope
 from effbench.measured.audit.agreement import LawBroken, Passed, relative_difference, require_equal, with_mask
-from effbench.measured.audit.subject import Subject, output_of, ragged_mask, real_tokens
+from effbench.measured.audit.subject import Subject, output_of, real_tokens
 from effbench.measured.mechanism import Mechanism, Unsupported
 from effbench.measured.patterns import has_cross, require_steps
 from effbench.measured.state import selected, state_bytes
@@ -29,9 +29,9 @@ def steps(s: Subject) -> Passed:
         before = None
         for padded in (False, True) if n else (False,):
             x = s.input(4, n + _STEPS)
-            mask = torch.ones(4, n + _STEPS, dtype=torch.bool)
+            mask = x.new_ones(4, n + _STEPS, dtype=torch.bool)
             if padded:
-                before = ragged_mask(4, n)
+                before = s.ragged_mask(4, n)
                 mask[:, :n] = before
             found = _generated(module, x, before, n)
             expected = output_of(module, x, mask if padded else None)
@@ -48,10 +48,10 @@ def rows_of_the_state(s: Subject) -> Passed:
     """A state whose rows are reordered and repeated is continued as the reordered batch."""
     module = _stepwise(s)
     n = min(33, s.seq_len - 1)
-    rows = torch.tensor([2, 0, 0, 1])
+    rows = torch.tensor([2, 0, 0, 1], device=s.device)
     worst = 0.0
     with torch.no_grad():
-        _, state = module.prefill(s.input(3, n), ragged_mask(3, n))
+        _, state = module.prefill(s.input(3, n), s.ragged_mask(3, n))
         chosen = selected(state, rows)
         for i in range(3):
             token = s.input(3, 1, seed=10 + i)[:, 0]
@@ -95,7 +95,7 @@ def cross_attention(s: Subject) -> Passed:
         what = f"with x as its memory, at N={n}{with_mask(mask)}, it differs from the noncausal form"
         worst = max(worst, require_equal(found, expected, what))
     x, memory = s.input(2, 5, seed=2), s.input(2, s.lengths(40)[0])
-    mask = ragged_mask(2, memory.shape[1])
+    mask = s.ragged_mask(2, memory.shape[1])
     with torch.no_grad():
         together = module.attend(x, module.remember(memory, mask))
         for i in range(5):
@@ -108,7 +108,7 @@ def cross_attention(s: Subject) -> Passed:
 def _empty_memory(module: Any, x: Tensor, memory: Tensor) -> None:
     """Raise LawBroken if outputs or gradients are not finite where a row of memory has no real token."""
     x = x.clone().requires_grad_()
-    mask = torch.zeros(memory.shape[:2], dtype=torch.bool)
+    mask = memory.new_zeros(memory.shape[:2], dtype=torch.bool)
     mask[0, :1] = True
     out = module.attend(x, module.remember(memory, mask))
     (gradient,) = torch.autograd.grad(out.sum(), x)
