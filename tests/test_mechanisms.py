@@ -16,15 +16,19 @@ from baselines.attention import bigbird, linear, performer
 from baselines.attention._running import running_features, running_features_of_any_range
 from baselines.attention.bigbird import BigBird
 from baselines.attention.cosformer import CosFormer
+from baselines.attention.deltanet import DeltaNet
 from baselines.attention.fastformer import Fastformer
 from baselines.attention.fnet import FNet
+from baselines.attention.gla import GatedLinearAttention
 from baselines.attention.linear import LinearAttention
 from baselines.attention.linformer import Linformer
 from baselines.attention.longformer import Longformer
 from baselines.attention.luna import Luna
+from baselines.attention.mamba2 import Mamba2
 from baselines.attention.nystromformer import Nystromformer
 from baselines.attention.performer import Performer
 from baselines.attention.poolingformer import Poolingformer
+from baselines.attention.retention import Retention
 from baselines.attention.vanilla import Vanilla
 from effbench import Mechanism, Unsupported
 from effbench.common import registry
@@ -79,6 +83,13 @@ FORMS: Forms = [
     (FNet, {}),
     (Luna, {"length": 5}),
     (Luna, {"length": 64}),
+    (Retention, {"causal": True}),
+    (GatedLinearAttention, {"causal": True}),
+    (GatedLinearAttention, {"rank": 3, "tau": 1, "causal": True}),
+    (DeltaNet, {"causal": True}),
+    (DeltaNet, {"gated": True, "causal": True}),
+    (Mamba2, {"causal": True}),
+    (Mamba2, {"state": 5, "causal": True}),
 ]
 # Options at the ends of their ranges, and dense implementations: for the laws of counts and the reference.
 ENDS: Forms = [
@@ -100,6 +111,8 @@ ENDS: Forms = [
     (Nystromformer, {"landmarks": 3, "iterations": 1}),
     (Nystromformer, {"landmarks": 3, "iterations": 1, "conv": 33}),
     (Luna, {"length": 1}),
+    (GatedLinearAttention, {"rank": 1, "causal": True}),
+    (Mamba2, {"state": 1, "causal": True}),
 ]
 
 
@@ -352,6 +365,7 @@ def test_linear_features_keep_their_digits_far_below_0():
     torch.testing.assert_close(x.grad, expected.clamp(max=1), rtol=1e-6, atol=0)
 
 
+UNDECLARED = (Retention, GatedLinearAttention, DeltaNet, Mamba2)  # they declare no saved bytes
 SHAPES = ((12, 3), (12, 1), (12, 12), (6, 2), (30, 3), (1, 1))  # width, heads
 
 
@@ -381,7 +395,7 @@ def counts_are_the_executed(kind, options, batch, n, width, heads, dtype):
     assert not forward.uncounted + backward.uncounted
     assert 0 < module.useful_flops(batch, n) <= forward.flops or kind is FNet
     declared = module.saved_bytes(batch, n)
-    if kind is Fastformer and (n < width or module.causal):
+    if kind in UNDECLARED or (kind is Fastformer and (n < width or module.causal)):
         assert declared is None
     else:
         assert declared == saved_bytes(lambda: module(x), [x, *module.parameters()])
@@ -473,6 +487,11 @@ class Largest(TorchDispatchMode):
         (Nystromformer, {"landmarks": 16, "conv": 3}),
         (FNet, {}),
         (Luna, {"length": 16}),
+        (Retention, {"causal": True}),
+        (GatedLinearAttention, {"causal": True}),
+        (DeltaNet, {"causal": True}),
+        (DeltaNet, {"gated": True, "causal": True}),
+        (Mamba2, {"causal": True}),
     ],
 )
 def test_no_tensor_grows_as_n_squared(kind, options, masked):
@@ -569,12 +588,15 @@ def test_what_cannot_be_causal_says_why(kind):
         (Nystromformer, {"conv": 4}),
         (Nystromformer, {"conv": -1}),
         (Luna, {"length": 0}),
+        (GatedLinearAttention, {"rank": 0}),
+        (GatedLinearAttention, {"tau": 0}),
+        (Mamba2, {"state": 0}),
     ],
 )
 def test_wrong_options_are_refused_with_the_value(kind, options):
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=f"{name} is {value!r}, must be"):
-        build(kind, options)
+        build(kind, {**options, "causal": bool(kind.no_noncausal)})
 
 
 def test_heads_must_divide_the_width():

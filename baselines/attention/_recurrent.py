@@ -1,0 +1,130 @@
+"""What causal mechanisms with a state of fixed size share: chunks, decays, carried states, output norms."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.attention._heads import clear_padding, no_autocast
+from effbench import Mechanism, State
+
+NORM_EPSILON = 1e-5
+
+
+class Recurrent(Mechanism):
+    """A mechanism with a state: a scan over the tokens of a sequence, in chunks, and a step for one token.
+
+    A subclass defines ``_scan`` and ``_next``. Both get float32 at least and no autocast, since sums grow
+    with N; ``_scan`` gets padding as zeros.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
+        return self.prefill(x, mask)[0]
+
+    def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        """x [B, N, D], N >= 0, mask [B, N] -> the outputs [B, N, D] and the state after the last token."""
+        with no_autocast(x):
+            out_bnD, state = self._scan(clear_padding(x, mask).to(wide(x)), mask)
+        return out_bnD.to(x.dtype), state
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """x [B, D] -> the output [B, D] for this token and a new state; the given state does not change."""
+        with no_autocast(x):
+            out_bD, state = self._next(x.to(wide(x)), state)
+        return out_bD.to(x.dtype), state
+
+    def _scan(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, State]:
+        raise NotImplementedError
+
+    def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:
+        raise NotImplementedError
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """Return the dtype of sums: that of x, but float32 at least."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def projected(x: Tensor, layer: nn.Linear) -> Tensor:
+    """Return layer(x) in the dtype of x, which may be wider than that of the layer."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return F.linear(x, layer.weight.to(x.dtype), bias)
+
+
+def whole(n: int, chunk: int) -> int:
+    """Return the tokens of n filled up to whole chunks."""
+    return n + -n % chunk
+
+
+def past_pairs(n: int, chunk: int) -> int:
+    """Return the pairs inside chunks of n tokens whose key is not in the future."""
+    full, rest = divmod(n, chunk)
+    return full * chunk * (chunk + 1) // 2 + rest * (rest + 1) // 2
+
+
+def in_chunks(part: Tensor, chunk: int, dim: int) -> Tensor:
+    """Split dimension ``dim``, tokens, into [chunks, chunk]; zeros before the first token fill them up.
+
+    The last chunk ends with the last token, so that the state after it is that of the sequence.
+    """
+    n = part.shape[dim]
+    dim = dim % part.ndim
+    if n % chunk:
+        part = F.pad(part, (0, 0) * (part.ndim - 1 - dim) + (-n % chunk, 0))
+    return part.unflatten(dim, (whole(n, chunk) // chunk, chunk))
+
+
+def heads_in_chunks(x_bnhd: Tensor, chunk: int) -> Tensor:
+    """[B, N, heads, d] -> [B, heads, chunks, chunk, d], each head in its own rows."""
+    return in_chunks(x_bnhd, chunk, 1).permute(0, 3, 1, 2, 4).contiguous()
+
+
+def out_of_chunks(x_bhcid: Tensor, n: int) -> Tensor:
+    """[B, heads, chunks, chunk, d] -> [B, N, heads, d], without what filled up the first chunk."""
+    filled = x_bhcid.flatten(2, 3)
+    return filled[:, :, filled.shape[2] - n :].transpose(1, 2)
+
+
+def least_log(dtype: torch.dtype) -> float:
+    """Return the logarithm of a decay that is 0 beside 1: half of the dtype's range.
+
+    Logarithms of decays are clamped there. Their sums in a chunk then keep the digits of small ones, and a
+    product of two decays is never denormal.
+    """
+    return math.log(torch.finfo(dtype).tiny) / 2
+
+
+def pair_decays(log_ci: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the decays inside chunks from the logarithms of each token's decay [..., chunk].
+
+    First those from token j to token i, exp(log_{j+1} + ... + log_i) for j <= i and 0 for j > i:
+    [..., chunk, chunk]. Then those from the start of the chunk up to and with token i: [..., chunk]. No
+    exponent is above 0.
+    """
+    sums_ci = log_ci.cumsum(dim=-1)
+    exponents_cij = sums_ci[..., :, None] - sums_ci[..., None, :]
+    future = torch.ones(exponents_cij.shape[-2:], dtype=torch.bool, device=log_ci.device).triu(1)
+    return exponents_cij.masked_fill(future, -math.inf).exp(), sums_ci.exp()
+
+
+def carried_states(sums: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the states before each chunk, from zeros, and the state after the last chunk.
+
+    A chunk multiplies the state with its ``decay`` and adds its ``sums`` [B, chunks, ...]: decay, which may
+    be smaller, has the same dimensions.
+    """
+    state = torch.zeros_like(sums[:, 0]) if sums.shape[1] else sums.new_zeros(sums.shape[0], *sums.shape[2:])
+    before = []
+    for part, factor in zip(sums.unbind(1), decay.unbind(1), strict=True):
+        before.append(state)
+        state = torch.addcmul(part, state, factor)
+    return torch.stack(before, dim=1) if before else sums, state
+
+
+def scaled_to_one(x: Tensor) -> Tensor:
+    """Return x divided by the root of the mean of its squares along the last dimension."""
+    return x * (x.square().mean(dim=-1, keepdim=True) + NORM_EPSILON).rsqrt()

@@ -1,0 +1,188 @@
+"""DeltaNet: a state that corrects what it holds for a key, by the delta rule, in chunks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.attention._heads import clear_padding
+from baselines.attention._recurrent import (
+    Recurrent,
+    heads_in_chunks,
+    in_chunks,
+    least_log,
+    out_of_chunks,
+    pair_decays,
+    projected,
+    scaled_to_one,
+    whole,
+)
+from effbench import State
+
+CHUNK = 32
+SHORTEST, LONGEST = 1e-3, 1e-1  # the range of the first time steps of ``gated``, those of Mamba-2
+LEAST = 1e-6
+
+
+class DeltaNet(Recurrent):
+    """DeltaNet, and with ``gated`` Gated DeltaNet.
+
+    Per head, with q and k = silu(W x) / |silu(W x)| and beta_i = sigmoid(w_beta . x_i):
+
+        S_i = a_i S_{i-1} + beta_i k_i (v_i - a_i S_{i-1}^T k_i)^T [d, d];  o_i = S_i^T q_i
+        output_i = W_o rms_norm(o_i)
+
+    a_i = 1. With ``gated``, a_i = exp(-softplus(w_a . x_i + b) exp(A)) as in Mamba-2, and the norm is
+    multiplied with silu(W_g x_i). No map has a bias; the norm is per head, its weights are shared by heads.
+    There are no short convolutions. x [B, N, D] -> [B, N, D].
+
+    In chunks of 32 tokens. With g_i = a_1 ... a_i, a chunk writes U = T (V - diag(g) K S) for the state S
+    before it, where T = (I + L)^{-1} diag(beta) and L_ij = beta_i (k_i . k_j) g_i / g_j for j < i. So the
+    state after it is M S + K'^T T V with K'_j = k_j g_end / g_j and M = g_end I - K'^T T diag(g) K, and one
+    product a chunk carries the state. I + L is inverted by blocks of 2, 4, ..., 32 tokens.
+    O(N (32 + d) D), memory O(N D). A padded token is skipped: it neither decays nor corrects. The state of a
+    generation is S [B, heads, d, d]. Yang et al. 2024, section 3; ``gated``: arXiv 2412.06464, section 3.
+    """
+
+    order = 1.0
+    memory_order = 1.0
+    state_order = 0.0
+    equivariant = False
+    no_noncausal = "a state corrects itself token by token"
+    source = "Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule (arXiv 2406.06484)"
+
+    def __init__(
+        self, d_model: int, heads: int, *, max_len: int, causal: bool = False, gated: bool = False
+    ) -> None:
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.gated = gated
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.beta = nn.Linear(d_model, heads, bias=False)
+        self.norm = nn.Parameter(torch.ones(self.d_head))
+        self.out = nn.Linear(d_model, d_model, bias=False)
+        if gated:
+            self.gate = nn.Linear(d_model, d_model, bias=False)
+            self.time = nn.Linear(d_model, heads)
+            self.log_rate = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+            first = torch.empty(heads).uniform_(math.log(SHORTEST), math.log(LONGEST)).exp()
+            with torch.no_grad():
+                self.time.bias.copy_(first + (-torch.expm1(-first)).log())  # softplus of it is ``first``
+
+    def _scan(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, State]:
+        q, k, v = self._qkv(x_bnD)
+        beta_bnh = clear_padding(projected(x_bnD, self.beta).sigmoid(), mask)
+        q, k, v = (heads_in_chunks(part, CHUNK) for part in (q, k, v))
+        beta_bhci = in_chunks(beta_bnh.mT, CHUNK, 2)
+        raw_bhcij, scores_bhcij = k @ k.mT, q @ k.mT
+        if self.gated:
+            log_bnh = clear_padding(self._log_decay(x_bnD), mask)
+            pairs_bhcij, start_bhci = pair_decays(in_chunks(log_bnh.mT, CHUNK, 2))
+            raw_bhcij, scores_bhcij = raw_bhcij * pairs_bhcij, scores_bhcij * pairs_bhcij
+            ending, reading, q = (
+                part * decay[..., None]
+                for part, decay in ((k, pairs_bhcij[..., -1, :]), (k, start_bhci), (q, start_bhci))
+            )
+            whole_bhc = start_bhci[..., -1, None, None]
+        else:
+            ending, reading, scores_bhcij = k, k, scores_bhcij.tril()
+            whole_bhc = 1.0
+        inverse = _inverse(raw_bhcij * beta_bhci[..., None]) * beta_bhci[..., None, :]
+        written_bhcie = inverse @ torch.cat([v, reading], dim=-1)
+        ends_bhcde = ending.mT @ written_bhcie
+        eye = torch.eye(self.d_head, dtype=x_bnD.dtype, device=x_bnD.device)
+        values, transition = ends_bhcde[..., : self.d_head], whole_bhc * eye - ends_bhcde[..., self.d_head :]
+        before_bhcde, last_bhde = _carried(values, transition)
+        corrected = written_bhcie[..., : self.d_head] - written_bhcie[..., self.d_head :] @ before_bhcde
+        mixed = q @ before_bhcde + scores_bhcij @ corrected
+        return self._output(out_of_chunks(mixed, x_bnD.shape[1]), x_bnD), last_bhde
+
+    def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:
+        q, k, v = self._qkv(x_bD)
+        beta_bh1 = projected(x_bD, self.beta).sigmoid()[..., None]
+        if self.gated:
+            state = state * self._log_decay(x_bD).exp()[..., None, None]
+        held_bhd = (k[..., None, :] @ state)[..., 0, :]
+        new_bhde = torch.addcmul(state, k[..., None], (beta_bh1 * (v - held_bhd))[..., None, :])
+        return self._output((q[..., None, :] @ new_bhde)[..., 0, :], x_bD), new_bhde
+
+    def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute it token by token, by the recurrence."""
+        q, k, v = self._qkv(x)
+        beta = torch.sigmoid(self.beta(x))
+        decay = self._log_decay(x).exp() if self.gated else torch.ones_like(beta)
+        eye = torch.eye(self.d_head, dtype=x.dtype, device=x.device)
+        state_bhde = x.new_zeros(x.shape[0], self.heads, self.d_head, self.d_head)
+        mixed = []
+        for i in range(x.shape[1]):
+            rate_bh11, key_bhd1 = beta[:, i, :, None, None], k[:, i, :, :, None]
+            kept_bhdd = decay[:, i, :, None, None] * (eye - rate_bh11 * key_bhd1 * key_bhd1.mT)
+            new_bhde = kept_bhdd @ state_bhde + rate_bh11 * key_bhd1 * v[:, i, :, None, :]
+            real = None if mask is None else mask[:, i, None, None, None]
+            state_bhde = new_bhde if real is None else torch.where(real, new_bhde, state_bhde)
+            mixed.append((state_bhde.mT @ q[:, i, :, :, None])[..., 0])
+        return self._output(torch.stack(mixed, dim=1), x)
+
+    def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q and k of length 1, and v, for x [..., D]: [..., heads, d] each."""
+        qk, v = projected(x, self.qkv).split([2 * self.d_model, self.d_model], dim=-1)
+        features = F.silu(qk).unflatten(-1, (2, self.heads, self.d_head))
+        q, k = (features * (features.square().sum(dim=-1, keepdim=True) + LEAST).rsqrt()).unbind(-3)
+        return q, k, v.unflatten(-1, (self.heads, self.d_head))
+
+    def _log_decay(self, x: Tensor) -> Tensor:
+        """Return the logarithm of a_i for x [..., D]: [..., heads]."""
+        log_decay = -F.softplus(projected(x, self.time)) * self.log_rate.to(x.dtype).exp()
+        return log_decay.clamp(min=least_log(x.dtype))
+
+    def _output(self, mixed_xhd: Tensor, x_xD: Tensor) -> Tensor:
+        """Normalise each head of mixed [..., heads, d], gate and map: [..., D]."""
+        normal_xD = (scaled_to_one(mixed_xhd) * self.norm.to(x_xD.dtype)).flatten(-2)
+        if self.gated:
+            normal_xD = normal_xD * F.silu(projected(x_xD, self.gate))
+        return projected(normal_xD, self.out)
+
+    def forward_flops(self, batch_size: int, seq_len: int) -> int:
+        """Projections; keys and queries with keys, T, T with both, pairs; states, made, carried and read."""
+        n, d, head = seq_len, self.d_model, self.d_head
+        maps = 2 * n * d * ((5 if self.gated else 4) * d + (2 if self.gated else 1) * self.heads)
+        rows = whole(n, CHUNK)
+        halves = [2**level for level in range(CHUNK.bit_length() - 1)]
+        inverse = sum(2 * rows * self.heads * half * half for half in halves)
+        pairs = 2 * rows * CHUNK * d * 5
+        states = 2 * rows * d * head * 4 + 2 * rows // CHUNK * d * head * head
+        return batch_size * (maps + inverse + pairs + states)
+
+
+def _inverse(lower: Tensor) -> Tensor:
+    """Return the inverse of I + the part below the diagonal of ``lower`` [..., CHUNK, CHUNK].
+
+    With the inverses P and Q of two neighbouring blocks on the diagonal, and X below P and left of Q, that of
+    both is P, Q and -Q X P. No power of X is computed, so alike keys do no harm.
+    """
+    inverse, half = torch.ones_like(lower[..., :1]).unsqueeze(-1), 1  # [..., blocks, half, half]
+    while half < CHUNK:
+        blocks = lower.unflatten(-1, (-1, 2, half)).unflatten(-4, (-1, 2, half))
+        below = blocks[..., 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+        above, after = inverse.unflatten(-3, (-1, 2)).unbind(-3)
+        left = torch.cat([above, -(after @ below @ above)], dim=-2)
+        inverse = torch.cat([left, F.pad(after, (0, 0, half, 0))], dim=-1)
+        half *= 2
+    return inverse.squeeze(-3)
+
+
+def _carried(values: Tensor, transition: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the states before each chunk, from zeros, and the state after the last chunk.
+
+    A chunk [B, heads, chunks, d, d] makes of a state S its transition S + values.
+    """
+    b, heads, _, d, _ = values.shape
+    state = values.new_zeros(b * heads, d, d)
+    before = []
+    for part, kept in zip(values.unbind(2), transition.unbind(2), strict=True):
+        before.append(state)
+        state = torch.baddbmm(part.flatten(0, 1), kept.flatten(0, 1), state)
+    states = torch.stack(before, dim=1).view(values.shape) if before else values
+    return states, state.view(b, heads, d, d)
