@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +14,17 @@ from baselines.attention._heads import clear_padding, no_autocast
 from effbench import Mechanism, State
 
 NORM_EPSILON = 1e-5
+SEGMENT = 1024  # tokens of all sequences of a batch that are scanned at a time
 
 
 class Recurrent(Mechanism):
     """A mechanism with a state: a scan over the tokens of a sequence, in chunks, and a step for one token.
 
-    A subclass defines ``_scan`` and ``_next``. Both get float32 at least and no autocast, since sums grow
-    with N; ``_scan`` gets padding as zeros.
+    A subclass defines ``chunk``, ``_start``, ``_scan`` and ``_next``. The latter two get float32 at least and
+    no autocast, since sums grow with N; ``_scan`` gets padding as zeros.
     """
+
+    chunk: ClassVar[int]  # tokens whose pairs are computed; the tokens before a chunk are in the state
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
@@ -27,9 +32,13 @@ class Recurrent(Mechanism):
 
     def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, State]:
         """x [B, N, D], N >= 0, mask [B, N] -> the outputs [B, N, D] and the state after the last token."""
+        outs, state = [], self._start(x.new_zeros(x.shape[0], dtype=wide(x)))
         with no_autocast(x):
-            out_bnD, state = self._scan(clear_padding(x, mask).to(wide(x)), mask)
-        return out_bnD.to(x.dtype), state
+            for tokens in self._segments(*x.shape[:2]):
+                real = None if mask is None else mask[:, tokens]
+                out, state = self._scan(clear_padding(x[:, tokens], real).to(wide(x)), real, state)
+                outs.append(out.to(x.dtype))
+        return torch.cat(outs, dim=1) if outs else x, state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """x [B, D] -> the output [B, D] for this token and a new state; the given state does not change."""
@@ -37,7 +46,27 @@ class Recurrent(Mechanism):
             out_bD, state = self._next(x.to(wide(x)), state)
         return out_bD.to(x.dtype), state
 
-    def _scan(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, State]:
+    def train_flops(self, batch_size: int, seq_len: int) -> int | None:
+        """Three times the forward pass; None if the first segment is one chunk: its state is constant."""
+        first = next(self._segments(batch_size, seq_len)).stop
+        return None if first <= self.chunk else super().train_flops(batch_size, seq_len)
+
+    def _segments(self, batch_size: int, n: int) -> Iterator[slice]:
+        """Yield the parts of a sequence that are scanned one by one: whole chunks, but for the first.
+
+        What is computed for a segment of a batch is small enough for the processor's cache.
+        """
+        size = max(SEGMENT // batch_size // self.chunk, 1) * self.chunk
+        start = 0
+        for stop in range((n - 1) % size + 1, n + 1, size):
+            yield slice(start, stop)
+            start = stop
+
+    def _start(self, like: Tensor) -> State:
+        """Return the state before the first token, for ``like`` [B], in its dtype and on its device."""
+        return like.new_zeros(len(like), self.heads, self.d_head, self.d_head)
+
+    def _scan(self, x_bnD: Tensor, mask: Tensor | None, state: State) -> tuple[Tensor, State]:
         raise NotImplementedError
 
     def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:
@@ -75,7 +104,8 @@ def in_chunks(part: Tensor, chunk: int, dim: int) -> Tensor:
     dim = dim % part.ndim
     if n % chunk:
         part = F.pad(part, (0, 0) * (part.ndim - 1 - dim) + (-n % chunk, 0))
-    return part.unflatten(dim, (whole(n, chunk) // chunk, chunk))
+    chunks: Tensor = part.unflatten(dim, (whole(n, chunk) // chunk, chunk))
+    return chunks
 
 
 def heads_in_chunks(x_bnhd: Tensor, chunk: int) -> Tensor:
@@ -90,12 +120,12 @@ def out_of_chunks(x_bhcid: Tensor, n: int) -> Tensor:
 
 
 def least_log(dtype: torch.dtype) -> float:
-    """Return the logarithm of a decay that is 0 beside 1: half of the dtype's range.
+    """Return the logarithm of the smallest normal number, below which a decay is not told from 0.
 
-    Logarithms of decays are clamped there. Their sums in a chunk then keep the digits of small ones, and a
-    product of two decays is never denormal.
+    Logarithms of decays are clamped there. Their sums in a chunk then keep the digits of small ones, and no
+    decay is denormal, which processors compute slowly.
     """
-    return math.log(torch.finfo(dtype).tiny) / 2
+    return math.log(torch.finfo(dtype).tiny)
 
 
 def pair_decays(log_ci: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,28 +133,30 @@ def pair_decays(log_ci: Tensor) -> tuple[Tensor, Tensor]:
 
     First those from token j to token i, exp(log_{j+1} + ... + log_i) for j <= i and 0 for j > i:
     [..., chunk, chunk]. Then those from the start of the chunk up to and with token i: [..., chunk]. No
-    exponent is above 0.
+    exponent is above 0, or below ``least_log``.
     """
     sums_ci = log_ci.cumsum(dim=-1)
     exponents_cij = sums_ci[..., :, None] - sums_ci[..., None, :]
     future = torch.ones(exponents_cij.shape[-2:], dtype=torch.bool, device=log_ci.device).triu(1)
-    return exponents_cij.masked_fill(future, -math.inf).exp(), sums_ci.exp()
+    least = least_log(log_ci.dtype)
+    pairs_cij = exponents_cij.clamp(min=least).masked_fill(future, -math.inf).exp()
+    return pairs_cij, sums_ci.clamp(min=least).exp()
 
 
-def carried_states(sums: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the states before each chunk, from zeros, and the state after the last chunk.
+def carried_states(sums: Tensor, decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the states before each chunk, from ``state`` [B, ...], and the state after the last chunk.
 
-    A chunk multiplies the state with its ``decay`` and adds its ``sums`` [B, chunks, ...]: decay, which may
-    be smaller, has the same dimensions.
+    A chunk multiplies the state with its ``decay`` and adds its ``sums``, both [B, chunks, ...].
     """
-    state = torch.zeros_like(sums[:, 0]) if sums.shape[1] else sums.new_zeros(sums.shape[0], *sums.shape[2:])
     before = []
     for part, factor in zip(sums.unbind(1), decay.unbind(1), strict=True):
         before.append(state)
         state = torch.addcmul(part, state, factor)
-    return torch.stack(before, dim=1) if before else sums, state
+    return torch.stack(before, dim=1), state
 
 
 def scaled_to_one(x: Tensor) -> Tensor:
     """Return x divided by the root of the mean of its squares along the last dimension."""
-    return x * (x.square().mean(dim=-1, keepdim=True) + NORM_EPSILON).rsqrt()
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scaled: Tensor = x * (length.square() / x.shape[-1] + NORM_EPSILON).rsqrt()
+    return scaled

@@ -22,9 +22,9 @@ from baselines.attention._recurrent import (
 )
 from effbench import State
 
-CHUNK = 32
 SHORTEST, LONGEST = 1e-3, 1e-1  # the range of the first time steps of ``gated``, those of Mamba-2
 LEAST = 1e-6
+BLOCK = 4  # tokens whose triangular system is inverted at once
 
 
 class DeltaNet(Recurrent):
@@ -39,11 +39,11 @@ class DeltaNet(Recurrent):
     multiplied with silu(W_g x_i). No map has a bias; the norm is per head, its weights are shared by heads.
     There are no short convolutions. x [B, N, D] -> [B, N, D].
 
-    In chunks of 32 tokens. With g_i = a_1 ... a_i, a chunk writes U = T (V - diag(g) K S) for the state S
+    In chunks of 16 tokens. With g_i = a_1 ... a_i, a chunk writes U = T (V - diag(g) K S) for the state S
     before it, where T = (I + L)^{-1} diag(beta) and L_ij = beta_i (k_i . k_j) g_i / g_j for j < i. So the
     state after it is M S + K'^T T V with K'_j = k_j g_end / g_j and M = g_end I - K'^T T diag(g) K, and one
-    product a chunk carries the state. I + L is inverted by blocks of 2, 4, ..., 32 tokens.
-    O(N (32 + d) D), memory O(N D). A padded token is skipped: it neither decays nor corrects. The state of a
+    product a chunk carries the state. I + L is inverted by blocks of 4, 8 and 16 tokens.
+    O(N (16 + d) D), memory O(N D). A padded token is skipped: it neither decays nor corrects. The state of a
     generation is S [B, heads, d, d]. Yang et al. 2024, section 3; ``gated``: arXiv 2412.06464, section 3.
     """
 
@@ -51,6 +51,7 @@ class DeltaNet(Recurrent):
     memory_order = 1.0
     state_order = 0.0
     equivariant = False
+    chunk = 16
     no_noncausal = "a state corrects itself token by token"
     source = "Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule (arXiv 2406.06484)"
 
@@ -71,32 +72,27 @@ class DeltaNet(Recurrent):
             with torch.no_grad():
                 self.time.bias.copy_(first + (-torch.expm1(-first)).log())  # softplus of it is ``first``
 
-    def _scan(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan(self, x_bnD: Tensor, mask: Tensor | None, state: State) -> tuple[Tensor, State]:
         q, k, v = self._qkv(x_bnD)
         beta_bnh = clear_padding(projected(x_bnD, self.beta).sigmoid(), mask)
-        q, k, v = (heads_in_chunks(part, CHUNK) for part in (q, k, v))
-        beta_bhci = in_chunks(beta_bnh.mT, CHUNK, 2)
-        raw_bhcij, scores_bhcij = k @ k.mT, q @ k.mT
+        q, k, v = (heads_in_chunks(part, self.chunk) for part in (q, k, v))
+        beta_bhci1 = in_chunks(beta_bnh.mT, self.chunk, 2)[..., None]
         if self.gated:
             log_bnh = clear_padding(self._log_decay(x_bnD), mask)
-            pairs_bhcij, start_bhci = pair_decays(in_chunks(log_bnh.mT, CHUNK, 2))
-            raw_bhcij, scores_bhcij = raw_bhcij * pairs_bhcij, scores_bhcij * pairs_bhcij
-            ending, reading, q = (
-                part * decay[..., None]
-                for part, decay in ((k, pairs_bhcij[..., -1, :]), (k, start_bhci), (q, start_bhci))
-            )
+            pairs_cij, start_bhci = pair_decays(in_chunks(log_bnh.mT, self.chunk, 2))
+            ending = k * pairs_cij[..., -1, :, None]
+            reading, q_start = (part * start_bhci[..., None] for part in (k, q))
             whole_bhc = start_bhci[..., -1, None, None]
         else:
-            ending, reading, scores_bhcij = k, k, scores_bhcij.tril()
-            whole_bhc = 1.0
-        inverse = _inverse(raw_bhcij * beta_bhci[..., None]) * beta_bhci[..., None, :]
-        written_bhcie = inverse @ torch.cat([v, reading], dim=-1)
-        ends_bhcde = ending.mT @ written_bhcie
+            pairs_cij = torch.ones(self.chunk, self.chunk, dtype=x_bnD.dtype, device=x_bnD.device).tril()
+            ending = reading = k
+            q_start, whole_bhc = q, pairs_cij[0, 0]
+        inverse = _inverse(((k * beta_bhci1) @ k.mT) * pairs_cij)
+        values, keys = inverse @ (v * beta_bhci1), inverse @ (reading * beta_bhci1)
         eye = torch.eye(self.d_head, dtype=x_bnD.dtype, device=x_bnD.device)
-        values, transition = ends_bhcde[..., : self.d_head], whole_bhc * eye - ends_bhcde[..., self.d_head :]
-        before_bhcde, last_bhde = _carried(values, transition)
-        corrected = written_bhcie[..., : self.d_head] - written_bhcie[..., self.d_head :] @ before_bhcde
-        mixed = q @ before_bhcde + scores_bhcij @ corrected
+        before_bhcde, last_bhde = _carried(ending.mT @ values, whole_bhc * eye - ending.mT @ keys, state)
+        corrected = values - keys @ before_bhcde
+        mixed = q_start @ before_bhcde + ((q @ k.mT) * pairs_cij) @ corrected
         return self._output(out_of_chunks(mixed, x_bnD.shape[1]), x_bnD), last_bhde
 
     def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:
@@ -129,7 +125,8 @@ class DeltaNet(Recurrent):
         """Return q and k of length 1, and v, for x [..., D]: [..., heads, d] each."""
         qk, v = projected(x, self.qkv).split([2 * self.d_model, self.d_model], dim=-1)
         features = F.silu(qk).unflatten(-1, (2, self.heads, self.d_head))
-        q, k = (features * (features.square().sum(dim=-1, keepdim=True) + LEAST).rsqrt()).unbind(-3)
+        length = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+        q, k = (features * (length.square() + LEAST).rsqrt()).unbind(-3)
         return q, k, v.unflatten(-1, (self.heads, self.d_head))
 
     def _log_decay(self, x: Tensor) -> Tensor:
@@ -144,45 +141,57 @@ class DeltaNet(Recurrent):
             normal_xD = normal_xD * F.silu(projected(x_xD, self.gate))
         return projected(normal_xD, self.out)
 
+    def train_flops(self, batch_size: int, seq_len: int) -> int | None:
+        """Return None: some products of the inverse are of constants."""
+        return None
+
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Projections; keys and queries with keys, T, T with both, pairs; states, made, carried and read."""
         n, d, head = seq_len, self.d_model, self.d_head
         maps = 2 * n * d * ((5 if self.gated else 4) * d + (2 if self.gated else 1) * self.heads)
-        rows = whole(n, CHUNK)
-        halves = [2**level for level in range(CHUNK.bit_length() - 1)]
-        inverse = sum(2 * rows * self.heads * half * half for half in halves)
-        pairs = 2 * rows * CHUNK * d * 5
-        states = 2 * rows * d * head * 4 + 2 * rows // CHUNK * d * head * head
+        rows = whole(n, self.chunk)
+        halves = [half for half in (4, 8) if half < self.chunk]
+        inverse = 2 * rows * self.heads * (2 * BLOCK * BLOCK + sum(half * half for half in halves))
+        pairs = 2 * rows * self.chunk * d * 5
+        states = 2 * rows * d * head * 4 + 2 * rows // self.chunk * d * head * head
         return batch_size * (maps + inverse + pairs + states)
 
 
 def _inverse(lower: Tensor) -> Tensor:
-    """Return the inverse of I + the part below the diagonal of ``lower`` [..., CHUNK, CHUNK].
+    """Return the inverse of I + the part below the diagonal of ``lower`` [..., chunk, chunk].
 
-    With the inverses P and Q of two neighbouring blocks on the diagonal, and X below P and left of Q, that of
-    both is P, Q and -Q X P. No power of X is computed, so alike keys do no harm.
+    Blocks of 4 on the diagonal, I + A with A^4 = 0, have the inverse (I - A) (I + A^2). With the inverses P
+    and Q of two neighbouring blocks and X below P and left of Q, that of both together is P, Q and -Q X P. No
+    higher power is computed: those of alike keys have large entries.
     """
-    inverse, half = torch.ones_like(lower[..., :1]).unsqueeze(-1), 1  # [..., blocks, half, half]
-    while half < CHUNK:
-        blocks = lower.unflatten(-1, (-1, 2, half)).unflatten(-4, (-1, 2, half))
-        below = blocks[..., 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+    blocks = _neighbours(lower, BLOCK, 1)[..., 0, :, 0, :].tril(-1)
+    eye = torch.eye(BLOCK, dtype=lower.dtype, device=lower.device)
+    inverse, half = (eye - blocks) @ (eye + blocks @ blocks), BLOCK  # [..., blocks, half, half]
+    while half < lower.shape[-1]:
         above, after = inverse.unflatten(-3, (-1, 2)).unbind(-3)
-        left = torch.cat([above, -(after @ below @ above)], dim=-2)
+        left = torch.cat([above, -(after @ _neighbours(lower, half, 2)[..., 1, :, 0, :] @ above)], dim=-2)
         inverse = torch.cat([left, F.pad(after, (0, 0, half, 0))], dim=-1)
         half *= 2
     return inverse.squeeze(-3)
 
 
-def _carried(values: Tensor, transition: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the states before each chunk, from zeros, and the state after the last chunk.
+def _neighbours(square: Tensor, size: int, count: int) -> Tensor:
+    """Return the blocks of ``size`` in the squares of ``count`` by ``count`` blocks on the diagonal.
+
+    [..., chunk, chunk] -> [..., squares, count, size, count, size], a view.
+    """
+    parts = square.unflatten(-1, (-1, count, size)).unflatten(-4, (-1, count, size))
+    blocks: Tensor = parts.diagonal(dim1=-6, dim2=-3).movedim(-1, -5)
+    return blocks
+
+
+def _carried(values: Tensor, transition: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the states before each chunk, from ``state`` [B, heads, d, d], and the one after the last.
 
     A chunk [B, heads, chunks, d, d] makes of a state S its transition S + values.
     """
-    b, heads, _, d, _ = values.shape
-    state = values.new_zeros(b * heads, d, d)
-    before = []
+    shape, state, before = state.shape, state.flatten(0, 1), []
     for part, kept in zip(values.unbind(2), transition.unbind(2), strict=True):
         before.append(state)
         state = torch.baddbmm(part.flatten(0, 1), kept.flatten(0, 1), state)
-    states = torch.stack(before, dim=1).view(values.shape) if before else values
-    return states, state.view(b, heads, d, d)
+    return torch.stack(before, dim=1).view(values.shape), state.view(shape)

@@ -20,8 +20,6 @@ from baselines.attention._recurrent import (
 )
 from effbench import State
 
-CHUNK = 32
-
 
 class GatedLinearAttention(Recurrent):
     """Gated linear attention.
@@ -35,9 +33,9 @@ class GatedLinearAttention(Recurrent):
     ``rank`` is the width of W_1 x; ``tau`` slows down forgetting. W_q, W_k, W_v, W_o have no bias; the norm
     is per head, its weights are shared by heads. x [B, N, D] -> [B, N, D].
 
-    In chunks of 32 tokens: one state S for all chunks before, and the pairs inside a chunk, computed for
-    blocks of 2, 4, ..., 32 tokens: the queries of a right half with the keys of the left half, both decayed
-    to the middle. So no decay is divided by, and none is above 1. O(N (32 + d) D), memory O(N D). A padded
+    In chunks of 16 tokens: one state S for all chunks before, and the pairs inside a chunk, computed for
+    blocks of 2, 4, 8 and 16 tokens: the queries of a right half with the keys of the left half, both decayed
+    to the middle. So no decay is divided by, and none is above 1. O(N (16 + d) D), memory O(N D). A padded
     token is skipped: it neither decays nor adds. The state of a generation is S [B, heads, d, d].
     Sections 4.1 to 4.4.
     """
@@ -46,6 +44,7 @@ class GatedLinearAttention(Recurrent):
     memory_order = 1.0
     state_order = 0.0
     equivariant = False
+    chunk = 16
     no_noncausal = "a state sums over the past"
     source = "Yang et al. 2023, Gated Linear Attention Transformers (arXiv 2312.06635)"
 
@@ -70,16 +69,16 @@ class GatedLinearAttention(Recurrent):
         self.norm = nn.LayerNorm(self.d_head, eps=NORM_EPSILON)
         self.out = nn.Linear(d_model, d_model, bias=False)
 
-    def _scan(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _scan(self, x_bnD: Tensor, mask: Tensor | None, state: State) -> tuple[Tensor, State]:
         qkv, alpha = projected(x_bnD, self.qkv), self._alpha(x_bnD)
         if mask is not None:
             alpha = alpha.masked_fill(~mask[..., None], 1.0)
-        q, k, v = heads_in_chunks(qkv.unflatten(-1, (3 * self.heads, -1)), CHUNK).chunk(3, dim=1)
-        alpha_bhcid = heads_in_chunks(alpha.unflatten(-1, (self.heads, -1)), CHUNK)
+        q, k, v = heads_in_chunks(qkv.unflatten(-1, (3 * self.heads, -1)), self.chunk).chunk(3, dim=1)
+        alpha_bhcid = heads_in_chunks(alpha.unflatten(-1, (self.heads, -1)), self.chunk)
         inside_bhcid, q_bhcid, k_bhcid, whole_bhcd = _inside(q, k, v, alpha_bhcid)
         sums_bhcde = k_bhcid.mT @ v
         before_bchde, last_bhde = carried_states(
-            sums_bhcde.transpose(1, 2), whole_bhcd.transpose(1, 2)[..., None]
+            sums_bhcde.transpose(1, 2), whole_bhcd.transpose(1, 2)[..., None], state
         )
         mixed_bhcid = inside_bhcid + q_bhcid @ before_bchde.transpose(1, 2)
         return self._output(out_of_chunks(mixed_bhcid, x_bnD.shape[1]), x_bnD), last_bhde
@@ -94,13 +93,13 @@ class GatedLinearAttention(Recurrent):
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it token by token, by the recurrence."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        alpha = torch.sigmoid(self.decay(self.narrow(x))).pow(1 / self.tau).view_as(k)
+        alpha = (F.logsigmoid(self.decay(self.narrow(x))) / self.tau).exp().view_as(k)
         state_bhde = x.new_zeros(x.shape[0], self.heads, self.d_head, self.d_head)
         mixed = []
         for i in range(x.shape[1]):
             new_bhde = alpha[:, i, :, :, None] * state_bhde + k[:, i, :, :, None] * v[:, i, :, None, :]
-            real_b = slice(None) if mask is None else mask[:, i, None, None, None]
-            state_bhde = new_bhde if mask is None else torch.where(real_b, new_bhde, state_bhde)
+            real = None if mask is None else mask[:, i, None, None, None]
+            state_bhde = new_bhde if real is None else torch.where(real, new_bhde, state_bhde)
             mixed.append(torch.einsum("bhd,bhde->bhe", q[:, i], state_bhde))
         return self._output(torch.stack(mixed, dim=1), x)
 
@@ -117,12 +116,12 @@ class GatedLinearAttention(Recurrent):
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Five projections and the decays' two; pairs inside chunks; states, made and read."""
-        d, rows = self.d_model, whole(seq_len, CHUNK)
-        return batch_size * self._flops(seq_len, rows * (CHUNK - 1) // 2, rows * d * self.d_head)
+        d, rows = self.d_model, whole(seq_len, self.chunk)
+        return batch_size * self._flops(seq_len, rows * (self.chunk - 1) // 2, rows * d * self.d_head)
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
         """Without the rows that fill up the first chunk."""
-        pairs = past_pairs(seq_len, CHUNK) - seq_len
+        pairs = past_pairs(seq_len, self.chunk) - seq_len
         return batch_size * self._flops(seq_len, pairs, seq_len * self.d_model * self.d_head)
 
     def _flops(self, n: int, pairs: int, states: int) -> int:
@@ -133,21 +132,17 @@ class GatedLinearAttention(Recurrent):
 def _inside(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the sums over pairs inside chunks; q and k decayed to the ends of chunks; the chunks' decays.
 
-    All arguments are [B, heads, chunks, CHUNK, d]. Blocks of 1 token become blocks of 2, 4, ... tokens: a
+    All arguments are [B, heads, chunks, chunk, d]. Blocks of 1 token become blocks of 2, 4, ... tokens: a
     query carries the decays from the start of its block up to itself, a key those after it up to the end of
     its block. The decays of chunks are [B, heads, chunks, d].
     """
     shape, d, half = v.shape, v.shape[-1], 1
     out, q, total = (q * k).sum(dim=-1, keepdim=True) * v, q * alpha, alpha
-    while half < CHUNK:
-        (q_left, q_right), (k_left, k_right), (out_left, out_right) = (
-            part.reshape(-1, 2, half, d).unbind(1) for part in (q, k, out)
-        )
-        total_left, total_right = total.reshape(-1, 2, 1, d).unbind(1)
-        weights = q_right @ k_left.mT
-        out = torch.stack([out_left, torch.baddbmm(out_right, weights, v.reshape(-1, 2, half, d)[:, 0])], 1)
-        q = torch.stack([q_left, q_right * total_left], 1)
-        k = torch.stack([k_left * total_right, k_right], 1)
-        total = total_left * total_right
+    while half < shape[-2]:
+        q, k, v = (part.reshape(-1, 2, half, d) for part in (q, k, v))
+        out.view(-1, 2, half, d)[:, 1].add_((q[:, 1] @ k[:, 0].mT) @ v[:, 0])
+        left, right = total.reshape(-1, 2, 1, d).chunk(2, dim=1)
+        one = torch.ones_like(left)
+        q, k, total = q * torch.cat([one, left], dim=1), k * torch.cat([right, one], dim=1), left * right
         half *= 2
-    return out.view(shape), q.view(shape), k.view(shape), total.view(*shape[:3], d)
+    return out, q.view(shape), k.view(shape), total.view(*shape[:3], d)

@@ -22,7 +22,6 @@ from baselines.attention._recurrent import (
 )
 from effbench import State
 
-CHUNK = 32
 SHORTEST, LONGEST = 1e-3, 1e-1  # the range of the first time steps, as in the paper's code
 
 
@@ -47,6 +46,7 @@ class Mamba2(Recurrent):
     memory_order = 1.0
     state_order = 0.0
     equivariant = False
+    chunk = 32
     no_noncausal = "a state sums over the past"
     source = "Dao and Gu 2024, Transformers are SSMs (arXiv 2405.21060)"
 
@@ -65,20 +65,23 @@ class Mamba2(Recurrent):
         self.norm = nn.Parameter(torch.ones(d_model))
         self.out = nn.Linear(d_model, d_model, bias=False)
 
-    def _scan(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _start(self, like: Tensor) -> State:
+        return like.new_zeros(len(like), self.state, self.d_model)
+
+    def _scan(self, x_bnD: Tensor, mask: Tensor | None, state: State) -> tuple[Tensor, State]:
         n = x_bnD.shape[1]
         z, x, b, c, dt_bnh, log_bnh = self._parts(x_bnD)
         if mask is not None:
             dt_bnh, log_bnh = (part.masked_fill(~mask[..., None], 0.0) for part in (dt_bnh, log_bnh))
         written = (x.unflatten(-1, (self.heads, -1)) * dt_bnh[..., None]).flatten(2)
-        b, c, x_bciD = (in_chunks(part, CHUNK, 1) for part in (b, c, written))
-        pairs_bchij, start_bchi = pair_decays(in_chunks(log_bnh, CHUNK, 1).mT)
+        b, c, x_bciD = (in_chunks(part, self.chunk, 1) for part in (b, c, written))
+        pairs_bchij, start_bchi = pair_decays(in_chunks(log_bnh, self.chunk, 1).mT)
         weights_bchij = pairs_bchij * (c @ b.mT)[:, :, None]
         x_bchid = x_bciD.unflatten(-1, (self.heads, -1)).transpose(2, 3)
         inside_bcihd = (weights_bchij @ x_bchid).transpose(2, 3)
         ending = (x_bchid * pairs_bchij[..., -1, :, None]).transpose(2, 3).flatten(3)
         decay_bcD = start_bchi[..., -1].repeat_interleave(self.d_head, dim=-1)
-        before_bcsD, last_bsD = carried_states(b.mT @ ending, decay_bcD[..., None, :])
+        before_bcsD, last_bsD = carried_states(b.mT @ ending, decay_bcD[..., None, :], state)
         across_bcihd = (c @ before_bcsD).unflatten(-1, (self.heads, -1))
         mixed = torch.addcmul(inside_bcihd, across_bcihd, start_bchi.mT[..., None]).flatten(1, 2)
         return self._output(mixed[:, mixed.shape[1] - n :], x, z), last_bsD
@@ -123,12 +126,12 @@ class Mamba2(Recurrent):
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Projections in and out; C . B of pairs inside chunks, and the pairs; states, made and read."""
-        rows = whole(seq_len, CHUNK)
-        return batch_size * self._flops(seq_len, rows * CHUNK, rows)
+        rows = whole(seq_len, self.chunk)
+        return batch_size * self._flops(seq_len, rows * self.chunk, rows)
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
         """Without pairs in the future and without the rows that fill up the first chunk."""
-        return batch_size * self._flops(seq_len, past_pairs(seq_len, CHUNK), seq_len)
+        return batch_size * self._flops(seq_len, past_pairs(seq_len, self.chunk), seq_len)
 
     def _flops(self, n: int, pairs: int, rows: int) -> int:
         d = self.d_model

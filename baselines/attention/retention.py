@@ -20,8 +20,6 @@ from baselines.attention._recurrent import (
 )
 from effbench import State
 
-CHUNK = 32
-
 
 class Retention(Recurrent):
     """Multi-scale retention.
@@ -44,6 +42,7 @@ class Retention(Recurrent):
     memory_order = 1.0
     state_order = 0.0
     equivariant = False
+    chunk = 32
     no_noncausal = "a state sums over the past"
     source = "Sun et al. 2023, Retentive Network: A Successor to Transformer (arXiv 2307.08621)"
 
@@ -53,25 +52,31 @@ class Retention(Recurrent):
         self.norm = nn.GroupNorm(heads, d_model, eps=NORM_EPSILON)
         self.out = nn.Linear(d_model, d_model, bias=False)
 
-    def _scan(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, State]:
+    def _start(self, like: Tensor) -> State:
+        return super()._start(like), 0
+
+    def _scan(self, x_bnD: Tensor, mask: Tensor | None, state: State) -> tuple[Tensor, State]:
         n, heads = x_bnD.shape[1], self.heads
+        state_bhde, position = state
         qk, v, gate = projected(x_bnD, self.qkvg).split(
             [2 * self.d_model, self.d_model, self.d_model], dim=-1
         )
-        turned = self._turned(qk.unflatten(-1, (2 * heads, -1)), torch.arange(n, device=x_bnD.device))
-        q_bhcid, k_bhcid = heads_in_chunks(turned, CHUNK).chunk(2, dim=1)
-        v_bhcid = heads_in_chunks(v.unflatten(-1, (heads, -1)), CHUNK)
+        turned = self._turned(
+            qk.unflatten(-1, (2 * heads, -1)), position + torch.arange(n, device=x_bnD.device)
+        )
+        q_bhcid, k_bhcid = heads_in_chunks(turned, self.chunk).chunk(2, dim=1)
+        v_bhcid = heads_in_chunks(v.unflatten(-1, (heads, -1)), self.chunk)
         log_h = self._log_decay(x_bnD.device)
-        pairs_hij, start_hi = pair_decays(log_h[:, None].expand(-1, CHUNK))
+        pairs_hij, start_hi = pair_decays(log_h[:, None].expand(-1, self.chunk))
         pairs_hij, start_hi = pairs_hij.to(x_bnD.dtype), start_hi.to(x_bnD.dtype)
         weights_bhcij = (q_bhcid @ k_bhcid.mT) * pairs_hij[:, None]
         inside_bhcid = weights_bhcij @ v_bhcid
         sums_bhcde = (k_bhcid * pairs_hij[:, None, -1, :, None]).mT @ v_bhcid
         whole_bchde = start_hi[None, None, :, -1, None, None].expand(1, sums_bhcde.shape[2], -1, -1, -1)
-        before_bchde, last_bhde = carried_states(sums_bhcde.transpose(1, 2), whole_bchde)
+        before_bchde, last_bhde = carried_states(sums_bhcde.transpose(1, 2), whole_bchde, state_bhde)
         across_bhcid = q_bhcid @ before_bchde.transpose(1, 2)
         mixed = torch.addcmul(inside_bhcid, across_bhcid, start_hi[:, None, :, None])
-        return self._output(out_of_chunks(mixed, n), gate), (last_bhde, n)
+        return self._output(out_of_chunks(mixed, n), gate), (last_bhde, position + n)
 
     def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:
         state_bhde, position = state
@@ -126,11 +131,11 @@ class Retention(Recurrent):
 
     def forward_flops(self, batch_size: int, seq_len: int) -> int:
         """Five projections; pairs inside chunks, of all tokens and to both sides; states, made and read."""
-        d, rows = self.d_model, whole(seq_len, CHUNK)
-        return batch_size * (10 * seq_len * d * d + 4 * rows * CHUNK * d + 4 * rows * self.d_head * d)
+        d, rows = self.d_model, whole(seq_len, self.chunk)
+        return batch_size * (10 * seq_len * d * d + 4 * rows * self.chunk * d + 4 * rows * self.d_head * d)
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
         """Without pairs in the future and without the rows that fill up the first chunk."""
         d = self.d_model
-        pairs = past_pairs(seq_len, CHUNK)
+        pairs = past_pairs(seq_len, self.chunk)
         return batch_size * (10 * seq_len * d * d + 4 * pairs * d + 4 * seq_len * self.d_head * d)
