@@ -155,6 +155,12 @@ def carried_states(sums: Tensor, decay: Tensor, state: Tensor) -> tuple[Tensor, 
     return torch.stack(before, dim=1), state
 
 
+def plus_product(added: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
+    """Return added + scale * left @ right for [B, heads, chunks, ...] in one pass over the result."""
+    factors = left.flatten(0, 2), right.flatten(0, 2)
+    return torch.baddbmm(added.flatten(0, 2), *factors, alpha=scale).view(added.shape)
+
+
 def scaled_to_one(x: Tensor) -> Tensor:
     """Return x divided by the root of the mean of its squares along the last dimension."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)

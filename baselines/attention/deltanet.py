@@ -16,6 +16,7 @@ from baselines.attention._recurrent import (
     least_log,
     out_of_chunks,
     pair_decays,
+    plus_product,
     projected,
     scaled_to_one,
     whole,
@@ -77,22 +78,22 @@ class DeltaNet(Recurrent):
         beta_bnh = clear_padding(projected(x_bnD, self.beta).sigmoid(), mask)
         q, k, v = (heads_in_chunks(part, self.chunk) for part in (q, k, v))
         beta_bhci1 = in_chunks(beta_bnh.mT, self.chunk, 2)[..., None]
+        k_beta = k * beta_bhci1
         if self.gated:
             log_bnh = clear_padding(self._log_decay(x_bnD), mask)
             pairs_cij, start_bhci = pair_decays(in_chunks(log_bnh.mT, self.chunk, 2))
             ending = k * pairs_cij[..., -1, :, None]
-            reading, q_start = (part * start_bhci[..., None] for part in (k, q))
+            reading, q_start = (part * start_bhci[..., None] for part in (k_beta, q))
             whole_bhc = start_bhci[..., -1, None, None]
         else:
             pairs_cij = torch.ones(self.chunk, self.chunk, dtype=x_bnD.dtype, device=x_bnD.device).tril()
-            ending = reading = k
-            q_start, whole_bhc = q, pairs_cij[0, 0]
-        inverse = _inverse(((k * beta_bhci1) @ k.mT) * pairs_cij)
-        values, keys = inverse @ (v * beta_bhci1), inverse @ (reading * beta_bhci1)
+            ending, reading, q_start, whole_bhc = k, k_beta, q, pairs_cij[0, 0]
+        inverse = _inverse((k_beta @ k.mT) * pairs_cij)
+        values, keys = inverse @ (v * beta_bhci1), inverse @ reading
         eye = torch.eye(self.d_head, dtype=x_bnD.dtype, device=x_bnD.device)
         before_bhcde, last_bhde = _carried(ending.mT @ values, whole_bhc * eye - ending.mT @ keys, state)
-        corrected = values - keys @ before_bhcde
-        mixed = q_start @ before_bhcde + ((q @ k.mT) * pairs_cij) @ corrected
+        written = plus_product(values, keys, before_bhcde, scale=-1.0)
+        mixed = plus_product(q_start @ before_bhcde, (q @ k.mT) * pairs_cij, written)
         return self._output(out_of_chunks(mixed, x_bnD.shape[1]), x_bnD), last_bhde
 
     def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:

@@ -15,6 +15,7 @@ from baselines.attention._recurrent import (
     least_log,
     out_of_chunks,
     past_pairs,
+    plus_product,
     projected,
     whole,
 )
@@ -80,7 +81,7 @@ class GatedLinearAttention(Recurrent):
         before_bchde, last_bhde = carried_states(
             sums_bhcde.transpose(1, 2), whole_bhcd.transpose(1, 2)[..., None], state
         )
-        mixed_bhcid = inside_bhcid + q_bhcid @ before_bchde.transpose(1, 2)
+        mixed_bhcid = plus_product(inside_bhcid, q_bhcid, before_bchde.transpose(1, 2))
         return self._output(out_of_chunks(mixed_bhcid, x_bnD.shape[1]), x_bnD), last_bhde
 
     def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:
