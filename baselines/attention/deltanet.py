@@ -37,7 +37,7 @@ class DeltaNet(Recurrent):
         output_i = W_o rms_norm(o_i)
 
     a_i = 1. With ``gated``, a_i = exp(-softplus(w_a . x_i + b) exp(A)) as in Mamba-2, and the norm is
-    multiplied with silu(W_g x_i). No map has a bias; the norm is per head, its weights are shared by heads.
+    multiplied with silu(W_g x_i). No map has a bias but b; the norm is per head, with weights of all heads.
     There are no short convolutions. x [B, N, D] -> [B, N, D].
 
     In chunks of 16 tokens. With g_i = a_1 ... a_i, a chunk writes U = T (V - diag(g) K S) for the state S
