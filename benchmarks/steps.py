@@ -147,14 +147,13 @@ def dynamic_cache(layer: Any, x: Tensor, k: Tensor, v: Tensor) -> Call | None:
         from transformers import DynamicCache
     except ImportError:
         return None
-    n = k.shape[2]
     cache = DynamicCache()
     cache.update(k, v, 0)
 
     def step() -> Tensor:
-        cache.crop(n)  # takes views
         q, new_k, new_v = parts(layer, x)
         keys, values = cache.update(new_k[:, :, None], new_v[:, :, None], 0)
+        cache.crop(-1)  # views without the token, so that N does not grow
         mixed = F.scaled_dot_product_attention(q[:, :, None], keys, values)
         return layer.out(merge_heads(mixed)[:, 0])  # type: ignore[no-any-return]
 
