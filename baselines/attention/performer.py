@@ -124,15 +124,18 @@ class Performer(Mechanism):
             sums_bhme, before_bhm1 = state
             wide = sums_bhme.dtype
             parts = F.linear(x.to(wide), self.qkv.weight.to(wide), self.qkv.bias.to(wide))
-            q_bhd1, k_bhd1, v_bhd1 = parts.unflatten(-1, (3, self.heads, self.d_head, 1)).unbind(1)
-            scaled_md = self._scaled(wide)
-            key_bhm1 = scaled_md @ k_bhd1 + self._length(k_bhd1, dim=2)
+            q_bhd, k_bhd, v_bhd = parts.unflatten(-1, (3, self.heads, self.d_head)).unbind(1)
+            scaled_dm = self._scaled(wide).mT
+            key_bhm1 = (k_bhd @ scaled_dm + self._length(k_bhd, dim=-1))[..., None]
             largest_bhm1 = torch.maximum(before_bhm1, key_bhm1)
-            weight_bhm1 = (key_bhm1 - largest_bhm1).exp()
-            value_bh1e = F.pad(v_bhd1, (0, 0, 0, 1), value=1.0).mT
+            value_bh1e = F.pad(v_bhd, (0, 1), value=1.0)[..., None, :]
             sums_bhme = sums_bhme * (before_bhm1 - largest_bhm1).exp()
-            sums_bhme = sums_bhme.addcmul_(weight_bhm1, value_bh1e)
-            out = self._read(scaled_md, q_bhd1, sums_bhme, largest_bhm1)[:, 0]
+            sums_bhme = sums_bhme.addcmul_((key_bhm1 - largest_bhm1).exp(), value_bh1e)
+            query_bhm = q_bhd @ scaled_dm + largest_bhm1[..., 0]
+            query_bhm = (query_bhm - query_bhm.amax(dim=-1, keepdim=True)).exp()
+            out_bhe = (query_bhm[..., None, :] @ sums_bhme)[..., 0, :]
+            mixed_bD = (out_bhe[..., :-1] / out_bhe[..., -1:].clamp_min(_least(wide))).flatten(1)
+            out = F.linear(mixed_bD, self.out.weight.to(wide), self.out.bias.to(wide))
             return out.to(x.dtype), (sums_bhme, largest_bhm1)
 
     def remember(self, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
