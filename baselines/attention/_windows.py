@@ -49,7 +49,10 @@ class _InWindows(torch.autograd.Function):
             scores_bhqg = (q @ keys.mT).to(log_sum.dtype) / q.shape[-1] ** 0.5 + whole_g
             joint = torch.logaddexp(log_sum, scores_bhqg.logsumexp(dim=-1))
             weights = (scores_bhqg - joint[..., None]).exp_()
-            out = out.mul_((log_sum - joint).exp_()[..., None].to(out.dtype))
+            share = (log_sum - joint).exp_()[..., None]
+            total = share + weights.sum(dim=-1, keepdim=True)  # 1, but for the rounding of a large joint sum
+            weights = weights.div_(total)
+            out = out.mul_(share.div_(total).to(out.dtype))
             out = out.add_(weights.to(out.dtype) @ values)
             log_sum = joint
         context.first = first
