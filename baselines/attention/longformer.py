@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._flex import IMPLEMENTATIONS, Rule, block_mask, chosen, flex_attend
+from baselines.attention import _ring
+from baselines.attention._flex import IMPLEMENTATIONS, chosen
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -18,8 +19,11 @@ from baselines.attention._heads import (
     summed,
     wide_bytes,
 )
-from baselines.attention._windows import attend_in_windows
+from baselines.attention._local import Local
+from baselines.attention._ring import Ring
 from effbench import Mechanism
+
+_State = tuple[Ring, Ring, int]  # keys and values; the global tokens' inputs; the number of tokens
 
 
 class Longformer(Mechanism):
@@ -41,13 +45,15 @@ class Longformer(Mechanism):
     ``dense``, the reference. ``auto`` is flex on CUDA (float64: dense) and blocked on the CPU.
 
     Causal: i - window <= j <= i. The first tokens remain global as keys; as queries they see only the global
-    tokens up to themselves.
+    tokens up to themselves. Step by step: the state is the keys and values of the global tokens and of the
+    last window + 1 others, and the global tokens themselves.
 
     Raises ValueError for a wrong option.
     """
 
     order = 1.0
     memory_order = 1.0
+    state_order = 0.0
     equivariant = False
     no_cross = "its windows pair positions of one sequence"
     source = "Beltagy et al. 2020, Longformer: The Long-Document Transformer (arXiv 2004.05150)"
@@ -74,9 +80,8 @@ class Longformer(Mechanism):
         if implementation == "dense":
             # for this instance; the class declares the growth of the other implementations
             self.__dict__.update(order=2.0, memory_order=2.0)
-        self.block = 32
-        self.after = 0 if causal else window  # tokens ahead that a token sees
-        self.span = self.block + window + self.after  # keys that a block of queries may see
+        self.near = Local(window, 0 if causal else window)
+        self.slots = global_tokens + window + 1  # of the state of a generation
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
         if global_tokens:
@@ -90,11 +95,40 @@ class Longformer(Mechanism):
         x = clear_padding(x, mask)
         if how == "dense":
             return self.reference(x, mask)
-        mixed = self._flex(x, mask, count) if how == "flex" else self._local(x, mask, count)
-        out: Tensor = self.out(mixed)
+        attend = self.near.attend_flex if how == "flex" else self.near.attend
+        out: Tensor = self.out(attend(self.qkv, x, mask, self.heads, count))
         if count:
             out[:, :count] = self.out(self._global(x, mask, count))
         return out
+
+    def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, _State]:
+        """x [B, N, D], mask [B, N] -> the causal outputs [B, N, D]; a ring of keys and values, and N.
+
+        With global tokens the state has their inputs too. Raises Unsupported if it is not causal.
+        """
+        _ring.require_causal(self.causal)
+        n, count = x.shape[1], self.global_tokens
+        x = clear_padding(x, mask)
+        ring = _ring.remembered(x, mask, self._key_value, slots=self.slots, first=count)
+        first = None if mask is None else mask[:, :count]
+        inputs = _ring.remembered(x[:, :count], first, nn.Identity(), slots=count, first=count)
+        return self(x, mask) if n else x, (ring, inputs, n)
+
+    def _key_value(self, x: Tensor) -> Tensor:
+        """Return keys and values: [..., D] -> [..., 2 D]."""
+        return F.linear(x, self.qkv.weight[self.d_model :], self.qkv.bias[self.d_model :])
+
+    def step(self, x: Tensor, state: _State) -> tuple[Tensor, _State]:
+        """x [B, D] -> the output [B, D] for one more token, and the state with it."""
+        ring, inputs, n = state
+        q, key_value = self.qkv(x).split([self.d_model, 2 * self.d_model], dim=-1)
+        ring = _ring.put(ring, _ring.slot(n, self.global_tokens, self.slots), key_value)
+        if n < self.global_tokens:
+            inputs, so_far = _ring.put(inputs, n, x), slice(0, n + 1)
+            mixed = self._global(inputs.rows[:, so_far], inputs.seen[:, so_far], n + 1)[:, n]
+        else:
+            mixed = _ring.attended(q, ring, self.heads)
+        return self.out(mixed), (ring, inputs, n + 1)
 
     def runs_as(self, batch_size: int, seq_len: int) -> str:
         """Return the implementation; for auto, the one used on the device of the parameters."""
@@ -102,12 +136,6 @@ class Longformer(Mechanism):
 
     def _how(self) -> str:
         return chosen(self.implementation, self.qkv.weight)
-
-    def _flex(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
-        """Compute the same as ``_local`` through FlexAttention."""
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        seen = block_mask(_near, (self.window, count, self.causal), 1, x.shape[1], x.device)
-        return merge_heads(flex_attend(q, k, v, seen, mask))
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it by the definition, with the N x N map of visible keys."""
@@ -142,17 +170,19 @@ class Longformer(Mechanism):
             return batch_size * (
                 2 * n * d * 4 * d + 4 * n * n * d + (6 * n * d * d + 4 * n * n * d) * self._any
             )
-        rows = self._rows(n) + self.window + self.after if self._blocked(n) else n
-        return self._flops(batch_size, n, rows, sum(self._executed_pairs(n)))
+        rows, pairs = (
+            self.near.projected(n, self.global_tokens),
+            self.near.executed_pairs(n, self.global_tokens),
+        )
+        return self._flops(batch_size, n, rows, sum(pairs))
 
     def train_flops(self, batch_size: int, seq_len: int) -> int | None:
         """Three times the forward pass; blocked also the scores once more, which the kernel does not keep."""
         forward = self.forward_flops(batch_size, seq_len)
         if forward is None:
             return None
-        blocked = self._how() == "blocked"
-        again = 2 * batch_size * self._executed_pairs(seq_len)[0] * self.d_model if blocked else 0
-        return 3 * forward + again
+        inside = self.near.executed_pairs(seq_len, self.global_tokens)[0] if self._how() == "blocked" else 0
+        return 3 * forward + 2 * batch_size * inside * self.d_model
 
     def useful_flops(self, batch_size: int, seq_len: int) -> int:
         """Only the keys that a query sees, without the windows of global tokens, which are not used.
@@ -161,7 +191,7 @@ class Longformer(Mechanism):
         """
         n, d, count = seq_len, self.d_model, min(self.global_tokens, seq_len)
         pairs = sum(
-            count + min(i + self.after, n - 1) - max(i - self.window, count) + 1 for i in range(count, n)
+            count + min(i + self.near.after, n - 1) - max(i - self.window, count) + 1 for i in range(count, n)
         )
         if self._how() == "dense":
             pairs += count * (count + 1) // 2 if self.causal else count * n
@@ -188,14 +218,8 @@ class Longformer(Mechanism):
             masks = 2 * h * count * count
         if 1 < count < n and batch_size > 1:
             whole += d * count  # their inputs, which do not lie side by side
-        if not self._blocked(n):
-            kept, sums = batch_size * (4 * n * d + whole) + n * n, n * h
-        else:
-            rows = self._rows(n)
-            local = 4 * (rows + self.window + self.after) * d + rows * d
-            beside = n * d if batch_size > 1 else 0
-            kept, sums = batch_size * (local + beside + whole) + rows * self.span, rows * h * (1 + count)
-        return size * kept + wide * batch_size * sums + masks
+        kept, sums = self.near.saved(batch_size, n, count, d, h)
+        return size * (kept + batch_size * whole) + wide * sums + masks
 
     @property
     def _any(self) -> bool:
@@ -209,62 +233,6 @@ class Longformer(Mechanism):
         maps = 2 * d + self.heads * summed(self.d_head) + summed(d)
         whole = 2 * count * d * (maps + 2 * (count if self.causal else n) * self.heads)
         return batch_size * (2 * d * d * (3 * rows + n) + 4 * pairs * d + whole)
-
-    def _rows(self, n: int) -> int:
-        """Return the number of queries, filled up to whole blocks."""
-        return -(-n // self.block) * self.block
-
-    def _executed_pairs(self, n: int) -> tuple[int, int]:
-        """Return the query-key pairs in the kernel, and those with the global keys outside it."""
-        if not self._blocked(n):
-            return n * n, 0
-        return self._rows(n) * self.span, self._rows(n) * min(self.global_tokens, n)
-
-    def _blocked(self, n: int) -> bool:
-        """True if a block sees less than the whole sequence, so that blocks save work."""
-        return n > min(self.global_tokens, n) + self.span
-
-    def _local(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
-        """Attend from every token to its window and the global keys: [B, N, D]; global rows are not used."""
-        n = x.shape[1]
-        if not self._blocked(n):
-            q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-            position = torch.arange(n, device=x.device)
-            ahead = position - position[:, None]
-            sees = ((ahead >= -self.window) | (position < count)) & (ahead <= self.after)
-            sees = sees if self.causal else sees | (position < count)
-            sees = sees if mask is None else sees & mask[:, None, None]
-            return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
-        blocks = -(-n // self.block)
-        allowed = self._allowed(n, blocks, count, mask, x).expand(len(x), -1, -1, -1)
-        hidden = torch.zeros_like(x[:, :count, 0]) if mask is None else self._hidden(mask[:, :count], x)
-        # one product for q, k and v, with a window of zeros on both sides, so that windows are views
-        around = (0, 0, self.window, self.after + blocks * self.block - n)
-        qkv_br3hd = self.qkv(F.pad(x, around)).unflatten(-1, (3, self.heads, self.d_head))
-        sequences = [
-            attend_in_windows(*sequence, first=self.window)[:n].flatten(1)
-            for sequence in zip(qkv_br3hd, allowed, hidden, strict=True)
-        ]
-        return sequences[0][None] if len(sequences) == 1 else torch.stack(sequences)
-
-    def _windows(self, t_bn: Tensor, blocks: int) -> Tensor:
-        """Return [B, N] as [B, blocks, block + window + after], overlapping views into one padded copy."""
-        padded = F.pad(t_bn, (self.window, self.after + blocks * self.block - t_bn.shape[1]))
-        windows: Tensor = padded.unfold(1, self.span, self.block)
-        return windows
-
-    def _allowed(self, n: int, blocks: int, count: int, mask: Tensor | None, like: Tensor) -> Tensor:
-        """Return 0 for the keys in its window that a query sees, else -inf: [B or 1, blocks, block, keys]."""
-        offset = torch.arange(self.span, device=like.device)
-        ahead = offset - self.window - torch.arange(self.block, device=like.device)[:, None]
-        near = (ahead >= -self.window) & (ahead <= self.after)
-        real = torch.ones(1, n, dtype=torch.bool, device=like.device) if mask is None else mask
-        local = self._windows(real & (torch.arange(n, device=like.device) >= count), blocks)
-        return self._hidden(near, like) + self._hidden(local, like)[:, :, None]
-
-    def _hidden(self, seen: Tensor, like: Tensor) -> Tensor:
-        """Return the numbers to add to scores: 0 where a key is seen, else -inf; in the dtype of ``like``."""
-        return like.new_zeros(seen.shape).masked_fill(~seen, -torch.inf)
 
     def _global(self, x: Tensor, mask: Tensor | None, count: int) -> Tensor:
         """Attend from the global tokens to all tokens, or causally to each other: [B, count, D]."""
@@ -282,13 +250,3 @@ class Longformer(Mechanism):
         weights = masked_softmax(seeking @ x.mT, allowed, -1)
         gathered = (weights @ x).unflatten(1, (self.heads, count))
         return torch.einsum("bhge,hde->bghd", gathered, value_hde).flatten(2)
-
-
-def _near(device: torch.device, window: int, count: int, causal: bool) -> Rule:
-    """Return the rule: a query sees the keys of its window and the first ``count`` keys."""
-
-    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        near = ((query - key).abs() <= window) | (key < count)
-        return near & (key <= query) if causal else near
-
-    return sees

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.attention import _ring
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -17,11 +18,16 @@ from baselines.attention._heads import (
     split_heads,
     wide_bytes,
 )
+from baselines.attention._ring import Ring
 from baselines.attention._windows import strided_windows
 from effbench import Mechanism
 
 NEAR_BLOCK = 32  # queries per block in the first level
 WIDE_BLOCK = 64  # and in the second level, rounded up to a multiple of the stride
+
+_State = tuple[
+    Ring, Ring, Ring, int
+]  # keys and values of tokens; tokens of a row; rows; the number of tokens
 
 
 class Poolingformer(Mechanism):
@@ -41,7 +47,9 @@ class Poolingformer(Mechanism):
     of them may see. Time O(N (D + window + pool_window / stride) D), memory O(N D).
 
     Causal: i - window <= j <= i, and row p is seen if none of its tokens is in the future:
-    i - pool_window <= p stride <= i - kernel + 1. Tokens before kernel - 1 see no row.
+    i - pool_window <= p stride <= i - kernel + 1. Tokens before kernel - 1 see no row. Step by step: the
+    state is the keys and values of the last window + 1 tokens and of the pooled rows that a token may see,
+    and y of the last ``kernel`` tokens, which are pooled when a row ends with them.
 
     The paper's best pooling, a light dynamic convolution, is not implemented. The defaults are the paper's,
     as far as known. Raises ValueError for a wrong option.
@@ -49,6 +57,7 @@ class Poolingformer(Mechanism):
 
     order = 1.0
     memory_order = 1.0
+    state_order = 0.0
     equivariant = False
     no_cross = "its windows pair positions of one sequence"
     source = (
@@ -88,6 +97,9 @@ class Poolingformer(Mechanism):
         block = -(-WIDE_BLOCK // stride) * stride
         self.near = _Level(1, window, 0 if causal else window, NEAR_BLOCK)
         self.wide = _Level(stride, pool_window, 1 - kernel if causal else pool_window, block)
+        self.slots = (
+            max(0, pool_window - kernel + 1) // stride + 1
+        )  # rows that a token of the causal form may see
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.query = nn.Linear(d_model, d_model)
         self.key_value = nn.Linear(d_model, 2 * d_model)
@@ -99,6 +111,54 @@ class Poolingformer(Mechanism):
         real_bn = torch.ones_like(x[:1, :, 0], dtype=torch.bool) if mask is None else mask
         y = clear_padding(self._sliding(x, real_bn), mask)
         return self.out(y + self._pooled(y, real_bn))  # type: ignore[no-any-return]
+
+    def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, _State]:
+        """x [B, N, D], mask [B, N] -> the causal outputs [B, N, D], and the state.
+
+        It is three rings and N: keys and values of level 1 [B, window + 1, 2 D], y of the last tokens
+        [B, kernel, D], and keys and values of level 2 [B, rows, 2 D]. Raises Unsupported if it is not causal.
+        """
+        _ring.require_causal(self.causal)
+        n = x.shape[1]
+        real_bn = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
+        x = clear_padding(x, mask)
+        y = clear_padding(self._sliding(x, real_bn), mask) if n else x
+        near = _ring.remembered(x, real_bn, self._key_value, slots=self.window + 1)
+        recent = _ring.remembered(y, real_bn, nn.Identity(), slots=self.kernel)
+        rows = _ring.kept(max(0, (n - self.kernel) // self.stride + 1), 0, self.slots)
+        firsts = torch.tensor(rows, dtype=torch.long, device=x.device)[:, None] * self.stride
+        tokens_pk = firsts + torch.arange(self.kernel, device=x.device)
+        real_bpk = real_bn[:, tokens_pk]
+        pooled = self._row(y[:, tokens_pk].flatten(0, 1), real_bpk.flatten(0, 1))
+        pooled_bpE = pooled.view(len(x), len(rows), 2 * self.d_model)
+        wide = _ring.filled(pooled_bpE, real_bpk.any(dim=2), [p % self.slots for p in rows], self.slots)
+        return self.out(y + self._pooled(y, real_bn)) if n else x, (near, recent, wide, n)
+
+    def step(self, x: Tensor, state: _State) -> tuple[Tensor, _State]:
+        """x [B, D] -> the output [B, D] for one more token, and the state with it."""
+        near, recent, wide, n = state
+        q, key_value = self.qkv(x).split([self.d_model, 2 * self.d_model], dim=-1)
+        near = _ring.put(near, n % (self.window + 1), key_value)
+        y = _ring.attended(q, near, self.heads)
+        recent = _ring.put(recent, n % self.kernel, y)
+        last, past = divmod(n - self.kernel + 1, self.stride)  # the last row without a future token
+        if last >= 0 and past == 0:  # it ends with this token
+            row_bE, some_b = self._row(*recent), recent.seen.any(dim=1)
+            wide = _ring.put(wide, last % self.slots, row_bE, some_b)
+        place = torch.arange(self.slots, device=x.device)
+        row_s = last - (last - place) % self.slots
+        z = _ring.attended(self.query(y), wide, self.heads, row_s * self.stride >= n - self.pool_window)
+        return self.out(y + z), (near, recent, wide, n + 1)
+
+    def _key_value(self, x: Tensor) -> Tensor:
+        """Return keys and values of level 1: [..., D] -> [..., 2 D]."""
+        return F.linear(x, self.qkv.weight[self.d_model :], self.qkv.bias[self.d_model :])
+
+    def _row(self, y_bkD: Tensor, real_bk: Tensor) -> Tensor:
+        """Return keys and values [B, 2 D] of the row that pools these tokens."""
+        if self.pooling == "mean":
+            return self.key_value(self._pool(y_bkD, real_bk))  # type: ignore[no-any-return]
+        return self._pool(self.key_value(y_bkD), real_bk)
 
     def _sliding(self, x: Tensor, real_bn: Tensor) -> Tensor:
         """Return y of level 1 [B, N, D]: one product for q, k and v, with zeros at both ends."""

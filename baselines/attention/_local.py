@@ -1,0 +1,128 @@
+"""Attention to a window of tokens and to the first tokens, in blocks: shared by longformer and sinks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.attention._flex import Rule, block_mask, flex_attend
+from baselines.attention._heads import merge_heads, split_heads
+from baselines.attention._windows import attend_in_windows
+
+BLOCK = 32  # queries per block
+
+
+@dataclass(frozen=True)
+class Local:
+    """Token i sees the tokens i - before to i + after and the first ``count`` tokens, each key once.
+
+    With ``after`` = 0 it is causal: no key is in the future. If the sequence is cut into blocks, the outputs
+    of the first ``count`` tokens are not used: their caller replaces them.
+    """
+
+    before: int
+    after: int
+
+    @property
+    def span(self) -> int:
+        """Keys of the window that a block of queries may see."""
+        return BLOCK + self.before + self.after
+
+    @property
+    def causal(self) -> bool:
+        return self.after == 0
+
+    def blocked(self, n: int, count: int) -> bool:
+        """True if a block sees less than the whole sequence, so that blocks save work."""
+        return n > min(count, n) + self.span
+
+    def queries(self, n: int) -> int:
+        """Return the number of queries, filled up to whole blocks."""
+        return -(-n // BLOCK) * BLOCK
+
+    def projected(self, n: int, count: int) -> int:
+        """Return the number of rows of queries, keys and values, with zero rows at both ends."""
+        return self.queries(n) + self.before + self.after if self.blocked(n, count) else n
+
+    def executed_pairs(self, n: int, count: int) -> tuple[int, int]:
+        """Return the query-key pairs in the kernel, and those with the first keys outside it."""
+        if not self.blocked(n, count):
+            return n * n, 0
+        return self.queries(n) * self.span, self.queries(n) * min(count, n)
+
+    def saved(self, batch: int, n: int, count: int, d: int, heads: int) -> tuple[int, int]:
+        """Return how many numbers ``attend`` saves for backward, its output included, and how many wide sums.
+
+        Padded input, q, k and v, the mask, and the kernel's results.
+        """
+        if not self.blocked(n, count):
+            return batch * 4 * n * d + n * n, batch * n * heads
+        rows = self.queries(n)
+        numbers = 4 * self.projected(n, count) * d + rows * d + (n * d if batch > 1 else 0)
+        return batch * numbers + rows * self.span, batch * rows * heads * (1 + min(count, n))
+
+    def sees(self, n: int, count: int, device: torch.device) -> Tensor:
+        """Return the map of visible keys [N, N] by the definition."""
+        ahead = torch.arange(n, device=device) - torch.arange(n, device=device)[:, None]
+        sees = (ahead >= -self.before) & (ahead <= self.after)
+        sees[:, :count] = True
+        return sees & (ahead <= 0) if self.causal else sees
+
+    def attend(self, qkv: nn.Linear, x: Tensor, mask: Tensor | None, heads: int, count: int) -> Tensor:
+        """Attend from every token of x [B, N, D], whose padding is 0, to what it sees: [B, N, D]."""
+        n = x.shape[1]
+        if not self.blocked(n, count):
+            q, k, v = (split_heads(part, heads) for part in qkv(x).chunk(3, dim=-1))
+            sees = self.sees(n, count, x.device)
+            sees = sees if mask is None else sees & mask[:, None, None]
+            return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
+        blocks = self.queries(n) // BLOCK
+        allowed = self._allowed(n, blocks, count, mask, x).expand(len(x), -1, -1, -1)
+        hidden = torch.zeros_like(x[:, :count, 0]) if mask is None else _hidden(mask[:, :count], x)
+        # one product for q, k and v, with a window of zeros on both sides, so that windows are views
+        around = (0, 0, self.before, self.after + blocks * BLOCK - n)
+        qkv_br3hd = qkv(F.pad(x, around)).unflatten(-1, (3, heads, -1))
+        sequences = [
+            attend_in_windows(*sequence, first=self.before)[:n].flatten(1)
+            for sequence in zip(qkv_br3hd, allowed, hidden, strict=True)
+        ]
+        return sequences[0][None] if len(sequences) == 1 else torch.stack(sequences)
+
+    def attend_flex(self, qkv: nn.Linear, x: Tensor, mask: Tensor | None, heads: int, count: int) -> Tensor:
+        """Compute the same through FlexAttention."""
+        q, k, v = (split_heads(part, heads) for part in qkv(x).chunk(3, dim=-1))
+        seen = block_mask(_rule, (self.before, count, self.causal), 1, x.shape[1], x.device)
+        return merge_heads(flex_attend(q, k, v, seen, mask))
+
+    def _windows(self, t_bn: Tensor, blocks: int) -> Tensor:
+        """Return [B, N] as [B, blocks, span], overlapping views into one padded copy."""
+        padded = F.pad(t_bn, (self.before, self.after + blocks * BLOCK - t_bn.shape[1]))
+        windows: Tensor = padded.unfold(1, self.span, BLOCK)
+        return windows
+
+    def _allowed(self, n: int, blocks: int, count: int, mask: Tensor | None, like: Tensor) -> Tensor:
+        """Return 0 for the keys in its window that a query sees, else -inf: [B or 1, blocks, block, keys]."""
+        offset = torch.arange(self.span, device=like.device)
+        ahead = offset - self.before - torch.arange(BLOCK, device=like.device)[:, None]
+        near = (ahead >= -self.before) & (ahead <= self.after)
+        real = torch.ones(1, n, dtype=torch.bool, device=like.device) if mask is None else mask
+        local = self._windows(real & (torch.arange(n, device=like.device) >= count), blocks)
+        return _hidden(near, like) + _hidden(local, like)[:, :, None]
+
+
+def _hidden(seen: Tensor, like: Tensor) -> Tensor:
+    """Return the numbers to add to scores: 0 where a key is seen, else -inf; in the dtype of ``like``."""
+    return like.new_zeros(seen.shape).masked_fill(~seen, -torch.inf)
+
+
+def _rule(device: torch.device, window: int, count: int, causal: bool) -> Rule:
+    """Return the rule: a query sees the keys of its window and the first ``count`` keys."""
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        near = ((query - key).abs() <= window) | (key < count)
+        return near & (key <= query) if causal else near
+
+    return sees
