@@ -21,6 +21,7 @@ from baselines.attention.deltanet import DeltaNet
 from baselines.attention.fastformer import Fastformer
 from baselines.attention.fnet import FNet
 from baselines.attention.gla import GatedLinearAttention
+from baselines.attention.hyena import Hyena
 from baselines.attention.linear import LinearAttention
 from baselines.attention.linformer import Linformer
 from baselines.attention.longformer import Longformer
@@ -30,6 +31,7 @@ from baselines.attention.nystromformer import Nystromformer
 from baselines.attention.performer import Performer
 from baselines.attention.poolingformer import Poolingformer
 from baselines.attention.retention import Retention
+from baselines.attention.sinks import Sinks
 from baselines.attention.vanilla import Vanilla
 from effbench import Mechanism, Unsupported
 from effbench.common import registry
@@ -91,6 +93,11 @@ FORMS: Forms = [
     (DeltaNet, {"gated": True, "causal": True}),
     (Mamba2, {"causal": True}),
     (Mamba2, {"state": 5, "causal": True}),
+    (Sinks, {"window": 4, "sinks": 2, "causal": True}),
+    (Sinks, {"window": 1, "sinks": 0, "causal": True}),
+    (Sinks, {"window": 30, "sinks": 5, "causal": True}),
+    (Hyena, {"causal": True}),
+    (Hyena, {"width": 5, "causal": True}),
 ]
 # Options at the ends of their ranges, and dense implementations: for the laws of counts and the reference.
 ENDS: Forms = [
@@ -114,6 +121,9 @@ ENDS: Forms = [
     (Luna, {"length": 1}),
     (GatedLinearAttention, {"rank": 1, "causal": True}),
     (Mamba2, {"state": 1, "causal": True}),
+    (Sinks, {"window": 4, "implementation": "dense", "causal": True}),
+    (Sinks, {"window": 2, "sinks": 40, "causal": True}),
+    (Hyena, {"width": 1, "causal": True}),
 ]
 
 
@@ -424,6 +434,9 @@ def pairs_by_definition(module, n):
             + sum(-module.pool_window <= j - i <= last for j in first)
             for i in range(n)
         )
+    if isinstance(module, Sinks):
+        window, sinks = module.window, module.sinks
+        return HEADS * sum(i - j < window or j < sinks for i in range(n) for j in range(i + 1))
     plan = bigbird._plan(*module._rule(-(-n // module.block)))
     return sum(
         j // module.block in rows[i // module.block] for rows in plan for i in range(n) for j in range(n)
@@ -436,7 +449,7 @@ def pairs_by_definition(module, n):
     [
         form
         for form in FORMS
-        if form[0] in (Longformer, BigBird, Poolingformer) or form == (Vanilla, {"causal": True})
+        if form[0] in (Longformer, BigBird, Poolingformer, Sinks) or form == (Vanilla, {"causal": True})
     ],
     ids=str,
 )
@@ -496,6 +509,8 @@ class Largest(TorchDispatchMode):
         (DeltaNet, {"causal": True}),
         (DeltaNet, {"gated": True, "causal": True}),
         (Mamba2, {"causal": True}),
+        (Sinks, {"window": 16, "causal": True}),
+        (Hyena, {"causal": True}),
     ],
 )
 def test_no_tensor_grows_as_n_squared(kind, options, masked):
@@ -595,6 +610,9 @@ def test_what_cannot_be_causal_says_why(kind):
         (GatedLinearAttention, {"rank": 0}),
         (GatedLinearAttention, {"tau": 0}),
         (Mamba2, {"state": 0}),
+        (Sinks, {"window": 0}),
+        (Sinks, {"sinks": -1}),
+        (Hyena, {"width": 0}),
     ],
 )
 def test_wrong_options_are_refused_with_the_value(kind, options):
