@@ -161,9 +161,7 @@ class Hyena(Mechanism):
         """Compute it by the formulas, with a sum over the past of each token."""
         real = torch.ones_like(x[..., :1]) if mask is None else mask[..., None].to(x.dtype)
         n, inputs = x.shape[1], self.qkv(x) * real
-        tap_before = (
-            self.short.weight[:, 0].flip(1).unbind(1)
-        )  # [3 D] for each number of tokens before
+        tap_before = self.short.weight[:, 0].flip(1).unbind(1)  # [3 D] for each number of tokens before
         shifted = [tap * F.pad(inputs, (0, 0, ago, 0))[:, :n] for ago, tap in enumerate(tap_before)]
         parts = torch.stack(shifted).sum(dim=0)
         q, k, v = parts.chunk(3, dim=-1)

@@ -189,5 +189,6 @@ class Sinks(Mechanism):
             return batch_size * size * (4 * n * d + 2 * h * n * n) + 2 * n * n
         kept, sums = self.near.saved(batch_size, n, self.sinks, d, h)
         apart = self._apart(n)
-        kept += batch_size * 4 * apart * d + apart * apart
+        copied = 1 if apart > 1 and batch_size > 1 else 0  # their inputs, which do not lie side by side
+        kept += batch_size * (4 + copied) * apart * d + apart * apart
         return size * kept + wide * (sums + batch_size * apart * h)
