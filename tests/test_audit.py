@@ -90,6 +90,7 @@ def test_every_mechanism_of_ours_passes(name):
     options = {**NARROW.get(name, {}), "causal": bool(getattr(kind, "no_noncausal", ""))}
     shape = {"options": options, "d_model": 32, "heads": 4}
     form = {"causal": True} if kind.no_noncausal else {}
+    form = {"causal": True} if getattr(kind, "no_noncausal", "") else {}
     shape = {"options": {**NARROW.get(name, {}), **form}, "d_model": 32, "heads": 4}
     assert failed(kind, **shape, seq_len=130, checks=[c for c in CHECKS if c not in LONG]) == {}
     longest = 2048 if name == "vanilla" else 1024  # its kernel's buffers are large beside short sequences
