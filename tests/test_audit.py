@@ -87,9 +87,6 @@ LONG = [check for check in CHECKS if check.startswith(("order of", "finite in"))
 @pytest.mark.parametrize("name", [name for name in registry.names("mechanism") if ":" not in name])
 def test_every_mechanism_of_ours_passes(name):
     kind = registry.load(registry.find(name, "mechanism"))
-    options = {**NARROW.get(name, {}), "causal": bool(getattr(kind, "no_noncausal", ""))}
-    shape = {"options": options, "d_model": 32, "heads": 4}
-    form = {"causal": True} if kind.no_noncausal else {}
     form = {"causal": True} if getattr(kind, "no_noncausal", "") else {}
     shape = {"options": {**NARROW.get(name, {}), **form}, "d_model": 32, "heads": 4}
     assert failed(kind, **shape, seq_len=130, checks=[c for c in CHECKS if c not in LONG]) == {}

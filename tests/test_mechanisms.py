@@ -409,7 +409,8 @@ def counts_are_the_executed(kind, options, batch, n, width, heads, dtype):
     assert not forward.uncounted + backward.uncounted
     assert 0 < module.useful_flops(batch, n) <= forward.flops or kind is FNet
     declared = module.saved_bytes(batch, n)
-    if isinstance(module, Recurrent) or (kind is Fastformer and (n < width or module.causal)):
+    shares = isinstance(module, Vanilla) and module.kv_heads < heads
+    if isinstance(module, Recurrent) or shares or (kind is Fastformer and (n < width or module.causal)):
         assert declared is None
     else:
         assert declared == saved_bytes(lambda: module(x), [x, *module.parameters()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "mechanisms.md"
 
 def row(name):
     """The row of a mechanism, from its class."""
-    kind = registry.load(registry.find(name, "mechanism"))
+    kind: Any = registry.load(registry.find(name, "mechanism"))
 
     def has(causal):
         try:

@@ -59,6 +59,7 @@ class NothingToDraw(UsageError):
 PLACES = (
     "vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear", "poolingformer", "performer",
     "cosformer", "nystromformer", "luna", "fnet",
+    "retention", "gla", "deltanet", "mamba2", "sinks", "hyena",
 )  # fmt: skip
 _LOOKS = len(COLOURS) * len(MARKERS) * len(DASHES)
 

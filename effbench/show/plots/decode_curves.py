@@ -25,7 +25,8 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
     Raises NothingToDraw.
     """
     return [
-        _curves(rows, of_shape(raw, shape), shape, looks(frame)) for shape, rows in _shapes(frame, "time_s")
+        _curves(rows, of_shape(raw, shape), shape, looks(frame))
+        for shape, rows in _shapes(frame, "decode", "time_s")
     ]
 
 
@@ -34,10 +35,10 @@ def against_prefill(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
 
     A mechanism's lengths are joined; its longest has the large marker. Raises NothingToDraw.
     """
-    return [_scatter(rows, shape, looks(frame)) for shape, rows in _shapes(frame, "prefill_s")]
+    return [_scatter(rows, shape, looks(frame)) for shape, rows in _shapes(frame, "prefill", "prefill_s")]
 
 
-def _shapes(frame: pd.DataFrame, column: str) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+def _shapes(frame: pd.DataFrame, kind: str, column: str) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     keys = [*SHAPE, "machine"]
     steps = frame[(frame["task"] == "") & (frame["mode"] == "decode")]
     shapes = [
@@ -46,7 +47,9 @@ def _shapes(frame: pd.DataFrame, column: str) -> list[tuple[dict[str, Any], pd.D
         if rows[column].notna().any()
     ]
     if not shapes:
-        raise NothingToDraw(f"there is nothing to draw: no row of mode decode has a value of {column}")
+        raise NothingToDraw(
+            f"there is nothing to draw for {kind}: no row of mode decode has a value of {column}"
+        )
     return shapes
 
 
