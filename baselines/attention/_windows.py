@@ -50,11 +50,12 @@ class _InWindows(torch.autograd.Function):
             joint = torch.logaddexp(log_sum, scores_bhqg.logsumexp(dim=-1))
             weights = (scores_bhqg - joint[..., None]).exp_()
             share = (log_sum - joint).exp_()[..., None]
+            log_sum = joint
             total = share + weights.sum(dim=-1, keepdim=True)  # 1, but for the rounding of a large joint sum
             weights = weights.div_(total)
             out = out.mul_(share.div_(total).to(out.dtype))
+            del share, total  # what is held at once decides the peak memory
             out = out.add_(weights.to(out.dtype) @ values)
-            log_sum = joint
         context.first = first
         context.save_for_backward(qkv_r3hd, allowed_bqk, out, log_sum, weights)
         heads_rhd: Tensor = out.transpose(1, 2).flatten(0, 1)
