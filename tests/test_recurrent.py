@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from baselines.attention import _recurrent
-from baselines.attention._recurrent import in_chunks, pair_decays, past_pairs, whole
+from baselines.attention._recurrent import in_chunks, pair_decays, whole
+from baselines.attention._running import past_pairs
 from baselines.attention.deltanet import DeltaNet, _inverse
 from baselines.attention.gla import GatedLinearAttention
 from baselines.attention.mamba2 import Mamba2

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def split_heads(x_bnd: Tensor, heads: int) -> Tensor:
@@ -17,6 +18,20 @@ def split_heads(x_bnd: Tensor, heads: int) -> Tensor:
 def merge_heads(x_bhnd: Tensor) -> Tensor:
     """[B, heads, N, d] -> [B, N, heads * d]."""
     return x_bhnd.transpose(1, 2).flatten(2)
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of sums: that of x, but float32 at least."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def projected(x: Tensor, layer: nn.Linear, rows: slice | None = None) -> Tensor:
+    """Return layer(x) in the dtype of x, which may be wider than that of the layer.
+
+    ``rows`` chooses the outputs that are computed, all by default.
+    """
+    weight, bias = (t if t is None or rows is None else t[rows] for t in (layer.weight, layer.bias))
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def tokens_last(x_bnD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What causal mechanisms with a state of fixed size share: chunks, decays, carried states, output norms."""
+"""Parts of the causal mechanisms with a state of fixed size: chunks, decays, carried states, norms."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding, no_autocast
+from baselines.attention._heads import clear_padding, no_autocast, wide_dtype
 from effbench import Mechanism, State
 
 NORM_EPSILON = 1e-5
@@ -32,18 +32,18 @@ class Recurrent(Mechanism):
 
     def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, State]:
         """x [B, N, D], N >= 0, mask [B, N] -> the outputs [B, N, D] and the state after the last token."""
-        outs, state = [], self._start(x.new_zeros(x.shape[0], dtype=wide(x)))
+        outs, state = [], self._start(x.new_zeros(x.shape[0], dtype=wide_dtype(x)))
         with no_autocast(x):
             for tokens in self._segments(*x.shape[:2]):
                 real = None if mask is None else mask[:, tokens]
-                out, state = self._scan(clear_padding(x[:, tokens], real).to(wide(x)), real, state)
+                out, state = self._scan(clear_padding(x[:, tokens], real).to(wide_dtype(x)), real, state)
                 outs.append(out.to(x.dtype))
         return torch.cat(outs, dim=1) if outs else x, state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """x [B, D] -> the output [B, D] for this token and a new state; the given state does not change."""
         with no_autocast(x):
-            out_bD, state = self._next(x.to(wide(x)), state)
+            out_bD, state = self._next(x.to(wide_dtype(x)), state)
         return out_bD.to(x.dtype), state
 
     def train_flops(self, batch_size: int, seq_len: int) -> int | None:
@@ -73,26 +73,9 @@ class Recurrent(Mechanism):
         raise NotImplementedError
 
 
-def wide(x: Tensor) -> torch.dtype:
-    """Return the dtype of sums: that of x, but float32 at least."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def projected(x: Tensor, layer: nn.Linear) -> Tensor:
-    """Return layer(x) in the dtype of x, which may be wider than that of the layer."""
-    bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    return F.linear(x, layer.weight.to(x.dtype), bias)
-
-
 def whole(n: int, chunk: int) -> int:
     """Return the tokens of n filled up to whole chunks."""
     return n + -n % chunk
-
-
-def past_pairs(n: int, chunk: int) -> int:
-    """Return the pairs inside chunks of n tokens whose key is not in the future."""
-    full, rest = divmod(n, chunk)
-    return full * chunk * (chunk + 1) // 2 + rest * (rest + 1) // 2
 
 
 def in_chunks(part: Tensor, chunk: int, dim: int) -> Tensor:

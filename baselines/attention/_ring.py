@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import split_heads
+from baselines.attention._heads import projected, split_heads
 from effbench import Unsupported
 
 
@@ -33,13 +33,15 @@ def kept(n: int, first: int, slots: int) -> list[int]:
     return [*range(min(first, n)), *range(max(first, n - (slots - first)), n)]
 
 
-def remembered(
-    x: Tensor, mask: Tensor | None, project: Callable[[Tensor], Tensor], *, slots: int, first: int = 0
-) -> Ring:
-    """Return the ring after the tokens of x [B, N, D]: what ``project`` makes of those that it holds."""
+def remembered(x: Tensor, mask: Tensor | None, qkv: nn.Linear | None, *, slots: int, first: int = 0) -> Ring:
+    """Return the ring after the tokens of x [B, N, D], whose padding is 0.
+
+    It holds their keys and values, the last 2 D outputs of ``qkv``; without ``qkv``, the tokens themselves.
+    """
     places = kept(x.shape[1], first, slots)
+    rows = x[:, places] if qkv is None else projected(x[:, places], qkv, slice(x.shape[2], None))
     seen = None if mask is None else mask[:, places]
-    return filled(project(x[:, places]), seen, [slot(i, first, slots) for i in places], slots)
+    return filled(rows, seen, [slot(i, first, slots) for i in places], slots)
 
 
 def filled(rows_bkE: Tensor, seen_bk: Tensor | None, places: Sequence[int], slots: int) -> Ring:

@@ -20,10 +20,10 @@ def rows_and_pairs(n: int) -> tuple[int, int]:
     return rows, rows * CHUNK
 
 
-def past_pairs(n: int) -> int:
+def past_pairs(n: int, chunk: int = CHUNK) -> int:
     """Return the pairs inside chunks of n tokens whose key is not in the future."""
-    whole, rest = divmod(n, CHUNK)
-    return whole * CHUNK * (CHUNK + 1) // 2 + rest * (rest + 1) // 2
+    whole, rest = divmod(n, chunk)
+    return whole * chunk * (chunk + 1) // 2 + rest * (rest + 1) // 2
 
 
 def chunks_of(part_bhnd: Tensor, fill: float = 0.0) -> Tensor:

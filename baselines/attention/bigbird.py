@@ -20,6 +20,7 @@ from baselines.attention._heads import (
     require,
     split_heads,
     wide_bytes,
+    wide_dtype,
 )
 from effbench import Mechanism
 
@@ -252,7 +253,7 @@ class _Gather(torch.autograd.Function):
         context: Any, queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, hidden: Tensor
     ) -> Tensor:
         out = torch.empty_like(queries)
-        sums = queries.new_empty(queries.shape[:3], dtype=torch.promote_types(queries.dtype, torch.float32))
+        sums = queries.new_empty(queries.shape[:3], dtype=wide_dtype(queries))
         for part, _, q, k, v, added in _parts(queries, keys, values, index, hidden):
             mixed, log_sum = attend(q, k, v, added)
             out.flatten(0, 1)[part] = mixed.view_as(out.flatten(0, 1)[part])

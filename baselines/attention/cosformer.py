@@ -12,10 +12,12 @@ from baselines.attention._heads import (
     clear_padding,
     merge_heads,
     no_autocast,
+    projected,
     split_heads,
     tokens_first,
     tokens_last,
     wide_bytes,
+    wide_dtype,
 )
 from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
 from effbench import Mechanism
@@ -59,7 +61,7 @@ class CosFormer(Mechanism):
 
     def _wide(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Compute forward in float32 at least, also under autocast."""
-        wide = torch.promote_types(x.dtype, torch.float32)
+        wide = wide_dtype(x)
         x_bnD = clear_padding(x, mask).to(wide)
         if self.causal:
             return self._running(x_bnD, mask)[0].to(x.dtype)
@@ -86,8 +88,7 @@ class CosFormer(Mechanism):
 
     def _features(self, x_bnD: Tensor, turn_2n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the features of queries and keys, [B, heads, N, 2 d], values and ones, [..., d + 1]."""
-        weight, bias = self.qkv.weight.to(x_bnD.dtype), self.qkv.bias.to(x_bnD.dtype)
-        q, k, v = F.linear(x_bnD, weight, bias).chunk(3, dim=-1)
+        q, k, v = projected(x_bnD, self.qkv).chunk(3, dim=-1)
         turn_n21 = turn_2n.mT[..., None]
         q_bhnf, k_bhnf = (
             (turn_n21 * split_heads(part.relu(), self.heads)[..., None, :]).flatten(-2) for part in (q, k)
@@ -100,12 +101,12 @@ class CosFormer(Mechanism):
     def _finished(self, sums_bhne: Tensor) -> Tensor:
         """Divide the sums by their weights, the last column, and project: -> [B, N, D]."""
         mixed = merge_heads(sums_bhne[..., :-1] / sums_bhne[..., -1:].clamp_min(EPSILON))
-        return F.linear(mixed, self.out.weight.to(mixed.dtype), self.out.bias.to(mixed.dtype))
+        return projected(mixed, self.out)
 
     def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, int]]:
         """x [B, N, D], mask [B, N] -> the causal outputs [B, N, D]; S [B, heads, 2 d, d + 1] and N."""
         with no_autocast(x):
-            x_bnD = clear_padding(x, mask).to(torch.promote_types(x.dtype, torch.float32))
+            x_bnD = clear_padding(x, mask).to(wide_dtype(x))
             out, k_bhnf, values_bhne = self._running(x_bnD, mask)
             return out.to(x.dtype), (k_bhnf.mT @ values_bhne, x.shape[1])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import clear_padding
+from baselines.attention._heads import clear_padding, projected
 from baselines.attention._recurrent import (
     Recurrent,
     heads_in_chunks,
@@ -17,7 +17,6 @@ from baselines.attention._recurrent import (
     out_of_chunks,
     pair_decays,
     plus_product,
-    projected,
     scaled_to_one,
     whole,
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._fastformer_costs import FastformerCosts
-from baselines.attention._heads import clear_padding, masked_softmax, no_autocast, require
+from baselines.attention._heads import clear_padding, masked_softmax, no_autocast, require, wide_dtype
 from baselines.attention._interactions import interact, interact_by_definition, per_head
 from baselines.attention._pooled import pooled_inputs
 from baselines.attention._running import running_softmax
@@ -273,7 +273,7 @@ class Fastformer(FastformerCosts):
     ) -> tuple[Tensor, SoftmaxSums]:
         """Return sum_{j<=i} softmax_j(score . t_j / sqrt(d)) t_j, [B, N, heads, d], and the last sums."""
         scores_bhn = self._logits(score[None], t_bnhd)
-        wide = torch.promote_types(t_bnhd.dtype, torch.float32)
+        wide = wide_dtype(t_bnhd)
         with no_autocast(t_bnhd):
             pooled, sums = running_softmax(scores_bhn.to(wide), t_bnhd.to(wide).transpose(1, 2), mask)
         return pooled.to(t_bnhd.dtype).transpose(1, 2), sums

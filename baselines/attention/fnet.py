@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines.attention._heads import clear_padding
+from baselines.attention._heads import clear_padding, wide_dtype
 from effbench import Mechanism
 
 
@@ -42,7 +42,7 @@ class FNet(Mechanism):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x [B, N, D], mask [B, N] True for a real token -> [B, N, D]."""
-        wide = torch.promote_types(x.dtype, torch.float32)
+        wide = wide_dtype(x)
         mixed: Tensor = _RealSpectrum.apply(clear_padding(x, mask).to(wide))  # type: ignore[no-untyped-call]
         return mixed.to(x.dtype)
 

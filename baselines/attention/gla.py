@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import require
+from baselines.attention._heads import projected, require
 from baselines.attention._recurrent import (
     NORM_EPSILON,
     Recurrent,
@@ -14,11 +14,10 @@ from baselines.attention._recurrent import (
     heads_in_chunks,
     least_log,
     out_of_chunks,
-    past_pairs,
     plus_product,
-    projected,
     whole,
 )
+from baselines.attention._running import past_pairs
 from effbench import State
 
 

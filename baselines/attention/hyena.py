@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from baselines.attention._heads import (
     clear_padding,
     no_autocast,
+    projected,
     require,
     tokens_first,
     tokens_last,
     wide_bytes,
+    wide_dtype,
 )
 from effbench import Mechanism
 
@@ -85,7 +87,7 @@ class Hyena(Mechanism):
 
     def _mix(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the outputs [B, N, D], inputs of the short convolutions [B, 3 D, N], and z [B, D, N]."""
-        wide = torch.promote_types(x.dtype, torch.float32)
+        wide = wide_dtype(x)
         n = x.shape[1]
         inputs = tokens_last(
             clear_padding(x, mask).to(wide), self.qkv.weight.to(wide), self.qkv.bias.to(wide)
@@ -121,7 +123,7 @@ class Hyena(Mechanism):
         """
         with no_autocast(x):
             batch, n, d = x.shape
-            wide = torch.promote_types(x.dtype, torch.float32)
+            wide = wide_dtype(x)
             out, inputs, z = (
                 self._mix(x, mask) if n else (x, x.new_zeros(batch, 3 * d, 0), x.new_zeros(batch, d, 0))
             )
@@ -145,7 +147,7 @@ class Hyena(Mechanism):
         with no_autocast(x):
             last, cache, taps, n = state
             wide = cache.dtype
-            inputs = F.linear(x.to(wide), self.qkv.weight.to(wide), self.qkv.bias.to(wide))
+            inputs = projected(x.to(wide), self.qkv)
             recent = torch.cat([last, inputs[..., None]], dim=-1)
             q, k, v = (recent * self.short.weight.to(wide)[:, 0]).sum(dim=-1).chunk(3, dim=-1)
             z = k * v
@@ -154,8 +156,7 @@ class Hyena(Mechanism):
             cache[..., n] = z
             summed = torch.einsum("bdn,bdn->bd", cache[..., : n + 1], taps[..., -n - 1 :])
             mixed = torch.addcmul(summed, self.skip.to(wide), z)
-            out = F.linear(q * mixed, self.out.weight.to(wide), self.out.bias.to(wide))
-            return out.to(x.dtype), (recent[..., 1:].clone(), cache, taps, n + 1)
+            return projected(q * mixed, self.out).to(x.dtype), (recent[..., 1:].clone(), cache, taps, n + 1)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it by the formulas, with a sum over the past of each token."""

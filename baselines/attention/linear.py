@@ -12,9 +12,11 @@ from baselines.attention._heads import (
     clear_padding,
     merge_heads,
     no_autocast,
+    projected,
     split_heads,
     summed,
     wide_bytes,
+    wide_dtype,
 )
 from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
 from effbench import Mechanism
@@ -62,7 +64,7 @@ class LinearAttention(Mechanism):
 
     def _wide(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Compute forward in float32 at least, also under autocast."""
-        wide = torch.promote_types(x.dtype, torch.float32)
+        wide = wide_dtype(x)
         x_bnD = clear_padding(x, mask).to(wide)
         if self.causal:
             return self._running(x_bnD, mask)[0].to(x.dtype)
@@ -83,9 +85,7 @@ class LinearAttention(Mechanism):
 
     def _running(self, x_bnD: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the causal outputs [B, N, D], phi of keys [B, heads, N, d], values and ones [..., d + 1]."""
-        wide = x_bnD.dtype
-        qkv = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide))
-        pair, v = qkv.split([2 * self.d_model, self.d_model], dim=-1)
+        pair, v = projected(x_bnD, self.qkv).split([2 * self.d_model, self.d_model], dim=-1)
         # each head in its own rows, so that chunks are views
         rows_2bhnd = pair.unflatten(-1, (2, self.heads, self.d_head)).permute(2, 0, 3, 1, 4)
         rows_2bhnd = rows_2bhnd.clone(memory_format=torch.contiguous_format)  # a view cannot be overwritten
@@ -98,21 +98,19 @@ class LinearAttention(Mechanism):
     def _finished(self, sums_bhne: Tensor) -> Tensor:
         """Divide the sums by their weights, the last column, and project: -> [B, N, D]."""
         heads_bhnd = sums_bhne[..., :-1] / (sums_bhne[..., -1:] + EPSILON)
-        wide = sums_bhne.dtype
-        return F.linear(merge_heads(heads_bhnd), self.out.weight.to(wide), self.out.bias.to(wide))
+        return projected(merge_heads(heads_bhnd), self.out)
 
     def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, N, D], mask [B, N] -> the causal outputs [B, N, D] and [S, z] [B, heads, d, d + 1]."""
         with no_autocast(x):
-            x_bnD = clear_padding(x, mask).to(torch.promote_types(x.dtype, torch.float32))
+            x_bnD = clear_padding(x, mask).to(wide_dtype(x))
             out, k_bhnd, values_bhne = self._running(x_bnD, mask)
             return out.to(x.dtype), k_bhnd.mT @ values_bhne
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, D] -> the output [B, D] for one more token, and the sums with it."""
         with no_autocast(x):
-            wide = state.dtype
-            qkv = F.linear(x.to(wide), self.qkv.weight.to(wide), self.qkv.bias.to(wide))
+            qkv = projected(x.to(state.dtype), self.qkv)
             q, k, v = qkv.unflatten(-1, (3, self.heads, self.d_head)).unbind(1)
             q, k = _Phi.apply(torch.stack([q, k])).unbind()  # type: ignore[no-untyped-call]
             state = torch.addcmul(state, k[..., None], F.pad(v, (0, 1), value=1.0)[..., None, :])
@@ -121,10 +119,8 @@ class LinearAttention(Mechanism):
     def remember(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """memory [B, M, D], mask [B, M] -> [S, z] of the memory: [B, heads, d, d + 1]."""
         with no_autocast(memory):
-            wide = torch.promote_types(memory.dtype, torch.float32)
-            d = self.d_model
-            weight, bias = self.qkv.weight[d:].to(wide), self.qkv.bias[d:].to(wide)
-            k, v = F.linear(clear_padding(memory, mask).to(wide), weight, bias).chunk(2, dim=-1)
+            memory = clear_padding(memory, mask).to(wide_dtype(memory))
+            k, v = projected(memory, self.qkv, slice(self.d_model, None)).chunk(2, dim=-1)
             k_bnD: Tensor = _Phi.apply(k.clone())  # type: ignore[no-untyped-call]
             if mask is not None:
                 k_bnD = k_bnD.masked_fill(~mask[..., None], 0.0)
@@ -134,8 +130,7 @@ class LinearAttention(Mechanism):
     def attend(self, x: Tensor, remembered: Tensor) -> Tensor:
         """x [B, N, D] and the sums of a memory -> [B, N, D]."""
         with no_autocast(x):
-            wide, d = remembered.dtype, self.d_model
-            q = F.linear(x.to(wide), self.qkv.weight[:d].to(wide), self.qkv.bias[:d].to(wide))
+            q = projected(x.to(remembered.dtype), self.qkv, slice(self.d_model))
             q_bhnd = split_heads(_Phi.apply(q), self.heads)  # type: ignore[no-untyped-call]
             return self._finished(q_bhnd @ remembered).to(x.dtype)
 

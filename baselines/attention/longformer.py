@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from baselines.attention import _ring
 from baselines.attention._flex import IMPLEMENTATIONS, chosen
@@ -109,14 +108,16 @@ class Longformer(Mechanism):
         _ring.require_causal(self.causal)
         n, count = x.shape[1], self.global_tokens
         x = clear_padding(x, mask)
-        ring = _ring.remembered(x, mask, self._key_value, slots=self.slots, first=count)
+        ring = _ring.remembered(
+            x,
+            mask,
+            self.qkv,
+            slots=self.slots,
+            first=count,
+        )
         first = None if mask is None else mask[:, :count]
-        inputs = _ring.remembered(x[:, :count], first, nn.Identity(), slots=count, first=count)
+        inputs = _ring.remembered(x[:, :count], first, None, slots=count, first=count)
         return self(x, mask) if n else x, (ring, inputs, n)
-
-    def _key_value(self, x: Tensor) -> Tensor:
-        """Return keys and values: [..., D] -> [..., 2 D]."""
-        return F.linear(x, self.qkv.weight[self.d_model :], self.qkv.bias[self.d_model :])
 
     def step(self, x: Tensor, state: _State) -> tuple[Tensor, _State]:
         """x [B, D] -> the output [B, D] for one more token, and the state with it."""

@@ -10,6 +10,7 @@ from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
     merge_heads,
+    projected,
     require,
     split_heads,
     wide_bytes,
@@ -64,17 +65,13 @@ class Luna(Mechanism):
 
     def remember(self, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """memory [B, M, D], mask [B, M] -> keys and values [B, heads, l, d] of the packed memory."""
-        both = 2 * self.d_model
-        pair = F.linear(
-            clear_padding(memory, mask), self.from_tokens.weight[:both], self.from_tokens.bias[:both]
-        )
+        pair = projected(clear_padding(memory, mask), self.from_tokens, slice(2 * self.d_model))
         k, v = (split_heads(part, self.heads) for part in pair.chunk(2, dim=-1))
         return self._packed(k, v, mask)
 
     def attend(self, x: Tensor, remembered: tuple[Tensor, Tensor]) -> Tensor:
         """x [B, N, D] and the packed memory -> [B, N, D]."""
-        both = 2 * self.d_model
-        q = F.linear(x, self.from_tokens.weight[both:], self.from_tokens.bias[both:])
+        q = projected(x, self.from_tokens, slice(2 * self.d_model, None))
         return self._unpacked(split_heads(q, self.heads), *remembered)
 
     def _packed(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -8,18 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import require
+from baselines.attention._heads import projected, require
 from baselines.attention._recurrent import (
     Recurrent,
     carried_states,
     in_chunks,
     least_log,
     pair_decays,
-    past_pairs,
-    projected,
     scaled_to_one,
     whole,
 )
+from baselines.attention._running import past_pairs
 from effbench import State
 
 SHORTEST, LONGEST = 1e-3, 1e-1  # the range of the first time steps, as in the paper's code

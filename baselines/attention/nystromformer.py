@@ -11,9 +11,11 @@ from baselines.attention._heads import (
     masked_softmax,
     merge_heads,
     no_autocast,
+    projected,
     require,
     split_heads,
     wide_bytes,
+    wide_dtype,
 )
 from effbench import Mechanism, Unsupported
 
@@ -108,14 +110,13 @@ class Nystromformer(Mechanism):
                 "it has no cross form with conv: the convolution runs along the queries' values"
             )
         memory, d = clear_padding(memory, mask), self.d_model
-        pair = F.linear(memory, self.qkv.weight[d:], self.qkv.bias[d:])
+        pair = projected(memory, self.qkv, slice(d, None))
         k, v = (split_heads(part, self.heads) for part in pair.chunk(2, dim=-1))
         return self._landmarks(memory, k, v, mask)
 
     def attend(self, x: Tensor, remembered: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         """x [B, N, D] and the landmarks of a memory -> [B, N, D]."""
-        d = self.d_model
-        q = split_heads(F.linear(x, self.qkv.weight[:d], self.qkv.bias[:d]), self.heads)
+        q = split_heads(projected(x, self.qkv, slice(self.d_model)), self.heads)
         k_bhmd, values_bhmd, used_bm = remembered
         mixed = F.scaled_dot_product_attention(q, k_bhmd, values_bhmd, attn_mask=_rows(used_bm))
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
@@ -125,11 +126,10 @@ class Nystromformer(Mechanism):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return k~ and A^+ (G v), [B, heads, m, d], and the rows that are used [B, m], None if all."""
         means_bmD, used_bm = self._pool(x, mask)
-        pair = 2 * self.d_model
-        landmarks = F.linear(means_bmD, self.qkv.weight[:pair], self.qkv.bias[:pair])
+        landmarks = projected(means_bmD, self.qkv, slice(2 * self.d_model))
         q_bhmd, k_bhmd = (split_heads(part, self.heads) for part in landmarks.chunk(2, dim=-1))
         gathered_bhmd = F.scaled_dot_product_attention(q_bhmd, k, v, attn_mask=_rows(mask))
-        wide = torch.promote_types(x.dtype, torch.float32)
+        wide = wide_dtype(x)
         both = None if used_bm is None else used_bm[:, None, :, None] & used_bm[:, None, None]
         with no_autocast(x):
             scores_bhmm = q_bhmd.to(wide) @ k_bhmd.to(wide).mT / self.d_head**0.5
@@ -182,7 +182,7 @@ class Nystromformer(Mechanism):
         rank = (real.cumsum(dim=1) - 1).clamp(min=0)  # padding is 0, so that it may be added to any segment
         segment = rank * count.clamp(max=m) // count.clamp(min=1)
         places = (segment + m * torch.arange(batch, device=x.device)[:, None]).flatten()
-        wide = torch.promote_types(x.dtype, torch.float32)
+        wide = wide_dtype(x)
         sums = x.new_zeros(batch * m, width, dtype=wide).index_add(0, places, x.to(wide).flatten(0, 1))
         counts = sums.new_zeros(batch * m).index_add(0, places, real.expand(batch, -1).to(wide).flatten())
         means = (sums / counts.clamp(min=1)[:, None]).to(x.dtype).unflatten(0, (batch, m))

@@ -10,11 +10,13 @@ from baselines.attention._heads import (
     clear_padding,
     merge_heads,
     no_autocast,
+    projected,
     require,
     split_heads,
     tokens_first,
     tokens_last,
     wide_bytes,
+    wide_dtype,
 )
 from baselines.attention._running import (
     CHUNK,
@@ -89,7 +91,7 @@ class Performer(Mechanism):
 
     def _wide(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Compute forward in float32 at least, also under autocast."""
-        wide = torch.promote_types(x.dtype, torch.float32)
+        wide = wide_dtype(x)
         x_bnD = clear_padding(x, mask).to(wide)
         if self.causal:
             return self._running(x_bnD, mask)[0].to(x.dtype)
@@ -111,7 +113,7 @@ class Performer(Mechanism):
     def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x [B, N, D], mask [B, N] -> the causal outputs; S [B, heads, m, d + 1] and M_r [B, heads, m, 1]."""
         with no_autocast(x):
-            wide = torch.promote_types(x.dtype, torch.float32)
+            wide = wide_dtype(x)
             out, key_bhnm, values_bhne = self._running(clear_padding(x, mask).to(wide), mask)
             lowest = key_bhnm.new_full((*key_bhnm.shape[:2], 1, self.features), torch.finfo(wide).min)
             largest_bh1m = torch.cat([lowest, key_bhnm], dim=2).amax(dim=2, keepdim=True)
@@ -123,8 +125,8 @@ class Performer(Mechanism):
         with no_autocast(x):
             sums_bhme, before_bhm1 = state
             wide = sums_bhme.dtype
-            parts = F.linear(x.to(wide), self.qkv.weight.to(wide), self.qkv.bias.to(wide))
-            q_bhd, k_bhd, v_bhd = parts.unflatten(-1, (3, self.heads, self.d_head)).unbind(1)
+            qkv = projected(x.to(wide), self.qkv)
+            q_bhd, k_bhd, v_bhd = qkv.unflatten(-1, (3, self.heads, self.d_head)).unbind(1)
             scaled_dm = self._scaled(wide).mT
             key_bhm1 = (k_bhd @ scaled_dm + self._length(k_bhd, dim=-1))[..., None]
             largest_bhm1 = torch.maximum(before_bhm1, key_bhm1)
@@ -135,13 +137,12 @@ class Performer(Mechanism):
             query_bhm = (query_bhm - query_bhm.amax(dim=-1, keepdim=True)).exp()
             out_bhe = (query_bhm[..., None, :] @ sums_bhme)[..., 0, :]
             mixed_bD = (out_bhe[..., :-1] / out_bhe[..., -1:].clamp_min(_least(wide))).flatten(1)
-            out = F.linear(mixed_bD, self.out.weight.to(wide), self.out.bias.to(wide))
-            return out.to(x.dtype), (sums_bhme, largest_bhm1)
+            return projected(mixed_bD, self.out).to(x.dtype), (sums_bhme, largest_bhm1)
 
     def remember(self, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """memory [B, M, D], mask [B, M] -> S [B, heads, m, d + 1] and M_r [B, heads, m, 1] of the memory."""
         with no_autocast(memory):
-            wide = torch.promote_types(memory.dtype, torch.float32)
+            wide = wide_dtype(memory)
             weight, bias = self.qkv.weight[self.d_model :].to(wide), self.qkv.bias[self.d_model :].to(wide)
             parts = tokens_last(clear_padding(memory, mask).to(wide), weight, bias)
             k_bhdn, v_bhdn = parts.unflatten(1, (2, self.heads, self.d_head)).unbind(1)
@@ -161,7 +162,7 @@ class Performer(Mechanism):
         They are in the dtype of x.
         """
         wide = x_bnD.dtype
-        parts = F.linear(x_bnD, self.qkv.weight.to(wide), self.qkv.bias.to(wide)).chunk(3, dim=-1)
+        parts = projected(x_bnD, self.qkv).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.heads) for part in parts)
         scaled_dm = self._scaled(wide).mT
         query_bhnm, key_bhnm = q @ scaled_dm, k @ scaled_dm + self._length(k, dim=3)
@@ -177,7 +178,7 @@ class Performer(Mechanism):
             sums = running_features_of_any_range(query_bhnm, key_bhnm, values)
             weights = sums[..., -1:].clamp_min(_least(wide))
         mixed = merge_heads(sums[..., :-1] / weights)
-        return F.linear(mixed, self.out.weight.to(wide), self.out.bias.to(wide)), key_bhnm, values
+        return projected(mixed, self.out), key_bhnm, values
 
     def _scaled(self, dtype: torch.dtype) -> Tensor:
         """Return the directions over d^(1/4): [m, d]."""

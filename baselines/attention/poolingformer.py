@@ -123,8 +123,13 @@ class Poolingformer(Mechanism):
         real_bn = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
         x = clear_padding(x, mask)
         y = clear_padding(self._sliding(x, real_bn), mask) if n else x
-        near = _ring.remembered(x, real_bn, self._key_value, slots=self.window + 1)
-        recent = _ring.remembered(y, real_bn, nn.Identity(), slots=self.kernel)
+        near = _ring.remembered(
+            x,
+            real_bn,
+            self.qkv,
+            slots=self.window + 1,
+        )
+        recent = _ring.remembered(y, real_bn, None, slots=self.kernel)
         rows = _ring.kept(max(0, (n - self.kernel) // self.stride + 1), 0, self.slots)
         firsts = torch.tensor(rows, dtype=torch.long, device=x.device)[:, None] * self.stride
         tokens_pk = firsts + torch.arange(self.kernel, device=x.device)
@@ -149,10 +154,6 @@ class Poolingformer(Mechanism):
         row_s = last - (last - place) % self.slots
         z = _ring.attended(self.query(y), wide, self.heads, row_s * self.stride >= n - self.pool_window)
         return self.out(y + z), (near, recent, wide, n + 1)
-
-    def _key_value(self, x: Tensor) -> Tensor:
-        """Return keys and values of level 1: [..., D] -> [..., 2 D]."""
-        return F.linear(x, self.qkv.weight[self.d_model :], self.qkv.bias[self.d_model :])
 
     def _row(self, y_bkD: Tensor, real_bk: Tensor) -> Tensor:
         """Return keys and values [B, 2 D] of the row that pools these tokens."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.attention._heads import split_heads
+from baselines.attention._heads import projected, split_heads
 from baselines.attention._recurrent import (
     NORM_EPSILON,
     Recurrent,
@@ -14,10 +14,9 @@ from baselines.attention._recurrent import (
     heads_in_chunks,
     out_of_chunks,
     pair_decays,
-    past_pairs,
-    projected,
     whole,
 )
+from baselines.attention._running import past_pairs
 from effbench import State
 
 

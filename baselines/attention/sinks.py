@@ -103,12 +103,14 @@ class Sinks(Mechanism):
         """x [B, N, D], mask [B, N] -> the outputs [B, N, D]; a ring of keys and values, and N."""
         n = x.shape[1]
         x = clear_padding(x, mask)
-        ring = _ring.remembered(x, mask, self._key_value, slots=self.slots, first=self.sinks)
+        ring = _ring.remembered(
+            x,
+            mask,
+            self.qkv,
+            slots=self.slots,
+            first=self.sinks,
+        )
         return self(x, mask) if n else x, (ring, n)
-
-    def _key_value(self, x: Tensor) -> Tensor:
-        """Return keys and values: [..., D] -> [..., 2 D]."""
-        return F.linear(x, self.qkv.weight[self.d_model :], self.qkv.bias[self.d_model :])
 
     def step(self, x: Tensor, state: tuple[Ring, int]) -> tuple[Tensor, tuple[Ring, int]]:
         """x [B, D] -> the output [B, D] for one more token, and the state with it."""

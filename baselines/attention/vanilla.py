@@ -13,6 +13,7 @@ from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
     merge_heads,
+    projected,
     require,
     split_heads,
     wide_bytes,
@@ -76,25 +77,19 @@ class Vanilla(Mechanism):
         if self.implementation == "dense":
             return self.reference(x, mask)
         if mask is None or not self.causal:
-            return self._attend(x, None if mask is None else mask[:, None, None, :])
+            return self._output(x, None if mask is None else mask[:, None, None, :])
         places = _real_first(mask)
-        return _take(self._attend(_take(x, places), None), places.argsort(dim=1))
+        return _take(self._output(_take(x, places), None), places.argsort(dim=1))
 
     def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, _cache.Cache]:
         """x [B, N, D], mask [B, N] -> the causal outputs [B, N, D] and a cache of keys and values."""
         x = clear_padding(x, mask)
         if mask is None:
-            out, k, v = self._with_keys(x)
+            out, k, v = self._attend(x, None, causal=True)
             return out, _cache.filled(k, v, None)
         places = _real_first(mask)
-        out, k, v = self._with_keys(_take(x, places))
+        out, k, v = self._attend(_take(x, places), None, causal=True)
         return _take(out, places.argsort(dim=1)), _cache.filled(k, v, mask.gather(1, places))
-
-    def _with_keys(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the causal outputs for real tokens x, their keys and their values."""
-        q, k, v = self._parts(self.qkv(x))
-        mixed = F.scaled_dot_product_attention(q, self._for_all(k), self._for_all(v), is_causal=True)
-        return self.out(merge_heads(mixed)), k, v
 
     def step(self, x: Tensor, state: _cache.Cache) -> tuple[Tensor, _cache.Cache]:
         """x [B, D] -> the output [B, D] for one more token, and the cache with it."""
@@ -105,17 +100,14 @@ class Vanilla(Mechanism):
 
     def remember(self, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """memory [B, M, D], mask [B, M] -> keys and values [B, kv_heads, M, d], and the mask."""
-        weight, bias = self.qkv.weight[self.d_model :], self.qkv.bias[self.d_model :]
-        pair = F.linear(clear_padding(memory, mask), weight, bias)
+        pair = projected(clear_padding(memory, mask), self.qkv, slice(self.d_model, None))
         k, v = (split_heads(part, self.kv_heads) for part in pair.chunk(2, dim=-1))
         return k, v, mask
 
     def attend(self, x: Tensor, remembered: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         """x [B, N, D] and what was remembered of a memory -> [B, N, D]."""
         k, v, mask = remembered
-        q = split_heads(
-            F.linear(x, self.qkv.weight[: self.d_model], self.qkv.bias[: self.d_model]), self.heads
-        )
+        q = split_heads(projected(x, self.qkv, slice(self.d_model)), self.heads)
         real = None if mask is None else mask[:, None, None]
         mixed = F.scaled_dot_product_attention(q, self._for_all(k), self._for_all(v), attn_mask=real)
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
@@ -147,14 +139,19 @@ class Vanilla(Mechanism):
             return t_bhnd
         return t_bhnd[:, :, None].expand(-1, -1, self.heads // self.kv_heads, -1, -1).flatten(1, 2)
 
-    def _attend(self, x: Tensor, allowed: Tensor | None) -> Tensor:
+    def _output(self, x: Tensor, allowed: Tensor | None) -> Tensor:
+        """Return the output [B, N, D] of the implementation that was asked for."""
         if self.implementation == "xformers":
             return self._through_xformers(x, allowed)
+        return self._attend(x, allowed, causal=self.causal)[0]
+
+    def _attend(self, x: Tensor, allowed: Tensor | None, *, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the output [B, N, D], keys and values, through the fused kernel."""
         q, k, v = self._parts(self.qkv(x))
         mixed = F.scaled_dot_product_attention(
-            q, self._for_all(k), self._for_all(v), attn_mask=allowed, is_causal=self.causal
+            q, self._for_all(k), self._for_all(v), attn_mask=allowed, is_causal=causal
         )
-        return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
+        return self.out(merge_heads(mixed)), k, v
 
     def _through_xformers(self, x: Tensor, allowed: Tensor | None) -> Tensor:
         ops = _xformers(x.device)
