@@ -8,12 +8,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from effbench import Unsupported
+from baselines.attention._heads import require
+from effbench import Mechanism, Unsupported
 
 BLOCK = 128  # the kernels compute or skip tiles of so many queries and keys
 NARROWEST = 16  # the least width of a head that the kernels accept
@@ -23,16 +24,32 @@ KERNELS = 256  # dynamo compiles so many before it gives up: one per shape, with
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def chosen(implementation: str, weight: Tensor) -> str:
-    """Return the implementation for parameters like ``weight``.
+class Chosen(Mechanism):
+    """A mechanism with the option ``implementation``: its value, and what it means on a device."""
 
-    auto is flex on CUDA (float64: dense) and blocked on the CPU.
-    """
-    if implementation != "auto":
-        return implementation
-    if weight.device.type == "cpu":
-        return "blocked"
-    return "dense" if weight.dtype == torch.float64 else "flex"
+    qkv: nn.Linear
+    implementation: str
+
+    def _choose(self, implementation: str) -> None:
+        """Keep the option. Raises ValueError if there is no such implementation."""
+        allowed = f"one of {', '.join(IMPLEMENTATIONS)}"
+        require(implementation in IMPLEMENTATIONS, "implementation", implementation, allowed)
+        self.implementation = implementation
+        if implementation == "dense":
+            # for this instance; the class declares the growth of the other implementations
+            self.__dict__.update(order=2.0, memory_order=2.0)
+
+    def runs_as(self, batch_size: int, seq_len: int) -> str:
+        """Return the implementation; for auto, the one used on the device of the parameters."""
+        return self._how()
+
+    def _how(self) -> str:
+        """Return the implementation: auto is flex on CUDA (float64: dense) and blocked on the CPU."""
+        if self.implementation != "auto":
+            return self.implementation
+        if self.qkv.weight.device.type == "cpu":
+            return "blocked"
+        return "dense" if self.qkv.weight.dtype == torch.float64 else "flex"
 
 
 def flex_attend(q: Tensor, k: Tensor, v: Tensor, seen: BlockMask, mask: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention._flash import attend, attend_backward
-from baselines.attention._flex import IMPLEMENTATIONS, Rule, block_mask, chosen, flex_attend
+from baselines.attention._flex import Chosen, Rule, block_mask, flex_attend
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -22,12 +22,11 @@ from baselines.attention._heads import (
     wide_bytes,
     wide_dtype,
 )
-from effbench import Mechanism
 
 TOGETHER = 64  # blocks of queries, of one head or a few, that gather their keys at once
 
 
-class BigBird(Mechanism):
+class BigBird(Chosen):
     """Block-sparse attention: a window of blocks, global blocks, and random blocks.
 
     The sequence is cut into blocks of ``block`` tokens; the last one may be shorter. The queries of a block
@@ -72,18 +71,13 @@ class BigBird(Mechanism):
         )
         require(random_blocks >= 0, "random_blocks", random_blocks, "at least 0")
         require(global_blocks in (0, 1, 2), "global_blocks", global_blocks, "0, 1 or 2")
-        allowed = f"one of {', '.join(IMPLEMENTATIONS)}"
-        require(implementation in IMPLEMENTATIONS, "implementation", implementation, allowed)
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.block = block
         self.window_blocks = window_blocks
         self.random_blocks = random_blocks
         self.global_blocks = global_blocks
         self.seed = seed
-        self.implementation = implementation
-        if implementation == "dense":
-            # for this instance; the class declares the growth of the other implementations
-            self.__dict__.update(order=2.0, memory_order=2.0)
+        self._choose(implementation)
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
@@ -96,13 +90,6 @@ class BigBird(Mechanism):
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         mixed = self._flex(q, k, v, mask) if how == "flex" else self._blocked(q, k, v, mask)
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
-
-    def runs_as(self, batch_size: int, seq_len: int) -> str:
-        """Return the implementation; for auto, the one used on the device of the parameters."""
-        return self._how()
-
-    def _how(self) -> str:
-        return chosen(self.implementation, self.qkv.weight)
 
     def _flex(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         n = q.shape[2]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.attention import _ring
-from baselines.attention._flex import IMPLEMENTATIONS, chosen
+from baselines.attention._flex import Chosen
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -20,12 +20,11 @@ from baselines.attention._heads import (
 )
 from baselines.attention._local import Local
 from baselines.attention._ring import Ring
-from effbench import Mechanism
 
 _State = tuple[Ring, Ring, int]  # keys and values; the global tokens' inputs; the number of tokens
 
 
-class Longformer(Mechanism):
+class Longformer(Chosen):
     """Sliding-window attention with global tokens.
 
     The first ``global_tokens`` tokens are global. Any other token i attends to the tokens j with
@@ -68,17 +67,12 @@ class Longformer(Mechanism):
         global_tokens: int = 1,
         implementation: Literal["auto", "blocked", "dense", "flex"] = "auto",
     ) -> None:
-        allowed = f"one of {', '.join(IMPLEMENTATIONS)}"
-        require(implementation in IMPLEMENTATIONS, "implementation", implementation, allowed)
         require(window >= 1, "window", window, "at least 1")
         require(global_tokens >= 0, "global_tokens", global_tokens, "at least 0")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.window = window
         self.global_tokens = global_tokens
-        self.implementation = implementation
-        if implementation == "dense":
-            # for this instance; the class declares the growth of the other implementations
-            self.__dict__.update(order=2.0, memory_order=2.0)
+        self._choose(implementation)
         self.near = Local(window, 0 if causal else window)
         self.slots = global_tokens + window + 1  # of the state of a generation
         self.qkv = nn.Linear(d_model, 3 * d_model)
@@ -130,13 +124,6 @@ class Longformer(Mechanism):
         else:
             mixed = _ring.attended(q, ring, self.heads)
         return self.out(mixed), (ring, inputs, n + 1)
-
-    def runs_as(self, batch_size: int, seq_len: int) -> str:
-        """Return the implementation; for auto, the one used on the device of the parameters."""
-        return self._how()
-
-    def _how(self) -> str:
-        return chosen(self.implementation, self.qkv.weight)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it by the definition, with the N x N map of visible keys."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.attention import _ring
-from baselines.attention._flex import IMPLEMENTATIONS, chosen
+from baselines.attention._flex import Chosen
 from baselines.attention._heads import (
     clear_padding,
     masked_softmax,
@@ -20,10 +20,9 @@ from baselines.attention._heads import (
 )
 from baselines.attention._local import Local
 from baselines.attention._ring import Ring
-from effbench import Mechanism
 
 
-class Sinks(Mechanism):
+class Sinks(Chosen):
     """Causal attention to the last tokens and to the first ones, the attention sinks.
 
     Token i sees the tokens j <= i with j > i - ``window`` (its own and the window - 1 before it) or
@@ -63,17 +62,12 @@ class Sinks(Mechanism):
         sinks: int = 4,
         implementation: Literal["auto", "blocked", "dense", "flex"] = "auto",
     ) -> None:
-        allowed = f"one of {', '.join(IMPLEMENTATIONS)}"
-        require(implementation in IMPLEMENTATIONS, "implementation", implementation, allowed)
         require(window >= 1, "window", window, "at least 1")
         require(sinks >= 0, "sinks", sinks, "at least 0")
         super().__init__(d_model, heads, max_len=max_len, causal=causal)
         self.window = window
         self.sinks = sinks
-        self.implementation = implementation
-        if implementation == "dense":
-            # for this instance; the class declares the growth of the other implementations
-            self.__dict__.update(order=2.0, memory_order=2.0)
+        self._choose(implementation)
         self.near = Local(window - 1, 0)
         self.slots = sinks + window  # of the state of a generation
         self.qkv = nn.Linear(d_model, 3 * d_model)
@@ -129,13 +123,6 @@ class Sinks(Mechanism):
             sees = sees & mask[:, None, None]
         weights = masked_softmax(q @ k.mT / self.d_head**0.5, sees, -1)
         return self.out(merge_heads(weights @ v))  # type: ignore[no-any-return]
-
-    def runs_as(self, batch_size: int, seq_len: int) -> str:
-        """Return the implementation; for auto, the one used on the device of the parameters."""
-        return self._how()
-
-    def _how(self) -> str:
-        return chosen(self.implementation, self.qkv.weight)
 
     def _apart(self, n: int) -> int:
         """Return the number of sinks that attend to one another apart from the blocks."""
