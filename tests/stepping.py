@@ -56,7 +56,7 @@ def a_selected_state_continues_the_selected_rows(kind, options, first, steps):
 
 @torch.no_grad()
 def a_state_may_be_stepped_from_twice(kind, options, first, steps):
-    """What a step writes is not part of the state before it, so an older state still gives its output."""
+    """A step does not change the state that it starts from: an older state still gives the same output."""
     module = build(kind, options)
     x, mask = prompt(first, steps, masked=True)
     _, state = module.prefill(x[:, :first], mask[:, :first])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from frames import cost_records
 from frames import raw as raw_of
+from stepping import stepped
 from test_execute import executor, run  # noqa: F401  (executor is a fixture)
 from test_mechanisms import HEADS, WIDTH
 from torch import nn
@@ -71,6 +72,9 @@ def test_what_has_no_steps_says_so(executor, plugin):  # noqa: F811
         "unsupported",
         "it has no step form: it defines no prefill and step",
     )
+    noncausal = run(executor, "linear", mode="decode", options={"causal": False})
+    assert noncausal.status == "unsupported"
+    assert noncausal.reason == "only its causal form has a step form, ask for causal=true"
     compiled = run(executor, "linear", mode="decode", compile="default")
     assert compiled.status == "unsupported"
     assert "a step of a generation is not compiled" in compiled.reason
@@ -110,12 +114,8 @@ def test_an_encoder_generates_as_it_encodes(kind):
     mask = torch.ones(3, 30, dtype=torch.bool)
     mask[1, 5:20] = False
     with torch.no_grad():
-        out, state = encoder.prefill(x[:, :20], mask[:, :20])
-        outs = [out]
-        for i in range(20, 30):
-            y, state = encoder.step(x[:, i], state)
-            outs.append(y[:, None])
-        torch.testing.assert_close(torch.cat(outs, 1)[mask], encoder(x, mask)[mask], rtol=1e-10, atol=1e-10)
+        out, _ = stepped(encoder, x, mask, 20)
+        torch.testing.assert_close(out[mask], encoder(x, mask)[mask], rtol=1e-10, atol=1e-10)
 
 
 def test_the_time_of_a_recurrent_step_must_be_flat():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from stepping import stepped
 from test_mechanisms import FORMS, HEADS, WIDTH, build, ids, masks
 
 from baselines.attention._heads import masked_softmax, merge_heads, split_heads
@@ -32,23 +33,13 @@ def normal(*shape, dtype=torch.float64):
     return torch.randn(*shape, dtype=dtype)
 
 
-def generated(module, x, mask, first):
-    """Outputs for x: prefill of the first tokens, then step by step; rows whose later tokens are real."""
-    out, state = module.prefill(x[:, :first], None if mask is None else mask[:, :first])
-    outs = [out]
-    for i in range(first, x.shape[1]):
-        y, state = module.step(x[:, i], state)
-        outs.append(y[:, None])
-    return torch.cat(outs, dim=1), state
-
-
 @stepwise
 @pytest.mark.parametrize("first", [0, 1, 33, 100])
 def test_prefill_and_steps_give_the_causal_outputs(kind, options, first):
     module = build(kind, options).eval()
     x = normal(2, first + 40, WIDTH)
     with torch.no_grad():
-        found, _ = generated(module, x, None, first)
+        found, _ = stepped(module, x, None, first)
         torch.testing.assert_close(found, module(x), rtol=1e-10, atol=1e-10)
 
 
@@ -61,7 +52,7 @@ def test_ragged_rows_are_continued(kind, options):
     x = normal(4, first + more, WIDTH)
     padded = torch.where(mask[..., None], x, torch.nan)
     with torch.no_grad():
-        found, _ = generated(module, padded, mask, first)
+        found, _ = stepped(module, padded, mask, first)
         torch.testing.assert_close(found[mask], module(x, mask)[mask], rtol=1e-10, atol=1e-10)
 
 
@@ -122,7 +113,7 @@ def test_a_cache_grows_without_losing_tokens():
     module = build(Vanilla, {"causal": True}, max_len=400).eval()
     x = normal(1, 400, WIDTH)
     with torch.no_grad():
-        found, state = generated(module, x, None, 1)
+        found, state = stepped(module, x, None, 1)
         torch.testing.assert_close(found, module(x), rtol=1e-10, atol=1e-10)
     assert state.used == 400
     assert 400 <= state.values.shape[2] < 400 + 400 // 8 + 64

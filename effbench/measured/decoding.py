@@ -50,8 +50,7 @@ class Decoding:
     """A call is one step of ``module`` after the context x [B, N, d_model], for one token of each sequence.
 
     Each call starts from the state after the context, so that N does not grow from call to call. The token
-    [B, d_model] is random and the same in all calls. ``prefill_s``: the seconds that the module takes to read
-    the context; the median of up to five readings, after a first one.
+    [B, d_model] is random and the same in all calls.
     """
 
     def __init__(
@@ -59,11 +58,10 @@ class Decoding:
     ) -> None:
         module.eval()
         self._module = module
+        self._context = x
         self._run = Inference(note)
         self._token = torch.randn_like(x[:, 0])
-        self.state: State
-        self.prefill_s: float
-        self.state, self.prefill_s = self._read(x)
+        self.state: State = self._prefilled()[1]
 
     @property
     def state_bytes(self) -> int:
@@ -74,17 +72,19 @@ class Decoding:
         """Return the output [B, d_model] for the token after the context."""
         return self._run(lambda: self._module.step(self._token, self.state)[0])  # type: ignore[operator, no-any-return]
 
-    def _read(self, x: Tensor) -> tuple[State, float]:
-        """Return the state after the context and the seconds of a reading."""
-        state = self._run(lambda: self._module.prefill(x)[1])  # type: ignore[operator]
+    def prefill_s(self) -> float:
+        """Read the context up to five times more, and return the median of the seconds that it takes."""
         seconds: list[float] = []
         while len(seconds) < _PREFILLS and sum(seconds) < _PREFILL_S:
-            _finish(x.device)
+            _finish(self._context.device)
             start = time.perf_counter()
-            self._run(lambda: self._module.prefill(x))  # type: ignore[operator]
-            _finish(x.device)
+            self._prefilled()
+            _finish(self._context.device)
             seconds.append(time.perf_counter() - start)
-        return state, median(seconds)
+        return median(seconds)
+
+    def _prefilled(self) -> tuple[Tensor, State]:
+        return self._run(lambda: self._module.prefill(self._context))  # type: ignore[operator, no-any-return]
 
 
 def _finish(device: torch.device) -> None:

@@ -114,7 +114,8 @@ class Mechanism(nn.Module):
 
         The outputs of ``prefill`` and of the steps after it are those of the causal form for all these
         tokens; the tokens of the steps are real. A step may write into memory that the given state does not
-        use yet, such as the free end of a cache: so a state is continued once. Copy it to continue it again.
+        use yet, such as the free end of a cache: so a state is continued once. To continue it again,
+        copy it (``effbench.measured.state.copied``).
 
         Raises Unsupported if the mechanism has no such form.
         """

@@ -27,7 +27,7 @@ _LIMITS = Limits(timeout_s=60.0, memory_bytes=2 * 2**30)
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a CUDA card tells of itself; None for what it does not.
+    """What a CUDA card reports; a field is None if the card does not report it.
 
     ``clock_hz``: of the multiprocessors, just after the workload; ``throttled``: why it is lower than it
     might be, in any process. ``memory_free_bytes``: the least that any process found free.
@@ -137,7 +137,7 @@ def examine(
 
 
 def card_of(records: Sequence[Record]) -> Card:
-    """Return what the card told to the processes that ran the workload on it."""
+    """Return what the card reported to the processes that ran the workload on it."""
 
     def told(name: str) -> list[Any]:
         return [value for record in records if (value := record.values.get(name)) is not None]

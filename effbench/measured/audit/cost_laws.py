@@ -62,7 +62,7 @@ def order_of_flops(s: Subject) -> Passed:
         work = count_work(forward_call(module, x))
         return work.flops + work.other
 
-    return _grows(s, "order", lambda lengths: [flops(n) for n in lengths], _COUNTED)
+    return grows(s, "order", lambda lengths: [flops(n) for n in lengths], _COUNTED)
 
 
 def order_of_memory(s: Subject) -> Passed:
@@ -75,7 +75,7 @@ def order_of_memory(s: Subject) -> Passed:
             peaks.append(peak_bytes(_second_call(mode, module, x), str(s.device))[0])
         return peaks
 
-    results = [_grows(s, "memory_order", partial(peaks, mode), _PEAK) for mode in (forward_call, train_call)]
+    results = [grows(s, "memory_order", partial(peaks, mode), _PEAK) for mode in (forward_call, train_call)]
     return max(results, key=lambda result: result[1] or 0.0)
 
 
@@ -97,7 +97,7 @@ def order_of_time(s: Subject) -> Passed:
 
     for attempt in range(3):
         try:
-            return _grows(s, "order", fastest, _TIMED)
+            return grows(s, "order", fastest, _TIMED)
         except LawBroken:
             if attempt == 2:
                 raise
@@ -211,7 +211,7 @@ def _own_ns() -> int:
             return now - waited
 
 
-def _grows(
+def grows(
     s: Subject, name: str, costs: Callable[[Sequence[int]], Sequence[float]], tolerance: float
 ) -> Passed:
     """Fit the exponent of a cost on the upper lengths. Raises LawBroken if it exceeds the declared one."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from effbench.common.growth import Growth, slope
 from effbench.measured.audit.agreement import LawBroken, Passed, relative_difference, require_equal, with_mask
+from effbench.measured.audit.cost_laws import grows
 from effbench.measured.audit.subject import Subject, output_of, real_tokens
-from effbench.measured.mechanism import Mechanism, Unsupported
-from effbench.measured.patterns import has_cross, require_steps
+from effbench.measured.mechanism import Unsupported
+from effbench.measured.patterns import generated, in_one, require_cross, require_steps
 from effbench.measured.state import selected, state_bytes
 
 _CONTEXTS = (0, 1, 33, 100)  # tokens that are read at once
@@ -33,7 +34,7 @@ def steps(s: Subject) -> Passed:
             if padded:
                 before = s.ragged_mask(4, n)
                 mask[:, :n] = before
-            found = _generated(module, x, before, n)
+            found = in_one(generated(module, x, before, n))
             expected = output_of(module, x, mask if padded else None)
             error = relative_difference(found[mask], expected[mask])
             if not error <= _EXACT:
@@ -65,18 +66,12 @@ def rows_of_the_state(s: Subject) -> Passed:
 def size_of_the_state(s: Subject) -> Passed:
     """The state grows with the tokens before no faster than declared."""
     module = _stepwise(s, max_len=s.seq_len)
-    declared = getattr(module, "state_order", None)
-    if declared is None:
-        raise Unsupported("declares no state_order")
-    growth = Growth.parse(declared)
-    lengths = s.upper_lengths()
-    with torch.no_grad():
-        sizes = [state_bytes(module.prefill(s.input(1, n - 1))[1]) for n in lengths]
-    found, wanted = slope(lengths, [float(size) for size in sizes]), growth.exponent(lengths)
-    what = f"the state grows as N^{found:.2f} from {lengths[0]} to {lengths[-1]}, declared {growth}"
-    if found > wanted + _SAME_GROWTH:
-        raise LawBroken(what, found)
-    return f"{what}{': lower-order terms dominate' if found < wanted - _SAME_GROWTH else ''}", found
+
+    def sizes(lengths: Sequence[int]) -> list[int]:
+        with torch.no_grad():
+            return [state_bytes(module.prefill(s.input(1, n - 1))[1]) for n in lengths]
+
+    return grows(s, "state_order", sizes, _SAME_GROWTH)
 
 
 def cross_attention(s: Subject) -> Passed:
@@ -84,7 +79,7 @@ def cross_attention(s: Subject) -> Passed:
 
     Each output depends on its own query and the memory only, and an empty memory gives finite numbers.
     """
-    module: Any = _crosswise(s)
+    module = _crosswise(s)
     worst = 0.0
     for n, mask in s.lengths_and_masks(1, 7, 65, 200):
         x = s.input(2, n)
@@ -123,22 +118,9 @@ def _stepwise(s: Subject, max_len: int | None = None) -> Any:
     return module
 
 
-def _crosswise(s: Subject) -> nn.Module:
+def _crosswise(s: Subject) -> Any:
     if s.causal:
         raise Unsupported("cross attention is noncausal")
     module = s.make()
-    if not has_cross(module):
-        why = module.no_cross if isinstance(module, Mechanism) else ""
-        raise Unsupported(f"it has no cross form: {why or 'none is defined'}")
+    require_cross(module)
     return module
-
-
-def _generated(module: Any, x: Tensor, mask: Tensor | None, context: int) -> Tensor:
-    """Return the outputs of the first tokens, read at once, and of the others, step by step."""
-    with torch.no_grad():
-        out, state = module.prefill(x[:, :context], mask)
-        outs = [out]
-        for i in range(context, x.shape[1]):
-            y, state = module.step(x[:, i], state)
-            outs.append(y[:, None])
-    return torch.cat(outs, dim=1)

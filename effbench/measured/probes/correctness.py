@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench.measured.mechanism import Mechanism, Unsupported
+from effbench.measured.patterns import generated, in_one
 
 # Relative to the largest compared number; gradients sum over more numbers and are allowed ten times this.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -128,25 +129,20 @@ def check_steps(module: nn.Module, x: Tensor) -> None:
     mask = torch.ones(sample.shape[:2], dtype=torch.bool, device=x.device)
     mask[1, (context + 1) // 2 : context] = False
     module.eval()
-    with torch.no_grad():
-        for given in (None, mask):
-            try:
+    for given in (None, mask):
+        try:
+            with torch.no_grad():
                 expected = module(sample, given)
-                first = None if given is None else given[:, :context]
-                out, state = module.prefill(sample[:, :context], first)  # type: ignore[operator]
-            except Unsupported:
-                if given is None:
-                    raise
-                continue  # it takes no mask
-            outs = [out]
-            for i in range(context, sample.shape[1]):
-                y, state = module.step(sample[:, i], state)  # type: ignore[operator]
-                if not isinstance(y, Tensor) or y.shape != sample[:, i].shape or y.dtype != x.dtype:
-                    raise Incorrect(f"step returned {_describe(y)} for an input of {_describe(sample[:, i])}")
-                outs.append(y[:, None])
-            where = slice(None) if given is None else given
-            what = "prefill and steps differ from the causal forward pass"
-            _same(torch.cat(outs, dim=1), expected, where, what)
+            outs = generated(module, sample, None if given is None else given[:, :context], context)
+        except Unsupported:
+            if given is None:
+                raise
+            continue  # it takes no mask
+        for out in outs[1:]:
+            if not isinstance(out, Tensor) or out.shape != sample[:, 0].shape or out.dtype != x.dtype:
+                raise Incorrect(f"step returned {_describe(out)} for an input of {_describe(sample[:, 0])}")
+        where = slice(None) if given is None else given
+        _same(in_one(outs), expected, where, "prefill and steps differ from the causal forward pass")
 
 
 def _check_training(module: nn.Module, sample: Tensor, later: Tensor | None) -> None:

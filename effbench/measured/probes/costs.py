@@ -31,7 +31,7 @@ from effbench.measured.probes.memory import (
     saved_bytes,
 )
 from effbench.measured.probes.time import sample_seconds, trend
-from effbench.measured.workload import Call, Workload
+from effbench.measured.workload import Workload
 
 _SHORT = 64  # tokens of a call that is not measured
 
@@ -47,7 +47,8 @@ def time(context: Context) -> Result:
     context.watch.reseeds(partial(workload.module, workload.x[:1, :_SHORT]))
     context.watch.undo("a call")
     call = workload.call(context.watch.note)
-    values |= _of_generation(call)
+    if isinstance(call, Decoding):
+        values |= {"state_bytes": call.state_bytes, "prefill_s": call.prefill_s()}
     if workload.x.device.type == "cuda":
         series, how = cuda_seconds(
             call,
@@ -87,8 +88,9 @@ def memory(context: Context) -> Result:
     growth = rss_growth_bytes(call)
     values["rss_growth_bytes"] = growth if cell.compile == "none" else None  # the compiler grew it before
     peak, method = peak_bytes(call, cell.device, tested=context.memory_tested)
-    values |= {"peak_bytes": peak, "memory_method": method, **_of_generation(call)}
-    values.pop("prefill_s", None)  # the time probe's
+    values |= {"peak_bytes": peak, "memory_method": method}
+    if isinstance(call, Decoding):
+        values["state_bytes"] = call.state_bytes
     if workload.x.device.type == "cuda":
         values["reserved_bytes"] = reserved_bytes(call)
     unseen = [_named(left_out(call))]
@@ -137,13 +139,6 @@ def describe(workload: Workload, cell: Cell) -> Values:
         **_declared_growth(module, cell),
         **_how(module, cell),
     }
-
-
-def _of_generation(call: Call) -> Values:
-    """Return what is known of a generation besides its step; nothing for another call."""
-    if not isinstance(call, Decoding):
-        return {}
-    return {"state_bytes": call.state_bytes, "prefill_s": call.prefill_s}
 
 
 def _named(left_out: Mapping[str, int]) -> str:
