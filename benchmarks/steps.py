@@ -169,11 +169,12 @@ def parts(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def stepping_s(layer: Any, x: Tensor) -> float:
-    """Return the seconds of all tokens step by step, from the steps of the first 256."""
-    _, state = layer.prefill(x[:, :0])
+    """Return the seconds of all tokens step by step, from 256 steps in the middle of the sequence."""
+    middle = x.shape[1] // 2
+    _, state = layer.prefill(x[:, :middle])
     start = time.perf_counter()
-    for i in range(256):
-        _, state = layer.step(x[:, i], state)
+    for token in x[:, middle : middle + 256].unbind(1):
+        _, state = layer.step(token, state)
     return (time.perf_counter() - start) * x.shape[1] / 256
 
 

@@ -107,32 +107,30 @@ def comparison(rows: list[dict[str, Any]], setting: str, *, held: bool) -> Itera
     yield "| --- " * (1 + len(columns)) + "|"
     for quantity in columns["before"]:
         yield f"| {quantity} | {' | '.join(column[quantity] for column in columns.values())} |"
-    for load in LOADS:
-        for quantity, inside in beside(runs, loads, load).items():
-            yield f"| a {quantity} beside {load} is inside an earlier quiet run's | | | {_share(inside)} |"
+    for (quantity, load), inside in beside(runs, loads).items():
+        yield f"| a {quantity} beside {load} is inside an earlier quiet run's | | | {_share(inside)} |"
     for title, of_load in (("quiet", [""]), *((f"beside {load}", [load]) for load in LOADS)):
         cells = [is_crowded(r) for run in sorted(runs) if loads[run] in of_load for r in runs[run]]
         yield f"| marked as beside other load, of the cells {title} | | | {_share(cells)} |"
 
 
-def beside(runs: dict[int, list[Record]], loads: dict[int, str], load: str) -> dict[str, list[bool]]:
-    """Return whether values measured beside a load are inside the intervals of each quiet run before."""
-    hits: dict[str, list[bool]] = {"time": [], "ratio": []}
+def beside(runs: dict[int, list[Record]], loads: dict[int, str]) -> dict[tuple[str, str], list[bool]]:
+    """Return for each load whether times and ratios are inside the intervals of each quiet run before."""
+    hits: dict[tuple[str, str], list[bool]] = {
+        (quantity, load): [] for load in LOADS for quantity in ("time", "ratio")
+    }
     history: list[Run] = []
     quiet: list[Result] = []
     for run in sorted(runs):
-        result = printed(runs[run], history)
-        if not loads[run]:
+        result, load = printed(runs[run], history), loads[run]
+        if not load:
             quiet.append(result)
             history += runs_of(runs[run])
-        elif loads[run] == load:
-            for before in quiet:
-                hits["time"] += [
-                    low <= result.times[key][0] <= high for key, (_, low, high) in before.times.items()
-                ]
-                hits["ratio"] += [
-                    low <= result.values[of] <= high for of, (_, low, high) in before.ratios.items()
-                ]
+            continue
+        for before in quiet:
+            times, ratios = before.times.items(), before.ratios.items()
+            hits["time", load] += [low <= result.times[key][0] <= high for key, (_, low, high) in times]
+            hits["ratio", load] += [low <= result.values[of] <= high for of, (_, low, high) in ratios]
     return hits
 
 

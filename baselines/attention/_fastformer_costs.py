@@ -10,7 +10,7 @@ from effbench import Mechanism
 
 
 class FastformerCosts(Mechanism):
-    """What ``Fastformer`` declares of its costs; it defines the attributes that are named here."""
+    """The costs that ``Fastformer`` declares. ``Fastformer`` sets the attributes below."""
 
     variant: str
     interaction: str
