@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
@@ -29,6 +30,7 @@ from effbench.show.look import (
 from effbench.show.plots.dots import dots
 from effbench.show.tables import SHAPE, by_label, each_row, labels, of_shape
 
+FEW_DECADES = 30  # a smaller range has one or two powers of 10 in it, too few for labels
 MOST_CROSSOVERS = 3  # in a panel: more would hide the curves
 
 
@@ -230,10 +232,15 @@ def set_log_axes(axes: Axes, rows: pd.DataFrame, cost: Cost) -> None:
     lengths = sorted(rows["seq_len"].unique())
     set_length_axis(axes, lengths)
     axes.set_yscale("log", base=2 if cost.column.endswith("_bytes") else 10)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: cost.tick(value)))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     values = rows.loc[rows[cost.column] > 0, cost.column]
+    label_log_axis(axes.yaxis, values, cost.tick, few=not cost.column.endswith("_bytes"))
     if len(values):
         axes.set_ylim(values.min() / 1.6, values.max() * 2.6)  # room for the x marks above
-        if values.max() < 8 * values.min() and not cost.column.endswith("_bytes"):
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))  # less than a decade has one label
+
+
+def label_log_axis(axis: Axis, values: pd.Series, tick: Callable[[float], str], *, few: bool = True) -> None:
+    """Format the ticks of a logarithmic axis: with ``few`` at 1, 2 and 5 if the values span little."""
+    if few and len(values) and values.max() < FEW_DECADES * values.min():
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))

@@ -6,11 +6,17 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from effbench.show import units
 from effbench.show.look import NothingToDraw, Style, failures_note, looks, mark_failures, set_title
-from effbench.show.plots.cost_curves import Cost, draw_series, interval_notes, set_log_axes, slopes_in_words
+from effbench.show.plots.cost_curves import (
+    Cost,
+    draw_series,
+    interval_notes,
+    label_log_axis,
+    set_log_axes,
+    slopes_in_words,
+)
 from effbench.show.tables import SHAPE, by_label, labels, of_shape
 
 _PANELS = (
@@ -65,18 +71,12 @@ def _curves(rows: pd.DataFrame, raw: pd.DataFrame, shape: dict[str, Any], styles
         axes.set_ylabel(cost.axis)
         slopes = slopes_in_words(raw, cost)
         for name, mine in by_label(rows):
-            line = draw_series(axes, name, mine, cost, styles[name], None)
-            line.set_label(name)
-            if (name, "decode") in slopes:
-                last = mine[mine[cost.column].notna()].sort_values("seq_len").iloc[-1]
-                axes.annotate(slopes[name, "decode"], (last["seq_len"], last[cost.column]), fontsize=6.5,
-                              color=styles[name]["color"], xytext=(4, 0), textcoords="offset points",
-                              va="center")  # fmt: skip
+            draw_series(axes, name, mine, cost, styles[name], slopes.get((name, "decode")))
         failed |= mark_failures(axes, rows, cost.column, styles)
     handles, texts = panels[0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=8, handlelength=3.2)
     notes = [failures_note(failed), *interval_notes(rows, timed=True)]
-    notes.append("N^a: growth fitted to the longest lengths")
+    notes.append("N^a: growth of the time, fitted to the longest lengths")
     set_title(figure, shape, "; ".join(filter(None, notes)))
     return figure
 
@@ -94,9 +94,8 @@ def _scatter(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Style]
                      color=styles[name]["color"], marker=styles[name]["marker"])  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: units.seconds(value)))
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    for axis, column in ((axes.xaxis, "prefill_s"), (axes.yaxis, "time_s")):
+        label_log_axis(axis, known[column], units.seconds)
     axes.set_xlabel("prefill: time to read the tokens before")
     axes.set_ylabel("decode: time of a step")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
