@@ -7,6 +7,7 @@ import torch
 from stepping import stepped
 from test_mechanisms import FORMS, HEADS, WIDTH, build, ids, masks
 
+from baselines.attention import performer
 from baselines.attention._heads import masked_softmax, merge_heads, split_heads
 from baselines.attention.fastformer import Fastformer
 from baselines.attention.linear import LinearAttention
@@ -40,6 +41,16 @@ def test_prefill_and_steps_give_the_causal_outputs(kind, options, first):
     x = normal(2, first + 40, WIDTH)
     with torch.no_grad():
         found, _ = stepped(module, x, None, first)
+        torch.testing.assert_close(found, module(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("rise", [-1.0, 0.0, 2.0, 1e9])
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_the_exponents_that_performer_keeps_may_lag_behind(rise, scale, monkeypatch):
+    monkeypatch.setattr(performer, "RISE", rise)
+    module, x = build(Performer, {"causal": True}).eval(), scale * normal(2, 80, WIDTH)
+    with torch.no_grad():
+        found, _ = stepped(module, x, None, 20)
         torch.testing.assert_close(found, module(x), rtol=1e-10, atol=1e-10)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.attention import _recurrent
+from baselines.attention import _recurrent, _sums
 from baselines.attention._recurrent import in_chunks, pair_decays, whole
 from baselines.attention._running import past_pairs
 from baselines.attention.deltanet import DeltaNet, _inverse
@@ -75,7 +75,8 @@ def test_a_start_and_steps_are_the_whole(kind, options, start, masked):
 
 
 @every_form
-def test_the_state_after_a_start_is_that_after_its_steps(kind, options):
+def test_the_state_after_a_start_is_that_after_its_steps(kind, options, monkeypatch):
+    monkeypatch.setattr(_sums, "LEAST_SCALE", math.inf)  # scales are 1
     module, x = build(kind, options), inputs(45)
     with torch.no_grad():
         state = module.prefill(x[:, :0])[1]
@@ -110,16 +111,44 @@ def test_rows_of_a_state_may_be_reordered(kind, options):
 
 
 @every_form
-def test_a_step_leaves_its_state_as_it_was(kind, options):
+def test_a_step_overwrites_its_state_unless_gradients_are_recorded(kind, options):
     module, x = build(kind, options), inputs(12)
     with torch.no_grad():
         state = module.prefill(x[:, :10])[1]
-        before = copied(state)
-        first, after = module.step(x[:, 10], state)
-        module.step(x[:, 11], after)
-        for left, right in zip(tensors_of(state), tensors_of(before), strict=True):
-            assert torch.equal(left, right)
-        assert torch.equal(module.step(x[:, 10], state)[0], first)
+    before = copied(state)
+    expected = module.step(x[:, 10], state)[0]
+    for left, right in zip(tensors_of(state), tensors_of(before), strict=True):
+        assert torch.equal(left, right)
+    with torch.no_grad():
+        out, after = module.step(x[:, 10], state)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
+    assert [part.data_ptr() for part in tensors_of(state)] == [part.data_ptr() for part in tensors_of(after)]
+
+
+@every_form
+@pytest.mark.parametrize("least", [0.0, 0.5, 2.0])
+def test_when_a_scale_is_multiplied_into_its_sums_makes_no_difference(kind, options, least, monkeypatch):
+    module, x = build(kind, options), inputs(60)
+    monkeypatch.setattr(_sums, "LEAST_SCALE", least)
+    with torch.no_grad():
+        expected, state = module(x), module.prefill(x[:, :20])[1]
+        for i in range(20, 60):
+            out, state = module.step(x[:, i], state)
+            torch.testing.assert_close(out, expected[:, i], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", ["contiguous", "strided", "expanded"])
+def test_a_pair_is_added_to_sums_however_they_lie(order):
+    sums = torch.randn(3, 2, 4, 5)
+    sums = {
+        "contiguous": sums,
+        "strided": sums.transpose(0, 1).contiguous().transpose(0, 1),
+        "expanded": sums[:1].expand(3, -1, -1, -1),
+    }[order]
+    k, v = torch.randn(3, 2, 4), torch.randn(3, 2, 5)
+    expected = sums + k[..., None] * v[..., None, :]
+    with torch.no_grad():
+        torch.testing.assert_close(_sums.with_pair(sums, k, v), expected)
 
 
 @every_form
@@ -225,7 +254,7 @@ def test_deltanet_overwrites_what_it_holds_for_a_key():
         module.beta.weight.zero_()
         module.beta.weight[:, 0] = 1
         x[..., 0] = 1e4  # beta = 1
-        state = module.prefill(x)[1]
+        state = module.prefill(x)[1][0]
         key = module._qkv(x)[1][:, -1]
         held = (key[..., None, :] @ state)[..., 0, :]
         torch.testing.assert_close(held, module._qkv(x)[2][:, -1])

@@ -41,7 +41,7 @@ class Recurrent(Mechanism):
         return torch.cat(outs, dim=1) if outs else x, state
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """x [B, D] -> the output [B, D] for this token and a new state; the given state does not change."""
+        """x [B, D] -> the output [B, D] for this token and the state after it; the given one is consumed."""
         with no_autocast(x):
             out_bD, state = self._next(x.to(wide_dtype(x)), state)
         return out_bD.to(x.dtype), state

@@ -20,6 +20,7 @@ from baselines.attention._heads import (
     wide_dtype,
 )
 from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
+from baselines.attention._sums import with_pair
 from effbench import Mechanism
 
 EPSILON = 1e-6
@@ -116,7 +117,7 @@ class CosFormer(Mechanism):
             sums_bhfe, place = state
             x_b1D = x[:, None].to(sums_bhfe.dtype)
             q, k, v = self._features(x_b1D, self._turn(x_b1D, first=place))
-            sums_bhfe = torch.addcmul(sums_bhfe, k.mT, v)
+            sums_bhfe = with_pair(sums_bhfe, k, v)
             return self._finished(q @ sums_bhfe)[:, 0].to(x.dtype), (sums_bhfe, place + 1)
 
     def _turn(self, x_bnD: Tensor, first: int = 0) -> Tensor:

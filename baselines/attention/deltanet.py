@@ -20,6 +20,7 @@ from baselines.attention._recurrent import (
     scaled_to_one,
     whole,
 )
+from baselines.attention._sums import decayed, with_pair
 from effbench import State
 
 SHORTEST, LONGEST = 1e-3, 1e-1  # the range of the first time steps of ``gated``, those of Mamba-2
@@ -44,7 +45,8 @@ class DeltaNet(Recurrent):
     state after it is M S + K'^T T V with K'_j = k_j g_end / g_j and M = g_end I - K'^T T diag(g) K, and one
     product a chunk carries the state. I + L is inverted by blocks of 4, 8 and 16 tokens.
     O(N (16 + d) D), memory O(N D). A padded token is skipped: it neither decays nor corrects. The state of a
-    generation is S [B, heads, d, d]. Yang et al. 2024, section 3; ``gated``: arXiv 2412.06464, section 3.
+    generation is S [B, heads, d, d] as sums and their scale [B, heads, 1, 1]. Yang et al. 2024, section 3;
+    ``gated``: arXiv 2412.06464, section 3.
     """
 
     order = 1.0
@@ -72,7 +74,11 @@ class DeltaNet(Recurrent):
             with torch.no_grad():
                 self.time.bias.copy_(first + (-torch.expm1(-first)).log())  # softplus of it is ``first``
 
+    def _start(self, like: Tensor) -> State:
+        return super()._start(like), like.new_ones(len(like), self.heads, 1, 1)
+
     def _scan(self, x_bnD: Tensor, mask: Tensor | None, state: State) -> tuple[Tensor, State]:
+        state_bhde, scale_bh11 = state  # the scale is 1 before the first step
         q, k, v = self._qkv(x_bnD)
         beta_bnh = clear_padding(projected(x_bnD, self.beta).sigmoid(), mask)
         q, k, v = (heads_in_chunks(part, self.chunk) for part in (q, k, v))
@@ -90,19 +96,25 @@ class DeltaNet(Recurrent):
         inverse = _inverse((k_beta @ k.mT) * pairs_cij)
         values, keys = inverse @ (v * beta_bhci1), inverse @ reading
         eye = torch.eye(self.d_head, dtype=x_bnD.dtype, device=x_bnD.device)
-        before_bhcde, last_bhde = _carried(ending.mT @ values, whole_bhc * eye - ending.mT @ keys, state)
+        before_bhcde, last_bhde = _carried(ending.mT @ values, whole_bhc * eye - ending.mT @ keys, state_bhde)
         written = plus_product(values, keys, before_bhcde, scale=-1.0)
         mixed = plus_product(q_start @ before_bhcde, (q @ k.mT) * pairs_cij, written)
-        return self._output(out_of_chunks(mixed, x_bnD.shape[1]), x_bnD), last_bhde
+        return self._output(out_of_chunks(mixed, x_bnD.shape[1]), x_bnD), (last_bhde, scale_bh11)
 
     def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:
         q, k, v = self._qkv(x_bD)
         beta_bh1 = projected(x_bD, self.beta).sigmoid()[..., None]
+        sums_bhde, scale_bh11 = state
         if self.gated:
-            state = state * self._log_decay(x_bD).exp()[..., None, None]
-        held_bhd = (k[..., None, :] @ state)[..., 0, :]
-        new_bhde = torch.addcmul(state, k[..., None], (beta_bh1 * (v - held_bhd))[..., None, :])
-        return self._output((q[..., None, :] @ new_bhde)[..., 0, :], x_bD), new_bhde
+            decay_bh11 = self._log_decay(x_bD).exp()[..., None, None]
+            sums_bhde, scale_bh11 = decayed(sums_bhde, scale_bh11, decay_bh11)
+        scale_bh1 = scale_bh11[..., 0]
+        # one pass reads for the key and the query; what is then written adds to what the query has read
+        held, mixed = (torch.stack([k, q], dim=2) @ sums_bhde * scale_bh11).unbind(2)
+        written = beta_bh1 * (v - held)
+        mixed = mixed + (q * k).sum(dim=-1, keepdim=True) * written
+        sums_bhde = with_pair(sums_bhde, k / scale_bh1, written)
+        return self._output(mixed, x_bD), (sums_bhde, scale_bh11)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it token by token, by the recurrence."""

@@ -18,6 +18,7 @@ from baselines.attention._recurrent import (
     whole,
 )
 from baselines.attention._running import past_pairs
+from baselines.attention._sums import decayed, read, with_pair
 from effbench import State
 
 
@@ -36,8 +37,8 @@ class GatedLinearAttention(Recurrent):
     In chunks of 16 tokens: one state S for all chunks before, and the pairs inside a chunk, computed for
     blocks of 2, 4, 8 and 16 tokens: the queries of a right half with the keys of the left half, both decayed
     to the middle. So no decay is divided by, and none is above 1. O(N (16 + d) D), memory O(N D). A padded
-    token is skipped: it neither decays nor adds. The state of a generation is S [B, heads, d, d].
-    Sections 4.1 to 4.4.
+    token is skipped: it neither decays nor adds. The state of a generation is S [B, heads, d, d]
+    as sums and their scale [B, heads, d, 1]. Sections 4.1 to 4.4.
     """
 
     order = 1.0
@@ -69,7 +70,11 @@ class GatedLinearAttention(Recurrent):
         self.norm = nn.LayerNorm(self.d_head, eps=NORM_EPSILON)
         self.out = nn.Linear(d_model, d_model, bias=False)
 
+    def _start(self, like: Tensor) -> State:
+        return super()._start(like), like.new_ones(len(like), self.heads, self.d_head, 1)
+
     def _scan(self, x_bnD: Tensor, mask: Tensor | None, state: State) -> tuple[Tensor, State]:
+        state_bhde, scale_bhd1 = state  # the scale is 1 before the first step
         qkv, alpha = projected(x_bnD, self.qkv), self._alpha(x_bnD)
         if mask is not None:
             alpha = alpha.masked_fill(~mask[..., None], 1.0)
@@ -78,17 +83,19 @@ class GatedLinearAttention(Recurrent):
         inside_bhcid, q_bhcid, k_bhcid, whole_bhcd = _inside(q, k, v, alpha_bhcid)
         sums_bhcde = k_bhcid.mT @ v
         before_bchde, last_bhde = carried_states(
-            sums_bhcde.transpose(1, 2), whole_bhcd.transpose(1, 2)[..., None], state
+            sums_bhcde.transpose(1, 2), whole_bhcd.transpose(1, 2)[..., None], state_bhde
         )
         mixed_bhcid = plus_product(inside_bhcid, q_bhcid, before_bchde.transpose(1, 2))
-        return self._output(out_of_chunks(mixed_bhcid, x_bnD.shape[1]), x_bnD), last_bhde
+        return self._output(out_of_chunks(mixed_bhcid, x_bnD.shape[1]), x_bnD), (last_bhde, scale_bhd1)
 
     def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:
         q, k, v = projected(x_bD, self.qkv).view(-1, 3, self.heads, self.d_head).unbind(1)
         alpha = self._alpha(x_bD).view_as(k)
-        state_bhde = (state * alpha[..., None]).addcmul_(k[..., None], v[..., None, :])
-        mixed_bhd = (q[..., None, :] @ state_bhde)[..., 0, :]
-        return self._output(mixed_bhd, x_bD), state_bhde
+        sums_bhde, scale_bhd1 = state
+        sums_bhde, scale_bhd1 = decayed(sums_bhde, scale_bhd1, alpha[..., None])
+        scale_bhd = scale_bhd1[..., 0]
+        sums_bhde = with_pair(sums_bhde, k / scale_bhd, v)
+        return self._output(read(sums_bhde, q * scale_bhd), x_bD), (sums_bhde, scale_bhd1)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it token by token, by the recurrence."""

@@ -19,6 +19,7 @@ from baselines.attention._heads import (
     wide_dtype,
 )
 from baselines.attention._running import CHUNK, past_pairs, rows_and_pairs, running_products
+from baselines.attention._sums import read, with_pair
 from effbench import Mechanism
 
 EPSILON = 1e-6
@@ -113,8 +114,8 @@ class LinearAttention(Mechanism):
             qkv = projected(x.to(state.dtype), self.qkv)
             q, k, v = qkv.unflatten(-1, (3, self.heads, self.d_head)).unbind(1)
             q, k = _Phi.apply(torch.stack([q, k])).unbind()  # type: ignore[no-untyped-call]
-            state = torch.addcmul(state, k[..., None], F.pad(v, (0, 1), value=1.0)[..., None, :])
-            return self._finished(q[..., None, :] @ state)[:, 0].to(x.dtype), state
+            state = with_pair(state, k, F.pad(v, (0, 1), value=1.0))
+            return self._finished(read(state, q)[:, :, None])[:, 0].to(x.dtype), state
 
     def remember(self, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """memory [B, M, D], mask [B, M] -> [S, z] of the memory: [B, heads, d, d + 1]."""

@@ -19,6 +19,7 @@ from baselines.attention._recurrent import (
     whole,
 )
 from baselines.attention._running import past_pairs
+from baselines.attention._sums import decayed, read, with_pair
 from effbench import State
 
 SHORTEST, LONGEST = 1e-3, 1e-1  # the range of the first time steps, as in the paper's code
@@ -38,7 +39,8 @@ class Mamba2(Recurrent):
 
     In chunks of 32 tokens: all pairs inside a chunk, whose products C_i . B_j are the same for all heads, and
     one state for all chunks before: O(N (32 + state) D) and three projections, memory O(N D). A padded token
-    is skipped: it neither decays nor adds. The state of a generation is S [B, state, D]. Sections 5 to 7.
+    is skipped: it neither decays nor adds. The state of a generation is S [B, state, D] as sums and their
+    scale [B, 1, D]. Sections 5 to 7.
     """
 
     order = 1.0
@@ -65,10 +67,12 @@ class Mamba2(Recurrent):
         self.out = nn.Linear(d_model, d_model, bias=False)
 
     def _start(self, like: Tensor) -> State:
-        return like.new_zeros(len(like), self.state, self.d_model)
+        sums_bsD = like.new_zeros(len(like), self.state, self.d_model)
+        return sums_bsD, like.new_ones(len(like), 1, self.d_model)
 
     def _scan(self, x_bnD: Tensor, mask: Tensor | None, state: State) -> tuple[Tensor, State]:
         n = x_bnD.shape[1]
+        state_bsD, scale_b1D = state  # the scale is 1 before the first step
         z, x, b, c, dt_bnh, log_bnh = self._parts(x_bnD)
         if mask is not None:
             dt_bnh, log_bnh = (part.masked_fill(~mask[..., None], 0.0) for part in (dt_bnh, log_bnh))
@@ -80,17 +84,20 @@ class Mamba2(Recurrent):
         inside_bcihd = (weights_bchij @ x_bchid).transpose(2, 3)
         ending = (x_bchid * pairs_bchij[..., -1, :, None]).transpose(2, 3).flatten(3)
         decay_bcD = start_bchi[..., -1].repeat_interleave(self.d_head, dim=-1)
-        before_bcsD, last_bsD = carried_states(b.mT @ ending, decay_bcD[..., None, :], state)
+        before_bcsD, last_bsD = carried_states(b.mT @ ending, decay_bcD[..., None, :], state_bsD)
         across_bcihd = (c @ before_bcsD).unflatten(-1, (self.heads, -1))
         mixed = torch.addcmul(inside_bcihd, across_bcihd, start_bchi.mT[..., None]).flatten(1, 2)
-        return self._output(mixed[:, mixed.shape[1] - n :], x, z), last_bsD
+        return self._output(mixed[:, mixed.shape[1] - n :], x, z), (last_bsD, scale_b1D)
 
     def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:
         z, x, b, c, dt_bh, log_bh = self._parts(x_bD)
         decay_bD, dt_bD = (part.repeat_interleave(self.d_head, dim=-1) for part in (log_bh.exp(), dt_bh))
-        state_bsD = (state * decay_bD[:, None]).addcmul_(b[..., None], (x * dt_bD)[:, None])
-        mixed_bhd = (c[:, None] @ state_bsD).view(-1, self.heads, self.d_head)
-        return self._output(mixed_bhd, x, z), state_bsD
+        sums_bsD, scale_b1D = state
+        sums_bsD, scale_b1D = decayed(sums_bsD, scale_b1D, decay_bD[:, None])
+        scale_bD = scale_b1D[:, 0]
+        sums_bsD = with_pair(sums_bsD[:, None], b, x * dt_bD / scale_bD)[:, 0]
+        mixed_bD = read(sums_bsD, c) * scale_bD
+        return self._output(mixed_bD.unflatten(-1, (self.heads, -1)), x, z), (sums_bsD, scale_b1D)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it with the N x N matrix of weights of each head."""

@@ -25,7 +25,10 @@ from baselines.attention._running import (
     running_features,
     running_features_of_any_range,
 )
+from baselines.attention._sums import read, with_pair
 from effbench import Mechanism
+
+RISE = 16.0  # by which a key's exponent may exceed those that the sums are relative to
 
 
 class Performer(Mechanism):
@@ -51,7 +54,7 @@ class Performer(Mechanism):
     are checked; if one underflowed, all sums are computed again in halves of chunks, each relative to its own
     largest key. This is right for any range, and several times slower. On other devices, where a check would
     wait for the device, the sums are always computed in halves. The declared FLOPs are those without
-    underflow. Step by step: S and M_r are the whole state; when M_r rises, S is scaled down.
+    underflow. Step by step: S and M_r are the whole state; when M_r rises by more than 16, S is scaled down.
 
     Cross: S and M_r are those of the memory.
 
@@ -129,13 +132,12 @@ class Performer(Mechanism):
             q_bhd, k_bhd, v_bhd = qkv.unflatten(-1, (3, self.heads, self.d_head)).unbind(1)
             scaled_dm = self._scaled(wide).mT
             key_bhm1 = (k_bhd @ scaled_dm + self._length(k_bhd, dim=-1))[..., None]
-            largest_bhm1 = torch.maximum(before_bhm1, key_bhm1)
-            value_bh1e = F.pad(v_bhd, (0, 1), value=1.0)[..., None, :]
-            sums_bhme = sums_bhme * (before_bhm1 - largest_bhm1).exp()
-            sums_bhme = sums_bhme.addcmul_((key_bhm1 - largest_bhm1).exp(), value_bh1e)
+            sums_bhme, largest_bhm1 = _scaled_down(sums_bhme, before_bhm1, key_bhm1)
+            key_bhm1 = (key_bhm1 - largest_bhm1).exp()
+            sums_bhme = with_pair(sums_bhme, key_bhm1[..., 0], F.pad(v_bhd, (0, 1), value=1.0))
             query_bhm = q_bhd @ scaled_dm + largest_bhm1[..., 0]
             query_bhm = (query_bhm - query_bhm.amax(dim=-1, keepdim=True)).exp()
-            out_bhe = (query_bhm[..., None, :] @ sums_bhme)[..., 0, :]
+            out_bhe = read(sums_bhme, query_bhm)
             mixed_bD = (out_bhe[..., :-1] / out_bhe[..., -1:].clamp_min(_least(wide))).flatten(1)
             return projected(mixed_bD, self.out).to(x.dtype), (sums_bhme, largest_bhm1)
 
@@ -262,6 +264,22 @@ def _sums_of_keys(
     largest_bhm1 = key_bhmn.detach().amax(dim=3, keepdim=True)
     key_bhmn = key_bhmn.sub_(largest_bhm1).exp_()
     sums_bhme = torch.cat([key_bhmn @ v_bhdn.mT, key_bhmn.sum(dim=3, keepdim=True)], dim=-1)
+    return sums_bhme, largest_bhm1
+
+
+def _scaled_down(sums_bhme: Tensor, largest_bhm1: Tensor, key_bhm1: Tensor) -> tuple[Tensor, Tensor]:
+    """Return S relative to the largest exponents, that of the new key included, and these.
+
+    This pass over S is saved on the CPU, without gradients, if no key exceeds them by more than ``RISE``. On
+    other devices a check would wait for the device.
+    """
+    later_bhm1 = torch.maximum(largest_bhm1, key_bhm1)
+    fall_bhm1 = largest_bhm1 - later_bhm1
+    if torch.is_grad_enabled():
+        return sums_bhme * fall_bhm1.exp(), later_bhm1
+    if sums_bhme.device.type != "cpu" or not float(fall_bhm1.amin()) >= -RISE:
+        sums_bhme.mul_(fall_bhm1.exp())
+        largest_bhm1.copy_(later_bhm1)
     return sums_bhme, largest_bhm1
 
 

@@ -17,6 +17,7 @@ from baselines.attention._recurrent import (
     whole,
 )
 from baselines.attention._running import past_pairs
+from baselines.attention._sums import decayed, read, with_pair
 from effbench import State
 
 
@@ -34,7 +35,8 @@ class Retention(Recurrent):
 
     In chunks of 32 tokens: all pairs inside a chunk, and one state S for all chunks before it:
     O(N (32 + d) D) and five projections, memory O(N D). The decay counts positions, those of padding too.
-    The state of a generation is S [B, heads, d, d] and the number of tokens. Equations (5) to (8).
+    The state of a generation is S [B, heads, d, d], as sums and their scale [B, heads, 1, 1], and the number
+    of tokens. Equations (5) to (8).
     """
 
     order = 1.0
@@ -52,11 +54,11 @@ class Retention(Recurrent):
         self.out = nn.Linear(d_model, d_model, bias=False)
 
     def _start(self, like: Tensor) -> State:
-        return super()._start(like), 0
+        return super()._start(like), like.new_ones(len(like), self.heads, 1, 1), 0
 
     def _scan(self, x_bnD: Tensor, mask: Tensor | None, state: State) -> tuple[Tensor, State]:
         n, heads = x_bnD.shape[1], self.heads
-        state_bhde, position = state
+        state_bhde, scale_bh11, position = state  # the scale is 1 before the first step
         qk, v, gate = projected(x_bnD, self.qkvg).split(
             [2 * self.d_model, self.d_model, self.d_model], dim=-1
         )
@@ -75,18 +77,20 @@ class Retention(Recurrent):
         before_bchde, last_bhde = carried_states(sums_bhcde.transpose(1, 2), whole_bchde, state_bhde)
         across_bhcid = q_bhcid @ before_bchde.transpose(1, 2)
         mixed = torch.addcmul(inside_bhcid, across_bhcid, start_hi[:, None, :, None])
-        return self._output(out_of_chunks(mixed, n), gate), (last_bhde, position + n)
+        return self._output(out_of_chunks(mixed, n), gate), (last_bhde, scale_bh11, position + n)
 
     def _next(self, x_bD: Tensor, state: State) -> tuple[Tensor, State]:
-        state_bhde, position = state
+        sums_bhde, scale_bh11, position = state
         q, k, v, gate = projected(x_bD, self.qkvg).chunk(4, dim=-1)
         qk = torch.stack([q, k], dim=1).unflatten(-1, (self.heads, -1))
         q_bhd, k_bhd = self._turned(qk[:, None], torch.tensor([position], device=x_bD.device))[:, 0].unbind(1)
         v_bhd = v.unflatten(-1, (self.heads, -1))
         decay = self._log_decay(x_bD.device).exp().to(x_bD.dtype)
-        new_bhde = (state_bhde * decay[:, None, None]).addcmul_(k_bhd[..., None], v_bhd[..., None, :])
-        mixed_bhd = (q_bhd[..., None, :] @ new_bhde)[..., 0, :]
-        return self._output(mixed_bhd, gate), (new_bhde, position + 1)
+        sums_bhde, scale_bh11 = decayed(sums_bhde, scale_bh11, decay[:, None, None])
+        scale_bh1 = scale_bh11[..., 0]
+        sums_bhde = with_pair(sums_bhde, k_bhd / scale_bh1, v_bhd)
+        mixed_bhd = read(sums_bhde, q_bhd * scale_bh1)
+        return self._output(mixed_bhd, gate), (sums_bhde, scale_bh11, position + 1)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it with the N x N matrix of weights, the paper's parallel form."""

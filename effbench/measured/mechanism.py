@@ -113,9 +113,9 @@ class Mechanism(nn.Module):
         """Return the output [B, d_model] for the next token x [B, d_model], and the state after it.
 
         The outputs of ``prefill`` and of the steps after it are those of the causal form for all these
-        tokens; the tokens of the steps are real. A step may write into memory that the given state does not
-        use yet, such as the free end of a cache: so a state is continued once. To continue it again,
-        copy it (``effbench.measured.state.copied``).
+        tokens; the tokens of the steps are real. A state is consumed by ``step``, which may overwrite it:
+        copy it (``effbench.measured.state.copied``) to continue it twice. A step that records gradients
+        keeps what they need.
 
         Raises Unsupported if the mechanism has no such form.
         """
