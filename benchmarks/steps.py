@@ -9,8 +9,10 @@ minutes on two cores.
 
 vanilla   A step of vanilla against torch's SDPA over a preallocated cache, and against transformers'
           DynamicCache, in the same layer.
-states    A step of the mechanisms with a state of fixed size against the time in which this machine copies
-          as many bytes as the step must move: the parameters once, the state twice.
+states    A step of the mechanisms with a state of fixed size. It reads the parameters, and reads and writes
+          the state. Its projections alone are timed in the same turns; what remains of the step is divided by
+          the time in which this machine copies the state, once it exceeds the second-level caches of the
+          threads. Below that, the last column says which part of the step takes longer.
 chunked   The causal forward pass over 4,096 tokens against that many steps, and against linear attention's.
 """
 
@@ -19,12 +21,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from baselines.attention._heads import merge_heads, split_heads
 from effbench.common import machine, registry
@@ -80,22 +84,27 @@ def vanilla() -> Iterator[str]:
 
 
 def states() -> Iterator[str]:
-    """Yield the table of steps against the bytes that they move."""
-    yield "| mechanism | width | batch | state | parameters | step | / copy of the same bytes |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    """Yield the table of steps, of their projections, and of the rest against a copy of the state."""
+    yield "| mechanism | width | batch | parameters | state | step | projections | rest | / copy of state |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for name in RECURRENT:
         for width, batch in ((256, 1), (256, 16), (1024, 1), (1024, 16), (1024, 256)):
             layer = made(name, width, 64)
             state = layer.prefill(torch.randn(batch, 8, width))[1]
-            x = torch.randn(batch, width)
             held = state_bytes(state)
             weights = sum(p.numel() * p.element_size() for p in layer.parameters())
-            source = torch.empty((weights + 2 * held) // 8)  # a copy reads and writes this
-            target = torch.empty_like(source)
-            times = in_turns({"step": lambda: layer.step(x, state), "copy": lambda: target.copy_(source)})  # noqa: B023
+            source, target = torch.empty(2, held // 4)
+            step, projections = generation(layer, torch.randn(batch, width), state)
+            times = in_turns(
+                {"step": step, "projections": projections, "copy": lambda: target.copy_(source)}  # noqa: B023
+            )
+            times["rest"] = [a - b for a, b in zip(times["step"], times["projections"], strict=True)]
+            rest, maps = median(times["rest"]), median(times["projections"])
+            small = "projections" if maps > rest else "other operations"
             yield (
-                f"| {name} | {width} | {batch} | {held / 2**20:.2f} MiB | {weights / 2**20:.2f} MiB "
-                f"| {1e6 * median(times['step']):.0f} µs | {over(times, 'step', 'copy')} |"
+                f"| {name} | {width} | {batch} | {weights / 2**20:.2f} MiB | {held / 2**20:.2f} MiB "
+                f"| {1e6 * median(times['step']):.0f} µs | {1e6 * maps:.0f} µs | {1e6 * rest:.0f} µs "
+                f"| {over(times, 'rest', 'copy') if held > 1.1 * cache_bytes() else small} |"
             )
 
 
@@ -120,6 +129,37 @@ def made(name: str, width: int, max_len: int) -> Any:
     mechanism, options = registry.parse(name, "mechanism")
     kind = registry.load(registry.find(mechanism, "mechanism"))
     return kind(width, HEADS, max_len=max_len, causal=True, **options).eval()
+
+
+def generation(layer: Any, x: Tensor, state: Any) -> tuple[Call, Call]:
+    """Return a call that generates the next token, and one that makes the projections of a step alone."""
+
+    def step() -> None:
+        nonlocal state
+        _, state = layer.step(x, state)
+
+    with Projections() as seen:
+        step()
+    return step, lambda: [F.linear(*args) for args in seen.calls]
+
+
+class Projections(TorchFunctionMode):
+    """The arguments of the calls of F.linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear:
+            self.calls.append(args)
+        return func(*args, **(kwargs or {}))
+
+
+def cache_bytes() -> int:
+    """Return the bytes of the second-level caches of as many cores as there are threads."""
+    size = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
+    return THREADS * 1024 * int(size.removesuffix("K"))
 
 
 def ours(layer: Any, x: Tensor, k: Tensor, v: Tensor) -> Call:
