@@ -16,6 +16,8 @@ from torch import nn
 
 from baselines.attention.fastformer import Fastformer
 from baselines.attention.linear import LinearAttention
+from baselines.attention.mamba2 import Mamba2
+from baselines.attention.performer import Performer
 from baselines.attention.vanilla import Vanilla
 from effbench.common.growth import Growth
 from effbench.measured.decoding import Decoding
@@ -89,16 +91,27 @@ def test_every_call_follows_the_same_context():
     assert all(torch.equal(out, outs[0]) for out in outs)
 
 
-class RefusesInference(LinearAttention):
+def test_a_state_that_a_step_overwrites_keeps_its_size_and_stays_finite():
+    torch.manual_seed(0)
+    for kind in (LinearAttention, Performer, Mamba2):
+        call = Decoding(kind(WIDTH, HEADS, max_len=200, causal=True), torch.randn(2, 100, WIDTH))
+        before = call.state_bytes
+        outs = [call() for _ in range(500)]
+        assert call.state_bytes == before
+        assert outs[-1].isfinite().all()
+
+
+class RefusesInference(nn.Module):
     def step(self, x, state):
         if torch.is_inference_mode_enabled():
             raise RuntimeError("Inference tensors cannot be saved for backward")
         return super().step(x, state)
 
 
-def test_a_module_that_refuses_inference_mode_is_called_without_gradients():
+@pytest.mark.parametrize("kind", [Vanilla, LinearAttention])
+def test_a_module_that_refuses_inference_mode_is_called_without_gradients(kind):
     notes: list[str] = []
-    module = RefusesInference(WIDTH, HEADS, max_len=20, causal=True)
+    module = type("Refuses", (RefusesInference, kind), {})(WIDTH, HEADS, max_len=20, causal=True)
     call = Decoding(module, torch.randn(1, 10, WIDTH), notes.append)
     assert not call().requires_grad
     call()
