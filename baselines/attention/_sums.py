@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LEAST_SCALE = 2.0**-32  # a smaller one is multiplied into its sums
+LEAST_SCALE = 2.0**-64  # a smaller one is multiplied into its sums
 
 
 def with_pair(sums_bhde: Tensor, k_bhd: Tensor, v_bhe: Tensor) -> Tensor:

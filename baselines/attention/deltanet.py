@@ -110,11 +110,10 @@ class DeltaNet(Recurrent):
             sums_bhde, scale_bh11 = decayed(sums_bhde, scale_bh11, decay_bh11)
         scale_bh1 = scale_bh11[..., 0]
         # one pass reads for the key and the query; what is then written adds to what the query has read
-        held, mixed = (torch.stack([k, q], dim=2) @ sums_bhde * scale_bh11).unbind(2)
-        written = beta_bh1 * (v - held)
-        mixed = mixed + (q * k).sum(dim=-1, keepdim=True) * written
-        sums_bhde = with_pair(sums_bhde, k / scale_bh1, written)
-        return self._output(mixed, x_bD), (sums_bhde, scale_bh11)
+        held, mixed = (torch.stack([k, q], dim=2) @ sums_bhde).unbind(2)
+        written = torch.addcmul(beta_bh1 / scale_bh1 * v, beta_bh1, held, value=-1)
+        mixed = torch.addcmul(mixed, (q * k).sum(dim=-1, keepdim=True), written) * scale_bh1
+        return self._output(mixed, x_bD), (with_pair(sums_bhde, k, written), scale_bh11)
 
     def reference(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute it token by token, by the recurrence."""
