@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench.measured.mechanism import State
+from effbench.measured.patterns import require_steps
 
 
 class Encoder(nn.Module):
@@ -47,7 +48,10 @@ class Encoder(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def prefill(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[State]]:
-        """Encode x [B, N, d_model] with the causal forms; return it and the state of each layer."""
+        """Encode x [B, N, d_model] with the causal forms; return it and the state of each layer.
+
+        Raises Unsupported if the mechanism has no step form.
+        """
         states: list[State] = []
         for block in self.blocks:
             x, state = block.prefill(x, mask)  # type: ignore[operator]
@@ -97,6 +101,7 @@ class _Block(nn.Module):
         return self._after(x, self.mechanism(self.mix_norm(x), mask), mask)
 
     def prefill(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, State]:
+        require_steps(self.mechanism)
         mixed, state = self.mechanism.prefill(self.mix_norm(x), mask)  # type: ignore[operator]
         return self._after(x, mixed, mask), state
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from effbench.measured.mechanism import State
 from effbench.measured.models.classifier import EMBEDDING_STD
 from effbench.measured.models.encoder import Encoder, FeatureDropout
 
@@ -44,6 +45,13 @@ class Tagger(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None, at: Tensor) -> Tensor:
         """Logits [Q, vocab_size] at the True positions of ``at`` [B, N]; mask [B, N] is True for a token."""
-        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
-        x = self.encoder(self.embedding_dropout(x), mask)
+        x = self.encoder(self._embedded(tokens), mask)
         return linear(x[at], self.tokens.weight)
+
+    def prefill(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[State]]:
+        """Return the encoded tokens [B, N, d_model] and the state of each layer after the last one."""
+        return self.encoder.prefill(self._embedded(tokens), mask)
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        return self.embedding_dropout(x)  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -16,10 +16,12 @@ from effbench.measured.mechanism import Unsupported
 from effbench.measured.models.batches import on_device, sorted_batches
 from effbench.measured.models.checkpoint import Checkpoint
 from effbench.measured.models.training import Objective, train
+from effbench.measured.patterns import has_steps
 from effbench.measured.probes.context import Context, Result, Values
-from effbench.measured.probes.correctness import check_laws
+from effbench.measured.probes.correctness import check_laws, check_steps
 from effbench.measured.probes.effects import Watch
 from effbench.measured.probes.memory import peak_bytes
+from effbench.measured.state import state_bytes
 from effbench.measured.tasks.base import Task, confirm
 from effbench.measured.workload import maker
 
@@ -31,7 +33,7 @@ def accuracy(context: Context) -> Result:
     task = registry.load(registry.find(cell.task or "", "task"))(**cell.task_options)
     data_dir = Path(job.data_dir) if job.data_dir else None
     confirm(task, data_dir, job.data)
-    _check_before_training(make, cell, context.watch)
+    _check_before_training(task, make, cell, context.watch)
     return measure_accuracy(
         task,
         make_mechanism=make,
@@ -42,12 +44,19 @@ def accuracy(context: Context) -> Result:
     )
 
 
-def _check_before_training(make: Callable[[], nn.Module], cell: Cell, watch: Watch) -> None:
-    """Test one instance against the laws of every mechanism, and undo what it does to the process."""
+def _check_before_training(task: Task, make: Callable[[], nn.Module], cell: Cell, watch: Watch) -> None:
+    """Test one instance against the laws of every mechanism, and undo what it does to the process.
+
+    If the record will have the size of its state, its steps are tested too.
+    """
     torch.manual_seed(cell.seed + cell.repeat)
     module = make().to(cell.device)
     x = torch.randn(1, cell.seq_len, cell.d_model, device=cell.device)
-    check_laws(module, x, causal=bool(cell.options.get("causal")), train=True)
+    causal = bool(cell.options.get("causal"))
+    check_laws(module, x, causal=causal, train=True)
+    if task.generates and causal and has_steps(module):
+        with suppress(Unsupported):
+            check_steps(module, x[:, 1:])  # it steps one token further, and the module is as long as x
     watch.undo("its constructor or a call")
 
 
@@ -74,7 +83,8 @@ def measure_accuracy(
     The data depends on ``cell.seed`` alone, so that all repeats share it. Initial weights, shuffling and
     dropout depend on ``seed + repeat``. The test part is scored once, with the weights that did best on the
     validation part. ``peak_bytes`` is the peak memory of one training step, forward and backward, on a full
-    batch without padding, above the model's parameters; it excludes the optimizer's state.
+    batch without padding, above the model's parameters; it excludes the optimizer's state. ``state_bytes`` is
+    what all layers keep of one row of ``seq_len`` tokens, if the task generates and the mechanism has steps.
 
     A cell of dtype bfloat16 trains float32 weights under torch.autocast: forward and loss, in training and in
     evaluation, compute in bfloat16 what autocast deems safe. Raises Unsupported for other dtypes.
@@ -156,6 +166,12 @@ def measure_accuracy(
         "peak_bytes": peak,
         "memory_method": method,
     }
+    if task.generates and cell.options.get("causal"):
+        model.eval()
+        tokens = on_device(task.full_batch(splits, 1, cell.seq_len), device)["tokens"]
+        # Unsupported: without a step form there is no state
+        with torch.no_grad(), autocast(), suppress(Unsupported):
+            values["state_bytes"] = state_bytes(model.prefill(tokens)[1])  # type: ignore[operator]
     series: dict[str, Sequence[float]] = {
         "step_s": history.step_s,
         "step_loss": history.step_loss,

@@ -46,6 +46,9 @@ class Task(ABC):
 
     source: ClassVar[str] = ""
     metric: ClassVar[str] = "accuracy"  # the score that training stops on; higher is better
+    # Its models read a row in order and can go on token by token: they have ``prefill``, tokens [B, N] ->
+    # (encoded tokens, state), as an encoder has. Records of causal forms then have ``state_bytes``.
+    generates: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:
         attributes = _option_attributes(type(self))

@@ -66,6 +66,7 @@ class MQAR(TrainedTask):
     pair whose query most often stands in that slot, since early pairs have the first choice of slots.
     """
 
+    generates = True
     source = "Arora et al. 2023, Zoology (arXiv 2312.04927); Arora et al. 2024, Based (arXiv 2402.18668)"
 
     pairs: int | None = None
