@@ -210,6 +210,7 @@ def _score_block(group: pd.DataFrame, key: dict[str, Any]) -> Block:
     others = [
         name for name in named if name not in (metric, "time", "time_ratio") and group[name].notna().any()
     ]
+    stateful = group["state_bytes"].notna().any()
     written = units.written_score(metric)
     head = [
         "mechanism",
@@ -236,9 +237,10 @@ def _score_block(group: pd.DataFrame, key: dict[str, Any]) -> Block:
                 units.seconds(row["train_seconds"]),
                 units.count(row["tokens_per_s"]),
                 units.size(row["peak_bytes"]),
+                *([units.size(row["state_bytes"])] if stateful else []),
             ]
         )
-    head += ["seeds", "training time", "tokens/s", "peak memory"]
+    head += ["seeds", "training", "tokens/s", "memory", *(["state"] if stateful else [])]
     title = (
         f"{key['task']}: test {units.score_words(metric)}, {what_was_measured(key)}, "
         f"d_model {key['d_model']}, {key['heads']} heads, batch {key['batch_size']}; {key['machine']}"
