@@ -95,6 +95,20 @@ def recalls(widths=(32, 64), shapes=((64, 4), (128, 8)), **more):
     ]  # fmt: skip
 
 
+def states(widths=(32, 64, 128), mechanisms=("vanilla", "linear", "fastformer", "fnet"), **more):
+    """fnet has no state; that of fastformer is small."""
+    size = {"vanilla": lambda d: 2048 * d, "linear": lambda d: 8 * d * d, "fastformer": lambda d: 16 * d}
+    return [
+        record if record.status != "ok" or (name := record.cell.mechanism) not in size else replace(
+            record,
+            values={**record.values, "accuracy": record.values["accuracy"] - 10 / d,
+                    "state_bytes": size[name](d)},
+        )
+        for d in widths
+        for record in trainings(mechanisms, task="mqar", d_model=d, heads=1, **more)
+    ]  # fmt: skip
+
+
 def constant_tokens(mechanisms=SIX, lengths=(128, 512, 2048), **more):
     return [r for n in lengths for r in cost_records(mechanisms, (n,), batch_size=2**14 // n, **more)]
 
@@ -112,6 +126,8 @@ FRAMES = {
     "one seed": raw(trainings(seeds=1, curves=False)),
     "long names": raw(trainings(LONG)),
     "recall": raw(recalls(), recalls(shapes=((256, 16),), failed=("vanilla",))),
+    "states": raw(states(), states((256,), failed=("linear",))),
+    "many states": raw(states(mechanisms=("vanilla", "linear", "fastformer", *LONG))),
     "variants": raw(variants(), trainings(length=128)),
     "times": raw(constant_tokens(fail={("vanilla", "train", 2048): ("oom", "no")})),
 }
@@ -120,6 +136,8 @@ every_picture = pytest.mark.parametrize(
     [
         *itertools.product(("trainings", "one seed", "long names"), ("bubble", "curves")),
         ("recall", "recall"),
+        ("states", "state"),
+        ("many states", "state"),
         ("variants", "ablation"),
         ("times", "figure2"),
     ],
@@ -394,6 +412,7 @@ def test_other_options_of_fastformer_are_no_variant():
         ("curves", [replace(r, samples={}) for r in trainings()], "no training has samples of validation_"),
         ("recall", trainings(), "no record is of the task mqar"),
         ("recall", recalls(failed=("vanilla", "linear")), "no training has accuracy"),
+        ("state", trainings(), "no training has accuracy and state_bytes"),
         ("figure2", trainings(), "no time was measured at d_model 256"),
         ("figure2", cost_records(("vanilla",), (128, 256), repeats=1), "no two lengths have the same batch"),
         ("figure2", constant_tokens(("vanilla", "linear"), repeats=1), "no length has both a time"),

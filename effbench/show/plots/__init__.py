@@ -36,6 +36,7 @@ KINDS: Mapping[str, str] = {
     "bubble": "effbench.show.plots.bubble:draw",
     "curves": "effbench.show.plots.learning_curves:draw",
     "recall": "effbench.show.plots.recall_curves:draw",
+    "state": "effbench.show.plots.state_scatter:draw",
     "figure2": "effbench.show.plots.relative_time:draw",
     "ablation": "effbench.show.plots.ablation:draw",
 }

@@ -1,0 +1,121 @@
+"""Score of trainings against the bytes of state that generation keeps, as in Zoology and Based."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from effbench.common.columns import score_unit
+from effbench.records.analyse.scores import metric_of
+from effbench.show import units
+from effbench.show.look import Style, looks, percent
+from effbench.show.plots.baseline_lines import baseline_scores, draw_baselines, score_limits
+from effbench.show.plots.cost_curves import label_log_axis
+from effbench.show.plots.label_layout import label_ends
+from effbench.show.plots.trainings import (
+    failure_of,
+    metric_words,
+    not_drawn,
+    score_over_seeds,
+    seeds_note,
+    set_training_title,
+    shape_of,
+    trainings,
+    with_values,
+)
+from effbench.show.tables import SHAPE, by_label
+
+_NEEDED = ("score", "state_bytes")
+_SMALLEST, _LARGER = 5.0, 1.5  # the diameter of a marker in points, and by how much that of a width is more
+
+
+def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
+    """One figure per task, length and machine, from the raw frame. Raises NothingToDraw.
+
+    A point is the mean over seeds at one model width, its bar the 95 % t interval. The widths of a mechanism
+    are joined. The caption names the mechanisms without a state.
+    """
+    trained = trainings(raw, "state", _NEEDED, keep_all=True)
+    keys = [name for name in SHAPE if name not in ("batch_size", "d_model", "heads")]
+    keys += ["task", "seq_len", "machine"]
+    if trained.duplicated(["mechanism", "options", "d_model", "repeat", *keys]).any():
+        keys += ["heads", "batch_size"]  # two points of a line at one width
+    styles = looks(raw)
+    groups = [group for _, group in trained.groupby(keys, sort=False)]
+    return [_figure(group, styles) for group in groups if len(with_values(group, _NEEDED))]
+
+
+def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
+    known = with_values(trained, _NEEDED)
+    series = by_label(known)
+    columns = max(1, min(4, 84 // (max(len(name) for name, _ in series) + 6)))
+    figure = Figure(figsize=(7.2, 4.8 + 0.2 * -(-len(series) // columns)), layout="constrained")
+    axes = figure.subplots()
+    widths = sorted(int(width) for width in known["d_model"].unique())
+    diameters = {w: _SMALLEST + _LARGER * i for i, w in enumerate(widths)}
+    ends: list[float] = []
+    for name, mine in series:
+        colour, marker, dashes = (styles[name][key] for key in ("color", "marker", "linestyle"))
+        points = []
+        for width, rows in mine.groupby("d_model"):
+            state, (mean, low, high) = float(rows["state_bytes"].median()), score_over_seeds(rows["score"])
+            axes.plot(state, mean, linestyle="none", color=colour, marker=marker,
+                      markersize=diameters[int(width)], markeredgecolor="white", markeredgewidth=0.4, zorder=3 - diameters[int(width)] / 100,
+                      gid=f"point-{name}")  # fmt: skip
+            axes.vlines(state, low, high, color=colour, linewidth=2.5, alpha=0.35, gid=f"bar-{name}")
+            points.append((state, mean))
+            ends += [mean, low, high]
+        axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, linewidth=0.9,
+                  alpha=0.7, gid=f"line-{name}")  # fmt: skip
+    share = score_unit(metric_of(known)) == "share"
+    baselines = baseline_scores(known)
+    low, high = score_limits(np.nanmin(ends), np.nanmax(ends), baselines.values())
+    axes.set_ylim(*((max(low, -0.03), min(high, 1.03)) if share else (low, high)))
+    tick = percent if share else units.ratio
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axes.set_ylabel(f"test {metric_words(known)}")
+    axes.set_xscale("log", base=2)
+    least, most = known["state_bytes"].min(), known["state_bytes"].max()
+    stretch = max(1.5, (most / least) ** 0.08)
+    axes.set_xlim(least / stretch, most * stretch)
+    label_log_axis(axes.xaxis, known["state_bytes"], _size, few=False)
+    axes.set_xlabel(
+        f"state of one sequence after {units.length(known['seq_len'].iloc[0])} tokens, all layers"
+    )
+    handles = [Line2D([], [], label=name, linewidth=0.9, markersize=5, **styles[name]) for name, _ in series]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
+    sizes = f"markers grow with d_model: {', '.join(map(str, widths))}" if len(widths) > 1 else ""
+    counts = [len(rows) for _, rows in known.groupby(["mechanism", "options", "d_model"])]
+    notes = [seeds_note(counts), sizes, not_drawn(_absent(trained))]
+    set_training_title(figure, shape_of(trained), notes)
+    label_ends(axes, draw_baselines(axes, baselines))
+    return figure
+
+
+def _size(value: float) -> str:
+    """Format a tick, a power of two: ``16 KiB``."""
+    return re.sub(r"\.0+ ", " ", units.size(value))
+
+
+def _absent(trained: pd.DataFrame) -> list[str]:
+    """Name the mechanisms without a point, or those of their widths that lack one, and say why."""
+    absent = []
+    for name, mine in by_label(trained):
+        lacking = {
+            f"{name} at d_model {width}": _why(rows)
+            for width, rows in mine.groupby("d_model")
+            if with_values(rows, _NEEDED).empty
+        }
+        if len(lacking) == mine["d_model"].nunique() and len(set(lacking.values())) == 1:
+            lacking = {name: next(iter(lacking.values()))}
+        absent += [f"{what} ({why})" for what, why in lacking.items()]
+    return absent
+
+
+def _why(rows: pd.DataFrame) -> str:
+    return "no state" if len(with_values(rows, ("score",))) else failure_of(rows)
