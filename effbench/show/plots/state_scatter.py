@@ -41,6 +41,7 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
     are joined. The caption names the mechanisms without a state.
     """
     trained = trainings(raw, "state", _NEEDED, keep_all=True)
+    trained["state_bytes"] = trained["state_bytes"].where(trained["state_bytes"] > 0)  # 0 has no logarithm
     keys = [name for name in SHAPE if name not in ("batch_size", "d_model", "heads")]
     keys += ["task", "seq_len", "machine"]
     if trained.duplicated(["mechanism", "options", "d_model", "repeat", *keys]).any():
@@ -64,8 +65,9 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
         points = []
         for width, rows in mine.groupby("d_model"):
             state, (mean, low, high) = float(rows["state_bytes"].median()), score_over_seeds(rows["score"])
-            axes.plot(state, mean, linestyle="none", color=colour, marker=marker,
-                      markersize=diameters[int(width)], markeredgecolor="white", markeredgewidth=0.4, zorder=3 - diameters[int(width)] / 100,
+            diameter = diameters[int(width)]  # a small marker is drawn over a large one
+            axes.plot(state, mean, linestyle="none", color=colour, marker=marker, markersize=diameter,
+                      markeredgecolor="white", markeredgewidth=0.4, zorder=3 - diameter / 100,
                       gid=f"point-{name}")  # fmt: skip
             axes.vlines(state, low, high, color=colour, linewidth=2.5, alpha=0.35, gid=f"bar-{name}")
             points.append((state, mean))
@@ -118,4 +120,4 @@ def _absent(trained: pd.DataFrame) -> list[str]:
 
 
 def _why(rows: pd.DataFrame) -> str:
-    return "no state" if len(with_values(rows, ("score",))) else failure_of(rows)
+    return "no state recorded" if len(with_values(rows, ("score",))) else failure_of(rows)
