@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import planted_pattern_bugs
@@ -26,7 +28,7 @@ from effbench.records.analyse.complexity import exponents
 from effbench.records.analyse.summary import summarise
 from effbench.show.look import NothingToDraw
 from effbench.show.overview import overview
-from effbench.show.plots import draw
+from effbench.show.plots import KINDS, draw
 
 PLANTED = Path(planted_pattern_bugs.__file__)
 
@@ -157,6 +159,15 @@ def test_a_generation_has_tables_and_plots():
         assert len(figure.axes) == (2 if kind == "decode" else 1)
     with pytest.raises(NothingToDraw):
         draw(summary, frame, "time")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_plot_takes_a_generation_of_as_many_tokens_at_two_lengths(kind):
+    records = cost_records(("fastformer", "linear"), (256, 4096), modes=("decode",), d_model=256)
+    records = [replace(r, cell=replace(r.cell, batch_size=4096 // r.cell.seq_len)) for r in records]
+    frame = raw_of(records)
+    with suppress(NothingToDraw):
+        assert draw(summarise(frame), frame, kind)
 
 
 def test_forward_rows_are_no_generation():

@@ -413,7 +413,7 @@ def test_other_options_of_fastformer_are_no_variant():
         ("recall", trainings(), "no record is of the task mqar"),
         ("recall", recalls(failed=("vanilla", "linear")), "no training has accuracy"),
         ("state", trainings(), "no training has accuracy and state_bytes"),
-        ("figure2", trainings(), "no time was measured at d_model 256"),
+        ("figure2", trainings(), "no forward or train pass was timed at d_model 256"),
         ("figure2", cost_records(("vanilla",), (128, 256), repeats=1), "no two lengths have the same batch"),
         ("figure2", constant_tokens(("vanilla", "linear"), repeats=1), "no length has both a time"),
         ("figure2", constant_tokens(("fastformer",), repeats=1), "no length has both a time"),

@@ -51,8 +51,9 @@ def relative_times(raw: pd.DataFrame, paper: PublishedTimes) -> list[Figure]:
     """
     nothing = "there is nothing to draw for figure2: "
     timed = raw[(raw["probe"] == "time") & (raw["task"] == "") & (raw["d_model"] == D_MODEL)]
+    timed = timed[timed["mode"].isin(MODES)]  # the paper has no decoding
     if timed.empty:
-        raise NothingToDraw(f"{nothing}no time was measured at d_model {D_MODEL}")
+        raise NothingToDraw(f"{nothing}no {' or '.join(MODES)} pass was timed at d_model {D_MODEL}")
     timed = timed.assign(tokens=timed["batch_size"] * timed["seq_len"])
     keys = [name for name in SHAPE if name != "batch_size"] + ["machine", "tokens"]
     groups = [group for _, group in timed.groupby(keys, sort=False) if group["seq_len"].nunique() > 1]
