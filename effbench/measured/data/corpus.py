@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +50,8 @@ class Corpus:
             numbers=arrays["numbers"],
             hashes=arrays["texts"],
             ends=arrays["ends"],
-            names=_unpacked(arrays["names"]),
-            lexicon=_unpacked(arrays["lexicon"]),
+            names=unpacked(arrays["names"]),
+            lexicon=unpacked(arrays["lexicon"]),
         )
 
     def where(self, row: int) -> str:
@@ -86,15 +86,21 @@ def vocabulary(tokens: Integers, lexicon_size: int, limit: int) -> Integers:
     return ids
 
 
-def tokenise(texts: TextSet, names: Sequence[str]) -> Arrays:
-    """Return the arrays of a corpus. Raises UsageError that names the file and line of a wrong text.
+def splitter() -> Callable[[str], list[str]]:
+    """Return what makes the words of a text: lower case, without ``<br>``.
 
     It takes one text at a time: the threads of the library would not survive a fork.
     """
     from tokenizers import Regex, normalizers, pre_tokenizers
 
     normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(_BREAK), " ")])
-    splitter = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+    pattern = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+    return lambda text: [word for word, _ in pattern.pre_tokenize_str(normalizer.normalize_str(text))]
+
+
+def tokenise(texts: TextSet, names: Sequence[str]) -> Arrays:
+    """Return the arrays of a corpus. Raises UsageError that names the file and line of a wrong text."""
+    words_of = splitter()
     lexicon: dict[str, int] = {}
     # arrays, since a packed file may hold millions of short texts
     words, lengths, labels, numbers = array("i"), array("q"), array("q"), array("q")
@@ -114,8 +120,8 @@ def tokenise(texts: TextSet, names: Sequence[str]) -> Arrays:
             held += len(text)
             if held > FILE_BYTES:
                 raise UsageError(f"{texts.where(part, row)}: the texts up to here have more than 1 GiB")
-            split = splitter.pre_tokenize_str(normalizer.normalize_str(text))
-            words.extend([lexicon.setdefault(word, len(lexicon)) for word, _ in split])
+            split = words_of(text)
+            words.extend([lexicon.setdefault(word, len(lexicon)) for word in split])
             lengths.append(len(split))
             labels.append(numbered.setdefault(label, len(numbered)))
             numbers.append(number)
@@ -132,16 +138,18 @@ def tokenise(texts: TextSet, names: Sequence[str]) -> Arrays:
         "numbers": np.array(numbers),
         "texts": np.frombuffer(bytes(hashes), dtype=np.int64),
         "ends": np.array(ends),
-        "names": _packed(classes),
-        "lexicon": _packed(list(lexicon)),
+        "names": packed(classes),
+        "lexicon": packed(list(lexicon)),
     }
 
 
-def _packed(words: Sequence[str]) -> NDArray[np.uint8]:
+def packed(words: Sequence[str]) -> NDArray[np.uint8]:
+    """Return words without zero characters as one array."""
     return np.frombuffer("\0".join(words).encode(), dtype=np.uint8)
 
 
-def _unpacked(joined: NDArray[np.uint8]) -> list[str]:
+def unpacked(joined: NDArray[np.uint8]) -> list[str]:
+    """Return the words of ``packed``; nothing gives one empty word."""
     return joined.tobytes().decode().split("\0")
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import IO, BinaryIO, cast
 
 from effbench.common.files import is_dir, is_file, refuse_special, size, why
 from effbench.common.spec import UsageError
+from effbench.common.wording import shown
 
 PACKED = ("", ".xz", ".gz")  # possible ends of a file's name
 LINE_BYTES = 16 * 2**20
@@ -24,30 +26,47 @@ _BOM = b"\xef\xbb\xbf"
 DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)  # raised by reading and unpacking
 
 
-def lines(path: Path, most: int | None = FILE_BYTES) -> Iterator[tuple[int, bytes]]:
+def lines(path: Path, most: int | None = FILE_BYTES, member: str = "") -> Iterator[tuple[int, bytes]]:
     """Yield (1-based number, line without its end) of a file that may be packed with .xz or .gz.
 
-    A byte order mark at the beginning is left out. Raises UsageError for a file that cannot be read, a line
-    of more than 16 MiB, and more than ``most`` bytes in all.
+    With ``member`` the file is the one of that name inside the zip ``path``. A byte order mark at the
+    beginning is left out. Raises UsageError for a file that cannot be read, a line of more than 16 MiB, and
+    more than ``most`` bytes in all.
     """
-    for number, line in whole_lines(path, most):
+    for number, line in whole_lines(path, most, member):
         yield number, (line.removeprefix(_BOM) if number == 1 else line).rstrip(b"\r\n")
 
 
-def whole_lines(path: Path, most: int | None = FILE_BYTES) -> Iterator[tuple[int, bytes]]:
+def whole_lines(path: Path, most: int | None = FILE_BYTES, member: str = "") -> Iterator[tuple[int, bytes]]:
     """Yield (1-based number, line with its end), with the errors of ``lines``."""
+    where = place_of(path, member)
     number = total = 0
     try:
-        with _opened(path) as file:
+        with _opened(path, member) as file:
             while line := file.readline(LINE_BYTES + 1):
                 number, total = number + 1, total + len(line)
                 if len(line) > LINE_BYTES:
-                    raise UsageError(f"{path}:{number}: the line has more than {size(LINE_BYTES)}")
+                    raise UsageError(f"{where}:{number}: the line has more than {size(LINE_BYTES)}")
                 if most is not None and total > most:
-                    raise UsageError(f"{path}:{number}: the file has more than {size(most)}")
+                    raise UsageError(f"{where}:{number}: the file has more than {size(most)}")
                 yield number, line
     except DAMAGE as error:
-        raise UsageError(f"{path}:{number + 1}: {_verb(path)}: {why(error)}") from None
+        raise UsageError(f"{where}:{number + 1}: {_verb(path)}: {why(error)}") from None
+
+
+def place_of(path: Path, member: str = "") -> str:
+    """Return the name of a file, or of a file inside a zip, for a message."""
+    return f"{path}:{shown(member)[1:-1]}" if member else str(path)
+
+
+def zip_members(path: Path) -> list[str]:
+    """Return the names of the files in a zip. Raises UsageError where it is no whole zip."""
+    refuse_special(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [info.filename for info in archive.infolist() if not info.is_dir()]
+    except Exception as error:  # a damaged archive raises nearly anything
+        raise UsageError(f"{path}: cannot be unpacked: {why(error)}") from None
 
 
 def content(path: Path, most: int = FILE_BYTES) -> bytes:
@@ -113,8 +132,10 @@ def unchanged(before: str, now: Callable[[], str], where: object) -> Callable[[]
     return check
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path, member: str = "") -> IO[bytes]:
     refuse_special(path)
+    if member:
+        return io.BufferedReader(_Zipped(path, member), _CHUNK)
     if path.suffix == ".gz":
         return cast("IO[bytes]", gzip.open(path, "rb"))
     file = path.open("rb")
@@ -122,7 +143,43 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _verb(path: Path) -> str:
-    return "cannot be unpacked" if path.suffix in PACKED[1:] else "cannot be read"
+    return "cannot be unpacked" if path.suffix in (*PACKED[1:], ".zip") else "cannot be read"
+
+
+class _Zipped(io.RawIOBase):
+    """The content of a file inside a zip, whose every damage raises OSError."""
+
+    def __init__(self, path: Path, member: str) -> None:
+        self._file: IO[bytes] | None = None
+        try:
+            with zipfile.ZipFile(path) as archive:
+                info = archive.getinfo(member)
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    # the memory of other methods has no bound
+                    raise OSError(f"it is packed by method {info.compress_type}, not deflate")
+                self._file = archive.open(info)
+        except Exception as error:  # a damaged archive raises nearly anything
+            raise OSError(why(error)) from None
+
+    def readable(self) -> bool:
+        """Return True: it can be read."""
+        return True
+
+    def close(self) -> None:
+        """Close the zip too."""
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the beginning of the buffer; 0 at the end of the file."""
+        assert self._file is not None
+        try:
+            unpacked = self._file.read(len(buffer))
+        except Exception as error:
+            raise OSError(why(error)) from None
+        buffer[: len(unpacked)] = unpacked
+        return len(unpacked)
 
 
 class _Xz(io.RawIOBase):
