@@ -15,7 +15,8 @@ from effbench.common.wording import plural
 from effbench.measured.data import corpus
 from effbench.measured.data.cache import Arrays, cached
 from effbench.measured.data.examples import PAD, Integers
-from effbench.measured.data.mind_files import VERSION, MindFiles, find, read_behaviours, read_news
+from effbench.measured.data.mind_files import PARTS, MindFiles, find
+from effbench.measured.data.mind_rows import UNKNOWN, VERSION, read_behaviours, read_news
 from effbench.measured.data.reading import unchanged
 
 NO_NEWS = 0  # the row of no news in the table of titles
@@ -75,7 +76,7 @@ class Impressions:
 
     def facts(self) -> dict[str, int]:
         """Return counts of what a model or a score does without."""
-        known = np.minimum.reduceat(self.labels, self.candidate_starts[:-1]) >= 0
+        known = _sums(self.labels == UNKNOWN, self.candidate_starts) == 0
         return {
             "without_history": int((self.lengths == 0).sum()),
             "without_labels": int((~known).sum()),
@@ -181,7 +182,7 @@ def _read(files: MindFiles) -> Arrays:
     arrays: Arrays = {}
     users: dict[bytes, int] = {}
     for part, file in files.behaviours.items():
-        for name, values in read_behaviours(file, rows, users).items():
+        for name, values in read_behaviours(file, list(rows), users).items():
             arrays[f"{part}_{name}"] = values
     for parts in (("train",), ("dev", "test")):
         found = [part for part in parts if part in files.behaviours]
@@ -204,7 +205,7 @@ def _read(files: MindFiles) -> Arrays:
 
 def _mind(arrays: Arrays) -> Mind:
     return Mind(
-        parts={part: _part(arrays, part) for part in ("train", "dev", "test") if f"{part}_users" in arrays},
+        parts={part: _part(arrays, part) for part in PARTS if f"{part}_users" in arrays},
         titles=Titles(
             words=arrays["words"], starts=arrays["starts"], lexicon=corpus.unpacked(arrays["lexicon"])
         ),
