@@ -8,15 +8,13 @@ from pathlib import Path
 from effbench.common.files import entries, is_dir
 from effbench.common.spec import UsageError
 from effbench.common.wording import shown
+from effbench.measured.data.mind_rows import NEWS_COLUMNS
 from effbench.measured.data.reading import PACKED, decoded, digest_of, folder_of, lines, packed_file
 from effbench.measured.data.text_sets import WHOLE, Text, TextSet
 from effbench.measured.tasks.base import require
 from effbench.measured.tasks.text import TextClassification
 
 LOCATION = "https://huggingface.co/datasets/yjw1029/MIND (MINDsmall_train.zip and the like)"
-COLUMNS = (
-    "news id", "category", "subcategory", "title", "abstract", "url", "title entities", "abstract entities",
-)  # fmt: skip
 
 
 class MINDTopics(TextClassification):
@@ -88,8 +86,10 @@ def _news(paths: list[Path]) -> Iterator[tuple[Text, str]]:
         for number, line in lines(path):
             where = f"{path}:{number}"
             columns = decoded(line, where).split("\t")
-            if len(columns) != len(COLUMNS):
-                raise UsageError(f"{where}: {len(columns)} columns, not {len(COLUMNS)}: {', '.join(COLUMNS)}")
+            if len(columns) != len(NEWS_COLUMNS):
+                raise UsageError(
+                    f"{where}: {len(columns)} columns, not {len(NEWS_COLUMNS)}: {', '.join(NEWS_COLUMNS)}"
+                )
             news, category, _, title, abstract, *_ = columns
             for column, value in (("news id", news), ("category", category)):
                 if not value.strip() or not value.isprintable():
