@@ -11,7 +11,7 @@ from effbench.common.spec import UsageError
 from effbench.measured.data.behaviours import Impressions, Titles
 from effbench.measured.data.ranking import Floats, impression_scores, mean_scores
 
-_ROWS = 2**14  # impressions at a time
+_ROWS = 2**9  # impressions at a time: a profile has hundreds of words, and each candidate a copy of it
 
 
 def recommending_baselines(
