@@ -37,7 +37,7 @@ class MindFile:
 
     def lines(self, most: int) -> Iterator[tuple[int, bytes]]:
         """Yield (1-based number, line without its end)."""
-        return lines(self.path, most, self.member)
+        return lines(self.path, most, member=self.member)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,14 +26,14 @@ _BOM = b"\xef\xbb\xbf"
 DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)  # raised by reading and unpacking
 
 
-def lines(path: Path, most: int | None = FILE_BYTES, member: str = "") -> Iterator[tuple[int, bytes]]:
+def lines(path: Path, most: int | None = FILE_BYTES, *, member: str = "") -> Iterator[tuple[int, bytes]]:
     """Yield (1-based number, line without its end) of a file that may be packed with .xz or .gz.
 
     With ``member`` the file is the one of that name inside the zip ``path``. A byte order mark at the
     beginning is left out. Raises UsageError for a file that cannot be read, a line of more than 16 MiB, and
     more than ``most`` bytes in all.
     """
-    for number, line in whole_lines(path, most, member):
+    for number, line in whole_lines(path, most, member=member):
         yield number, (line.removeprefix(_BOM) if number == 1 else line).rstrip(b"\r\n")
 
 
