@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from effbench.measured.audit import assert_conforms
     from effbench.measured.data.examples import Examples, Splits
     from effbench.measured.mechanism import Mechanism, State, Unsupported
+    from effbench.measured.models.classifier import AdditivePooling
+    from effbench.measured.models.title_words import NewsIds, Titles, TitleWords
+    from effbench.measured.recommender import News, Recommender
     from effbench.measured.tasks.base import Classification, Task
     from effbench.records.store import load
     from effbench.sweep.loop import run
@@ -19,16 +22,22 @@ __version__ = "0.1.0"
 
 # Resolved on first use, so that the command line answers without importing torch or pandas.
 _HOMES = {
+    "AdditivePooling": "effbench.measured.models.classifier",
     "Cell": "effbench.common.spec",
     "Classification": "effbench.measured.tasks.base",
     "Examples": "effbench.measured.data.examples",
     "Limits": "effbench.common.spec",
     "Mechanism": "effbench.measured.mechanism",
+    "News": "effbench.measured.data.news_titles",
+    "NewsIds": "effbench.measured.models.title_words",
+    "Recommender": "effbench.measured.recommender",
     "Record": "effbench.common.spec",
     "Splits": "effbench.measured.data.examples",
     "State": "effbench.measured.mechanism",
     "Sweep": "effbench.sweep.sweep",
     "Task": "effbench.measured.tasks.base",
+    "Titles": "effbench.measured.models.title_words",
+    "TitleWords": "effbench.measured.models.title_words",
     "Unsupported": "effbench.measured.mechanism",
     "UsageError": "effbench.common.spec",
     "assert_conforms": "effbench.measured.audit",
@@ -37,16 +46,22 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdditivePooling",
     "Cell",
     "Classification",
     "Examples",
     "Limits",
     "Mechanism",
+    "News",
+    "NewsIds",
+    "Recommender",
     "Record",
     "Splits",
     "State",
     "Sweep",
     "Task",
+    "TitleWords",
+    "Titles",
     "Unsupported",
     "UsageError",
     "assert_conforms",

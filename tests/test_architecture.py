@@ -95,8 +95,9 @@ def test_the_public_surface_is_what_it_says():
     import effbench
 
     assert sorted(effbench.__all__) == [
-        "Cell", "Classification", "Examples", "Limits", "Mechanism", "Record", "Splits", "State", "Sweep",
-        "Task", "Unsupported", "UsageError", "assert_conforms", "load", "run",
+        "AdditivePooling", "Cell", "Classification", "Examples", "Limits", "Mechanism", "News", "NewsIds",
+        "Recommender", "Record", "Splits", "State", "Sweep", "Task", "TitleWords", "Titles", "Unsupported",
+        "UsageError", "assert_conforms", "load", "run",
     ]  # fmt: skip
     for name in effbench.__all__:
         assert getattr(effbench, name) is getattr(effbench, name), "a submodule of that name would replace it"

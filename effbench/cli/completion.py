@@ -10,6 +10,13 @@ def mechanism_names(incomplete: str) -> list[str]:
     return _beginning(registry.names("mechanism"), incomplete)
 
 
+def model_names(incomplete: str) -> list[str]:
+    """Return the installed mechanisms, then the recommenders, whose names begin like this."""
+    from effbench.common import registry
+
+    return _beginning(registry.names("mechanism") + registry.names("recommender"), incomplete)
+
+
 def task_names(incomplete: str) -> list[str]:
     """Return the installed tasks whose names begin like this."""
     from effbench.common import registry

@@ -1,4 +1,4 @@
-"""``effbench list``: the mechanisms, tasks, presets and probes that are installed."""
+"""``effbench list``: the mechanisms, recommenders, tasks, presets and probes that are installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from effbench.common import registry
 from effbench.common.probes import PROBES
 from effbench.common.spec import UsageError
 
-KINDS = ("mechanisms", "tasks", "presets", "probes")
+KINDS = ("mechanisms", "recommenders", "tasks", "presets", "probes")
+_PLUGINS: dict[str, registry.Kind] = {
+    "mechanisms": "mechanism",
+    "recommenders": "recommender",
+    "tasks": "task",
+}
 
 
 def _kinds(incomplete: str) -> list[str]:
@@ -25,7 +30,7 @@ def list_(
         str | None,
         typer.Argument(
             metavar="KIND",
-            help="mechanisms, tasks, presets or probes. Default: the names of all.",
+            help="mechanisms, recommenders, tasks, presets or probes. Default: the names of all.",
             autocompletion=_kinds,
         ),
     ] = None,
@@ -64,8 +69,8 @@ def _print_everything(format: str) -> None:
 
 
 def _names(kind: str, name: str | None) -> Sequence[str]:
-    if kind == "mechanisms" or kind == "tasks":
-        return [name] if name else registry.names("mechanism" if kind == "mechanisms" else "task")
+    if kind in _PLUGINS:
+        return [name] if name else registry.names(_PLUGINS[kind])
     installed: Sequence[str] = list(PROBES)
     if kind == "presets":
         from effbench.sweep.sweep import presets
@@ -84,7 +89,7 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
 
         sweep = Sweep.preset(name)
         return {"name": name, "summary": sweep.description, "toml": sweep.to_toml()}
-    plugin = registry.find(name, "mechanism" if kind == "mechanisms" else "task")
+    plugin = registry.find(name, _PLUGINS[kind])
     entry: dict[str, Any] = {"name": name, "summary": plugin.summary}
     if kind == "mechanisms":
         entry["order_in_n"] = None if plugin.order is None else str(plugin.order)

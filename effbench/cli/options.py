@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from effbench.cli.completion import mechanism_names
+from effbench.cli.completion import model_names
 from effbench.common.spec import UsageError
 
 # The panels are the headings of --help.
@@ -44,11 +44,12 @@ Mechanisms = Annotated[
     value(
         "NAME[:option=value,...]",
         "Mechanism to measure; repeat the option for more. "
-        "It may also be path/to/file.py:Class or package.module:Class.",
+        "It may also be path/to/file.py:Class or package.module:Class, and for a task of news "
+        "recommendation a recommender.",
         WHAT,
         "--mechanism",
         "-m",
-        autocompletion=mechanism_names,
+        autocompletion=model_names,
     ),
 ]
 Mode = Annotated[

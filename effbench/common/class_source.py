@@ -48,6 +48,10 @@ class Module:
                 bound.add(node.name)
         return bound
 
+    def imports(self) -> set[str]:
+        """Modules that a statement ``from module import name`` names."""
+        return {self._absolute(node) for node in self._statements() if isinstance(node, ast.ImportFrom)}
+
     def imported(self, name: str) -> tuple[str, str]:
         """(module, name in it) of what ``name`` is imported from; the second is "" for a module itself.
 
@@ -111,6 +115,31 @@ def lineage(own: Class) -> list[Class]:
     except (TypeError, ValueError, RecursionError, MemoryError, SyntaxError) as error:
         raise NotFound(str(error)) from None
     return [vars(kind)["stands_for"] for kind in order if kind is not object]
+
+
+def derives(own: Class, base: str, home: Path) -> bool:
+    """True if a base class of the class, or one of their bases, is the class ``base`` of the file ``home``.
+
+    Bases that cannot be found or read count as none.
+    """
+    modules = {own.module.path: own.module}
+    left, seen = [own], {(own.module.path, own.node.name)}
+    while left:
+        current = left.pop()
+        for expression in current.node.bases:
+            if _name(expression).rpartition(".")[2] in (*_ENOUGH, "Module"):  # torch's, which is no plug-in
+                continue
+            try:
+                found = _located(expression, current.module, modules)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            key = (found.module.path, found.node.name)
+            if found.node.name == base and found.module.path.resolve() == home:
+                return True
+            if key not in seen:
+                seen.add(key)
+                left.append(found)
+    return False
 
 
 def module_path(module: str, beside: Path | None = None) -> Path:

@@ -1,7 +1,7 @@
 """Plug-ins described from their source alone: summary, paper, growth and options; nothing is imported.
 
-A mechanism's options are the keyword-only parameters of its constructor. A task's are those too, or the
-annotated fields of its class and its base classes.
+The options of a mechanism or recommender are the keyword-only parameters of its constructor. A task's are
+those too, or the annotated fields of its class and its base classes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from effbench.common.growth import Growth
 from effbench.common.spec import Option, UsageError
 from effbench.common.wording import shown
 
-Kind = Literal["mechanism", "task"]
-_CONTRACT = "(d_model, heads, *, max_len, causal=False, **its own keyword options)"
+Kind = Literal["mechanism", "recommender", "task"]
 _TASK = Path(__file__).parents[1] / "measured" / "tasks" / "base.py"  # the home of Task
 
 
@@ -47,8 +46,41 @@ _CAUSAL = Parameter(name="causal", kind="bool", default=False)  # every mechanis
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Contract:
+    """What the constructor of a kind of plug-in must accept beside its own options.
+
+    ``positional`` are the parameters that it gets by place, ``given`` those that it gets by name. ``options``
+    belong to every plug-in of the kind; ``base`` is the class whose constructor has no others.
+    """
+
+    text: str
+    positional: int
+    given: tuple[str, ...]
+    options: tuple[Parameter, ...]
+    base: str
+
+
+_CONTRACTS = {
+    "mechanism": _Contract(
+        text="(d_model, heads, *, max_len, causal=False, **its own keyword options)",
+        positional=2,
+        given=("max_len", "causal"),
+        options=(_CAUSAL,),
+        base="Mechanism",
+    ),
+    "recommender": _Contract(
+        text="(news, d_model, heads, *, max_len, dropout, **its own keyword options)",
+        positional=3,
+        given=("max_len", "dropout"),
+        options=(),
+        base="Recommender",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """A mechanism or task as its source describes it; nothing has been imported.
+    """A mechanism, recommender or task as its source describes it; nothing has been imported.
 
     ``parameters`` is None where the source does not show them (a class made or inherited elsewhere): options
     are then checked only when the class is built. ``order`` is the declared growth of its time with N.
@@ -121,9 +153,9 @@ def _described(module: Module, kind: Kind, name: str, class_name: str) -> Plugin
     return replace(
         plain,
         parameters=(
-            _mechanism_options(name, node, module.classes)
-            if kind == "mechanism"
-            else _task_options(Class(node, module))
+            _task_options(Class(node, module))
+            if kind == "task"
+            else _constructor_options(name, _CONTRACTS[kind], node, module.classes)
         ),
         summary=(ast.get_docstring(node) or "").partition("\n")[0],
         order=order,
@@ -155,13 +187,14 @@ def _is_literal(node: ast.expr) -> bool:
     return True
 
 
-def _mechanism_options(
+def _constructor_options(
     name: str,
+    contract: _Contract,
     node: ast.ClassDef,
     classes: Mapping[str, ast.ClassDef],
     below: tuple[ast.ClassDef, ...] = (),
 ) -> tuple[Parameter, ...] | None:
-    """Options of a mechanism: its constructor's, or that of its first base in the same file."""
+    """Options of a class: those of its constructor, or of that of its first base in the same file."""
     init = constructor(node)
     if init is None:
         bases = [
@@ -169,17 +202,18 @@ def _mechanism_options(
         ]
         below = (*below, node)  # a class that derives from itself in the end is no class, but it is syntax
         if bases and bases[0] in classes and classes[bases[0]] not in below:
-            return _mechanism_options(name, classes[bases[0]], classes, below)
-        return (_CAUSAL,) if bases == ["Mechanism"] else None
+            return _constructor_options(name, contract, classes[bases[0]], classes, below)
+        return contract.options if bases == [contract.base] else None
     arguments = init.args
     positional = [a.arg for a in (*arguments.posonlyargs, *arguments.args)][1:]
     accepted = {*positional, *(a.arg for a in arguments.kwonlyargs)}
-    if arguments.kwarg is None and (len(positional) < 2 or not {"max_len", "causal"} <= accepted):
-        raise Broken(f"{name}: its constructor must accept {_CONTRACT}")
+    short = len(positional) < contract.positional
+    if arguments.kwarg is None and (short or not set(contract.given) <= accepted):
+        raise Broken(f"{name}: its constructor must accept {contract.text}")
     own = _keyword_only(init)
     if own is None:
         return None
-    return (*(option for option in own if option.name not in ("max_len", "causal")), _CAUSAL)
+    return (*(option for option in own if option.name not in contract.given), *contract.options)
 
 
 def _task_options(own: Class) -> tuple[Parameter, ...] | None:

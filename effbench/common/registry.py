@@ -1,4 +1,4 @@
-"""Names to classes: mechanisms and tasks, found through entry points, files or dotted names.
+"""Names to classes: mechanisms, recommenders and tasks, found through entry points, files or dotted names.
 
 Options are read from the source without importing it (plugin_source.py), so that listing and checking need no
 torch. There is no other schema and no other registry.
@@ -6,6 +6,7 @@ torch. There is no other schema and no other registry.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import re
 import sys
@@ -15,7 +16,7 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, v
 from pathlib import Path
 
 from effbench.common import files, values
-from effbench.common.class_source import NotFound, module_path
+from effbench.common.class_source import Class, Module, NotFound, derives, module_path
 from effbench.common.plugin_source import Absent, Broken, Kind, Parameter, Plugin, describe, unknown
 from effbench.common.spec import Option, UsageError
 from effbench.common.wording import shown
@@ -30,6 +31,8 @@ __all__ = [
     "find",
     "home",
     "load",
+    "model",
+    "model_kind",
     "names",
     "parse",
     "sources",
@@ -37,7 +40,13 @@ __all__ = [
     "versions",
 ]
 
-_GROUPS: dict[Kind, str] = {"mechanism": "effbench.mechanisms", "task": "effbench.tasks"}
+_GROUPS: dict[Kind, str] = {
+    "mechanism": "effbench.mechanisms",
+    "recommender": "effbench.recommenders",
+    "task": "effbench.tasks",
+}
+_MODELS: tuple[Kind, ...] = ("mechanism", "recommender")  # what the mechanism of a cell may name
+_RECOMMENDER = Path(__file__).parents[1] / "measured" / "recommender.py"  # the home of Recommender
 _LONGEST = 10_000  # characters of a name with its options
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -86,24 +95,52 @@ def find(name: str, kind: Kind) -> Plugin:
     """Locate a plug-in by installed name, ``path/to/file.py:Class`` or ``package.module:Class``."""
     reference, class_name, _ = _split(name, kind)
     if class_name:
-        target = reference[: -len(class_name) - 1]
-        path = Path(target) if target.endswith(".py") else _module_path(target)
-        if not files.is_file(path):
-            raise Absent(f"{shown(name)}: there is no file {shown(str(path))}")
+        target, path = _place(name, reference, class_name)
         return describe(kind, name, target, class_name, path)
     for entry in _entries(kind):
         if entry.name == name:
             return describe(kind, name, entry.module, entry.attr, _module_path(entry.module))
+    if kind == "mechanism" and name in names("recommender"):
+        raise UsageError(f"{name} is a recommender: it is trained with a task of news recommendation only")
     raise Absent(
         unknown(kind, name, names(kind), "installed")
         + " (or give path/to/file.py:Class or package.module:Class)"
     )
 
 
-def home(mechanism: str) -> Path | None:
-    """Return the folder of a mechanism's code; None if there is no such mechanism."""
+@cache
+def model_kind(text: str) -> Kind:
+    """Return "mechanism" or "recommender": which of them ``text``, in the place of a mechanism, names.
+
+    It is a recommender if it is installed as one and not as a mechanism, or if the source of the named class
+    shows that it derives from Recommender. Options may follow the name.
+    """
+    for kind in _MODELS:
+        if any(f"{text}:".startswith(f"{name}:") for name in names(kind)):
+            return kind
+    reference, class_name, _ = _split(text, "mechanism")
+    if not class_name:  # no such name: the nearest one decides what the message lists
+        near = difflib.get_close_matches(reference[:100], [n for kind in _MODELS for n in names(kind)], n=1)
+        return "recommender" if near and near[0] in names("recommender") else "mechanism"
+    target, path = _place(text, reference, class_name)
     try:
-        return find(mechanism, "mechanism").path.parent
+        module = Module.parse(path, target)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return "mechanism"  # describe says what is wrong with the file
+    node = module.classes.get(class_name)
+    recommends = node is not None and derives(Class(node, module), "Recommender", _RECOMMENDER)
+    return "recommender" if recommends else "mechanism"
+
+
+def model(name: str) -> Plugin:
+    """Locate what the mechanism of a cell names: a mechanism, or a recommender (see ``model_kind``)."""
+    return find(name, model_kind(name))
+
+
+def home(mechanism: str) -> Path | None:
+    """Return the folder of the code of a cell's mechanism or recommender; None if there is none."""
+    try:
+        return model(mechanism).path.parent
     except UsageError:
         return None
 
@@ -144,10 +181,18 @@ def versions(plugin: Plugin) -> dict[str, str | None]:
 
 
 def sources(plugin: Plugin) -> list[Path]:
-    """Return the files that the plug-in's numbers depend on: its file, or its package folder's modules."""
+    """Return the files that the plug-in's numbers depend on: its file, or its package folder's modules.
+
+    For a recommender they include the folders of other packages, beside its own, that its file imports from.
+    """
     if plugin.module.endswith(".py") or "." not in plugin.module:
         return [plugin.path]
-    return sorted(path for path in plugin.path.parent.glob("*.py") if files.is_file(path))
+    folders = {plugin.path.parent}
+    if plugin.kind == "recommender":
+        top = plugin.module.partition(".")[0]
+        imports = Module.parse(plugin.path, plugin.module).imports()
+        folders |= {_module_path(name).parent for name in imports if name.startswith(f"{top}.")}
+    return sorted(path for folder in folders for path in folder.glob("*.py") if files.is_file(path))
 
 
 def _entries(kind: Kind) -> list[EntryPoint]:
@@ -171,6 +216,15 @@ def _split(text: str, kind: Kind) -> tuple[str, str, str | None]:
     if head.endswith(".py") or "/" in head:
         raise UsageError(f"{shown(text)}: name the class too, as in {shown(head)[1:-1]}:MyAttention")
     return head, "", rest if colon else None
+
+
+def _place(text: str, reference: str, class_name: str) -> tuple[str, Path]:
+    """Return the file or module of ``file.py:Class`` or ``module:Class``, and its path."""
+    target = reference[: -len(class_name) - 1]
+    path = Path(target) if target.endswith(".py") else _module_path(target)
+    if not files.is_file(path):
+        raise Absent(f"{shown(text)}: there is no file {shown(str(path))}")
+    return target, path
 
 
 def _module_path(module: str) -> Path:

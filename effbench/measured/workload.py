@@ -16,6 +16,7 @@ from effbench.measured.mechanism import Unsupported
 from effbench.measured.models.encoder import Encoder
 from effbench.measured.patterns import require_steps
 from effbench.measured.probes.correctness import Incorrect, check, check_steps
+from effbench.measured.recommender import MakeRecommender
 
 Call = Callable[[], object]
 
@@ -89,32 +90,55 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def maker(cell: Cell) -> Callable[[], nn.Module]:
+def maker(cell: Cell) -> Callable[..., nn.Module]:
     """Return a function that makes a new instance of the cell's mechanism, on the CPU and in float32.
+
+    It takes the longest sequence, by default that of the cell.
 
     Raises Unsupported, with the command that installs them, if required libraries are missing. The function
     raises Unsupported if the mechanism refuses its options, and Incorrect if it is not an ``nn.Module``.
     """
-    plugin = registry.find(cell.mechanism, "mechanism")
-    missing = [name for name, version in registry.versions(plugin).items() if version is None]
-    if missing:
-        how = f": {plugin.install}" if plugin.install else ""
-        raise Unsupported(f"{plugin.name} needs {', '.join(missing)}, which is not installed{how}")
-    kind = registry.load(plugin)
+    kind = _loaded(registry.find(cell.mechanism, "mechanism"))
     longest = cell.seq_len + (1 if cell.mode == "decode" else 0)
 
-    def make() -> nn.Module:
+    def make(max_len: int = longest) -> nn.Module:
         try:
-            made = kind(cell.d_model, cell.heads, max_len=longest, **_options(cell))
+            made = kind(cell.d_model, cell.heads, max_len=max_len, **_options(cell))
         except ValueError as error:
             raise Unsupported(f"{cell.label}: {error}") from None
         if not isinstance(made, nn.Module):
-            raise Incorrect(f"{plugin.class_name} is not an nn.Module")
+            raise Incorrect(f"{kind.__name__} is not an nn.Module")
         if cell.mode == "decode":
             require_steps(made)
         return made
 
     return make
+
+
+def recommender_maker(cell: Cell) -> MakeRecommender | None:
+    """Return what makes the cell's recommender; None if the cell names a mechanism.
+
+    Raises Unsupported, with the command that installs them, if required libraries are missing.
+    """
+    plugin = registry.model(cell.mechanism)
+    if plugin.kind != "recommender":
+        return None
+    return MakeRecommender(
+        kind=_loaded(plugin),
+        label=cell.label,
+        d_model=cell.d_model,
+        heads=cell.heads,
+        options=dict(cell.options),
+    )
+
+
+def _loaded(plugin: registry.Plugin) -> type:
+    """Import the plug-in's class. Raises Unsupported if libraries that it requires are missing."""
+    missing = [name for name, version in registry.versions(plugin).items() if version is None]
+    if missing:
+        how = f": {plugin.install}" if plugin.install else ""
+        raise Unsupported(f"{plugin.name} needs {', '.join(missing)}, which is not installed{how}")
+    return registry.load(plugin)
 
 
 def _options(cell: Cell) -> dict[str, Option]:

@@ -15,6 +15,7 @@ from effbench.common.spec import (
     DTYPES,
     MODES,
     SCOPES,
+    Option,
     UsageError,
     spec_label,
 )
@@ -59,9 +60,14 @@ def _plugin_axis(kind: registry.Kind) -> Callable[[Any], Axis]:
         for item in listed(value):
             if not isinstance(item, str):
                 raise UsageError(f"{kind} {shown(item)} is not text such as name:option=value")
-        return tuple(spec_label(*registry.parse(item, kind)) for item in listed(value))
+        return tuple(spec_label(*parse_plugin(kind, item)) for item in listed(value))
 
     return read
+
+
+def parse_plugin(kind: registry.Kind, text: str) -> tuple[str, dict[str, Option]]:
+    """Return (name, options) of a value of a plug-in's axis; a recommender may stand for a mechanism."""
+    return registry.parse(text, registry.model_kind(text) if kind == "mechanism" else kind)
 
 
 def _lengths_axis(value: Any) -> Axis:

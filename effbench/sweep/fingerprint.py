@@ -18,6 +18,7 @@ _MEASURING = (
     "measured/worker.py",
     "measured/workload.py",
     "measured/mechanism.py",
+    "measured/recommender.py",
     "measured/probes",
     "measured/models",
 )
@@ -28,10 +29,10 @@ _PREPARING = ("measured/data", "measured/tasks")
 def code_of(cell: Cell) -> str:
     """``version-measuring-plugin``: digests of effbench's measuring code with torch, and of the plug-ins.
 
-    The last part covers the mechanism's sources, the versions of the libraries it requires and, for accuracy,
-    the task's sources, the base classes of tasks and the readers of data.
+    The last part covers the sources of the mechanism or recommender, the versions of the libraries it
+    requires and, for accuracy, the task's sources, the base classes of tasks and the readers of data.
     """
-    plugins = [registry.find(cell.mechanism, "mechanism")]
+    plugins = [registry.model(cell.mechanism)]
     if cell.task:
         plugins.append(registry.find(cell.task, "task"))
     home = Path(__file__).parents[1]

@@ -190,7 +190,7 @@ def _is_final(record: Record, job: Job) -> bool:
 
 
 def _check_tasks(
-    cells: Iterable[Cell], data_dir: Path | None, strict: bool
+    cells: Sequence[Cell], data_dir: Path | None, strict: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Return the fingerprint of each task's data by the task's label, and why other tasks' data is unknown.
 
@@ -210,6 +210,7 @@ def _check_tasks(
                 if data_dir is not None:
                     files.entries(data_dir)  # raises for a folder that is not there
                 tasks[label] = _task_class(cell.task or "")(**cell.task_options)
+                _check_recommenders(cells, label, tasks[label])
                 try:
                     fingerprints[label] = tasks[label].fingerprint(data_dir)
                 except UsageError as error:
@@ -224,6 +225,17 @@ def _check_tasks(
             raise UsageError(f"task {label}: {error}") from None
         fitting.add((label, cell.seq_len))
     return fingerprints, list(unknown.values())
+
+
+def _check_recommenders(cells: Sequence[Cell], label: str, task: Any) -> None:
+    """Raise UsageError if a recommender is to be trained with a task that is none of recommendation."""
+    if getattr(task, "recommends", False):
+        return
+    for name, other in dict.fromkeys((c.mechanism, c.task) for c in cells if c.task_label == label):
+        if registry.model(name).kind == "recommender":
+            raise UsageError(
+                f"{name} is a recommender: it is trained with a task of news recommendation, not with {other}"
+            )
 
 
 def _task_class(name: str) -> Callable[..., Any]:

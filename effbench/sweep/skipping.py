@@ -50,7 +50,7 @@ def _prediction(cell: Cell, failed: Record, same: Sequence[Record]) -> str:
         low, high = lengths[-2:]
         power = slope((low, high), (measured[low], measured[high]))
         basis = f"it grew as N^{power:.2f} from {low} to {high}"
-    elif len(lengths) == 1 and (declared := registry.find(cell.mechanism, "mechanism").order):
+    elif len(lengths) == 1 and (declared := registry.model(cell.mechanism).order):
         high = lengths[0]
         power = declared.exponent((high, cell.seq_len)) if cell.seq_len > high else declared.power
         basis = f"{high} measured, {declared} declared"

@@ -24,6 +24,7 @@ from effbench.sweep.axes import (
     Axis,
     items_of,
     move_reference,
+    parse_plugin,
     read_axis,
     read_grid,
     with_defaults,
@@ -161,8 +162,11 @@ class Sweep:
             full = with_defaults(grid)
             repeats, at_most = full.pop("repeats")[0], full.pop("max_repeats")[0]
             for kind in PLUGINS:  # once for each name, not for each cell
-                full[kind] = tuple(registry.parse(item, kind) for item in full[kind])
+                full[kind] = tuple(parse_plugin(kind, item) for item in full[kind])
+            recommenders = _recommenders(full)
             for values in _product(full):
+                if values["mechanism"][0] in recommenders:
+                    values["layers"] = 1  # it has no stack of layers of that number
                 for cell in _cells(values, self.seed, repeats, at_most):
                     key = cell.key
                     possible.setdefault(key, cell)
@@ -247,6 +251,18 @@ def _product(axes: Mapping[str, Axis]) -> Iterator[dict[str, Any]]:
     """Yield every combination of the axes' values."""
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))
+
+
+def _recommenders(full: Mapping[str, Axis]) -> set[str]:
+    """Return the names of the axis ``mechanism`` that are recommenders'. Raises UsageError for costs."""
+    names = {name for name, _ in full["mechanism"] if registry.model_kind(name) == "recommender"}
+    costs = [probe for probe in full["probe"] if probe != "accuracy"]
+    if names and costs:
+        raise UsageError(
+            f"{min(names)} is a recommender: it is trained, by --probe accuracy with a task of news "
+            f"recommendation, and has no cell of the probe {costs[0]}"
+        )
+    return names
 
 
 def _most_cells(grid: Mapping[str, Axis]) -> int:

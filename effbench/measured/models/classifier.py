@@ -20,13 +20,15 @@ NGRAM_BASE = 1_000_003
 class AdditivePooling(nn.Module):
     """x [B, N, d_model] -> [B, d_model]: sum_i a_i x_i with a = softmax_i(v . tanh(W x_i + b)).
 
-    Padding has weight exactly 0; a row of padding alone gives zeros.
+    ``query`` is the width of v, d_model if None. Padding has weight exactly 0; a row of padding alone gives
+    zeros.
     """
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, query: int | None = None) -> None:
         super().__init__()
-        self.hidden = nn.Linear(d_model, d_model)
-        self.score = nn.Linear(d_model, 1, bias=False)  # a bias would cancel in the softmax
+        width = d_model if query is None else query
+        self.hidden = nn.Linear(d_model, width)
+        self.score = nn.Linear(width, 1, bias=False)  # a bias would cancel in the softmax
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool x [B, N, d_model] over N; mask [B, N] is True for a real token."""

@@ -23,17 +23,22 @@ from effbench.measured.probes.effects import Watch
 from effbench.measured.probes.memory import peak_bytes
 from effbench.measured.state import state_bytes
 from effbench.measured.tasks.base import Task, confirm
-from effbench.measured.workload import maker
+from effbench.measured.workload import maker, recommender_maker
 
 
 def accuracy(context: Context) -> Result:
-    """Check the mechanism, then train and score once. Raises UsageError for data that changed."""
+    """Check the mechanism, then train and score once. Raises UsageError for data that changed.
+
+    A recommender has no laws that could be tested on random input: it is trained unchecked.
+    """
     job, cell = context.job, context.cell
-    make = maker(cell)
+    recommender = recommender_maker(cell)
+    make: Callable[..., nn.Module] = maker(cell) if recommender is None else recommender
     task = registry.load(registry.find(cell.task or "", "task"))(**cell.task_options)
     data_dir = Path(job.data_dir) if job.data_dir else None
     confirm(task, data_dir, job.data)
-    _check_before_training(task, make, cell, context.watch)
+    if recommender is None:
+        _check_before_training(task, make, cell, context.watch)
     return measure_accuracy(
         task,
         make_mechanism=make,
@@ -72,7 +77,7 @@ def _checkpoint(job: Job) -> Checkpoint | None:
 def measure_accuracy(
     task: Task,
     *,
-    make_mechanism: Callable[[], nn.Module],
+    make_mechanism: Callable[..., nn.Module],
     cell: Cell,
     data_dir: Path | None,
     progress: Callable[[float, str], None],

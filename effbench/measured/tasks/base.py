@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from effbench.measured.models.classifier import WordRecipe
     from effbench.measured.models.training import Recipe
 
-    MakeMechanism = Callable[[], nn.Module]
+    # takes the longest sequence, by default that of the cell
+    MakeMechanism = Callable[..., nn.Module]
     Batch = Mapping[str, Tensor]
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Task(ABC):
     # Its models read a row in order and can go on token by token: they have ``prefill``, tokens [B, N] ->
     # (encoded tokens, state), as an encoder has. Records of causal forms then have ``state_bytes``.
     generates: ClassVar[bool] = False
+    recommends: ClassVar[bool] = False  # its model may be a recommender, in the place of a mechanism
 
     def __init__(self, **options: Any) -> None:
         attributes = _option_attributes(type(self))
@@ -93,7 +95,10 @@ class Task(ABC):
     def model(
         self, make_mechanism: MakeMechanism, *, splits: Splits, seq_len: int, d_model: int, layers: int
     ) -> nn.Module:
-        """Return the model around the mechanism, freshly initialised from torch's random state."""
+        """Return the model around the mechanism, freshly initialised from torch's random state.
+
+        A task that ``recommends`` gets a ``MakeRecommender`` instead if the cell names a recommender.
+        """
 
     @abstractmethod
     def batch(self, part: Examples, rows: Integers) -> Batch:
