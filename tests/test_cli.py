@@ -332,10 +332,11 @@ def test_help_has_groups_and_forms_of_values(here):
 def test_list_alone_lists_everything(here):
     done = here("list")
     assert done.returncode == 0
-    for what in ("mechanisms: ", "tasks: ", "presets: ", "probes: "):
+    for what in ("mechanisms: ", "recommenders: ", "tasks: ", "presets: ", "probes: "):
         assert what in done.stdout
     assert set(json.loads(here("list", "--format", "json").stdout)) == {
         "mechanisms",
+        "recommenders",
         "tasks",
         "presets",
         "probes",

@@ -67,10 +67,9 @@ class TitleWords(Titles):
         super().__init__((words != PAD).sum(axis=1))
         self.longest = max(1, words.shape[1])
         self.width = d_model if mapped or news.vectors is None else news.vectors.shape[1]
-        vectors = news.vectors
-        if vectors is not None:
-            vectors = np.where(np.arange(len(vectors))[:, None] == PAD, np.float32(0), vectors)
-        self.embedding = token_embedding(news.vocab_size, self.width, vectors)
+        self.embedding = token_embedding(news.vocab_size, self.width, news.vectors)
+        with torch.no_grad():
+            next(self.embedding.parameters())[PAD] = 0
         words = np.pad(words, ((0, 0), (0, self.longest - words.shape[1])), constant_values=PAD)
         self.register_buffer("tokens", torch.from_numpy(words.astype(np.int64)), persistent=False)
 

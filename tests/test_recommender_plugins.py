@@ -1,0 +1,153 @@
+"""Recommenders as plug-ins: found, told from mechanisms, and refused where they cannot be measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from news import D_MODEL, HEADS, clicks, small_news
+
+from baselines.recommenders.nrms import NRMS
+from effbench import Recommender, Sweep, UsageError
+from effbench.common import registry
+from effbench.common.spec import Cell
+from effbench.measured.mechanism import Unsupported
+from effbench.measured.workload import recommender_maker
+from effbench.records.store import Store
+from effbench.sweep.axes import read_grid
+from effbench.sweep.fingerprint import code_of
+from effbench.sweep.planning import plan
+
+EXAMPLE = f"{Path(__file__).parents[1]}/docs/examples/recommender.py:LargestWords"
+TASK = f"{Path(__file__).parent}/plugin_tasks.py:Ranking"
+
+
+def cell(name: str, **options: object) -> Cell:
+    return Cell(
+        mechanism=name, options=options, probe="accuracy", task=TASK, seq_len=6, d_model=D_MODEL, heads=HEADS
+    )  # type: ignore[arg-type]
+
+
+def trained(*names: str, **axes: object) -> Sweep:
+    grid = {"mechanism": list(names), "seq_len": 8, "probe": "accuracy", "task": TASK, **axes}
+    return Sweep(name="trained", grids=(read_grid(grid, Path()),))
+
+
+def test_ours_are_described_from_their_source():
+    for name in registry.names("recommender"):
+        plugin = registry.find(name, "recommender")
+        assert plugin.kind == "recommender"
+        assert plugin.parameters is not None
+        assert "causal" not in {p.name for p in plugin.parameters}
+        assert plugin.summary
+        assert plugin.source
+        assert issubclass(registry.load(plugin), Recommender)
+
+
+def test_a_name_in_the_place_of_a_mechanism_is_told_by_its_group():
+    assert registry.model("nrms").kind == "recommender"
+    assert registry.model("vanilla").kind == "mechanism"
+    assert registry.model_kind("nrms:ids=true") == "recommender"
+    assert registry.model_kind("fastformer:variant=official") == "mechanism"
+
+
+def test_a_class_of_a_file_is_told_by_its_base_class(tmp_path, plugin):
+    assert registry.model(EXAMPLE).kind == "recommender"
+    assert [p.name for p in registry.model(EXAMPLE).parameters or ()] == ["title"]
+    assert registry.model(plugin("Empty")).kind == "mechanism"
+    assert registry.model(plugin("Plain")).kind == "mechanism"
+    (tmp_path / "mine.py").write_text(
+        "import effbench\nfrom baselines.recommenders.nrms import NRMS\n"
+        "class Own(effbench.Recommender):\n"
+        "    def __init__(self, news, d_model, heads, *, max_len, dropout, gain: float = 1.0): ...\n"
+        "class Child(Own): ...\nclass Other(NRMS): ...\nclass Odd(Missing): ...\n"
+        "class Short(effbench.Recommender):\n    def __init__(self, news, *, max_len): ...\n"
+    )
+    kinds = {
+        name: registry.model_kind(f"{tmp_path}/mine.py:{name}") for name in ("Own", "Child", "Other", "Odd")
+    }
+    assert kinds == {"Own": "recommender", "Child": "recommender", "Other": "recommender", "Odd": "mechanism"}
+    assert [p.name for p in registry.model(f"{tmp_path}/mine.py:Child").parameters or ()] == ["gain"]
+    assert registry.model(f"{tmp_path}/mine.py:Other").parameters is None
+    with pytest.raises(UsageError, match=r"must accept \(news, d_model, heads, \*, max_len, dropout"):
+        registry.model(f"{tmp_path}/mine.py:Short")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("nrsm", "unknown recommender 'nrsm'; did you mean 'nrms'"),
+        ("fastfromer", "unknown mechanism 'fastfromer'; did you mean 'fastformer'"),
+        ("nrms:causal=true", "unknown option of nrms 'causal'; its options: ids, query, title"),
+        ("plm-nr", "plm-nr needs the option folder=str"),
+        ("mine.py:A", "there is no file 'mine.py'"),
+    ],
+)
+def test_what_a_user_got_wrong_is_said(text, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        trained(text).cells()
+
+
+def test_a_cell_of_a_recommender_has_one_layer_and_costs_are_refused():
+    cells = trained("nrms", "nrms:ids=true", EXAMPLE, "vanilla", layers=[2, 3]).cells()
+    layers = [(c.label.rpartition("/")[2], c.layers) for c in cells]
+    assert {count for label, count in layers if label != "vanilla"} == {1}
+    assert {count for label, count in layers if label == "vanilla"} == {2, 3}
+    with pytest.raises(UsageError, match="nrms is a recommender: .*no cell of the probe time"):
+        trained("nrms", probe=["time", "accuracy"]).cells()
+    with pytest.raises(UsageError, match="nrms is a recommender"):
+        registry.parse("nrms", "mechanism")  # as the audit and the gate ask
+
+
+def test_a_task_that_is_none_of_recommendation_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="nrms is a recommender: .* not with .*:Ranking"):
+        plan(trained("vanilla", "nrms"), Store(tmp_path / "out"))
+    text = (
+        Path(TASK.rpartition(":")[0]).read_text() + "\n\nclass Recommends(Ranking):\n    recommends = True\n"
+    )
+    (tmp_path / "tasks.py").write_text(text)
+    planned = plan(
+        trained("vanilla", "nrms", task=f"{tmp_path}/tasks.py:Recommends"), Store(tmp_path / "out")
+    )
+    assert {job.cell.mechanism for job in planned.jobs} == {"vanilla", "nrms"}
+
+
+def test_a_cell_makes_its_recommender():
+    news = small_news()
+    make = recommender_maker(cell("nrms", query=20))
+    assert make is not None
+    model = make(news, max_len=6, dropout=0.1)
+    assert isinstance(model, NRMS)
+    assert model.pool_words.hidden.out_features == 20
+    assert recommender_maker(cell("vanilla")) is None
+    wrong = recommender_maker(cell("nrms", query=0))
+    assert wrong is not None
+    with pytest.raises(Unsupported, match="nrms:query=0: query must be at least 1, got 0"):
+        wrong(news, max_len=6, dropout=0.1)
+
+
+def test_the_example_recommends():
+    news = small_news()
+    make = recommender_maker(cell(EXAMPLE, title=3))
+    assert make is not None
+    model = make(news, max_len=6, dropout=0.0).eval()
+    history, mask, candidates = clicks(news, 4, 0)
+    with torch.no_grad():
+        scores = model(history, mask, candidates)
+        table = model.encode(torch.arange(len(news)))
+        assert torch.allclose(scores, model.score(table[history], mask, table[candidates]))
+    assert not table[0].any()
+
+
+def test_the_fingerprint_covers_the_packages_that_a_recommender_imports():
+    files = {path.name for path in registry.sources(registry.find("plm-nr", "recommender"))}
+    assert {"plm_nr.py", "_encoder.py", "fastformer.py"} <= files
+    assert "fastformer.py" not in {p.name for p in registry.sources(registry.find("nrms", "recommender"))}
+    assert code_of(cell("nrms")) != code_of(cell("vanilla"))
+
+
+def test_a_recommender_without_its_library_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(registry, "versions", lambda plugin: dict.fromkeys(plugin.requires))
+    with pytest.raises(Unsupported, match=r"plm-nr needs transformers, .*pip install 'effbench\[plm\]'"):
+        recommender_maker(cell("plm-nr", folder="x"))
