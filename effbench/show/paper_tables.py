@@ -23,7 +23,10 @@ from effbench.show.overview import mixtures
 from effbench.show.tables import SHAPE, each_row, plain, what_was_measured
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
-_METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F"}
+_METRICS = {
+    "accuracy": "accuracy", "macro_f1": "macro-F", "auc": "AUC", "mrr": "MRR", "ndcg5": "nDCG@5",
+    "ndcg10": "nDCG@10",
+}  # fmt: skip
 
 
 def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", lengths: str = "paper") -> str:
@@ -99,16 +102,21 @@ def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
         frame = pd.DataFrame([[row["name"], *row["values"]] for row in table["row"]], columns=head)
         return frame, [Block(head=head, rows=rows, fold=True)]
     frame = paper.published_scores(what)
-    blocks = []
-    for metric, scores in frame.groupby("metric", sort=False):
-        datasets = list(dict.fromkeys(scores["dataset"]))
-        rows = [
-            [str(name), *(_score(row.published, row.published_std) for row in each_row(group))]
-            for name, group in scores.groupby("name", sort=False)
-        ]
-        head = ["mechanism", *datasets]
-        blocks.append(Block(title=_METRICS[str(metric)], head=head, rows=rows, fold=True))
-    return frame, blocks
+    frame = frame.assign(score=frame["metric"].map(_METRICS))
+    datasets = list(dict.fromkeys(frame["dataset"]))
+    if len(datasets) == 1:
+        return frame.drop(columns="score"), [_wide(frame, "score", datasets[0])]
+    groups = frame.groupby("score", sort=False)
+    return frame.drop(columns="score"), [_wide(scores, "dataset", str(name)) for name, scores in groups]
+
+
+def _wide(scores: pd.DataFrame, across: str, title: str) -> Block:
+    """Return a table of mechanisms by the values of a column."""
+    rows = [
+        [str(name), *(_score(row.published, row.published_std) for row in each_row(group))]
+        for name, group in scores.groupby("name", sort=False)
+    ]
+    return Block(title=title, head=["mechanism", *dict.fromkeys(scores[across])], rows=rows, fold=True)
 
 
 def _pivot(rows: pd.DataFrame, column: str) -> list[list[str]]:
@@ -162,13 +170,14 @@ def _title(setting: dict[str, Any], rows: pd.DataFrame) -> str:
     lengths = sorted({int(n) for n in rows["seq_len"].dropna()})
     seeds = sorted({int(n) for n in rows["seeds"].dropna()})
     train = rows["train_examples"].iloc[0]
+    entry = paper.published()["datasets"][setting["dataset"]]
     examples = f"{train:,.0f} training examples, " if pd.notna(train) else ""
     stand_in = " (a stand-in)" if paper.is_stand_in(str(setting["task"])) else ""
     return (
         f"paper: {setting['dataset']}; ours: {setting['task']}{stand_in}, {examples}"
         f"{plural(int(setting['layers']), 'layer')}, d_model {setting['d_model']}, "
         f"{plural(int(setting['heads']), 'head')}, batch {setting['batch_size']}, "
-        f"truncated to {' or '.join(map(str, lengths))} tokens, "
+        f"truncated to {' or '.join(map(str, lengths))} {entry['unit']}, "
         f"{' to '.join(map(str, seeds))} {'seed' if seeds == [1] else 'seeds'}; {rows['machine'].iloc[0]}"
     )
 
@@ -176,10 +185,12 @@ def _title(setting: dict[str, Any], rows: pd.DataFrame) -> str:
 def _data(setting: dict[str, Any], rows: pd.DataFrame) -> list[str]:
     entry = paper.published()["datasets"][setting["dataset"]]
     there = paper.published()["setting"]
+    theirs = entry["max_len_transformer"]
+    shorter = "" if theirs == entry["max_len"] and entry["unit"] != "tokens" else f" (Transformer: {theirs})"
     notes = [
-        f"Paper: {entry['about']}; {there['layers']} layers, d_model {there['d_model']}, "
-        f"{there['heads']} heads, batch {there['batch_size']}, truncated to {entry['max_len']} tokens "
-        f"(Transformer: {entry['max_len_transformer']})."
+        f"Paper: {entry['about']}; {plural(entry['layers'], 'layer')}, d_model {there['d_model']}, "
+        f"{there['heads']} heads, batch {there['batch_size']}, truncated to {entry['max_len']} "
+        f"{entry['unit']}{shorter}."
     ]
     if paper.is_stand_in(str(setting["task"])) or not entry["same_data"]:
         notes.append(

@@ -14,7 +14,7 @@ import pandas as pd
 from effbench.common.spec import UsageError
 from effbench.records.analyse.load import comparable
 from effbench.records.analyse.published_data import ALONE as ALONE
-from effbench.records.analyse.published_data import PANELS, SCORES, read
+from effbench.records.analyse.published_data import PANELS, read
 from effbench.records.analyse.published_data import SCORED as SCORED
 from effbench.records.analyse.seeds import SETTING, compare, holm, seed_scores, trainings
 from effbench.records.analyse.statistics import LEVEL, agreement, welch
@@ -24,10 +24,8 @@ from effbench.records.analyse.uncertainty import noises, ratio_interval
 LENGTHS = ("paper", "equal")
 
 TIMED = ("figure2",)
-WHAT = ("table4", "figure2", "figure3", "figure4", *ALONE)
+WHAT = ("table4", "table5", "figure2", "figure3", "figure4", *ALONE)
 
-# The scores of the paper, and the columns of the raw frame that hold ours.
-METRICS = dict(zip(SCORES, ("accuracy", "test_macro_f1"), strict=True))
 MODES = dict(zip(("forward", "train"), PANELS, strict=True))
 
 _AS_PUBLISHED = ("sharing", "published")
@@ -48,10 +46,16 @@ def published() -> dict[str, Any]:
     return read(file.read_text(encoding="utf-8"), str(file))
 
 
-def published_scores(what: str) -> pd.DataFrame:
-    """Return the scores (0 to 1) of table4, figure3 or figure4: one row per dataset, metric and mechanism.
+def metrics(what: str) -> dict[str, str]:
+    """Return the scores of a table of the paper, and the columns of the raw frame that hold ours."""
+    first, *others = published()[what]["scores"]
+    return {first: first, **{score: f"test_{score}" for score in others}}
 
-    Columns ``dataset``, ``metric``, ``name`` (the paper's), ``mechanism`` (as ``-m`` reads it),
+
+def published_scores(what: str) -> pd.DataFrame:
+    """Return the scores (0 to 1) of a table in SCORED: one row per dataset, metric and mechanism.
+
+    Columns ``dataset``, ``metric``, ``name`` (the paper's), ``mechanism`` (as ``-m`` reads it; "" if none),
     ``published``, ``published_std``, and ``published_rank``, 1 for the best. ``published_difference`` is that
     from the row that the table is compared against, with Welch's 95 % interval ``published_low``,
     ``published_high`` and with ``published_p_holm``, corrected over the other rows of the same dataset and
@@ -59,10 +63,11 @@ def published_scores(what: str) -> pd.DataFrame:
     """
     table = published()[what]
     rows = []
-    for row, dataset, metric in itertools.product(table["row"], published()["datasets"], METRICS):
+    datasets = [name for name in published()["datasets"] if name in table["row"][0]]
+    for row, dataset, metric in itertools.product(table["row"], datasets, table["scores"]):
         mean, std = [*(value / 100 for value in row[dataset][metric]), math.nan][:2]
         rows.append(
-            {"dataset": dataset, "metric": metric, "name": row["name"], "mechanism": row["mechanism"],
+            {"dataset": dataset, "metric": metric, "name": row["name"], "mechanism": row.get("mechanism", ""),
              "published": mean, "published_std": std}
         )  # fmt: skip
     frame = pd.DataFrame(rows)
@@ -110,18 +115,25 @@ def published_times() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def dataset_of(task: str) -> str | None:
-    """Return the paper's dataset that a task (with its options) is compared with; None if there is none."""
-    name = task.partition(":")[0]
+def dataset_of(task: str, what: str) -> str | None:
+    """Return the dataset of a table that a task with its options is compared with; None if there is none."""
     for dataset, entry in published()["datasets"].items():
-        if name == entry["task"] or name in entry["stand_ins"]:
+        named = (entry["task"], *entry["stand_ins"])
+        if dataset in published()[what]["row"][0] and any(_is(task, other) for other in named):
             return str(dataset)
     return None
 
 
 def is_stand_in(task: str) -> bool:
     """True if a task is a stand-in for the one that reads the paper's dataset."""
-    return task.partition(":")[0] not in {entry["task"] for entry in published()["datasets"].values()}
+    return any(_is(task, other) for entry in published()["datasets"].values() for other in entry["stand_ins"])
+
+
+def _is(task: str, other: str) -> bool:
+    """True if a task has the name and at least the options of another one."""
+    name, _, options = task.partition(":")
+    other_name, _, needed = other.partition(":")
+    return name == other_name and _options(needed).items() <= _options(options).items()
 
 
 def failures(what: str, raw: pd.DataFrame) -> pd.DataFrame:
@@ -131,7 +143,7 @@ def failures(what: str, raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_scores(what: str, raw: pd.DataFrame, lengths: str = "paper") -> pd.DataFrame:
-    """Compare trainings of the raw frame with the published scores of table4, figure3 or figure4.
+    """Compare trainings of the raw frame with the published scores of a table in SCORED.
 
     One row per setting (``GROUP``), metric and row of the paper. ``ours`` is our mechanism's label, empty if
     it was not run. ``mean``, ``std``, ``low``, ``high`` are over ``seeds``. ``difference`` to
@@ -145,7 +157,8 @@ def compare_scores(what: str, raw: pd.DataFrame, lengths: str = "paper") -> pd.D
 
     Raises UsageError if no training has a counterpart in the table, or if one row has several.
     """
-    rows = _counterparts(what, trainings(raw))
+    columns = metrics(what)
+    rows = _counterparts(what, trainings(raw, next(iter(columns))))
     if rows.empty:
         raise UsageError(_nothing(what, raw))
     against = published()[what]["against"]
@@ -153,13 +166,13 @@ def compare_scores(what: str, raw: pd.DataFrame, lengths: str = "paper") -> pd.D
     tables = []
     for key, group in rows.groupby(GROUP, sort=False, dropna=False):
         setting = dict(zip(GROUP, key if isinstance(key, tuple) else (key,), strict=True))
-        dataset = dataset_of(str(setting["task"]))
+        dataset = dataset_of(str(setting["task"]), what)
         group = _one_per_row(group, what)
         group = _at_lengths(group, str(dataset), against, lengths)
         # from here on our mechanisms have the paper's names
         ours = {str(name): mine for name, mine in group.groupby("name", sort=False)}
         renamed = group.assign(mechanism=group["name"], options="")
-        for metric, column in METRICS.items():
+        for metric, column in columns.items():
             paper = scores[(scores["dataset"] == dataset) & (scores["metric"] == metric)]
             if (merged := _merged(paper, renamed, ours, column, against)) is not None:
                 tables.append(merged.assign(**setting, **_data_of(group)))
@@ -305,7 +318,7 @@ def _counterparts(what: str, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(name=names)
     known = rows["name"].notna()
     if what in SCORED:
-        known &= rows["task"].map(dataset_of).notna()
+        known &= rows["task"].map(lambda task: dataset_of(task, what)).notna()
     return rows[known.astype(bool)]
 
 
@@ -318,13 +331,15 @@ def _name_of(what: str, mechanism: str, options: str) -> str | None:
     given = settled(options)
     if given.get("causal") == "true" or given.get("variant", "paper") != "paper":
         return None  # the paper reports neither
+    fitting = []
     for row in published()[what]["row"]:
-        name, _, fixed = row["mechanism"].partition(":")
-        expected = published()["defaults"] | _options(fixed)
-        same = all(given.get(key, usual) == expected[key] for key, usual in published()["defaults"].items())
-        if name == mechanism and (name != "fastformer" or same):
-            return str(row["name"])
-    return None
+        name, _, fixed = row.get("mechanism", "").partition(":")
+        usual = published()["defaults"] if name == "fastformer" else {}
+        expected = usual | _options(fixed)
+        if name == mechanism and all(given.get(key, usual.get(key)) == expected[key] for key in expected):
+            fitting.append((len(_options(fixed)), str(row["name"])))
+    # the row that names the most of our options
+    return max(fitting)[1] if fitting else None
 
 
 def settled(options: str) -> dict[str, str]:
@@ -364,10 +379,11 @@ def _at_lengths(group: pd.DataFrame, dataset: str, against: str, lengths: str) -
 
 def _nothing(what: str, raw: pd.DataFrame) -> str:
     """Return the reason why no training can be compared with the table, and what could be."""
-    sets = published()["datasets"].values()
+    there = published()[what]["row"][0]
+    sets = [entry for name, entry in published()["datasets"].items() if name in there]
     tasks = [name for entry in sets for name in (entry["task"], *entry["stand_ins"])]
-    rows = [row["mechanism"] for row in published()[what]["row"]]
-    trained = trainings(raw)
+    rows = [row["mechanism"] for row in published()[what]["row"] if "mechanism" in row]
+    trained = trainings(raw, next(iter(metrics(what))))
     names, on = (", ".join(sorted(set(trained[column]))) for column in ("label", "task"))
     present = f"; the folders have trainings of {names} on {on}" if len(trained) else ""
     return (

@@ -11,10 +11,9 @@ from effbench.common.spec import UsageError
 from effbench.common.values import number, whole
 from effbench.common.wording import shown
 
-SCORED = ("table4", "figure3", "figure4")
+SCORED = ("table4", "table5", "figure3", "figure4")
 # Published numbers that effbench cannot measure yet.
-ALONE = ("table5", "table6", "table7")
-SCORES = ("accuracy", "macro_f1")
+ALONE = ("table6", "table7")
 PANELS = ("inference", "training")
 
 Form = Callable[[Any, str], None]  # (value, its place) -> raises UsageError
@@ -24,10 +23,13 @@ def read(text: str, where: str) -> dict[str, Any]:
     """Return the tables of the data file. Raises UsageError naming ``where``, key and allowed form."""
     data = files.parse_toml(text, where)
     _table(_FILE)(data, where)
-    datasets = tuple(data["datasets"])
     for name in SCORED:
-        scored = {**_ROW, **dict.fromkeys(datasets, _table(dict.fromkeys(SCORES, _list(_number, 1, 2))))}
-        _rows(data[name], scored, f"{where}: {name}")
+        scores = _table(dict.fromkeys(data[name]["scores"], _list(_number, 1, 2)))
+        datasets = [key for key in data["datasets"] if any(key in row for row in data[name]["row"])]
+        if not datasets:
+            raise UsageError(f"{where}: {name}: no row has scores of one of {', '.join(data['datasets'])}")
+        _rows(data[name], {"name": _text, **dict.fromkeys(datasets, scores)}, f"{where}: {name}")
+        _mechanisms(data[name], f"{where}: {name}")
     figure = data["figure2"]
     if (lengths := figure["lengths"]) != sorted(set(lengths)):
         raise UsageError(f"{where}: figure2.lengths {shown(lengths)} do not ascend")
@@ -37,9 +39,14 @@ def read(text: str, where: str) -> dict[str, Any]:
         count = len(data[name]["columns"])
         values = {"name": _text, "values": _list(_number_or_text, count, count)}
         _rows(data[name], values, f"{where}: {name}")
-        for place, row in enumerate(data[name]["row"], start=1):
-            _text(row.get("mechanism", "none"), f"{where}: {name}.row {place}: mechanism")
+        _mechanisms(data[name], f"{where}: {name}")
     return data
+
+
+def _mechanisms(table: Mapping[str, Any], where: str) -> None:
+    """Check the mechanisms of the rows that name one; a row without one has no counterpart here."""
+    for place, row in enumerate(table["row"], start=1):
+        _text(row.get("mechanism", "none"), f"{where}.row {place}: mechanism")
 
 
 def _rows(table: Mapping[str, Any], form: Mapping[str, Form], where: str) -> None:
@@ -127,22 +134,25 @@ _TABLE: dict[str, Form] = {
     "caveats": _list(_text),
     "row": _list(lambda value, where: None, 1),
 }
+_SCORED: dict[str, Form] = {**_TABLE, "against": _text, "scores": _list(_text, 1)}
 _FILE: dict[str, Form] = {
     "source": _table({"paper": _text, "arxiv": _text, "version": _text, "date": _date, "provenance": _text}),
     "defaults": _table(dict.fromkeys(("interaction", "sharing"), _text)),
-    "setting": _table(dict.fromkeys(("layers", "d_model", "heads", "batch_size"), _whole)),
+    "setting": _table(dict.fromkeys(("d_model", "heads", "batch_size"), _whole)),
     "datasets": _tables(
         {
             "task": _text,
             "same_data": _flag,
             "stand_ins": _list(_text),
             "about": _text,
+            "layers": _whole,
+            "unit": _text,
             "max_len": _whole,
             "max_len_transformer": _whole,
         }
     ),
-    "table4": _table({**_TABLE, "against": _text, "runs": _whole}),
-    **dict.fromkeys(("figure3", "figure4"), _table({**_TABLE, "against": _text})),
+    "table4": _table({**_SCORED, "runs": _whole}),
+    **dict.fromkeys(("table5", "figure3", "figure4"), _table(_SCORED)),
     "figure2": _table({**_TABLE, "against": _text, "tokens_per_batch": _whole, "lengths": _list(_whole, 1)}),
     **dict.fromkeys(ALONE, _table({**_TABLE, "columns": _list(_text, 1)})),
 }
