@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def _hierarchical(
     mechanism: Callable[..., nn.Module], blocks: Blocks, layers: int
 ) -> Callable[..., Recommender]:
     def make(
-        news: News, d_model: int, heads: int, *, max_len: int, dropout: float, **more: int
+        news: News, d_model: int, heads: int, *, max_len: int, dropout: float, **more: Any
     ) -> Recommender:
         return Hierarchical(
             lambda longest: mechanism(d_model, heads, max_len=longest),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,8 @@ def test_a_pretrained_encoder_is_divided_too():
 
 def test_two_thirds_of_the_layers_are_used_by_default(tmp_path):
     model = build(save(tmp_path, layers=6))
-    layers = model.layers.encoder.encoder.layer
+    encoder: Any = model.layers.encoder
+    layers = encoder.encoder.layer
     assert len(layers) == 2
     trained = {name.partition(".layer.")[0] for name, p in model.layers.named_parameters() if p.requires_grad}
     assert trained == {"encoder.encoder"}

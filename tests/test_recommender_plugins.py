@@ -11,7 +11,7 @@ from news import D_MODEL, HEADS, clicks, small_news
 from baselines.recommenders.nrms import NRMS
 from effbench import Recommender, Sweep, UsageError
 from effbench.common import registry
-from effbench.common.spec import Cell
+from effbench.common.spec import Cell, Option
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.workload import recommender_maker
 from effbench.records.store import Store
@@ -23,10 +23,10 @@ EXAMPLE = f"{Path(__file__).parents[1]}/docs/examples/recommender.py:LargestWord
 TASK = f"{Path(__file__).parent}/plugin_tasks.py:Ranking"
 
 
-def cell(name: str, **options: object) -> Cell:
+def cell(name: str, **options: Option) -> Cell:
     return Cell(
         mechanism=name, options=options, probe="accuracy", task=TASK, seq_len=6, d_model=D_MODEL, heads=HEADS
-    )  # type: ignore[arg-type]
+    )
 
 
 def trained(*names: str, **axes: object) -> Sweep:

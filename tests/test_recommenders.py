@@ -150,7 +150,12 @@ def test_a_news_is_encoded_once_for_a_batch(monkeypatch):
     model = build("nrms", NEWS)
     asked: list[torch.Tensor] = []
     encode = model.encode
-    monkeypatch.setattr(model, "encode", lambda rows: asked.append(rows) or encode(rows))
+
+    def watched(rows: torch.Tensor) -> torch.Tensor:
+        asked.append(rows)
+        return encode(rows)
+
+    monkeypatch.setattr(model, "encode", watched)
     history, mask, candidates = clicks(NEWS, 8, 1)
     model(history, mask, candidates)
     real = set(history[mask].tolist()) | set(candidates.flatten().tolist())
@@ -244,7 +249,9 @@ def test_news_without_words_are_a_table_too():
     )
     model = NRMS(news, D_MODEL, HEADS, max_len=2, dropout=0.0)
     assert model(
-        torch.ones(1, 2, dtype=int), torch.ones(1, 2, dtype=bool), torch.ones(1, 1, dtype=int)
+        torch.ones(1, 2, dtype=torch.int64),
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.ones(1, 1, dtype=torch.int64),
     ).isfinite()
 
 

@@ -48,6 +48,7 @@ class Recommender(nn.Module):
         self.d_model = d_model
         self.heads = heads
         self.max_len = max_len
+        self.news_rows = len(news)
 
     def encode(self, rows: Tensor) -> Tensor:
         """Return the features of news [n, ...] for rows [n] of the table."""

@@ -42,11 +42,13 @@ class AdditivePooling(nn.Module):
         return torch.einsum("bn,bnd->bd", weights_bn, x)
 
 
-def token_embedding(vocab_size: int, d_model: int, vectors: NDArray[np.float32] | None) -> nn.Module:
-    """tokens [B, N] -> [B, N, d_model]; id 0 is padding and stays at zero."""
+def token_embedding(
+    vocab_size: int, d_model: int, vectors: NDArray[np.float32] | None, *, std: float = EMBEDDING_STD
+) -> nn.Module:
+    """tokens [B, N] -> [B, N, d_model]; id 0 is padding. Without vectors, weights are drawn with ``std``."""
     if vectors is None:
         embedding = nn.Embedding(vocab_size, d_model, padding_idx=0)
-        nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
+        nn.init.normal_(embedding.weight, std=std)
         return embedding
     if len(vectors) != vocab_size:
         raise ValueError(f"{len(vectors)} vectors for a vocabulary of {vocab_size}")

@@ -31,6 +31,9 @@ class Hierarchical(Recommender):
     ``Encoder`` with feed-forward layers of width ``ffn_width``. ``title`` cuts titles (0: not at all);
     ``ids`` adds to each news of the training behaviours an embedding of its own.
 
+    Titles of similar length are encoded together. A mechanism whose output depends on the number of padded
+    tokens, as FNet's does, makes the vector of a title depend on the titles beside it.
+
     Raises ValueError for a wrong option.
     """
 

@@ -17,6 +17,10 @@ from effbench.measured.models.classifier import EMBEDDING_STD, token_embedding
 # few long ones do not pad all others; the memory of an evaluation does not grow with the number of news.
 TOKENS = 8192
 
+# Of the first weights of words, about that of GloVe's vectors: these models have no norm that would scale up
+# smaller ones, and a product of three of them, as Fastformer's, would hardly have a gradient.
+WORD_STD = 0.5
+
 
 class Titles(nn.Module):
     """rows [n] of a table of news -> a vector for each token of their titles [n, T, width], mask [n, T].
@@ -67,7 +71,7 @@ class TitleWords(Titles):
         super().__init__((words != PAD).sum(axis=1))
         self.longest = max(1, words.shape[1])
         self.width = d_model if mapped or news.vectors is None else news.vectors.shape[1]
-        self.embedding = token_embedding(news.vocab_size, self.width, news.vectors)
+        self.embedding = token_embedding(news.vocab_size, self.width, news.vectors, std=WORD_STD)
         with torch.no_grad():
             next(self.embedding.parameters())[PAD] = 0
         words = np.pad(words, ((0, 0), (0, self.longest - words.shape[1])), constant_values=PAD)

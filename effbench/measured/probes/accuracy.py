@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -108,18 +109,21 @@ def measure_accuracy(
         with autocast():
             return task.loss(model, batch).float()
 
-    def score(part: Examples) -> dict[str, float]:
+    def evaluate(part: Examples) -> tuple[dict[str, float], Values]:
+        """Return the scores of a part, and their intervals as far as the task has them."""
         rows = sorted_batches(part.lengths, cell.batch_size * cell.seq_len)
         with autocast():
-            scores = task.score(model, (on_device(task.batch(part, r), device) for r in rows))
-        _check_scores(task, scores)
-        return scores
+            found = task.score(model, (on_device(task.batch(part, r), device) for r in rows))
+        _check_scores(task, found)
+        ends = {end for name in found for end in columns.bounds(name)} & found.keys()
+        scores = {name: value for name, value in found.items() if name not in ends}
+        return scores, {end: found[end] for end in sorted(ends)}
 
     objective = Objective(
         batch=lambda rows: task.batch(splits.train, rows),
         lengths=splits.train.lengths,
         loss=loss,
-        score=lambda: score(splits.validation),
+        score=lambda: evaluate(splits.validation)[0],
         metric=task.metric,
     )
     history = train(
@@ -134,7 +138,10 @@ def measure_accuracy(
     progress(1.0, "scoring the test part")
     model.eval()
     with torch.no_grad():
-        scores = score(splits.test)
+        began = time.perf_counter()
+        scores, ends = evaluate(splits.test)
+        test_s = time.perf_counter() - began
+        speeds = task.speeds(model, splits, cell.seq_len)
     full = on_device(task.full_batch(splits, cell.batch_size, cell.seq_len), device)
     model.train()
 
@@ -148,9 +155,10 @@ def measure_accuracy(
     metric = task.metric
     named = [metric, *(name for name, value in scores.items() if name != metric and isinstance(value, float))]
     values: Values = {name if name == metric else f"test_{name}": value for name, value in scores.items()}
+    values |= ends
     values |= {columns.METRIC: metric, columns.SCORES: ",".join(named)}
     values |= {f"prior_{name.replace(' ', '_')}": value for name, value in splits.priors.items()}
-    values |= splits.facts
+    values |= {**splits.facts, **speeds}
     curves = {  # counts are integers and make no curve
         f"validation_{name}": series
         for name, series in history.scores.items()
@@ -161,6 +169,8 @@ def measure_accuracy(
         "train_examples": len(splits.train),
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens_per_s": history.tokens_per_s,
+        "examples_per_s": history.epochs * len(splits.train) / sum(history.step_s),
+        "test_seconds": test_s,
         "padding_share": history.padding_share,
         "train_seconds": history.seconds,
         "checkpoint_seconds": history.checkpoint_seconds,

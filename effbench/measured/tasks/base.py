@@ -113,12 +113,20 @@ class Task(ABC):
         """Return the mean loss of a batch, a scalar."""
 
     @abstractmethod
-    def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, Any]:
         """Return scores over all batches, ``metric`` among them; the model is in evaluation mode.
 
         A float is a score: a share from 0 to 1, or in the unit that its name ends with (``loss_nats``). An
-        int is a count beside them.
+        int is a count beside them. A score ``s`` may have the 95 % interval ``s_low`` to ``s_high`` over the
+        examples, and its method ``s_interval``, a text.
         """
+
+    def speeds(self, model: nn.Module, splits: Splits, seq_len: int) -> Mapping[str, float]:
+        """Return further measurements of the trained model, each with its unit in its name; none here.
+
+        The model is in evaluation mode.
+        """
+        return {}
 
     @abstractmethod
     def recipe(self) -> Recipe:

@@ -41,24 +41,19 @@ class _Division:
     left_out: int
 
 
-class WordOptions:
-    """Options of how a classifier embeds words.
+class WordVectors:
+    """The option of how an embedding of words begins.
 
     ``vectors`` are the first weights of the word embedding: ``none``, ``package`` (GloVe) or the path of a
-    GloVe text file. ``ngrams`` of 2 or more adds hashed n-grams to it. ``word_dropout`` is the share of
-    embeddings that are left out in training.
+    GloVe text file.
     """
 
     vectors: str = "none"
-    ngrams: int = 1
-    word_dropout: float = 0.0
 
-    def check_words(self) -> None:
+    def check_vectors(self) -> None:
         """Raise ValueError for a value that is not allowed."""
-        share = self.word_dropout
-        require(self.vectors != "", "vectors is empty, not none, package or the path of a GloVe text file")
-        require(1 <= self.ngrams <= 5, f"ngrams must be 1 (words alone) to 5, got {self.ngrams}")
-        require(0 <= share < 1, f"word_dropout must be at least 0 and below 1, got {share}")
+        message = "vectors is empty, not none, package or the path of a GloVe text file"
+        require(self.vectors != "", message)
 
     def vectors_fingerprint(self) -> str:
         """Return a digest of the vectors, "" without any. Raises UsageError for vectors that are wrong."""
@@ -79,6 +74,24 @@ class WordOptions:
         words = [lexicon[word] for word in known[np.argsort(ids[known])]]
         rows = initial([_NO_WORD, *words], self.vectors, seed)
         return np.concatenate([np.zeros((1, rows.shape[1]), dtype=np.float32), rows])
+
+
+class WordOptions(WordVectors):
+    """Options of how a classifier embeds words.
+
+    ``ngrams`` of 2 or more adds hashed n-grams to the word embedding. ``word_dropout`` is the share of
+    embeddings that are left out in training.
+    """
+
+    ngrams: int = 1
+    word_dropout: float = 0.0
+
+    def check_words(self) -> None:
+        """Raise ValueError for a value that is not allowed."""
+        self.check_vectors()
+        share = self.word_dropout
+        require(1 <= self.ngrams <= 5, f"ngrams must be 1 (words alone) to 5, got {self.ngrams}")
+        require(0 <= share < 1, f"word_dropout must be at least 0 and below 1, got {share}")
 
 
 class TextClassification(Classification, WordOptions):

@@ -217,7 +217,8 @@ def _scores(trained: pd.DataFrame) -> dict[str, Any]:
 def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
     """Return a score's mean and interval, clipped to 0 and 1 if it is a share; ``at`` is its column.
 
-    One seed gives an interval for accuracy only, which is a proportion of test examples.
+    One seed has an interval if its record has one over the test examples, and for accuracy, which is a
+    proportion of them.
     """
     values = [float(value) for value in trained[at]]
     low_at, high_at, kind_at = columns.bounds(score)
@@ -229,6 +230,9 @@ def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
             int(trained["test_correct"].iloc[0]), int(trained["test_examples"].iloc[0])
         )
         kind = "Wilson over test examples"
+    elif kind_at in trained and trained[kind_at].notna().all():
+        mean, low, high = values[0], *(float(trained[at].iloc[0]) for at in (low_at, high_at))
+        kind = str(trained[kind_at].iloc[0])
     else:
         return {score: values[0]}
     if columns.score_unit(score) == "share":

@@ -1,0 +1,92 @@
+"""Clicks as training examples: each click beside negatives of its impression; and padded batches of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effbench.measured.data.behaviours import Impressions
+from effbench.measured.data.examples import Integers
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clicks:
+    """Clicks of impressions that have at least one candidate without a click.
+
+    Click i is candidate ``positives[i]`` (an index into all candidates) of impression ``impression[i]``.
+    ``negatives`` are the candidates without a click (news rows) of all impressions, and those of impression j
+    are ``negatives[negative_starts[j]:negative_starts[j + 1]]``.
+    """
+
+    impressions: Impressions
+    impression: Integers
+    positives: Integers
+    negatives: Integers
+    negative_starts: Integers
+
+    def __len__(self) -> int:
+        return len(self.impression)
+
+    @property
+    def lengths(self) -> Integers:
+        """News in the history of each click, [n]."""
+        return self.impressions.lengths[self.impression]
+
+    def candidates(self, rows: Integers, count: int, random: NDArray[np.float32]) -> Integers:
+        """Return [B, 1 + count]: the clicked news first, then ``count`` negatives of the same impression.
+
+        Negatives are drawn without replacement by the order of ``random``, which has a number for each
+        negative of the rows' impressions (``negatives_of``). An impression with fewer negatives than
+        ``count`` repeats them.
+        """
+        impression = self.impression[rows]
+        owner, flat = _spread(self.negative_starts, impression)
+        order = np.lexsort((random, owner))
+        drawn = self.negatives[flat[order]]
+        sizes = np.diff(self.negative_starts)[impression]
+        first = np.cumsum(sizes) - sizes
+        chosen = drawn[first[:, None] + np.arange(count) % sizes[:, None]]
+        return np.concatenate((self.impressions.candidates[self.positives[rows], None], chosen), axis=1)
+
+    def negatives_of(self, rows: Integers) -> int:
+        """Return how many negatives the impressions of these clicks have together."""
+        return int(np.diff(self.negative_starts)[self.impression[rows]].sum())
+
+
+def clicks_of(impressions: Impressions) -> Clicks:
+    """Return the clicks of all impressions that have a candidate without a click."""
+    owner = np.repeat(np.arange(len(impressions)), np.diff(impressions.candidate_starts))
+    negative = impressions.labels == 0
+    sizes = np.bincount(owner[negative], minlength=len(impressions))
+    clicked = (impressions.labels == 1) & (sizes[owner] > 0)
+    return Clicks(
+        impressions=impressions,
+        impression=owner[clicked],
+        positives=np.flatnonzero(clicked),
+        negatives=impressions.candidates[negative],
+        negative_starts=np.concatenate(([0], np.cumsum(sizes))),
+    )
+
+
+def padded(values: Integers, starts: Integers, rows: Integers, fill: int = 0) -> tuple[Integers, Mask]:
+    """Return (the ragged rows as [B, N] with ``fill`` behind them, a mask [B, N] that is True for a value).
+
+    N is the longest row's length and at least 1.
+    """
+    sizes = np.diff(starts)[rows]
+    mask = np.arange(max(1, int(sizes.max(initial=0)))) < sizes[:, None]
+    filled = np.full(mask.shape, fill, dtype=np.int64)
+    filled[mask] = values[_spread(starts, rows)[1]]  # row-major on both sides
+    return filled, mask
+
+
+def _spread(starts: Integers, rows: Integers) -> tuple[Integers, Integers]:
+    """Return (number of the row, index into the values) of every value of these ragged rows."""
+    sizes = np.diff(starts)[rows]
+    owner = np.repeat(np.arange(len(rows)), sizes)
+    inside = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return owner, starts[rows][owner] + inside

@@ -1,0 +1,59 @@
+"""How fast a trained recommender encodes news and users, and ranks candidates."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from effbench.measured.recommender import Recommender
+
+CANDIDATES = 10_000  # that one user is scored against
+USERS = 256  # encoded together
+NEWS = 4_096  # encoded together at most
+_AT_LEAST, _SECONDS = 3, 0.3  # calls, and seconds of calls, behind a median
+
+
+@torch.no_grad()
+def speeds(model: Recommender, history: int) -> dict[str, float]:
+    """Return news and users encoded per second, and the seconds to score 1 user against 10,000 candidates.
+
+    ``history`` is the length of every user's history; users are encoded together, 256 at a time. Each number
+    is from the median of a few calls after one that is not timed. A model without a vector of the user has
+    no ``users_per_s``. The features of news are computed before users and candidates are timed.
+    """
+    device = next(model.parameters()).device
+    rows = torch.arange(NEWS, device=device) % max(1, model.news_rows - 1) + 1
+    rows = rows[: max(1, model.news_rows - 1)]
+    features = model.encode(rows)
+    found = {"news_per_s": len(rows) / _median_s(lambda: model.encode(rows), device)}
+
+    def some(*shape: int) -> torch.Tensor:
+        count = int(torch.tensor(shape).prod())
+        chosen: torch.Tensor = features[torch.arange(count, device=device) % len(features)]
+        return chosen.unflatten(0, shape)  # type: ignore[no-any-return]
+
+    mask = torch.ones(USERS, history, dtype=torch.bool, device=device)
+    if type(model).user is not Recommender.user:
+        users = some(USERS, history)
+        found["users_per_s"] = USERS / _median_s(lambda: model.user(users, mask), device)
+    one, candidates = some(1, history), some(1, CANDIDATES)
+    found["scoring_s"] = _median_s(lambda: model.score(one, mask[:1], candidates), device)
+    return found
+
+
+def _median_s(call: Callable[[], object], device: torch.device) -> float:
+    """Return the median time of a call."""
+    times: list[float] = []
+    call()
+    while len(times) < _AT_LEAST or sum(times) < _SECONDS:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
