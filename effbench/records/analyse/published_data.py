@@ -25,6 +25,7 @@ def read(text: str, where: str) -> dict[str, Any]:
     _table(_FILE)(data, where)
     for name in SCORED:
         scores = _table(dict.fromkeys(data[name]["scores"], _list(_number, 1, 2)))
+        _rows(data[name], {"name": _text}, f"{where}: {name}")
         datasets = [key for key in data["datasets"] if any(key in row for row in data[name]["row"])]
         if not datasets:
             raise UsageError(f"{where}: {name}: no row has scores of one of {', '.join(data['datasets'])}")
