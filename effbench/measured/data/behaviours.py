@@ -14,7 +14,7 @@ from effbench.common.spec import UsageError
 from effbench.common.wording import plural
 from effbench.measured.data import corpus
 from effbench.measured.data.cache import Arrays, cached
-from effbench.measured.data.examples import PAD, Integers
+from effbench.measured.data.examples import PAD, Integers, ragged_places
 from effbench.measured.data.mind_files import PARTS, MindFiles, find
 from effbench.measured.data.mind_rows import UNKNOWN, VERSION, read_behaviours, read_news
 from effbench.measured.data.reading import unchanged
@@ -62,8 +62,8 @@ class Impressions:
 
     def take(self, rows: Integers, longest_history: int | None = None) -> Impressions:
         """Return the given impressions in the given order, with the latest of their histories' news."""
-        history, history_starts = _places(self.history_starts, rows, longest_history)
-        candidates, candidate_starts = _places(self.candidate_starts, rows)
+        history, history_starts = ragged_places(self.history_starts, rows, longest_history, latest=True)
+        candidates, candidate_starts = ragged_places(self.candidate_starts, rows)
         return Impressions(
             history=self.history[history],
             history_starts=history_starts,
@@ -114,7 +114,7 @@ class Titles:
 
     def tokens(self, ids: Integers, longest: int) -> Integers:
         """Return the token ids of the first ``longest`` words of each title [n, longest], padded with 0."""
-        places, starts = _places(self.starts, np.arange(len(self)), longest, latest=False)
+        places, starts = ragged_places(self.starts, np.arange(len(self)), longest)
         table = np.full((len(self), longest), PAD, dtype=np.int32)
         table[np.arange(longest) < np.diff(starts)[:, None]] = ids[self.words[places]]
         return table
@@ -221,18 +221,3 @@ def _sums(values: NDArray[Any], starts: Integers) -> Integers:
     """Return the sum of each row's values; no row is empty."""
     sums: Integers = np.add.reduceat(values, starts[:-1], dtype=np.int64)
     return sums
-
-
-def _places(
-    starts: Integers, rows: Integers, longest: int | None = None, *, latest: bool = True
-) -> tuple[Integers, Integers]:
-    """Return (places of the rows' values, where each of these rows starts).
-
-    Of more than ``longest`` values the last ones are taken, or the first ones.
-    """
-    lengths = starts[rows + 1] - starts[rows]
-    if longest is not None:
-        lengths = np.minimum(lengths, longest)
-    taken = np.concatenate(([0], np.cumsum(lengths)))
-    first = starts[rows + 1] - lengths if latest else starts[rows]
-    return np.arange(taken[-1]) + np.repeat(first - taken[:-1], lengths), taken

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effbench.measured.data.behaviours import Impressions
-from effbench.measured.data.examples import Integers
+from effbench.measured.data.examples import Integers, ragged_places
 
 Mask = NDArray[np.bool_]
 
@@ -43,13 +43,11 @@ class Clicks:
         negative of the rows' impressions (``negatives_of``). An impression with fewer negatives than
         ``count`` repeats them.
         """
-        impression = self.impression[rows]
-        owner, flat = _spread(self.negative_starts, impression)
-        order = np.lexsort((random, owner))
-        drawn = self.negatives[flat[order]]
-        sizes = np.diff(self.negative_starts)[impression]
-        first = np.cumsum(sizes) - sizes
-        chosen = drawn[first[:, None] + np.arange(count) % sizes[:, None]]
+        places, starts = ragged_places(self.negative_starts, self.impression[rows])
+        sizes = np.diff(starts)
+        order = np.lexsort((random, np.repeat(np.arange(len(rows)), sizes)))
+        drawn = self.negatives[places[order]]
+        chosen = drawn[starts[:-1, None] + np.arange(count) % sizes[:, None]]
         return np.concatenate((self.impressions.candidates[self.positives[rows], None], chosen), axis=1)
 
     def negatives_of(self, rows: Integers) -> int:
@@ -77,16 +75,9 @@ def padded(values: Integers, starts: Integers, rows: Integers, fill: int = 0) ->
 
     N is the longest row's length and at least 1.
     """
-    sizes = np.diff(starts)[rows]
+    places, taken = ragged_places(starts, rows)
+    sizes = np.diff(taken)
     mask = np.arange(max(1, int(sizes.max(initial=0)))) < sizes[:, None]
     filled = np.full(mask.shape, fill, dtype=np.int64)
-    filled[mask] = values[_spread(starts, rows)[1]]  # row-major on both sides
+    filled[mask] = values[places]  # row-major on both sides
     return filled, mask
-
-
-def _spread(starts: Integers, rows: Integers) -> tuple[Integers, Integers]:
-    """Return (number of the row, index into the values) of every value of these ragged rows."""
-    sizes = np.diff(starts)[rows]
-    owner = np.repeat(np.arange(len(rows)), sizes)
-    inside = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return owner, starts[rows][owner] + inside

@@ -40,15 +40,8 @@ class Examples:
 
     def take(self, rows: Integers, longest: int | None = None) -> Examples:
         """Return the given rows in the given order, cut to their first ``longest`` tokens."""
-        first = self.starts[rows]
-        lengths = self.lengths[rows]
-        if longest is not None:
-            lengths = np.minimum(lengths, longest)
-        starts = np.concatenate(([0], np.cumsum(lengths)))
-        inside = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
-        return Examples(
-            tokens=self.tokens[np.repeat(first, lengths) + inside], starts=starts, labels=self.labels[rows]
-        )
+        places, starts = ragged_places(self.starts, rows, longest)
+        return Examples(tokens=self.tokens[places], starts=starts, labels=self.labels[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +61,22 @@ class Splits:
     priors: Mapping[str, float]
     facts: Mapping[str, int] = field(default_factory=dict)
     vectors: NDArray[np.float32] | None = None
+
+
+def ragged_places(
+    starts: Integers, rows: Integers, longest: int | None = None, *, latest: bool = False
+) -> tuple[Integers, Integers]:
+    """Return (places of the values of these ragged rows, where each of these rows starts then).
+
+    Row i is ``values[starts[i]:starts[i + 1]]``. Of more than ``longest`` values the first ones are taken, or
+    the last ones if ``latest``.
+    """
+    lengths = starts[rows + 1] - starts[rows]
+    if longest is not None:
+        lengths = np.minimum(lengths, longest)
+    taken = np.concatenate(([0], np.cumsum(lengths)))
+    first = starts[rows + 1] - lengths if latest else starts[rows]
+    return np.arange(taken[-1]) + np.repeat(first - taken[:-1], lengths), taken
 
 
 def joined_rows(rows: list[bytes]) -> tuple[NDArray[np.uint8], Integers]:
