@@ -47,7 +47,7 @@ _CAUSAL = Parameter(name="causal", kind="bool", default=False)  # every mechanis
 
 @dataclass(frozen=True, kw_only=True)
 class _Contract:
-    """What the constructor of a kind of plug-in must accept beside its own options.
+    """The parameters that the constructor of a mechanism or recommender must have beside its own options.
 
     ``positional`` are the parameters that it gets by place, ``given`` those that it gets by name. ``options``
     belong to every plug-in of the kind; ``base`` is the class whose constructor has no others.

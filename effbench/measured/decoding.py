@@ -78,10 +78,10 @@ class Decoding:
         """Read the context up to five times more, and return the median of the seconds that it takes."""
         seconds: list[float] = []
         while len(seconds) < _PREFILLS and sum(seconds) < _PREFILL_S:
-            _finish(self._context.device)
+            finish(self._context.device)
             start = time.perf_counter()
             self._prefilled()
-            _finish(self._context.device)
+            finish(self._context.device)
             seconds.append(time.perf_counter() - start)
         return median(seconds)
 
@@ -95,6 +95,7 @@ class Decoding:
         return self._run(lambda: self._module.prefill(self._context))  # type: ignore[operator, no-any-return]
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -27,7 +27,7 @@ _LIMITS = Limits(timeout_s=60.0, memory_bytes=2 * 2**30)
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a CUDA card reports; a field is None if the card does not report it.
+    """The readings of a CUDA card; a field is None if the card does not report it.
 
     ``clock_hz``: of the multiprocessors, just after the workload; ``throttled``: why it is lower than it
     might be, in any process. ``memory_free_bytes``: the least that any process found free.

@@ -1,13 +1,15 @@
-"""How fast a trained recommender encodes news and users, and ranks candidates."""
+"""The speed of a trained recommender: news and users encoded per second, and the time to score candidates."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
 
+from effbench.measured.decoding import finish
 from effbench.measured.recommender import Recommender
 
 CANDIDATES = 10_000  # that one user is scored against
@@ -25,14 +27,12 @@ def speeds(model: Recommender, history: int) -> dict[str, float]:
     no ``users_per_s``. The features of news are computed before users and candidates are timed.
     """
     device = next(model.parameters()).device
-    rows = torch.arange(NEWS, device=device) % max(1, model.news_rows - 1) + 1
-    rows = rows[: max(1, model.news_rows - 1)]
+    rows = torch.arange(1, min(NEWS + 1, model.news_rows), device=device)
     features = model.encode(rows)
     found = {"news_per_s": len(rows) / _median_s(lambda: model.encode(rows), device)}
 
     def some(*shape: int) -> torch.Tensor:
-        count = int(torch.tensor(shape).prod())
-        chosen: torch.Tensor = features[torch.arange(count, device=device) % len(features)]
+        chosen: torch.Tensor = features[torch.arange(math.prod(shape), device=device) % len(features)]
         return chosen.unflatten(0, shape)  # type: ignore[no-any-return]
 
     mask = torch.ones(USERS, history, dtype=torch.bool, device=device)
@@ -49,11 +49,9 @@ def _median_s(call: Callable[[], object], device: torch.device) -> float:
     times: list[float] = []
     call()
     while len(times) < _AT_LEAST or sum(times) < _SECONDS:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish(device)
         began = time.perf_counter()
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish(device)
         times.append(time.perf_counter() - began)
     return statistics.median(times)

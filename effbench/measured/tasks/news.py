@@ -12,6 +12,7 @@ import numpy as np
 
 from effbench.common import columns
 from effbench.common.spec import UsageError
+from effbench.measured.data import corpus, mind_rows
 from effbench.measured.data.behaviours import Impressions, Mind, held_out_users, read_mind
 from effbench.measured.data.cache import cached
 from effbench.measured.data.clicks import Clicks, clicks_of, padded
@@ -127,6 +128,8 @@ class NewsRecommendation(TrainedTask, WordVectors):
         clicks = clicks_of(train)
         key = {
             "version": _BASELINE_VERSION,
+            "mind": mind_rows.VERSION,
+            "words": corpus.VERSION,
             "digest": digest,
             "seed": seed,
             "sizes": (self.train, self.validation, self.test),
