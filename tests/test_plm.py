@@ -188,6 +188,7 @@ def test_what_is_no_encoder_is_refused_in_one_line(tmp_path):
         ({"layer": 2, "tuned": 3}, "tuned must be from 0 to 2"),
         ({"pieces": 2}, "pieces must be at least 3"),
         ({"query": 0}, "query must be at least 1"),
+        ({"lr_factor": 0.0}, "lr_factor must be above 0"),
         ({"user": "mean"}, "user is 'mean'"),
     ],
 )

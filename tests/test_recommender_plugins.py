@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,18 @@ from effbench.sweep.axes import read_grid
 from effbench.sweep.fingerprint import code_of
 from effbench.sweep.planning import plan
 
-EXAMPLE = f"{Path(__file__).parents[1]}/docs/examples/recommender.py:LargestWords"
+EXAMPLE_SOURCE = Path(__file__).parents[1] / "docs" / "examples" / "recommender.py"
+EXAMPLE = f"{EXAMPLE_SOURCE}:LargestWords"
 TASK = f"{Path(__file__).parent}/plugin_tasks.py:Ranking"
+
+
+def _recommending(folder: Path) -> str:
+    """Write a task that trains recommenders, and return its name."""
+    text = (
+        Path(TASK.rpartition(":")[0]).read_text() + "\n\nclass Recommends(Ranking):\n    recommends = True\n"
+    )
+    (folder / "tasks.py").write_text(text)
+    return f"{folder}/tasks.py:Recommends"
 
 
 def cell(name: str, **options: Option) -> Cell:
@@ -103,13 +115,7 @@ def test_a_cell_of_a_recommender_has_one_layer_and_costs_are_refused():
 def test_a_task_that_is_none_of_recommendation_is_refused(tmp_path):
     with pytest.raises(UsageError, match="nrms is a recommender: .* not with .*:Ranking"):
         plan(trained("vanilla", "nrms"), Store(tmp_path / "out"))
-    text = (
-        Path(TASK.rpartition(":")[0]).read_text() + "\n\nclass Recommends(Ranking):\n    recommends = True\n"
-    )
-    (tmp_path / "tasks.py").write_text(text)
-    planned = plan(
-        trained("vanilla", "nrms", task=f"{tmp_path}/tasks.py:Recommends"), Store(tmp_path / "out")
-    )
+    planned = plan(trained("vanilla", "nrms", task=_recommending(tmp_path)), Store(tmp_path / "out"))
     assert {job.cell.mechanism for job in planned.jobs} == {"vanilla", "nrms"}
 
 
@@ -151,3 +157,41 @@ def test_a_recommender_without_its_library_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(registry, "versions", lambda plugin: dict.fromkeys(plugin.requires))
     with pytest.raises(Unsupported, match=r"plm-nr needs transformers, .*pip install 'effbench\[plm\]'"):
         recommender_maker(cell("plm-nr", folder="x"))
+
+
+def test_a_run_needs_the_folders_that_options_name_and_their_content_is_part_of_the_code(tmp_path):
+    folder = tmp_path / "encoder"
+    sweep = trained(f"plm-nr:folder={folder}", task=_recommending(tmp_path))
+
+    def refused() -> str:
+        with pytest.raises(UsageError) as refusal:
+            plan(sweep, Store(tmp_path / "out"))
+        return str(refusal.value)
+
+    assert refused() == f"plm-nr: folder={folder}: there is no such folder"
+    folder.mkdir()
+    assert "the folder has no file config.json" in refused()
+    (folder / "config.json").write_text("{}")
+    assert "the folder has no file *.safetensors or pytorch_model*.bin" in refused()
+    planned = plan(sweep, Store(tmp_path / "out"), check_data=False)
+    assert any("*.safetensors" in reason for reason in planned.unchecked)
+    assert not (tmp_path / "out").exists()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "vocab.txt").write_text("a\n")
+    job = plan(sweep, Store(tmp_path / "out")).jobs[0]
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "README.md").write_text("is not read")
+    assert code_of(replace(job.cell, options={"folder": str(other)})) == job.code
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    (changed / "model.safetensors").write_bytes(b"other weights")
+    assert code_of(replace(job.cell, options={"folder": str(changed)})) != job.code
+
+
+def test_folders_that_a_plugin_reads_are_literals(tmp_path):
+    path = tmp_path / "own.py"
+    text = EXAMPLE_SOURCE.read_text()
+    path.write_text(text.replace('source = "none: an example"', 'reads = {"title": "config.json"}'))
+    with pytest.raises(UsageError, match="reads of LargestWords is "):
+        registry.find(f"{path}:LargestWords", "recommender")

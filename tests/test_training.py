@@ -368,6 +368,29 @@ def test_each_step_is_made_with_the_rate_of_the_schedule(schedule, monkeypatch):
     assert history.learning_rate == pytest.approx([expected[step - 1] for step in history.curve_step])
 
 
+def test_a_parameter_is_trained_at_its_own_share_of_the_rate(monkeypatch):
+    task, rates = Occurs(), []
+    real = torch.optim.AdamW.step
+
+    def step(self, *arguments):
+        rates.append({id(p): group["lr"] for group in self.param_groups for p in group["params"]})
+        return real(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    model = task.model(make(), splits=task.data(10, 0, None), seq_len=10, d_model=8, layers=1)
+    encoder = model.get_submodule("encoder")
+    slow = {id(p) for p in encoder.parameters()}
+    for parameter in encoder.parameters():
+        parameter.lr_factor = 0.25  # type: ignore[attr-defined]
+    _, history = fit(task, model=model, recipe=Recipe(epochs=1, lr=0.02))
+    assert slow < rates[0].keys() == {id(p) for p in model.parameters()}
+    for at in rates:
+        own, others = ({rate for p, rate in at.items() if (p in slow) is chosen} for chosen in (True, False))
+        assert len(own) == len(others) == 1
+        assert own.pop() == pytest.approx(0.25 * max(others))
+    assert history.learning_rate[-1] == max(rates[-1].values())
+
+
 def test_curves_say_when_and_add_up():
     _, history = fit(Occurs(), recipe=Recipe(epochs=2, evaluations=2))
     assert history.curve_step == [4, 8, 12, 16]

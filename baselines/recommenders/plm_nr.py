@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -25,6 +25,9 @@ class PLMNR(Recommender):
     has heads without biases and no output projection, as in NRMS; ``pool`` is additive pooling with a query
     of width ``query``. Titles are cut to ``pieces`` pieces.
 
+    The learning rate of the encoder's layers is the task's times ``lr_factor``: they were trained before, and
+    the rest begins from random weights.
+
     ``user``: ``pooling``, the published user encoder; ``fastformer``, one Fastformer layer before it (the
     Fastformer+PLM-NR of Wu et al. 2021, arXiv 2108.09084), without norms.
 
@@ -38,6 +41,13 @@ class PLMNR(Recommender):
     source = "Wu et al. 2021, Empowering News Recommendation with Pre-trained Language Models (SIGIR 2021)"
     requires = "transformers"
     install = "pip install 'effbench[plm]'"
+    reads: ClassVar = {
+        "folder": (
+            "config.json",
+            "*.safetensors|pytorch_model*.bin",
+            "tokenizer.json|vocab.txt|vocab.json|*.model",
+        )
+    }
 
     def __init__(
         self,
@@ -52,6 +62,7 @@ class PLMNR(Recommender):
         tuned: int = 2,
         pieces: int = 30,
         query: int = 200,
+        lr_factor: float = 1.0,
         user: Literal["pooling", "fastformer"] = "pooling",
     ) -> None:
         super().__init__(news, d_model, heads, max_len=max_len, dropout=dropout)
@@ -59,9 +70,13 @@ class PLMNR(Recommender):
             raise ValueError(f"user is {user!r}, not pooling or fastformer")
         if query < 1:
             raise ValueError(f"query must be at least 1, got {query}")
+        if not 0 < lr_factor <= 1:
+            raise ValueError(f"lr_factor must be above 0 and at most 1, got {lr_factor}")
         self.titles, self.layers, width = divided(
             folder, news.titles, layer=layer, tuned=tuned, pieces=pieces
         )
+        for parameter in self.layers.parameters():
+            parameter.lr_factor = lr_factor  # type: ignore[attr-defined]
         self.dropout = nn.Dropout(dropout)
         self.attend = HeadsOnly(width, d_model, heads)
         self.pool_pieces = AdditivePooling(d_model, query)

@@ -29,6 +29,15 @@ def read_bytes(path: Path, most: int = TEXT_BYTES) -> bytes:
     return content
 
 
+def digest(path: Path) -> bytes:
+    """Return the SHA-256 digest of a file of any size. Raises UsageError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {_name(path)}: {why(error)}") from None
+
+
 def read_text(path: Path, most: int = TEXT_BYTES) -> str:
     """Return the whole file as UTF-8 text, without a byte order mark.
 

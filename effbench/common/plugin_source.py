@@ -85,6 +85,7 @@ class Plugin:
     ``parameters`` is None where the source does not show them (a class made or inherited elsewhere): options
     are then checked only when the class is built. ``order`` is the declared growth of its time with N.
     ``requires`` names the distributions beside torch that it needs, ``install`` the command that brings them.
+    ``reads`` are the options that name a folder, each with the files that the folder must have (folders.py).
     """
 
     kind: Kind
@@ -98,6 +99,7 @@ class Plugin:
     source: str = ""
     requires: tuple[str, ...] = ()
     install: str = ""
+    reads: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 def describe(kind: Kind, name: str, module: str, class_name: str, path: Path) -> Plugin:
@@ -162,7 +164,18 @@ def _described(module: Module, kind: Kind, name: str, class_name: str) -> Plugin
         source=constants.get("source", ""),
         requires=requires,
         install=constants.get("install", ""),
+        reads=_folders(constants.get("reads", {}), f"{path}: reads of {class_name}"),
     )
+
+
+def _folders(reads: object, where: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return a literal ``{"option": ("pattern", ...)}`` as pairs. Raises Broken for anything else."""
+    if not isinstance(reads, dict) or not all(
+        isinstance(name, str) and isinstance(patterns, tuple) and all(isinstance(p, str) for p in patterns)
+        for name, patterns in reads.items()
+    ):
+        raise Broken(f'{where} is {shown(reads)}, not {{"option": ("file", ...)}}')
+    return tuple(reads.items())
 
 
 def _constants(node: ast.ClassDef) -> dict[str, Any]:

@@ -21,7 +21,9 @@ class Recommender(nn.Module):
     A subclass is built as ``Class(news, d_model, heads, *, max_len, dropout, **options)`` for one table of
     news and histories of at most ``max_len`` clicks. Its further keyword-only parameters are its options:
     their names, types, defaults and ``Literal`` choices are read from the source. ``source``, ``requires``
-    and ``install`` are literals, as those of a mechanism.
+    and ``install`` are literals, as those of a mechanism. So is ``reads``: the options that name a folder,
+    each with the files that it must have, ``{"folder": ("config.json", "*.bin|*.safetensors")}``. A run does
+    not begin without them, and their content is part of the record's ``code``.
 
     It defines ``encode``, the features of news, and either ``user``, one vector of a history, whose product
     with a candidate's vector is the score, or its own ``score``. Features are computed once for every news
@@ -29,13 +31,15 @@ class Recommender(nn.Module):
 
     Laws that every recommender keeps: padding of a history or of a title changes nothing, and neither does
     what stands in row 0 of the table; a row of a batch does not depend on the others; an empty history gives
-    finite scores; in evaluation mode ``forward`` is ``score`` of the features of the whole table. Raise
+    finite scores; in evaluation mode ``forward`` is ``score`` of the features of the whole table. A parameter
+    with an attribute ``lr_factor`` is trained with the learning rate times it. Raise
     :class:`Unsupported` with a reason for what it cannot do, ValueError for a wrong option value.
     """
 
     source: ClassVar[str] = ""
     requires: ClassVar[str] = ""
     install: ClassVar[str] = ""
+    reads: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, news: News, d_model: int, heads: int, *, max_len: int, dropout: float) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from effbench import __version__
-from effbench.common import files, registry
+from effbench.common import files, folders, registry
 from effbench.common.spec import Cell
 
 # Below the wire: what runs in the measured process. What plans, stores and shows changes no number.
@@ -29,10 +29,12 @@ _PREPARING = ("measured/data", "measured/tasks")
 def code_of(cell: Cell) -> str:
     """``version-measuring-plugin``: digests of effbench's measuring code with torch, and of the plug-ins.
 
-    The last part covers the sources of the mechanism or recommender, the versions of the libraries it
-    requires and, for accuracy, the task's sources, the base classes of tasks and the readers of data.
+    The last part covers the sources of the mechanism or recommender, the folders that its options name, the
+    versions of the libraries it requires and, for accuracy, the task's sources, the base classes of tasks and
+    the readers of data.
     """
-    plugins = [registry.model(cell.mechanism)]
+    model = registry.model(cell.mechanism)
+    plugins = [model]
     if cell.task:
         plugins.append(registry.find(cell.task, "task"))
     home = Path(__file__).parents[1]
@@ -41,14 +43,15 @@ def code_of(cell: Cell) -> str:
     if cell.task:
         sources += tuple(path for name in _PREPARING for path in _python_files(home / name))
     libraries = " ".join(f"{name} {number}" for p in plugins for name, number in registry.versions(p).items())
-    return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest(sources, libraries)}"
+    given = folders.read_by(model, cell.options)
+    return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest((*sources, *given), libraries)}"
 
 
 @cache
 def _digest(paths: tuple[Path, ...], more: str = "") -> str:
     digest = hashlib.sha256(more.encode())
     for path in paths:
-        digest.update(path.name.encode() + b"\0" + files.read_bytes(path) + b"\0")
+        digest.update(path.name.encode() + b"\0" + files.digest(path) + b"\0")
     return digest.hexdigest()[:8]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effbench.common import files, machine, registry
+from effbench.common import files, folders, machine, registry
 from effbench.common.probes import PROBES
 from effbench.common.spec import Cell, Job, Record, UsageError
 from effbench.records.analyse.load import comparable, is_crowded
@@ -25,7 +25,7 @@ class Plan:
 
     ``stored`` are all records of the folder; ``known`` are those that may answer a cell, by its key: none
     without ``resume``. ``data`` holds the fingerprints of the tasks' data by label; ``unchecked`` says why
-    the data of other tasks is not known.
+    the data of other tasks is not known, and which folders of models are missing.
     """
 
     jobs: tuple[Job, ...]
@@ -54,6 +54,7 @@ def plan(
     """
     cells = sweep.cells()
     data, unchecked = _check_tasks(cells, Path(data_dir) if data_dir is not None else None, check_data)
+    unchecked += _check_folders(cells, check_data)
     records, problems = store.read() if store.exists() else ([], [])
     empty = Plan(
         jobs=(),
@@ -225,6 +226,19 @@ def _check_tasks(
             raise UsageError(f"task {label}: {error}") from None
         fitting.add((label, cell.seq_len))
     return fingerprints, list(unknown.values())
+
+
+def _check_folders(cells: Sequence[Cell], strict: bool) -> list[str]:
+    """Return what is wrong with the folders that options of models name. Raises UsageError if ``strict``."""
+    unknown: list[str] = []
+    for cell in {cell.label: cell for cell in cells}.values():
+        try:
+            folders.require(registry.model(cell.mechanism), cell.options)
+        except UsageError as error:
+            if strict:
+                raise
+            unknown.append(str(error))
+    return unknown
 
 
 def _check_recommenders(cells: Sequence[Cell], label: str, task: Any) -> None:

@@ -33,7 +33,8 @@ class Recipe:
     ``lr`` rises linearly over the share ``warmup`` of all steps, then falls to 0 along a cosine or is
     constant. There are ``evaluations`` per training epoch. The training ends after ``epochs``, after
     ``patience`` evaluations without a new best, or after ``seconds`` of training and evaluation if given.
-    ``clip`` bounds the norm of the gradient. Weight decay applies to matrices, not to biases and norms.
+    ``clip`` bounds the norm of the gradient. Weight decay applies to matrices, not to biases and norms. The
+    rate of a parameter with an attribute ``lr_factor`` is multiplied by it.
     ``bucketed`` batches hold rows of similar length, others any rows.
     """
 
@@ -125,12 +126,18 @@ def train(
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    """Return AdamW with a group for each weight decay and each ``lr_factor``."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in model.parameters():
+        if p.requires_grad:
+            decay = recipe.weight_decay if p.ndim >= 2 else 0.0
+            groups.setdefault((decay, getattr(p, "lr_factor", 1.0)), []).append(p)
+    return torch.optim.AdamW(
+        [{"params": group, "weight_decay": decay, "factor": factor}
+         for (decay, factor), group in groups.items()],
+        lr=recipe.lr,
+        fused=True,
+    )  # fmt: skip
 
 
 class _Run:
@@ -163,7 +170,7 @@ class _Run:
         batch = self._objective.batch(rows)
         rate = recipe.lr * recipe.lr_factor(history.step, self.steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         started = time.perf_counter()
         loss = self._update(on_device(batch, device))
         history.step += 1
