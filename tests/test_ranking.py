@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score  # type: ignore[import-untyped]
 
-from effbench.measured.data import ranking
-from effbench.measured.data.ranking import (
+from effbench.common import ranking
+from effbench.common.ranking import (
     METRICS,
     impression_scores,
     intervals,
     mean_scores,
     ranks,
-    write_predictions,
+    write_ranks,
 )
 
 Impression = tuple[Sequence[float], Sequence[int]]
@@ -146,7 +146,7 @@ def test_the_prediction_file_is_as_mind_reads_it(tmp_path, monkeypatch):
     monkeypatch.setattr(ranking, "_BLOCK", 4)
     scores, _, starts = ragged([([0.1, 0.7, 0.2], [0] * 3), ([5.0], [0]), ([1.0, 1.0], [0] * 2)])
     ids = np.array([b"7", b"007", b"a"])
-    write_predictions(tmp_path / "prediction.txt", ids, ranks(scores, starts), starts)
+    write_ranks(tmp_path / "prediction.txt", ids, ranks(scores, starts), starts)
     text = (tmp_path / "prediction.txt").read_text()
     assert text == "7 [3,1,2]\n007 [1]\na [1,2]\n"
     for line, length in zip(text.splitlines(), (3, 1, 2), strict=True):

@@ -122,6 +122,14 @@ def run(
             panel=OUTPUT,
         ),
     ] = True,
+    predictions: Annotated[
+        bool,
+        flag(
+            "--predictions",
+            help="Write what each trained recommender predicts into DIR/predictions.",
+            panel=OUTPUT,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         flag("--dry-run", help="Print the cells and an estimate of the time; measure nothing.", panel=OUTPUT),
@@ -150,9 +158,10 @@ def run(
     if seq_len is not None and not quiet:
         _warn_of_training_lengths(sweep, asked=probe is not None or bool(task))
     if dry_run:
-        _print_plan(sweep, folder, data_dir, resume)
+        _print_plan(sweep, folder, data_dir, resume, predictions)
         return
-    raise typer.Exit(_run(sweep, folder, data_dir, resume, _executor(isolate), quiet, verbose, strict))
+    executor = _executor(isolate)
+    raise typer.Exit(_run(sweep, folder, data_dir, resume, predictions, executor, quiet, verbose, strict))
 
 
 def _resolve(
@@ -212,6 +221,7 @@ def _run(
     folder: Path,
     data_dir: Path | None,
     resume: bool,
+    predictions: bool,
     executor: Executor,
     quiet: bool,
     verbose: bool,
@@ -229,7 +239,7 @@ def _run(
     try:
         with progress:
             store = Store(folder)
-            todo = plan(sweep, store, data_dir=data_dir, resume=resume)
+            todo = plan(sweep, store, data_dir=data_dir, resume=resume, predictions=predictions)
             outcome = measure(sweep, store, todo, executor, progress)
     except KeyboardInterrupt:
         print(
@@ -263,13 +273,20 @@ def _outcomes(summary: DataFrame) -> Iterator[tuple[str, str, bool]]:
     yield from zip(names, summary["status"], measured, strict=True)
 
 
-def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool) -> None:
+def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool, predictions: bool) -> None:
     from effbench.records.store import Store
     from effbench.show.progress import describe
     from effbench.sweep.estimate import Estimate
     from effbench.sweep.planning import plan
 
-    todo = plan(sweep, Store(folder), data_dir=data_dir, resume=resume, check_data=data_dir is not None)
+    todo = plan(
+        sweep,
+        Store(folder),
+        data_dir=data_dir,
+        resume=resume,
+        check_data=data_dir is not None,
+        predictions=predictions,
+    )
     estimate = Estimate(todo.done)
     seconds = [estimate.seconds(job.cell) for job in todo.jobs]
     for job, expected in zip(todo.jobs, seconds, strict=True):

@@ -110,6 +110,7 @@ class Job:
 
     ``code`` is the fingerprint of the sources and ``data`` that of the input files; both are copied into the
     record. ``checkpoint`` is the file where a training may keep its state, to go on after it was killed.
+    ``predictions`` is the folder where a training writes its predictions of the test part.
     ``checked``: another repeat of the cell, of the same code, has passed the checks before the timing.
     """
 
@@ -119,6 +120,7 @@ class Job:
     code: str = ""
     data: str = ""
     checkpoint: str | None = None
+    predictions: str | None = None
     checked: bool = False
 
 

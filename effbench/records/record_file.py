@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from effbench.common import files
-from effbench.common.spec import Record, cell_key, record_from, to_json
+from effbench.common.spec import Cell, Record, cell_key, record_from, to_json
 from effbench.common.strict_json import parse_json
 from effbench.records.frame import COLUMNS
 from effbench.records.soundness import check_content
@@ -18,10 +18,14 @@ _NOT_A_RECORD = "not a record of effbench"
 
 
 def name_of(record: Record) -> str:
-    """Return the name of the record's file; it ends with the cell's key."""
-    cell = record.cell
+    """Return the name of the record's file."""
+    return f"{stem_of(record.cell)}.json"
+
+
+def stem_of(cell: Cell) -> str:
+    """Return the name of what belongs to one cell; it ends with the cell's key."""
     label = re.sub(r"[^A-Za-z0-9]+", "-", cell.label).strip("-")[-40:]
-    return f"{label}-{cell.probe}-{cell.mode}-n{cell.seq_len}-r{cell.repeat}.{cell.key}.json"
+    return f"{label}-{cell.probe}-{cell.mode}-n{cell.seq_len}-r{cell.repeat}.{cell.key}"
 
 
 def content_of(record: Record) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 CHECKPOINTS = "checkpoints"
+PREDICTIONS = "predictions"
 _ATTEMPTS = 5  # to read a folder that is packed or unpacked meanwhile
 
 
@@ -48,7 +50,8 @@ class Store:
     A newer record of the same cell moves the older one to ``superseded/``; no record is ever deleted.
     ``records.jsonl`` holds packed records (see effbench.records.packing): they are read as if they were in
     ``records/``, where a record of the same cell is newer and replaces the packed one.
-    ``checkpoints/`` holds the state of unfinished trainings, one file per cell.
+    ``checkpoints/`` holds the state of unfinished trainings, one file per cell, and ``predictions/`` what the
+    trained models predict, if asked for, one folder per cell.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -163,6 +166,19 @@ class Store:
                 raise StoreFull(f"cannot remove {file}: {why(error)}") from error
         with contextlib.suppress(OSError):  # it is not there, or others are in it
             path.parent.rmdir()
+
+    def predictions(self, cell: Cell) -> Path:
+        """Return the folder where a training of the cell may write its predictions; absolute."""
+        return (self.folder / PREDICTIONS / record_file.stem_of(cell)).absolute()
+
+    def drop_predictions(self, cell: Cell) -> None:
+        """Remove the cell's predictions, which belong to the record that is replaced next."""
+        folder = self.predictions(cell)
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise StoreFull(f"cannot remove {folder}: {why(error)}") from error
 
     def supersede(self, old: Path) -> None:
         """Move a record file that is replaced to ``superseded/``, unless it is an interrupted record."""

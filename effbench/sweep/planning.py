@@ -26,6 +26,7 @@ class Plan:
     ``stored`` are all records of the folder; ``known`` are those that may answer a cell, by its key: none
     without ``resume``. ``data`` holds the fingerprints of the tasks' data by label; ``unchecked`` says why
     the data of other tasks is not known, and which folders of models are missing.
+    ``predictions_of`` gives the folder of a training's predictions, if they are asked for.
     """
 
     jobs: tuple[Job, ...]
@@ -37,6 +38,7 @@ class Plan:
     data: Mapping[str, str]
     data_dir: str | None
     unchecked: tuple[str, ...] = ()
+    predictions_of: Callable[[Cell], Path] | None = None
 
 
 def plan(
@@ -46,14 +48,18 @@ def plan(
     data_dir: str | Path | None = None,
     resume: bool = True,
     check_data: bool = True,
+    predictions: bool = False,
 ) -> Plan:
     """Find out what is left to measure, in the order in which to measure it; writes nothing.
 
     Raises UsageError for tasks whose data is missing or damaged. Without ``check_data`` such tasks are named
-    in ``unchecked`` instead, and all of their cells are planned.
+    in ``unchecked`` instead, and all of their cells are planned. With ``predictions``, a training that wrote
+    none is made again. Raises UsageError if no task of the sweep can write them.
     """
     cells = sweep.cells()
-    data, unchecked = _check_tasks(cells, Path(data_dir) if data_dir is not None else None, check_data)
+    data, unchecked = _check_tasks(
+        cells, Path(data_dir) if data_dir is not None else None, check_data, predictions
+    )
     unchecked += _check_folders(cells, check_data)
     records, problems = store.read() if store.exists() else ([], [])
     empty = Plan(
@@ -66,6 +72,7 @@ def plan(
         data=data,
         data_dir=str(data_dir) if data_dir is not None else None,
         unchecked=tuple(unchecked),
+        predictions_of=store.predictions if predictions else None,
     )
     jobs, done = pending(cells, sweep, empty)
     while not jobs and (more := too_wide(sweep, done)):
@@ -80,12 +87,14 @@ def pending(cells: Iterable[Cell], sweep: Sweep, plan: Plan) -> tuple[list[Job],
     done: list[Record] = []
     for cell in order(cells, sweep.seed):
         task = cell.task_label
+        predictions = plan.predictions_of(cell) if plan.predictions_of and task else None
         job = Job(
             cell=cell,
             limits=sweep.limits(cell.probe),
             data_dir=plan.data_dir if task else None,
             code=code_of(cell),
             data=plan.data.get(task, ""),
+            predictions=str(predictions) if predictions else None,
         )
         record = plan.known.get(cell.key)
         if record is not None and _is_final(record, job):
@@ -182,6 +191,8 @@ def _is_final(record: Record, job: Job) -> bool:
     """True if the record answers the job: same code, machine and data, and limits no tighter than now."""
     if record.status == "interrupted" or (record.code, record.data) != (job.code, job.data):
         return False
+    if record.status == "ok" and job.predictions and not files.is_dir(Path(job.predictions)):
+        return False
     if record.machine.get("name") != machine.name():
         return False
     if record.status in ("oom", "timeout", "skipped") and record.limits is not None:
@@ -191,12 +202,13 @@ def _is_final(record: Record, job: Job) -> bool:
 
 
 def _check_tasks(
-    cells: Sequence[Cell], data_dir: Path | None, strict: bool
+    cells: Sequence[Cell], data_dir: Path | None, strict: bool, predictions: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Return the fingerprint of each task's data by the task's label, and why other tasks' data is unknown.
 
     Raises UsageError for a data folder, options or lengths that do not fit, for a task that cannot be
-    imported and, if ``strict``, for data that does not fit.
+    imported and, if ``strict``, for data that does not fit; and if ``predictions`` are asked for and a task
+    writes none.
     """
     fingerprints: dict[str, str] = {}
     unknown: dict[str, str] = {}
@@ -212,6 +224,8 @@ def _check_tasks(
                     files.entries(data_dir)  # raises for a folder that is not there
                 tasks[label] = _task_class(cell.task or "")(**cell.task_options)
                 _check_recommenders(cells, label, tasks[label])
+                if predictions and not tasks[label].predicts:
+                    raise UsageError(f"--predictions: the task {label} writes no predictions")
                 try:
                     fingerprints[label] = tasks[label].fingerprint(data_dir)
                 except UsageError as error:
@@ -225,6 +239,8 @@ def _check_tasks(
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(f"task {label}: {error}") from None
         fitting.add((label, cell.seq_len))
+    if predictions and not tasks:
+        raise UsageError("--predictions: the sweep has no training")
     return fingerprints, list(unknown.values())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from effbench.common import columns, machine, registry
 from effbench.common.spec import Cell, Job, UsageError, to_json
-from effbench.measured.data.examples import Examples
+from effbench.measured.data.examples import Examples, Integers
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.models.batches import on_device, sorted_batches
 from effbench.measured.models.checkpoint import Checkpoint
@@ -47,6 +47,7 @@ def accuracy(context: Context) -> Result:
         data_dir=data_dir,
         progress=context.progress,
         checkpoint=_checkpoint(job),
+        predictions=Path(job.predictions) if job.predictions else None,
     )
 
 
@@ -83,6 +84,7 @@ def measure_accuracy(
     data_dir: Path | None,
     progress: Callable[[float, str], None],
     checkpoint: Checkpoint | None = None,
+    predictions: Path | None = None,
 ) -> Result:
     """Train once and return samples and values; continue from ``checkpoint`` if the training was killed.
 
@@ -91,6 +93,8 @@ def measure_accuracy(
     validation part. ``peak_bytes`` is the peak memory of one training step, forward and backward, on a full
     batch without padding, above the model's parameters; it excludes the optimizer's state. ``state_bytes`` is
     what all layers keep of one row of ``seq_len`` tokens, if the task generates and the mechanism has steps.
+
+    The predictions for the test part go to the folder ``predictions`` if it is given.
 
     A cell of dtype bfloat16 trains float32 weights under torch.autocast: forward and loss, in training and in
     evaluation, compute in bfloat16 what autocast deems safe. Raises Unsupported for other dtypes.
@@ -109,11 +113,14 @@ def measure_accuracy(
         with autocast():
             return task.loss(model, batch).float()
 
+    def batches(part: Examples) -> Iterator[tuple[Integers, Mapping[str, Tensor]]]:
+        for rows in sorted_batches(part.lengths, cell.batch_size * cell.seq_len):
+            yield rows, on_device(task.batch(part, rows), device)
+
     def evaluate(part: Examples) -> tuple[dict[str, float], Values]:
         """Return the scores of a part, and their intervals as far as the task has them."""
-        rows = sorted_batches(part.lengths, cell.batch_size * cell.seq_len)
         with autocast():
-            found = task.score(model, (on_device(task.batch(part, r), device) for r in rows))
+            found = task.score(model, (batch for _, batch in batches(part)))
         _check_scores(task, found)
         ends = {end for name in found for end in columns.bounds(name)} & found.keys()
         scores = {name: value for name, value in found.items() if name not in ends}
@@ -142,6 +149,9 @@ def measure_accuracy(
         scores, ends = evaluate(splits.test)
         test_s = time.perf_counter() - began
         speeds = task.speeds(model, splits, cell.seq_len)
+        if predictions is not None:
+            with autocast():
+                task.write_predictions(model, splits, cell.seq_len, batches, predictions)
     full = on_device(task.full_batch(splits, cell.batch_size, cell.seq_len), device)
     model.train()
 

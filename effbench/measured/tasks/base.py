@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -51,6 +51,7 @@ class Task(ABC):
     # (encoded tokens, state), as an encoder has. Records of causal forms then have ``state_bytes``.
     generates: ClassVar[bool] = False
     recommends: ClassVar[bool] = False  # its model may be a recommender, in the place of a mechanism
+    predicts: ClassVar[bool] = False  # it has write_predictions
 
     def __init__(self, **options: Any) -> None:
         attributes = _option_attributes(type(self))
@@ -127,6 +128,21 @@ class Task(ABC):
         The model is in evaluation mode.
         """
         return {}
+
+    def write_predictions(
+        self,
+        model: nn.Module,
+        splits: Splits,
+        seq_len: int,
+        batches: Callable[[Examples], Iterator[tuple[Integers, Batch]]],
+        folder: Path,
+    ) -> None:
+        """Write what the trained model predicts for the test part and for parts without labels.
+
+        ``batches(part)`` yields the rows of a part and their batch on the model's device. The model is in
+        evaluation mode. Only a task that ``predicts`` has it.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def recipe(self) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import numpy as np
 
 from effbench.common import columns
+from effbench.common.predictions import Predictions
+from effbench.common.ranking import METRICS, Floats, impression_scores, intervals, mean_scores
 from effbench.common.spec import UsageError
 from effbench.measured.data import corpus, mind_rows
 from effbench.measured.data.behaviours import Impressions, Mind, held_out_users, read_mind
 from effbench.measured.data.cache import cached
 from effbench.measured.data.clicks import Clicks, clicks_of, padded
-from effbench.measured.data.examples import Integers, Splits
+from effbench.measured.data.examples import Integers, Splits, ragged_places
 from effbench.measured.data.news_titles import News
-from effbench.measured.data.ranking import METRICS, impression_scores, intervals, mean_scores
 from effbench.measured.data.reading import folder_of
 from effbench.measured.data.recommending_baselines import recommending_baselines
 from effbench.measured.tasks.base import LastRead, TrainedTask, require
@@ -35,16 +36,23 @@ LOCATION = "https://huggingface.co/datasets/yjw1029/MIND (MINDsmall_train.zip an
 UNLABELLED = -1  # the label of padding behind the candidates of an impression
 
 _BASELINE_VERSION = 1  # of the baseline scores
+_TOGETHER = 2**16  # impressions without labels that are predicted together
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewsSplits(Splits):
-    """The parts of a recommendation task, and the table of news that they name."""
+    """The parts of a recommendation task, and the table of news that they name.
+
+    ``evaluated`` is the part of the files that ``test`` is taken from; ``unlabelled`` is the test part if it
+    has no labels, with whole histories.
+    """
 
     train: Clicks  # type: ignore[assignment]  # parts of our own: see Task
     validation: Impressions  # type: ignore[assignment]
     test: Impressions  # type: ignore[assignment]
     news: News
+    evaluated: str = "test"
+    unlabelled: Impressions | None = None
 
 
 class NewsRecommendation(TrainedTask, WordVectors):
@@ -72,6 +80,7 @@ class NewsRecommendation(TrainedTask, WordVectors):
     source = "Wu et al. 2020, MIND: A Large-scale Dataset for News Recommendation (ACL)"
     metric = "auc"
     recommends = True
+    predicts = True
     evaluations: ClassVar[int] = 1
 
     dataset: Literal["mind", "amazon-games"] = "mind"
@@ -152,6 +161,8 @@ class NewsRecommendation(TrainedTask, WordVectors):
             priors={name.removesuffix(f"_{self.metric}"): float(score) for name, score in stored.items()},
             facts={**mind.facts, **test.facts(), "train_clicks": len(clicks), "news": len(news) - 1},
             news=news,
+            evaluated=mind.evaluated,
+            unlabelled=mind.parts.get("test") if mind.evaluated == "dev" else None,
         )
 
     def model(
@@ -228,20 +239,10 @@ class NewsRecommendation(TrainedTask, WordVectors):
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, Any]:
         """Return MIND's metrics with their intervals over users, and how many impressions they count."""
-        import torch
-
-        from effbench.measured.recommender import Recommender
-
-        recommender = cast(Recommender, model)
-        device = next(model.parameters()).device
-        features = recommender.encode(torch.arange(recommender.news_rows, device=device))
         scores, labels, users, sizes = [], [], [], []
-        for batch in batches:
-            given = recommender.score(
-                features[batch["history"]], batch["mask"], features[batch["candidates"]]
-            )
+        for batch, given in _ranked(model, batches):
             shown = batch["candidates"] != 0
-            scores.append(given[shown].float().cpu().numpy())
+            scores.append(given)
             labels.append(batch["labels"][shown].cpu().numpy())
             users.append(batch["users"].cpu().numpy())
             sizes.append(shown.sum(dim=1).cpu().numpy())
@@ -251,6 +252,21 @@ class NewsRecommendation(TrainedTask, WordVectors):
         for metric, (low, high) in intervals(each, np.concatenate(users)).items():
             found |= dict(zip(columns.bounds(metric), (low, high, "bootstrap over users"), strict=True))
         return found
+
+    def write_predictions(
+        self,
+        model: nn.Module,
+        splits: Splits,
+        seq_len: int,
+        batches: Callable[[Any], Iterator[tuple[Integers, Batch]]],
+        folder: Path,
+    ) -> None:
+        """Write the scores and ranks of the scored part, and of a test part without labels."""
+        splits = cast(NewsSplits, splits)
+        parts = {splits.evaluated: splits.test, "test": splits.unlabelled}
+        for name, part in parts.items():
+            if part is not None:
+                _predictions(model, part, seq_len, batches).write(folder, name)
 
     def speeds(self, model: nn.Module, splits: Splits, seq_len: int) -> Mapping[str, float]:
         """Return how fast news and users are encoded and candidates are ranked."""
@@ -286,3 +302,46 @@ class NewsRecommendation(TrainedTask, WordVectors):
             if count:
                 rows[name] = np.sort(rng.choice(rows[name], count, replace=False))
         return rows
+
+
+def _ranked(model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats]]:
+    """Yield each batch with the scores of all its real candidates, row after row."""
+    import torch
+
+    from effbench.measured.recommender import Recommender
+
+    recommender = cast(Recommender, model)
+    device = next(model.parameters()).device
+    features = recommender.encode(torch.arange(recommender.news_rows, device=device))
+    for batch in batches:
+        given = recommender.score(features[batch["history"]], batch["mask"], features[batch["candidates"]])
+        yield batch, given[batch["candidates"] != 0].float().cpu().numpy()
+
+
+def _predictions(
+    model: nn.Module,
+    part: Impressions,
+    seq_len: int,
+    batches: Callable[[Any], Iterator[tuple[Integers, Batch]]],
+) -> Predictions:
+    """Return the scores of all candidates of a part, in its order; histories are cut to ``seq_len``."""
+    scores = np.empty(len(part.candidates), dtype=np.float32)
+    for first in range(0, len(part), _TOGETHER):
+        piece = part.take(np.arange(first, min(first + _TOGETHER, len(part))), seq_len)
+        order: list[Integers] = []
+
+        def ordered(piece: Impressions = piece, order: list[Integers] = order) -> Iterator[Batch]:
+            for rows, batch in batches(piece):
+                order.append(rows)
+                yield batch
+
+        given = np.concatenate([given for _, given in _ranked(model, ordered())])
+        places, _ = ragged_places(piece.candidate_starts, np.concatenate(order))
+        scores[part.candidate_starts[first] + places] = given
+    return Predictions(
+        scores=scores,
+        labels=part.labels,
+        starts=part.candidate_starts,
+        users=part.users,
+        ids=part.ids,
+    )

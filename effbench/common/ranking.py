@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effbench.common.files import replacing
-from effbench.measured.data.examples import Integers
 
 Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.integer[Any]]
 
 METRICS = ("auc", "mrr", "ndcg5", "ndcg10")
 
@@ -96,7 +96,7 @@ def ranks(scores: Floats, starts: Integers) -> Integers:
     return placed
 
 
-def write_predictions(path: Path, ids: NDArray[np.bytes_], ranked: Integers, starts: Integers) -> None:
+def write_ranks(path: Path, ids: NDArray[np.bytes_], ranked: Integers, starts: Integers) -> None:
     """Write MIND's prediction file: a line ``<impression id> [rank,rank,...]`` for each impression in order.
 
     ``ids`` [n] are the impression ids as in the behaviours; ``ranked`` are the ranks of all candidates.
