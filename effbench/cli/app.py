@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "effbench.cli.run:run",
     "show": "effbench.cli.show:show",
     "compare": "effbench.cli.compare:compare",
+    "ensemble": "effbench.cli.ensemble:ensemble",
     "paper": "effbench.cli.paper:paper",
     "plot": "effbench.cli.plot:plot",
     "audit": "effbench.cli.audit:audit",

@@ -50,7 +50,8 @@ class Predictions:
 def read(path: Path) -> Predictions:
     """Read a file of scores. Raises UsageError if it is not one."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # a file of our own: numpy leaves one that it opened open if it is no archive
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays: dict[str, Any] = {field.name: stored[field.name] for field in fields(Predictions)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} holds no predictions: {error}") from None

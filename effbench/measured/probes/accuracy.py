@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -212,10 +213,13 @@ def measure_accuracy(
 
 
 def _check_scores(task: Task, scores: Mapping[str, float]) -> None:
-    """Raise UsageError if a task's scores lack its metric, or if one has the name of another column."""
+    """Raise UsageError if scores lack the metric, are not finite, or have the name of another column."""
     name = type(task).__name__
     if task.metric not in scores:
         raise UsageError(f"task {name}: its metric is {task.metric!r}, its scores are {', '.join(scores)}")
+    for score, value in scores.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"task {name}: its score {score} is {value}: the part has nothing to score")
     taken = [score for score in scores if columns.is_taken(score)]
     if taken:
         raise UsageError(f"task {name}: a score cannot be called {taken[0]!r}, which is a column of its own")

@@ -336,6 +336,8 @@ def _name_of(what: str, mechanism: str, options: str) -> str | None:
         name, _, fixed = row.get("mechanism", "").partition(":")
         usual = published()["defaults"] if name == "fastformer" else {}
         expected = usual | _options(fixed)
+        if ("ensemble" in given) != ("ensemble" in expected):
+            continue  # several models are not to be compared with one
         if name == mechanism and all(given.get(key, usual.get(key)) == expected[key] for key in expected):
             fitting.append((len(_options(fixed)), str(row["name"])))
     # the row that names the most of our options
