@@ -53,7 +53,8 @@ def click_intervals(log_odds: Floats, labels: Integers, users: Integers) -> dict
     clicked = labels == 1
     wins = _wins(log_odds, labels)
     columns = [
-        np.ones(len(labels)), clicked.astype(float), _losses(log_odds, labels), wins * clicked, wins * ~clicked,
+        np.ones(len(labels)), clicked.astype(float), _losses(log_odds, labels),
+        wins * clicked, wins * ~clicked,
     ]  # fmt: skip
     count, clicks, loss, of_clicked, of_others = resampled(columns, users).T
     both = (clicks > 0) & (clicks < count)  # a sample of few users may lack one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class NewsRecommendation(Recommendation):
     metric = "auc"
     name = "news"
 
+    dataset: Literal["mind", "amazon-games"] = "mind"
     negatives: int = 4
 
     def check_options(self) -> None:

@@ -54,7 +54,7 @@ class Recommendation(TrainedTask, WordVectors):
     name: ClassVar[str]
     folders: ClassVar[Mapping[str, tuple[str, ...]]] = FOLDERS
 
-    dataset: Literal["mind", "amazon-games"] = "mind"
+    dataset: str = "mind"  # a subclass says which there are: the keys of ``folders``
     title: int = 30
     train: int = 0
     validation: int = 2_000
