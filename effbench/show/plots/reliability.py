@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from effbench.records.analyse.statistics import proportion_interval
-from effbench.show.look import GREY, Style, looks, percent
+from effbench.show.look import GREY, Style, looks, minor_tick, percent
 from effbench.show.plots.trainings import (
     failure_of,
     not_drawn,
@@ -29,7 +29,7 @@ _NEEDED = tuple(f"samples_test_bin_{field}" for field in _FIELDS)
 _BASELINE = tuple(f"samples_logreg_bin_{field}" for field in _FIELDS)
 _WIDE = 30.0  # rates whose largest is so many times the smallest have logarithmic axes
 _MARGIN = 1.15
-_LEAST = 1e-4  # of a logarithmic axis: a bin without a click is drawn at the edge
+_LEAST = 1e-4  # the lowest end of a logarithmic axis; a bin without a click is below it
 
 
 def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
@@ -60,7 +60,7 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
         curves.append(("logistic regression", _bins(compared.iloc[0], _BASELINE), grey))
     columns = max(1, min(len(curves) + 1, 60 // (max(len(name) for name, *_ in curves) + 6)))
     tall = 5.4 + 0.2 * -(-(len(curves) + 1) // columns)
-    figure = Figure(figsize=(6.0, tall), layout="constrained")
+    figure = Figure(figsize=(6.4, tall), layout="constrained")
     axes = figure.subplots()
     _set_axes(axes, np.concatenate([rate for _, (predicted, observed, _), _ in curves
                                     for rate in (predicted, observed)]))  # fmt: skip
@@ -77,7 +77,7 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
     most = max(len(bins[0]) for _, bins, _ in curves)
     notes = [
-        f"{most} bins of as many candidates each; bars: 95 % interval of a proportion (Wilson)",
+        f"{most} bins of equally many candidates; bars: 95 % interval of a proportion (Wilson)",
         "first of several seeds" if seeds > 1 else "",
         not_drawn(absent),
     ]
@@ -100,6 +100,7 @@ def _set_axes(axes: Axes, rates: np.ndarray) -> None:
         axes.set_yscale("log")
     for axis, name in ((axes.xaxis, "predicted"), (axes.yaxis, "observed")):
         axis.set_major_formatter(FuncFormatter(percent))
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: percent(value) if minor_tick(value) else ""))
         axis.set_label_text(f"{name} click rate of a bin's candidates")
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
