@@ -311,7 +311,8 @@ def test_models_of_a_planted_world_are_calibrated_and_drawn(tmp_path: Path):
     assert name == "reliability"
     drawn = [line for line in figure.axes[0].get_lines() if line.get_gid() != "perfect"]
     assert len(drawn) == 3  # two models and logistic regression
-    np.testing.assert_allclose(np.asarray(drawn[0].get_ydata(), dtype=float), raw["samples_test_bin_observed"][0])
+    heights = np.asarray(drawn[0].get_ydata(), dtype=float)
+    np.testing.assert_allclose(heights, raw["samples_test_bin_observed"][0])
     plots.save(figure, tmp_path / "reliability.png")
     # lines of other scores than the metric would be far from it
     (_, scores), *_ = plots.draw(frame, raw, "accuracy")
