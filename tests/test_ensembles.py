@@ -113,8 +113,9 @@ def test_a_test_part_without_labels_is_predicted_too(small, tmp_path):  # noqa: 
     assert (store.predictions(mean.cell) / "test.txt").is_file()
 
 
-def test_an_ensemble_is_the_mean_of_the_scores(trained, capsys, monkeypatch):
-    _, out, _ = trained
+def test_an_ensemble_is_the_mean_of_the_scores(trained, capsys, monkeypatch, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(trained[1], out)
     members = written(out)
     records = {record.cell.label: record for record in ensembles(Store(out))}
     assert set(records) == {"mean-words:ensemble=2", "fastformer:ensemble=2"}

@@ -90,6 +90,15 @@ def test_a_click_stands_beside_negatives_of_its_own_impression(small: Path):
     assert len(clicks) == wanted > 0
 
 
+def test_a_validation_part_that_cannot_be_scored_is_refused(tmp_path: Path):
+    write_part(tmp_path / "train", [("1", "U1", "N1", "N2-1 N4-0"), *(
+        (str(i), f"U{i}", "N1", "N2-0 N4-0") for i in range(2, 40)
+    )])  # fmt: skip
+    write_part(tmp_path / "dev", DEV, {"N4": NEWS["N4"], "N5": "A fifth title"})
+    with pytest.raises(UsageError, match="no impression of the validation part has both .*3 impressions"):
+        task(validation=3).fingerprint(tmp_path)
+
+
 def test_negatives_are_drawn_evenly():
     impressions = Impressions(
         history=np.array([1]), history_starts=np.array([0, 1]), candidates=np.arange(1, 8),

@@ -168,7 +168,8 @@ def test_a_run_needs_the_folders_that_options_name_and_their_content_is_part_of_
             plan(sweep, Store(tmp_path / "out"))
         return str(refusal.value)
 
-    assert refused() == f"plm-nr: folder={folder}: there is no such folder"
+    assert refused().startswith("plm-nr: folder=")
+    assert refused().endswith("there is no such folder")
     folder.mkdir()
     assert "the folder has no file config.json" in refused()
     (folder / "config.json").write_text("{}")

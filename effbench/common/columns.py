@@ -29,6 +29,7 @@ _SUFFIXES: tuple[tuple[str, Unit], ...] = (
     ("_bytes", "bytes"),
     ("_share", "share"),
     ("_nats", "number"),
+    ("_gain", "number"),  # a share that is negative for what loses
     ("_bits", "number"),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ METRICS = ("auc", "mrr", "ndcg5", "ndcg10")
 _BLOCK = 2**15  # candidates at a time: bounded memory, and faster than more
 _DRAWS = 1000  # of the bootstrap
 _DRAWN = 2**20  # users at a time
-_PERCENTILES = (2.5, 97.5)
+PERCENTILES = (2.5, 97.5)  # the ends of an interval
 
 
 def impression_scores(scores: Floats, labels: Integers, starts: Integers) -> dict[str, Floats]:
@@ -66,21 +66,29 @@ def intervals(
     counted = ~np.isnan(by_impression[METRICS[0]])
     if not counted.any():
         return dict.fromkeys(METRICS, (np.nan, np.nan))
-    _, user = np.unique(users[counted], return_inverse=True)
     columns = [np.ones(int(counted.sum())), *(by_impression[name][counted] for name in METRICS)]
+    totals = resampled(columns, users[counted], draws)
+    low, high = np.percentile(totals[:, 1:] / totals[:, :1], PERCENTILES, axis=0)
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
+
+
+def resampled(columns: Sequence[Floats], users: Integers, draws: int = _DRAWS) -> Floats:
+    """Return [draws, columns]: the sum of each column [n] over users drawn with replacement, by a fixed seed.
+
+    Row i of the columns belongs to user ``users[i]``. As many users are drawn as there are.
+    """
+    _, user = np.unique(users, return_inverse=True)
     sums = np.stack([np.bincount(user, weights=column) for column in columns], axis=1)  # [users, 1 + metrics]
     rng = np.random.default_rng(0)
     together = max(1, _DRAWN // len(sums))  # draws at a time
-    means = []
+    totals = []
     for first in range(0, draws, together):
         count = min(together, draws - first)
         drawn = rng.integers(len(sums), size=(count, len(sums)))
         drawn += np.arange(count)[:, None] * len(sums)
         times = np.bincount(drawn.ravel(), minlength=count * len(sums)).reshape(count, len(sums))
-        totals = times @ sums
-        means.append(totals[:, 1:] / totals[:, :1])
-    low, high = np.percentile(np.concatenate(means), _PERCENTILES, axis=0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
+        totals.append(times @ sums)
+    return np.concatenate(totals)
 
 
 def ranks(scores: Floats, starts: Integers) -> Integers:

@@ -54,6 +54,12 @@ class Impressions:
         return _sums(self.labels == 1, self.candidate_starts)
 
     @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """True for an impression whose candidates have labels [n]."""
+        known: NDArray[np.bool_] = _sums(self.labels == UNKNOWN, self.candidate_starts) == 0
+        return known
+
+    @property
     def contrasted(self) -> NDArray[np.bool_]:
         """True for an impression with a clicked and another candidate [n]: others cannot be learnt from."""
         others = _sums(self.labels == 0, self.candidate_starts)
@@ -76,7 +82,7 @@ class Impressions:
 
     def facts(self) -> dict[str, int]:
         """Return counts of what a model or a score does without."""
-        known = _sums(self.labels == UNKNOWN, self.candidate_starts) == 0
+        known = self.labelled
         return {
             "without_history": int((self.lengths == 0).sum()),
             "without_labels": int((~known).sum()),
@@ -88,12 +94,14 @@ class Impressions:
 class Titles:
     """The table of titles as ragged word numbers; ``lexicon`` is the word of each word number.
 
-    Row i is ``words[starts[i]:starts[i + 1]]``. Row 0 stands for no news and has no word.
+    Row i is ``words[starts[i]:starts[i + 1]]``. Row 0 stands for no news and has no word. If ``are_ids``, the
+    data has no titles, and the only word of an item is its id.
     """
 
     words: Integers
     starts: Integers
     lexicon: list[str]
+    are_ids: bool = False
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -104,13 +112,14 @@ class Titles:
         bounds = self.starts.tolist()
         return [" ".join(words[bounds[i] : bounds[i + 1]]) for i in range(len(self))]
 
-    def vocabulary(self, rows: NDArray[np.bool_], limit: int) -> Integers:
-        """Return the token id of each word of the lexicon, by the titles of the given rows [n] alone.
+    def vocabulary(self, times: Integers | NDArray[np.bool_], limit: int) -> Integers:
+        """Return the token id of each word of the lexicon; the title of row i counts ``times[i]`` times [n].
 
         The ``limit`` commonest words that these titles have at least twice have an id of their own.
         """
-        used = np.repeat(rows, np.diff(self.starts))
-        return corpus.vocabulary(self.words[used], len(self.lexicon), limit)
+        weights = np.repeat(times, np.diff(self.starts))
+        counts = np.bincount(self.words, weights=weights, minlength=len(self.lexicon))
+        return corpus.vocabulary_of(counts.astype(np.int64), limit)
 
     def tokens(self, ids: Integers, longest: int) -> Integers:
         """Return the token ids of the first ``longest`` words of each title [n, longest], padded with 0."""
@@ -142,6 +151,16 @@ class Mind:
         mask[impressions.history] = mask[impressions.candidates] = True
         return mask
 
+    def vocabulary(self, impressions: Impressions, limit: int) -> Integers:
+        """Return the token id of each word, by the titles that occur in the impressions.
+
+        Each of these titles counts once. Where ids stand for titles, each of their occurrences counts.
+        """
+        if not self.titles.are_ids:
+            return self.titles.vocabulary(self.occurs(impressions), limit)
+        occurrences = np.concatenate((impressions.history, impressions.candidates))
+        return self.titles.vocabulary(np.bincount(occurrences, minlength=len(self.titles)), limit)
+
 
 def read_mind(folder: Path) -> tuple[Mind, str]:
     """Return (MIND as the files in the folder have it, digest of the files).
@@ -155,14 +174,16 @@ def read_mind(folder: Path) -> tuple[Mind, str]:
     digest = files.digest()
     again = unchanged(digest, lambda: find(folder).digest(), folder)
     key = {"version": VERSION, "words": corpus.VERSION, "digest": digest}
-    return _mind(cached("mind", key, lambda: _read(files), again)), digest
+    return mind_of(cached("mind", key, lambda: _read(files), again)), digest
 
 
-def held_out_users(train: Impressions, count: int, rng: np.random.Generator) -> tuple[Integers, Integers]:
+def held_out_users(
+    train: Impressions, count: int, rng: np.random.Generator, option: str = "validation"
+) -> tuple[Integers, Integers]:
     """Return (rows of train that are left, rows held out): users drawn until they have ``count`` impressions.
 
     All impressions of a user are on one side, since they share most of their history. Raises UsageError where
-    none is left.
+    none is left; it names the ``option`` that asked for so many.
     """
     _, user = np.unique(train.users, return_inverse=True)
     sizes = np.bincount(user)
@@ -171,7 +192,7 @@ def held_out_users(train: Impressions, count: int, rng: np.random.Generator) -> 
     held = np.isin(user, order[:drawn])
     if drawn >= len(sizes):
         raise UsageError(
-            f"validation={count} leaves no user to train on: there are {plural(len(train), 'impression')} of "
+            f"{option}={count} leaves no user to train on: there are {plural(len(train), 'impression')} of "
             f"{plural(len(sizes), 'user')}"
         )
     return np.flatnonzero(~held), np.flatnonzero(held)
@@ -189,25 +210,36 @@ def _read(files: MindFiles) -> Arrays:
         if not any(_part(arrays, part).contrasted.any() for part in found):
             names = " and ".join(str(files.behaviours[part]) for part in found)
             raise UsageError(f"{names}: no impression has both a clicked candidate and another one")
+    return {**arrays, **title_arrays(titles), "news_with_other_titles": np.array(other_titles)}
+
+
+def title_arrays(titles: list[str]) -> Arrays:
+    """Return what ``mind_of`` needs of a table of titles, the first of which stands for no news."""
     words_of = corpus.splitter()
     lexicon: dict[str, int] = {}
     split = [[lexicon.setdefault(word, len(lexicon)) for word in words_of(title)] for title in titles]
     lengths = np.array([len(words) for words in split])
     return {
-        **arrays,
         "words": np.array([word for words in split for word in words], dtype=np.int32),
         "starts": np.concatenate(([0], np.cumsum(lengths))),
         "lexicon": corpus.packed(list(lexicon)),
         "news_without_title": np.array((lengths[1:] == 0).sum()),
-        "news_with_other_titles": np.array(other_titles),
     }
 
 
-def _mind(arrays: Arrays) -> Mind:
+def mind_of(arrays: Arrays) -> Mind:
+    """Return the impressions and titles of arrays as readers make them.
+
+    These are the fields of ``Impressions`` with the name of their part before, those of ``Titles``, and the
+    counts ``news_without_title`` and ``news_with_other_titles``.
+    """
     return Mind(
         parts={part: _part(arrays, part) for part in PARTS if f"{part}_users" in arrays},
         titles=Titles(
-            words=arrays["words"], starts=arrays["starts"], lexicon=corpus.unpacked(arrays["lexicon"])
+            words=arrays["words"],
+            starts=arrays["starts"],
+            lexicon=corpus.unpacked(arrays["lexicon"]),
+            are_ids="are_ids" in arrays,
         ),
         facts={name: int(arrays[name]) for name in ("news_without_title", "news_with_other_titles")},
     )

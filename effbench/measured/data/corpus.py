@@ -78,10 +78,14 @@ class Corpus:
 
 def vocabulary(tokens: Integers, lexicon_size: int, limit: int) -> Integers:
     """Return token ids of the lexicon's words [lexicon_size]: unknown but for the ``limit`` commonest."""
-    counts = np.bincount(tokens, minlength=lexicon_size)
+    return vocabulary_of(np.bincount(tokens, minlength=lexicon_size), limit)
+
+
+def vocabulary_of(counts: Integers, limit: int) -> Integers:
+    """Return token ids of words by their counts [lexicon_size], as ``vocabulary`` does."""
     common = np.argsort(-counts, kind="stable")[:limit]
     common = common[counts[common] >= _MIN_COUNT]
-    ids = np.full(lexicon_size, UNKNOWN, dtype=np.int32)
+    ids = np.full(len(counts), UNKNOWN, dtype=np.int32)
     ids[common] = UNKNOWN + 1 + np.arange(len(common), dtype=np.int32)
     return ids
 

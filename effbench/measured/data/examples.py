@@ -49,8 +49,9 @@ class Splits:
     """A task's data: three parts, the sizes that its model needs, and the baseline scores.
 
     ``priors`` are the scores on the test part of predictors that hardly read the input; ``facts`` are counts
-    worth keeping beside a score. Both are copied into the record. ``vectors`` [vocab_size, width], if given,
-    are the first weights of the token embedding; any width is possible.
+    or shares worth keeping beside a score, and ``series`` are series of numbers. All three are copied into
+    the record. ``vectors`` [vocab_size, width], if given, are the first weights of the token embedding; any
+    width is possible.
     """
 
     train: Examples
@@ -59,7 +60,8 @@ class Splits:
     vocab_size: int
     classes: int
     priors: Mapping[str, float]
-    facts: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
+    series: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     vectors: NDArray[np.float32] | None = None
 
 

@@ -118,14 +118,15 @@ def measure_accuracy(
         for rows in sorted_batches(part.lengths, cell.batch_size * cell.seq_len):
             yield rows, on_device(task.batch(part, rows), device)
 
-    def evaluate(part: Examples) -> tuple[dict[str, float], Values]:
-        """Return the scores of a part, and their intervals as far as the task has them."""
+    def evaluate(part: Examples) -> tuple[dict[str, float], Values, dict[str, tuple[float, ...]]]:
+        """Return the scores of a part, and their intervals and the series as far as the task has them."""
         with autocast():
             found = task.score(model, (batch for _, batch in batches(part)))
         _check_scores(task, found)
         ends = {end for name in found for end in columns.bounds(name)} & found.keys()
-        scores = {name: value for name, value in found.items() if name not in ends}
-        return scores, {end: found[end] for end in sorted(ends)}
+        series = {f"test_{name}": value for name, value in found.items() if isinstance(value, tuple)}
+        scores = {n: v for n, v in found.items() if n not in ends and not isinstance(v, tuple)}
+        return scores, {end: found[end] for end in sorted(ends)}, series
 
     objective = Objective(
         batch=lambda rows: task.batch(splits.train, rows),
@@ -147,7 +148,7 @@ def measure_accuracy(
     model.eval()
     with torch.no_grad():
         began = time.perf_counter()
-        scores, ends = evaluate(splits.test)
+        scores, ends, of_test = evaluate(splits.test)
         test_s = time.perf_counter() - began
         speeds = task.speeds(model, splits, cell.seq_len)
         if predictions is not None:
@@ -203,6 +204,8 @@ def measure_accuracy(
         "step_loss": history.step_loss,
         "train_loss": history.train_loss,
         **curves,
+        **splits.series,
+        **of_test,
         "curve_epoch": history.curve_epoch,
         "curve_step": history.curve_step,
         "curve_seconds": history.curve_seconds,

@@ -119,7 +119,8 @@ class Task(ABC):
 
         A float is a score: a share from 0 to 1, or in the unit that its name ends with (``loss_nats``). An
         int is a count beside them. A score ``s`` may have the 95 % interval ``s_low`` to ``s_high`` over the
-        examples, and its method ``s_interval``, a text.
+        examples, and its method ``s_interval``, a text. A tuple of numbers is a series: that of the test part
+        is kept in the record's samples, as ``test_`` and its name.
         """
 
     def speeds(self, model: nn.Module, splits: Splits, seq_len: int) -> Mapping[str, float]:

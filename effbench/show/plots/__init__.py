@@ -35,6 +35,7 @@ KINDS: Mapping[str, str] = {
     "tradeoff": "effbench.show.plots.tradeoff:draw",
     "bubble": "effbench.show.plots.bubble:draw",
     "curves": "effbench.show.plots.learning_curves:draw",
+    "reliability": "effbench.show.plots.reliability:draw",
     "recall": "effbench.show.plots.recall_curves:draw",
     "state": "effbench.show.plots.state_scatter:draw",
     "figure2": "effbench.show.plots.relative_time:draw",

@@ -8,15 +8,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from effbench.common.columns import PRIOR
+from effbench.records.analyse.scores import metric_of, scores_of
 from effbench.show.look import GREY, percent
 
 
 def baseline_scores(trained: pd.DataFrame) -> dict[str, float]:
-    """Return the baseline scores of raw rows of one task: ``majority`` and its like."""
+    """Return the baseline scores of raw rows of one task: ``majority`` and its like.
+
+    Only those of the task's metric: the baseline score of another score has the name of that at its end.
+    """
+    others = tuple(f"_{name}" for name in {"macro_f1", *scores_of(trained)} - {metric_of(trained)})
     return {
         column.removeprefix(PRIOR).replace("_", " "): float(trained[column].median())
         for column in trained.columns
-        if column.startswith(PRIOR) and not column.endswith("_macro_f1") and trained[column].notna().any()
+        if column.startswith(PRIOR) and not column.endswith(others) and trained[column].notna().any()
     }
 
 
