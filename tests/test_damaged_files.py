@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from test_lra_tasks import write_aan, write_cifar, write_idx, write_posts, write_reviews
+from test_news import topical
 from test_pathfinder import write_release
 from test_text_tasks import (
     amazon_folder,
@@ -43,11 +44,13 @@ from effbench.measured.data.cache import cached
 from effbench.measured.tasks import listops, pathfinder
 from effbench.measured.tasks.amazon import AmazonElectronics
 from effbench.measured.tasks.base import Task, confirm
+from effbench.measured.tasks.ctr import ClickThrough
 from effbench.measured.tasks.imdb import IMDB
 from effbench.measured.tasks.listops import FILES, ListOps
 from effbench.measured.tasks.lra_image import GreyImage
 from effbench.measured.tasks.lra_text import ByteText
 from effbench.measured.tasks.mind_topics import MINDTopics
+from effbench.measured.tasks.news import NewsRecommendation
 from effbench.measured.tasks.newsgroups import Newsgroups
 from effbench.measured.tasks.pathfinder import Pathfinder
 from effbench.measured.tasks.polarity import Polarity
@@ -92,6 +95,20 @@ def imdb_folders(folder: Path) -> Path:
     return folder
 
 
+def behaviours(folder: Path) -> Path:
+    folder.mkdir()
+    return topical(folder, users=9)
+
+
+def click_table(folder: Path) -> Path:
+    folder.mkdir()
+    for name, (users, seed) in {"train": ("abcd", 0), "test": ("ef", 1)}.items():
+        items = np.random.default_rng(seed).integers(1, 5, size=(8, 2))
+        rows = [f"{users[i % len(users)]},i{a} i{b},i{b},{i // 4}" for i, (a, b) in enumerate(items.tolist())]
+        (folder / f"{name}.csv").write_text("\n".join(["user,history,item,label", *rows]) + "\n")
+    return folder
+
+
 # A reader, what makes a folder for it, and the file in it that is damaged.
 READERS: dict[str, tuple[Task, Callable[[Path], object], str]] = {
     "png": (Pathfinder(), write_release, f"{RELEASE}/imgs/1/sample_3.png"),
@@ -118,6 +135,12 @@ READERS: dict[str, tuple[Task, Callable[[Path], object], str]] = {
     "newsgroups folders": (small(Newsgroups), newsgroups_folders, "20news-bydate-test/sci.space/1002"),
     "amazon": (small(AmazonElectronics), amazon_folder, "reviews_Electronics_5.json"),
     "mind": (small(MINDTopics), mind_folder, "train/news.tsv"),
+    "behaviours": (NewsRecommendation(validation=6), behaviours, "train/behaviors.tsv"),
+    "behaviours xz": (
+        NewsRecommendation(validation=6), packs(behaviours, "dev/behaviors.tsv.xz"), "dev/behaviors.tsv.xz"
+    ),
+    "news": (NewsRecommendation(validation=6), behaviours, "train/news.tsv"),
+    "ctr csv": (ClickThrough(dataset="table", validation=2), click_table, "train.csv"),
     "polarity": (small(Polarity), polarity_folders, "txt_sentoken/neg/cv025_32.txt"),
     "polarity zip": (small(Polarity), polarity_zip, "movie_reviews.zip"),
     "retrieval": (Retrieval(), write_aan, "new_aan_pairs.eval.tsv"),
@@ -126,9 +149,20 @@ READERS: dict[str, tuple[Task, Callable[[Path], object], str]] = {
 }  # fmt: skip
 EACH = pytest.mark.parametrize("name", READERS)
 # These are listed from the folder: without one of them there is one fewer.
-ONE_OF_MANY = ("metadata", "imdb folders", "newsgroups folders", "mind", "polarity")
+ONE_OF_MANY = ("metadata", "imdb folders", "newsgroups folders", "mind", "news", "polarity")
 # What is wrong with a whole part, such as its size, is said of the task and the part.
-PARTS = ("imdb:", "newsgroups:", "amazon:", "mind-topics:", "polarity:", "lra-text:", "retrieval:")
+PARTS = (
+    "imdb:",
+    "newsgroups:",
+    "amazon:",
+    "mind-topics:",
+    "polarity:",
+    "lra-text:",
+    "retrieval:",
+    "news:",
+    "ctr:",
+    "validation=",
+)
 
 
 def case(name: str, folder: Path) -> SimpleNamespace:
