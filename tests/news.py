@@ -15,7 +15,8 @@ from baselines.recommenders.fim import FIM
 from baselines.recommenders.mean_words import MeanWords
 from baselines.recommenders.nrms import NRMS
 from effbench import News, Recommender
-from effbench.measured.models.hierarchical import Blocks, Hierarchical
+from effbench.measured.models.hierarchical import Hierarchical
+from effbench.measured.models.pooled_encoder import Blocks
 
 TOPICS, OWN_WORDS, SHARED_WORDS = 4, 12, 20
 D_MODEL, HEADS, TITLE, MAX_LEN = 16, 4, 7, 6

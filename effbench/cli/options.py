@@ -55,7 +55,15 @@ Mechanisms = Annotated[
 Mode = Annotated[
     str | None, value("MODE,...", "forward (inference) or train (forward and backward pass).", WHAT)
 ]
-Scope = Annotated[str | None, value("SCOPE,...", "attention (one layer) or encoder (several blocks).", WHAT)]
+Scope = Annotated[
+    str | None,
+    value(
+        "SCOPE,...",
+        "attention (one layer), encoder (several blocks) or user-encoder (of a news recommender, over a "
+        "history of clicks).",
+        WHAT,
+    ),
+]
 SeqLen = Annotated[str | None, value("N,...|N:N:xK", "Sequence lengths: 128,512 or 512:16384:x2.", SHAPE)]
 BatchSize = Annotated[str | None, value("N,...", "Sequences per call.", SHAPE)]
 BatchTokens = Annotated[
@@ -63,7 +71,7 @@ BatchTokens = Annotated[
 ]
 DModel = Annotated[str | None, value("N,...", "Model width.", SHAPE)]
 Heads = Annotated[str | None, value("N,...", "Attention heads; the number must divide the width.", SHAPE)]
-Layers = Annotated[str | None, value("N,...", "Blocks of an encoder.", SHAPE)]
+Layers = Annotated[str | None, value("N,...", "Blocks of an encoder, or layers of a user encoder.", SHAPE)]
 Dtype = Annotated[str | None, value("DTYPE,...", "float32, float64, bfloat16 or float16.", SHAPE)]
 Device = Annotated[str | None, value("DEVICE,...", "cpu, cuda or cuda:N.", SHAPE)]
 OneDevice = Annotated[str, value("DEVICE", "cpu, cuda or cuda:N.", MEASURING)]

@@ -293,7 +293,7 @@ def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool,
         cell = job.cell
         shape = f"B={cell.batch_size} d_model={cell.d_model} heads={cell.heads} layers={cell.layers}"
         shape += "" if cell.compile == "none" else f" compile={cell.compile}"
-        print(f"{describe(cell):<50} {cell.scope:<9} {shape}  about {expected:.1f} s")
+        print(f"{describe(cell):<50} {cell.scope:<12} {shape}  about {expected:.1f} s")
     done = f", {len(todo.done)} more are measured already" if todo.done else ""
     for reason in todo.unchecked:
         print(f"not checked: {reason}")

@@ -16,7 +16,7 @@ from effbench.common.strict_json import LARGEST
 from effbench.common.wording import one_line, shown
 
 Option = bool | int | float | str | None
-Scope = Literal["attention", "encoder"]
+Scope = Literal["attention", "encoder", "user-encoder"]
 Mode = Literal["forward", "train", "decode"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 Allocator = Literal["kept", "system"]
@@ -51,8 +51,10 @@ class Cell:
 
     ``mechanism`` is a registered name or a dotted name or file such as ``path/to/file.py:MyAttention``.
     ``repeat`` is the number of the replicate: a fresh process, seeded with ``seed + repeat``. ``scope`` is
-    one attention layer, or an encoder of ``layers`` blocks. ``mode`` is a forward pass, a forward and a
-    backward pass (``train``), or the causal form's step for one token after ``seq_len`` tokens (``decode``).
+    one attention layer, an encoder of ``layers`` blocks, or the user encoder of a news recommender:
+    ``layers`` mechanisms over a history of ``seq_len`` clicks, then pooling. ``mode`` is a forward pass, a
+    forward and a backward pass (``train``), or the causal form's step for one token after ``seq_len`` tokens
+    (``decode``).
     A time cell samples for at most ``seconds``. ``precision`` is the target error of the time within its run,
     as a share of the time: a cell whose samples are far better stops sampling early, and a configuration that
     does not reach it is repeated. ``compile`` is torch.compile's mode; "none" does not compile.

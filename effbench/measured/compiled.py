@@ -89,7 +89,7 @@ def _results(workload: Workload) -> dict[str, Tensor]:
     if not workload.train:
         return {"the output": forward_call(workload.timed, workload.x)()}
     workload.timed.train()
-    return gradients(workload.timed, workload.module, workload.x, None, torch.ones_like(workload.x))
+    return gradients(workload.timed, workload.module, workload.x, None, torch.ones_like(workload.like_output))
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,8 +14,9 @@ from effbench.common.wording import plural
 from effbench.measured.decoding import Decoding, Inference
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.models.encoder import Encoder
+from effbench.measured.models.pooled_encoder import PooledEncoder
 from effbench.measured.patterns import require_steps
-from effbench.measured.probes.correctness import Incorrect, check, check_steps
+from effbench.measured.probes.correctness import Incorrect, check, check_steps, check_vectors
 from effbench.measured.recommender import MakeRecommender
 
 Call = Callable[[], object]
@@ -25,6 +26,7 @@ Call = Callable[[], object]
 class Workload:
     """A module on its device, its input x [B, N, d_model], and how the two are called.
 
+    The module returns [B, N, d_model]; a user encoder returns [B, d_model].
     ``mode``: what a call is, as in a cell; x is the context of a decoded token. ``causal``: the mechanism is
     asked for its causal form. ``compiled`` is the module after torch.compile, which is called instead if
     there is one (``effbench.measured.compiled``).
@@ -46,9 +48,21 @@ class Workload:
         """The module that is called: compiled, if it was."""
         return self.module if self.compiled is None else self.compiled
 
+    @property
+    def subject(self) -> nn.Module:
+        """What the laws are about, [B, N, d_model] -> [B, N, d_model]: of a user encoder, its mechanism."""
+        return self.module.mechanism if isinstance(self.module, PooledEncoder) else self.module
+
+    @property
+    def like_output(self) -> Tensor:
+        """A tensor of the output's shape, dtype and device."""
+        return self.x[:, 0] if isinstance(self.module, PooledEncoder) else self.x
+
     def check(self) -> None:
-        """Compare the module with the laws and with its own reference. Raises Incorrect if it is wrong."""
-        check(self.module, self.x, train=self.train, causal=self.causal)
+        """Compare the subject with the laws and with its own reference. Raises Incorrect if it is wrong."""
+        check(self.subject, self.x, train=self.train, causal=self.causal)
+        if self.subject is not self.module:
+            check_vectors(self.module, self.x)
         if self.mode == "decode":
             check_steps(self.module, self.x)
 
@@ -56,7 +70,9 @@ class Workload:
         """Return what is measured; ``note`` is told once if inference mode is refused."""
         if self.mode == "decode":
             return Decoding(self.timed, self.x, note)
-        return train_call(self.timed, self.x) if self.train else forward_call(self.timed, self.x, note)
+        if self.train:
+            return train_call(self.timed, self.x, self.like_output)
+        return forward_call(self.timed, self.x, note)
 
 
 def build(cell: Cell) -> Workload:
@@ -67,12 +83,18 @@ def build(cell: Cell) -> Workload:
     device = device_of(cell.device)
     make = maker(cell)
     torch.manual_seed(cell.seed + cell.repeat)
-    module = make() if cell.scope == "attention" else Encoder(make, d_model=cell.d_model, layers=cell.layers)
-    module = cast(module.to(device), getattr(torch, cell.dtype))
+    module = cast(_module(cell, make).to(device), getattr(torch, cell.dtype))
     torch.manual_seed(cell.seed + cell.repeat)  # the input depends neither on the weights nor on their seed
     dtype = getattr(torch, cell.dtype)
     x = torch.randn(cell.batch_size, cell.seq_len, cell.d_model, device=device, dtype=dtype)
     return Workload(module, x, mode=cell.mode, causal=bool(_options(cell)["causal"]))
+
+
+def _module(cell: Cell, make: Callable[[], nn.Module]) -> nn.Module:
+    if cell.scope == "attention":
+        return make()
+    kind = Encoder if cell.scope == "encoder" else PooledEncoder
+    return kind(make, d_model=cell.d_model, layers=cell.layers)
 
 
 def device_of(name: str) -> torch.device:
@@ -158,7 +180,7 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 def forward_call(
     module: nn.Module, x: Tensor, note: Callable[[str], object] = lambda text: None
 ) -> Callable[[], Tensor]:
-    """Return the forward pass of ``module`` in evaluation mode, x [B, N, d_model] -> [B, N, d_model].
+    """Return the forward pass of ``module`` for x [B, N, d_model] in evaluation mode.
 
     It runs in torch's inference mode, unless the module refuses that (see ``Inference``).
     """
@@ -167,15 +189,16 @@ def forward_call(
     return lambda: run(lambda: module(x))
 
 
-def train_call(module: nn.Module, x: Tensor) -> Callable[[], None]:
+def train_call(module: nn.Module, x: Tensor, like_output: Tensor | None = None) -> Callable[[], None]:
     """Return a forward and a backward pass of ``module`` in training mode; x [B, N, d_model] is not changed.
 
     The input's gradient is computed too, as for a layer inside a model. Each call first drops the gradients
-    of the call before it. The gradient of the output is random and the same in all calls.
+    of the call before it. The gradient of the output is random and the same in all calls; it has the shape of
+    ``like_output``, by default that of x.
     """
     module.train()
     leaf = x.detach().requires_grad_()
-    gradient = torch.randn_like(x)
+    gradient = torch.randn_like(x if like_output is None else like_output)
     tensors = [leaf, *(p for p in module.parameters() if p.requires_grad)]
 
     def call() -> None:

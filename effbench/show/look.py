@@ -138,13 +138,18 @@ def _ticks_apart(values: Sequence[int]) -> list[int]:
     return kept
 
 
-def set_length_axis(axes: Axes, lengths: Sequence[int], *, margin: float = 1.25) -> None:
-    """Make x a logarithmic axis of sequence length with ticks at these lengths, in increasing order."""
+def set_length_axis(
+    axes: Axes, lengths: Sequence[int], *, margin: float = 1.25, items: str = "tokens"
+) -> None:
+    """Make x a logarithmic axis of length with ticks at these lengths, in increasing order.
+
+    ``items`` says what a length counts, ``tokens`` of a sequence or ``clicks`` of a history.
+    """
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(_ticks_apart(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.length(value)))
-    axes.set_xlabel("sequence length N (tokens)")
+    axes.set_xlabel(f"{'history' if items == 'clicks' else 'sequence'} length N ({items})")
     axes.set_xlim(lengths[0] / margin, lengths[-1] * margin)
 
 

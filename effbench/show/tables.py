@@ -90,10 +90,17 @@ def render(frame: pd.DataFrame, format: str, width: int | None = None) -> str:
 
 
 def what_was_measured(shape: Mapping[str, Any]) -> str:
-    """Return ``one attention layer`` or ``an encoder of 2 blocks``."""
+    """Return ``one attention layer``, ``an encoder of 2 blocks`` or ``a user encoder of 1 layer``."""
     if shape["scope"] == "attention":
         return "one attention layer"
+    if shape["scope"] == "user-encoder":
+        return f"a user encoder of {plural(int(shape['layers']), 'layer')}"
     return f"an encoder of {plural(int(shape['layers']), 'block')}"
+
+
+def items_in_words(shape: Mapping[str, Any]) -> str:
+    """Return what ``seq_len`` counts: ``clicks`` of a user encoder, else ``tokens``."""
+    return "clicks" if shape["scope"] == "user-encoder" else "tokens"
 
 
 def of_shape(frame: pd.DataFrame, shape: Mapping[str, Any]) -> pd.DataFrame:

@@ -288,6 +288,8 @@ def _cells(values: dict[str, Any], seed: int, repeats: int, at_most: int) -> lis
         task, task_options = None, {}
         if values["scope"] == "attention":
             values["layers"] = 1
+        if values["scope"] == "user-encoder" and values["mode"] == "decode":
+            raise UsageError("scope user-encoder has no mode decode; choose from: forward, train")
         if values["probe"] != "time":
             values["seconds"], values["precision"], repeats = 0.0, 0.0, 1
         else:

@@ -41,6 +41,11 @@ class AdditivePooling(nn.Module):
             x = x.masked_fill(~mask[..., None], 0.0)
         return torch.einsum("bn,bnd->bd", weights_bn, x)
 
+    def forward_flops(self, batch_size: int, seq_len: int) -> int:
+        """Return the FLOPs of the products of one pass: W x, v . (), and the weighted sum."""
+        width, d_model = self.hidden.weight.shape
+        return 2 * batch_size * seq_len * (d_model * width + width + d_model)
+
 
 def token_embedding(
     vocab_size: int, d_model: int, vectors: NDArray[np.float32] | None, *, std: float = EMBEDDING_STD

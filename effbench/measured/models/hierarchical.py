@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from effbench.measured.models.classifier import AdditivePooling
-from effbench.measured.models.encoder import Encoder, FeatureDropout
+from effbench.measured.models.encoder import FeatureDropout
+from effbench.measured.models.pooled_encoder import QUERY, Blocks, PooledEncoder
 from effbench.measured.models.title_words import NewsIds, TitleWords
 from effbench.measured.recommender import News, Recommender
-
-Blocks = Literal["plain", "residual", "encoder"]
 
 
 class Hierarchical(Recommender):
@@ -51,33 +48,27 @@ class Hierarchical(Recommender):
         title: int = 0,
         blocks: Blocks = "plain",
         ffn_width: int | None = None,
-        query: int = 200,
+        query: int = QUERY,
         ids: bool = False,
     ) -> None:
         super().__init__(news, d_model, 1, max_len=max_len, dropout=dropout)
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, got {layers}")
-        if blocks not in get_args(Blocks):
-            raise ValueError(f"blocks is {blocks!r}, not one of {', '.join(get_args(Blocks))}")
 
-        def level(longest: int) -> nn.Module:
-            if blocks == "encoder":
-                return Encoder(
-                    lambda: make_mechanism(longest),
-                    d_model=d_model,
-                    layers=layers,
-                    ffn_width=ffn_width,
-                    dropout=dropout,
-                )
-            return _Blocks(lambda: make_mechanism(longest), layers, residual=blocks == "residual")
+        def level(longest: int) -> PooledEncoder:
+            return PooledEncoder(
+                lambda: make_mechanism(longest),
+                d_model=d_model,
+                layers=layers,
+                blocks=blocks,
+                ffn_width=ffn_width,
+                query=query,
+                dropout=dropout,
+            )
 
         self.words = TitleWords(news, d_model, title=title)
         self.ids = NewsIds(news, d_model) if ids else None
         self.dropout = FeatureDropout(dropout)
-        self.mix_words = level(self.words.longest)
-        self.pool_words = AdditivePooling(d_model, query)
-        self.mix_history = level(max_len)
-        self.pool_history = AdditivePooling(d_model, query)
+        self.of_title = level(self.words.longest)
+        self.of_history = level(max_len)
 
     def encode(self, rows: Tensor) -> Tensor:
         """Return the vectors of news [n, d_model] for rows [n] of the table."""
@@ -86,30 +77,7 @@ class Hierarchical(Recommender):
 
     def user(self, history: Tensor, mask: Tensor) -> Tensor:
         """Return the user's vector [B, d_model] of a history [B, H, d_model]; mask [B, H]."""
-        mixed = self.mix_history(history.masked_fill(~mask[..., None], 0.0), mask)
-        return self.pool_history(self.dropout(mixed), mask)  # type: ignore[no-any-return]
+        return self.of_history(history.masked_fill(~mask[..., None], 0.0), mask)  # type: ignore[no-any-return]
 
     def _of_words(self, words: Tensor, mask: Tensor) -> Tensor:
-        mixed = self.mix_words(self.dropout(words), mask)
-        pooled: Tensor = self.pool_words(self.dropout(mixed), mask)
-        return pooled
-
-
-class _Blocks(nn.Module):
-    """x [B, N, D], mask [B, N] -> [B, N, D]: mechanisms one after the other, without norms."""
-
-    def __init__(self, make_mechanism: Callable[[], nn.Module], layers: int, *, residual: bool) -> None:
-        super().__init__()
-        first = make_mechanism()
-        shared = getattr(first, "shares_layers", False)
-        self.mechanisms = nn.ModuleList(
-            first if shared or layer == 0 else make_mechanism() for layer in range(layers)
-        )
-        self.residual = residual
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        for mechanism in self.mechanisms:
-            # a mechanism may leave anything at padding, even NaN
-            mixed = mechanism(x, mask).masked_fill(~mask[..., None], 0.0)
-            x = x + mixed if self.residual else mixed
-        return x
+        return self.of_title(self.dropout(words), mask)  # type: ignore[no-any-return]

@@ -145,6 +145,21 @@ def check_steps(module: nn.Module, x: Tensor) -> None:
         _same(in_one(outs), expected, where, "prefill and steps differ from the causal forward pass")
 
 
+def check_vectors(module: nn.Module, x: Tensor) -> None:
+    """Raise Incorrect unless the module makes one finite vector [B, D] of each sequence; x is [B, N, D]."""
+    sample = torch.randn(2, min(x.shape[1], _LENGTH), x.shape[2], device=x.device, dtype=x.dtype)
+    module.eval()
+    try:
+        with torch.no_grad():
+            out = module(sample)
+    except Unsupported:
+        return  # it takes nothing so short; the timed call will show what it takes
+    if not isinstance(out, Tensor) or out.shape != sample[:, 0].shape or out.dtype != x.dtype:
+        raise Incorrect(f"forward returned {_describe(out)} for an input of {_describe(sample)}")
+    if not bool(torch.isfinite(out).all()):
+        raise Incorrect("forward returned a number that is not finite")
+
+
 def _check_training(module: nn.Module, sample: Tensor, later: Tensor | None) -> None:
     """In training mode, raise Incorrect for outputs or gradients that are not finite, or outputs not causal.
 

@@ -43,7 +43,7 @@ def time(context: Context) -> Result:
     if not context.job.checked:
         workload.check()
     workload, compiling = as_asked(context)
-    values["checked"] = "laws and reference" if has_reference(workload.module) else "laws"
+    values["checked"] = "laws and reference" if has_reference(workload.subject) else "laws"
     context.watch.reseeds(partial(workload.module, workload.x[:1, :_SHORT]))
     context.watch.undo("a call")
     call = workload.call(context.watch.note)
@@ -136,8 +136,8 @@ def describe(workload: Workload, cell: Cell) -> Values:
     return {
         "parameters": sum(p.numel() for p in module.parameters()),
         "parameter_bytes": parameter_bytes(module),
-        **_declared_growth(module, cell),
-        **_how(module, cell),
+        **_declared_growth(workload.subject, cell),
+        **_how(workload.subject, cell),
     }
 
 
@@ -159,8 +159,8 @@ def _declared(module: nn.Module, name: str, cell: Cell) -> int | None:
 
 
 def _declared_growth(module: nn.Module, cell: Cell) -> Values:
-    attention = cell.scope == "attention"  # an option may change what its instance declares
-    kind = module if attention else registry.load(registry.find(cell.mechanism, "mechanism"))
+    encoder = cell.scope == "encoder"  # elsewhere the instance declares: an option may change it
+    kind = registry.load(registry.find(cell.mechanism, "mechanism")) if encoder else module
     columns = {"declared_order": "order", "declared_memory_order": "memory_order"}
     if cell.mode == "decode":  # of a step and its state; what a step needs beside them is not declared
         columns = {"declared_order": "state_order"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -28,7 +28,7 @@ from effbench.show.look import (
     set_title,
 )
 from effbench.show.plots.dots import dots
-from effbench.show.tables import SHAPE, by_label, each_row, labels, of_shape
+from effbench.show.tables import SHAPE, by_label, each_row, items_in_words, labels, of_shape
 
 FEW_DECADES = 30  # a smaller range has one or two powers of 10 in it, too few for labels
 MOST_CROSSOVERS = 3  # in a panel: more would hide the curves
@@ -73,7 +73,8 @@ def _draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str, cost: Cost) -> list
     for key, rows in calls.groupby(keys, sort=False):
         if rows[cost.column].notna().any():
             shape = dict(zip(keys, key, strict=True))
-            figures.append(_figure(rows, of_shape(raw, shape), shape, cost, styles))
+            named = replace(cost, axis=cost.axis.replace("tokens", items_in_words(shape)))
+            figures.append(_figure(rows, of_shape(raw, shape), shape, named, styles))
     if not figures:
         raise NothingToDraw(f"there is nothing to draw for {kind}: no row has a value of {cost.column}")
     return figures
@@ -146,7 +147,7 @@ def _at_one_length(
     length = units.length(rows["seq_len"].iloc[0])
     figure = dots(
         [(mode, rows[rows["mode"] == mode]) for mode in modes], cost.column, styles=styles,
-        axis=f"{cost.axis} at {length} tokens", tick=cost.tick,
+        axis=f"{cost.axis} at {length} {items_in_words(shape)}", tick=cost.tick,
         bounds=("time_low_s", "time_high_s") if timed else None,
     )  # fmt: skip
     set_title(figure, shape, "; ".join(filter(None, interval_notes(rows, timed=timed))))
@@ -230,7 +231,7 @@ def _mark_crossovers(axes: Axes, crossings: pd.DataFrame, styles: dict[str, Styl
 def set_log_axes(axes: Axes, rows: pd.DataFrame, cost: Cost) -> None:
     """Set both axes of a panel to logarithms: lengths, and the cost with its ticks and limits."""
     lengths = sorted(rows["seq_len"].unique())
-    set_length_axis(axes, lengths)
+    set_length_axis(axes, lengths, items=items_in_words(rows.iloc[0]))
     axes.set_yscale("log", base=2 if cost.column.endswith("_bytes") else 10)
     values = rows.loc[rows[cost.column] > 0, cost.column]
     label_log_axis(axes.yaxis, values, cost.tick, few=not cost.column.endswith("_bytes"))

@@ -28,7 +28,7 @@ from effbench.show.look import (
     span,
 )
 from effbench.show.plots.label_layout import label_ends, label_room
-from effbench.show.tables import SHAPE, by_label, each_row, labels
+from effbench.show.tables import SHAPE, by_label, each_row, items_in_words, labels
 
 # panel (inference, training) -> mechanism as ``-m`` reads it -> length -> time in any one unit
 PublishedTimes = Mapping[str, Mapping[str, Mapping[int, float]]]
@@ -116,10 +116,11 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
     figure = Figure(figsize=(len(modes) * (3.6 + label_room(named)) + 0.5, 5.0), layout="constrained")
     panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
     failed: set[str] = set()
+    items = items_in_words(timed.iloc[0])
     ends: list[list[tuple[float, float, str, str]]] = []
     for axes, mode in zip(panels, modes, strict=True):
         inside = ratios[ratios["mode"] == mode]
-        _set_axes(axes, [int(n) for n in lengths])
+        _set_axes(axes, [int(n) for n in lengths], items)
         axes.set_title(MODES[mode])
         axes.axhline(1.0, color="black", linewidth=0.9, zorder=1, gid=f"reference-{REFERENCE}")
         here = [(axes.get_xlim()[1], 1.0, REFERENCE, "black")]
@@ -144,9 +145,9 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
             Line2D([], [], linestyle="--", markerfacecolor="white", label="paper, Figure 2", **look),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=3.5)
-    tokens = units.length(timed["tokens"].iloc[0])
+    total = units.length(timed["tokens"].iloc[0])
     notes = [
-        f"batch size x length = {tokens} tokens",
+        f"batch size x length = {total} {items}",
         "bars: another run is inside with 95 %, paired by repeat",
     ]
     if printed:
@@ -192,8 +193,8 @@ def _draw_theirs(axes: Axes, name: str, series: Mapping[int, float], style: Styl
               **{**style, "linestyle": (0, (4, 2))})  # fmt: skip
 
 
-def _set_axes(axes: Axes, lengths: Sequence[int]) -> None:
-    set_length_axis(axes, lengths)
+def _set_axes(axes: Axes, lengths: Sequence[int], items: str) -> None:
+    set_length_axis(axes, lengths, items=items)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
