@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,8 @@ from baselines.recommenders.mean_words import MeanWords
 from baselines.recommenders.nrms import NRMS
 from effbench import AdditivePooling, News, NewsIds, TitleWords
 from effbench.measured.models import title_words
+from effbench.measured.probes.correctness import Incorrect
+from effbench.measured.probes.recommender_laws import check_recommender
 
 models = pytest.mark.parametrize("name", MODELS)
 NEWS = small_news()
@@ -269,3 +271,25 @@ def test_wrong_options_are_refused(options, complaint):
     given = {"heads": HEADS, "max_len": 3, "dropout": 0.0, **options}
     with pytest.raises(ValueError, match=complaint):
         NRMS(NEWS, D_MODEL, **given)
+
+
+@models
+def test_models_pass_the_check_before_a_training_and_broken_ones_do_not(name):
+    model = build(name, NEWS)
+    check_recommender(model)
+    forward = model.forward
+
+    def broken(complaint: str, replaced: Callable[..., torch.Tensor]) -> None:
+        model.forward = replaced  # type: ignore[method-assign]
+        with pytest.raises(Incorrect, match=complaint):
+            check_recommender(model)
+
+    def centred(scores: torch.Tensor) -> torch.Tensor:
+        return scores + scores.mean(dim=0)
+
+    broken("have the shape", lambda *rows: forward(*rows)[:, :1])
+    broken("not finite", lambda h, m, c: forward(h, m, c).where(m.any(1)[:, None], torch.nan))
+    broken("in the padding of a history", lambda h, m, c: forward(h, m, c) + h.sum(1)[:, None])
+    broken("one more place of padding", lambda h, m, c: forward(h, m, c) * m.shape[1])
+    broken("depend on the other rows", lambda h, m, c: centred(forward(h, m, c)))
+    broken("differs from forward", lambda *rows: 1 - forward(*rows))
