@@ -68,6 +68,7 @@ def executor(monkeypatch):
         (["run", "--seq-len", "-5"], "seq_len '-5' is not"),
         (["run", "--batch-size", "many"], "batch_size 'many' is not a whole number"),
         (["run", "--heads", "7"], "heads 7 does not divide d_model 256"),
+        (["run", "--scope", "user-encoder", "--mode", "decode"], "scope user-encoder has no mode decode"),
         (["run", "--config", "nowhere.toml"], "cannot read 'nowhere.toml'"),
         (["run", "--config", "broken.toml"], "broken.toml: not valid TOML"),
         (["run", "-m", "mine.py:Attention"], "unknown class in mine.py 'Attention'"),

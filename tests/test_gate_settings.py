@@ -233,7 +233,7 @@ def test_the_mechanism_is_not_looked_for(tmp_path):
         (ONE + "heads = true\n", "heads True is not a whole number"),
         (ONE + "d_model = 2.5\n", "d_model 2.5 is not a whole number"),
         (ONE + "layers = [1, 'two']\n", "layers 'two' is not a whole number"),
-        (ONE + "scope = 'layer'\n", "unknown scope 'layer'; choose from: attention, encoder"),
+        (ONE + "scope = 'layer'\n", "unknown scope 'layer'; choose from: attention, encoder, user-encoder"),
         (ONE + "dtype = 'float31'\n", "did you mean 'float32'"),
         (ONE + "device = 'tpu'\n", "device 'tpu' is not cpu, cuda or cuda:N"),
         (ONE + "threads = -1\n", "threads -1 is not a whole number"),

@@ -28,7 +28,7 @@ from effbench.show.look import (
     span,
 )
 from effbench.show.plots.label_layout import label_ends, label_room
-from effbench.show.tables import SHAPE, by_label, each_row, items_in_words, labels
+from effbench.show.tables import SHAPE, by_label, each_row, labels
 
 # panel (inference, training) -> mechanism as ``-m`` reads it -> length -> time in any one unit
 PublishedTimes = Mapping[str, Mapping[str, Mapping[int, float]]]
@@ -51,7 +51,8 @@ def relative_times(raw: pd.DataFrame, paper: PublishedTimes) -> list[Figure]:
     """
     nothing = "there is nothing to draw for figure2: "
     timed = raw[(raw["probe"] == "time") & (raw["task"] == "") & (raw["d_model"] == D_MODEL)]
-    timed = timed[timed["mode"].isin(MODES)]  # the paper has no decoding
+    # the paper has neither decoding nor the time of a user encoder
+    timed = timed[timed["mode"].isin(MODES) & (timed["scope"] != "user-encoder")]
     if timed.empty:
         raise NothingToDraw(f"{nothing}no {' or '.join(MODES)} pass was timed at d_model {D_MODEL}")
     timed = timed.assign(tokens=timed["batch_size"] * timed["seq_len"])
@@ -116,11 +117,10 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
     figure = Figure(figsize=(len(modes) * (3.6 + label_room(named)) + 0.5, 5.0), layout="constrained")
     panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
     failed: set[str] = set()
-    items = items_in_words(timed.iloc[0])
     ends: list[list[tuple[float, float, str, str]]] = []
     for axes, mode in zip(panels, modes, strict=True):
         inside = ratios[ratios["mode"] == mode]
-        _set_axes(axes, [int(n) for n in lengths], items)
+        _set_axes(axes, [int(n) for n in lengths])
         axes.set_title(MODES[mode])
         axes.axhline(1.0, color="black", linewidth=0.9, zorder=1, gid=f"reference-{REFERENCE}")
         here = [(axes.get_xlim()[1], 1.0, REFERENCE, "black")]
@@ -145,9 +145,9 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
             Line2D([], [], linestyle="--", markerfacecolor="white", label="paper, Figure 2", **look),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=3.5)
-    total = units.length(timed["tokens"].iloc[0])
+    tokens = units.length(timed["tokens"].iloc[0])
     notes = [
-        f"batch size x length = {total} {items}",
+        f"batch size x length = {tokens} tokens",
         "bars: another run is inside with 95 %, paired by repeat",
     ]
     if printed:
@@ -193,8 +193,8 @@ def _draw_theirs(axes: Axes, name: str, series: Mapping[int, float], style: Styl
               **{**style, "linestyle": (0, (4, 2))})  # fmt: skip
 
 
-def _set_axes(axes: Axes, lengths: Sequence[int], items: str) -> None:
-    set_length_axis(axes, lengths, items=items)
+def _set_axes(axes: Axes, lengths: Sequence[int]) -> None:
+    set_length_axis(axes, lengths)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
