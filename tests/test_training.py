@@ -713,7 +713,7 @@ def test_a_killed_cell_has_the_record_of_an_uninterrupted_one(tmp_path):
     assert {k: v for k, v in resumed.items() if k not in timed} == {
         k: v for k, v in samples.items() if k not in timed
     }
-    timed = {"tokens_per_s", "examples_per_s", "train_seconds", "test_seconds"}
+    timed = {"tokens_per_s", "examples_per_s", "train_seconds", "test_seconds", "test_examples_per_s"}
     timed |= {"checkpoint_seconds", "resumed"}
     assert {k: v for k, v in others.items() if k not in timed} == {
         k: v for k, v in values.items() if k not in timed

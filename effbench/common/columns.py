@@ -83,7 +83,7 @@ KNOWN: tuple[Column, ...] = (
     *_columns("score", "share", "accuracy macro_f1"),
     *_columns("computed", "seconds", "train_seconds"),
     *_columns("exact", "seconds", "test_seconds"),
-    *_columns("exact", "per_s", "examples_per_s news_per_s users_per_s"),
+    *_columns("exact", "per_s", "examples_per_s test_examples_per_s news_per_s users_per_s"),
     *_columns("exact", "seconds", "scoring_s"),
     *_columns("computed", "count", "repeats"),
     *_columns("origin", "text", "machine code data"),

@@ -189,6 +189,7 @@ def measure_accuracy(
         "tokens_per_s": history.tokens_per_s,
         "examples_per_s": history.epochs * len(splits.train) / sum(history.step_s),
         "test_seconds": test_s,
+        "test_examples_per_s": len(splits.test) / test_s,
         "padding_share": history.padding_share,
         "train_seconds": history.seconds,
         "checkpoint_seconds": history.checkpoint_seconds,
