@@ -19,13 +19,16 @@ WIDE = VOCAB ** (LONGEST + 1)  # more than there are prefixes, texts or extensio
 class Table:
     """A model whose logits are drawn for each source and prefix; its state is the source and the prefix."""
 
-    def __init__(self, seed, *, vocab=VOCAB, scale=2.0, of_position=False, end=0.0):
+    def __init__(self, seed, *, vocab=VOCAB, scale=2.0, of_position=False, end=0.0, always=None):
         self.seed, self.vocab, self.scale, self.of_position, self.end = seed, vocab, scale, of_position, end
         self.rows_read = 0
-        self.drawn = {}
+        self.drawn: dict[tuple[int, object], torch.Tensor] = {}
+        self.always = always
 
     def logits(self, source, prefix):
-        """``of_position``: they depend on the length of the prefix only."""
+        """``of_position``: they depend on the length of the prefix only; ``always``: these logits."""
+        if self.always is not None:
+            return self.always
         known = (source, len(prefix) if self.of_position else prefix)
         if known not in self.drawn:
             generator = torch.Generator().manual_seed(hash((self.seed, *known)) % 2**62)
@@ -164,6 +167,25 @@ def test_stopping_early_changes_no_result(settings, monkeypatch):
         assert early < 0.9 * (sum(table.rows_read for table, _ in cases) - early)
 
 
+class Chain(Table):
+    """A model that ends at once with probability 0.6, and otherwise writes token 2 until there is no room."""
+
+    def logits(self, source, prefix):
+        shares = {END: 0.6, 2: 0.4} if not prefix else {END if len(prefix) == LONGEST else 2: 1.0}
+        return torch.tensor([shares.get(token, 1e-6) for token in range(VOCAB)], dtype=torch.float64).log()
+
+
+@pytest.mark.parametrize(("length_penalty", "length"), [(0.0, 0), (0.5, 0), (2.0, LONGEST), (-1.0, 0)])
+def test_the_search_goes_on_while_a_longer_text_can_win(length_penalty, length):
+    """0.4 beats 0.6 if log 0.4 / log 0.6, 1.79, is below (10 / 6)^a."""
+    for beams in (2, 5):
+        (found,) = Chain(0).beam(options(beams=beams, length_penalty=length_penalty))
+        assert found[0].tokens == [2] * length
+    table = Chain(0)
+    table.beam(options(beams=2, length_penalty=0.0))
+    assert table.rows_read == 1, "nothing better could come"
+
+
 @every_setting
 def test_a_beam_of_one_is_the_greedy_search(settings):
     for seed in range(10):
@@ -175,7 +197,7 @@ def test_a_beam_of_one_is_the_greedy_search(settings):
 def test_greedy_search_takes_the_likeliest_token():
     table = Table(3, end=-1.0)
     for source, found in enumerate(table.greedy(options(), sources=8)):
-        text = []
+        text: list[int] = []
         while len(text) < LONGEST and (token := int(table.logits(source, tuple(text)).argmax())) != END:
             text.append(token)
         assert found.tokens == text
@@ -216,8 +238,7 @@ def test_no_n_tokens_in_a_row_occur_twice(n):
         found = [h.tokens for each in [*table.beam(search, 4), table.greedy(search, 4)] for h in each]
         assert all(len(text) == 14 and not repeats(text, n) for text in found)
         table = Table(6, vocab=16, scale=0.3)
-    constant = Table(8, vocab=16, of_position=True, end=-9.0)
-    constant.logits = lambda source, prefix: torch.arange(16.0, dtype=torch.float64)  # it repeats itself
+    constant = Table(8, vocab=16, always=torch.arange(16.0, dtype=torch.float64))  # it repeats itself
     search = options(beams=2, max_length=14, min_length=14, no_repeat=n)
     assert repeats(constant.greedy(options(max_length=14))[0].tokens, n)
     for text in (constant.greedy(search)[0].tokens, constant.beam(search)[0][0].tokens):
@@ -244,10 +265,9 @@ def test_sources_leave_the_batch_when_they_are_done():
 
 
 def test_an_impossible_text_is_not_returned_and_logits_must_be_numbers():
-    table = Table(0)
-    table.logits = lambda source, prefix: torch.tensor([0.0, -math.inf, 1.0, 2.0])
+    table = Table(0, always=torch.tensor([0.0, -math.inf, 1.0, 2.0]))
     assert table.beam(options(beams=2)) == [[]]
-    table.logits = lambda source, prefix: torch.full((4,), math.nan)
+    table = Table(0, always=torch.full((4,), math.nan))
     for run in (table.beam, table.greedy):
         with pytest.raises(ValueError, match="logits after 0 tokens are not numbers"):
             run(options())

@@ -53,7 +53,7 @@ class Seq2Seq(nn.Module):
     marks padding of the source; no id is special. ``max_source`` and ``max_target`` are the longest N and T.
 
     ``make_mechanism(max_len)`` makes the mechanism of the encoder. The decoder takes the mechanism's own
-    forms, ``make_mechanism(max_len, causal=True)`` for self-attention if it has steps, and
+    forms: ``make_mechanism(max_len, causal=True)`` for self-attention if it has steps, and
     ``make_mechanism(max_len, causal=False)`` for cross attention if it has a cross form. If a form is
     missing, ``make_vanilla(max_len, causal=...)`` replaces it. ``facts`` says which attention was taken as
     ``decoder_self_attention`` and ``decoder_cross_attention``: ``label``, or "vanilla: " and the reason why
@@ -92,9 +92,18 @@ class Seq2Seq(nn.Module):
             ffn_width=ffn_width,
             dropout=dropout,
         )
-        makers = (make_mechanism, make_vanilla)
-        make_own, own = _form(makers, label, require_steps, max_len=max_target, causal=True)
-        make_cross, cross = _form(makers, label, require_cross, max_len=max_source, causal=False)
+        make_own, own = _form(
+            partial(make_mechanism, max_target, causal=True),
+            partial(make_vanilla, max_target, causal=True),
+            require_steps,
+            label,
+        )
+        make_cross, cross = _form(
+            partial(_noncausal, make_mechanism, max_source),
+            partial(make_vanilla, max_source, causal=False),
+            require_cross,
+            label,
+        )
         self.facts = {"decoder_self_attention": own, "decoder_cross_attention": cross}
         self.decoder = _Decoder(
             zip(
@@ -220,10 +229,11 @@ class _Decoder(nn.Module):
     def remember(self, memory: Tensor, mask: Tensor | None) -> list[State]:
         """Return what the cross attention of each layer needs to know of memory [B, N, d_model]."""
         remembered: dict[nn.Module, State] = {}  # layers may share one instance
-        for block in self.blocks:
-            if block.cross not in remembered:
-                remembered[block.cross] = block.cross.remember(memory, mask)  # type: ignore[operator, index]
-        return [remembered[block.cross] for block in self.blocks]  # type: ignore[index]
+        attentions: list[nn.Module] = [block.cross for block in self.blocks]  # type: ignore[misc]
+        for cross in attentions:
+            if cross not in remembered:
+                remembered[cross] = cross.remember(memory, mask)  # type: ignore[operator]
+        return [remembered[cross] for cross in attentions]
 
     def forward(self, x: Tensor, cross: list[State], beams: int = 1) -> Tensor:
         for block, remembered in zip(self.blocks, cross, strict=True):
@@ -279,20 +289,25 @@ class _Block(nn.Module):
 
 
 def _form(
-    makers: tuple[MakeMechanism, MakeMechanism],
-    label: str,
+    make_own: Callable[[], nn.Module],
+    make_vanilla: Callable[[], nn.Module],
     require: Callable[[nn.Module], None],
-    *,
-    max_len: int,
-    causal: bool,
+    label: str,
 ) -> tuple[Callable[[], nn.Module], str]:
     """Return what makes the mechanism's own form and ``label``, or vanilla's and the reason for that."""
-    own, vanilla = (partial(make, max_len, causal=causal) for make in makers)
     try:
-        require(own())
+        require(make_own())
     except Unsupported as error:
-        return vanilla, f"vanilla: {error}"
-    return own, label
+        return make_vanilla, f"vanilla: {error}"
+    return make_own, label
+
+
+def _noncausal(make_mechanism: MakeMechanism, max_len: int) -> nn.Module:
+    """Return the noncausal form, or the only one that the mechanism has: cross attention has no order."""
+    try:
+        return make_mechanism(max_len, causal=False)
+    except Unsupported:
+        return make_mechanism(max_len)
 
 
 def _of_sources(state: Generation | Prefixes, rows: Tensor) -> list[State]:
