@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -112,29 +112,52 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def maker(cell: Cell) -> Callable[..., nn.Module]:
-    """Return a function that makes a new instance of the cell's mechanism, on the CPU and in float32.
+@dataclass(frozen=True)
+class MechanismMaker:
+    """Makes new instances of a cell's mechanism, on the CPU and in float32.
 
-    It takes the longest sequence, by default that of the cell.
-
-    Raises Unsupported, with the command that installs them, if required libraries are missing. The function
-    raises Unsupported if the mechanism refuses its options, and Incorrect if it is not an ``nn.Module``.
+    ``kind`` is the mechanism's class, ``label`` the mechanism as a user writes it.
     """
-    kind = _loaded(registry.find(cell.mechanism, "mechanism"))
-    longest = cell.seq_len + (1 if cell.mode == "decode" else 0)
 
-    def make(max_len: int = longest) -> nn.Module:
+    kind: type
+    cell: Cell
+
+    @property
+    def label(self) -> str:
+        """The mechanism as a user writes it."""
+        return self.cell.label
+
+    @property
+    def vanilla(self) -> MechanismMaker:
+        """The maker of vanilla attention of the same width and heads, for forms that the mechanism lacks."""
+        return maker(replace(self.cell, mechanism="vanilla", options={}))
+
+    def __call__(self, max_len: int | None = None, *, causal: bool | None = None) -> nn.Module:
+        """Return a new instance for up to ``max_len`` tokens, by default those of the cell.
+
+        ``causal`` asks for that form, by default the one that the cell asks for. Raises Unsupported if the
+        mechanism refuses its options, and Incorrect if it is not an ``nn.Module``.
+        """
+        cell = self.cell
+        options = _options(cell) if causal is None else {**_options(cell), "causal": causal}
+        longest = cell.seq_len + (1 if cell.mode == "decode" else 0) if max_len is None else max_len
         try:
-            made = kind(cell.d_model, cell.heads, max_len=max_len, **_options(cell))
+            made = self.kind(cell.d_model, cell.heads, max_len=longest, **options)
         except ValueError as error:
-            raise Unsupported(f"{cell.label}: {error}") from None
+            raise Unsupported(f"{self.label}: {error}") from None
         if not isinstance(made, nn.Module):
-            raise Incorrect(f"{kind.__name__} is not an nn.Module")
+            raise Incorrect(f"{self.kind.__name__} is not an nn.Module")
         if cell.mode == "decode":
             require_steps(made)
         return made
 
-    return make
+
+def maker(cell: Cell) -> MechanismMaker:
+    """Return what makes new instances of the cell's mechanism.
+
+    Raises Unsupported, with the command that installs them, if required libraries are missing.
+    """
+    return MechanismMaker(_loaded(registry.find(cell.mechanism, "mechanism")), cell)
 
 
 def recommender_maker(cell: Cell) -> MakeRecommender | None:

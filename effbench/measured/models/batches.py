@@ -22,7 +22,8 @@ def shuffled_batches(
 ) -> Iterator[Integers]:
     """Yield one epoch: every row once, in random batches, of rows of similar length if ``bucketed``.
 
-    All random numbers are drawn from ``rng`` before the first batch.
+    The length of a pair of texts is the sum of both: pairs whose sources were cut at the same length are then
+    sorted by their targets. All random numbers are drawn from ``rng`` before the first batch.
     """
     order = rng.permutation(len(lengths))
     if not bucketed:

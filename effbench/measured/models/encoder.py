@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +33,8 @@ class Encoder(nn.Module):
         if layers < 1:
             raise ValueError(f"layers must be at least 1, got {layers}")
         width = 2 * d_model if ffn_width is None else ffn_width
-        first = make_mechanism()
-        shared = getattr(first, "shares_layers", False)
         self.blocks = nn.ModuleList(
-            _Block(first if shared or layer == 0 else make_mechanism(), d_model, width, dropout)
-            for layer in range(layers)
+            _Block(mechanism, d_model, width, dropout) for mechanism in of_each_layer(make_mechanism, layers)
         )
         self.norm = nn.LayerNorm(d_model)
 
@@ -65,6 +62,14 @@ class Encoder(nn.Module):
             x, after = block.step(x, before)  # type: ignore[operator]
             states.append(after)
         return self.norm(x), states
+
+
+def of_each_layer(make_mechanism: Callable[[], nn.Module], layers: int) -> Iterator[nn.Module]:
+    """Yield the mechanism of each layer: new instances, or the same one if it ``shares_layers``."""
+    first = make_mechanism()
+    yield first
+    for _ in range(layers - 1):
+        yield first if getattr(first, "shares_layers", False) else make_mechanism()
 
 
 class FeatureDropout(nn.Module):

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from effbench.measured.models.classifier import AdditivePooling
-from effbench.measured.models.encoder import Encoder, FeatureDropout
+from effbench.measured.models.encoder import Encoder, FeatureDropout, of_each_layer
 
 Blocks = Literal["plain", "residual", "encoder"]
 QUERY = 200  # the width of the pooling's query (Wu et al. 2019, NRMS)
@@ -94,11 +94,7 @@ class MechanismStack(nn.Module):
 
     def __init__(self, make_mechanism: Callable[[], nn.Module], layers: int, *, residual: bool) -> None:
         super().__init__()
-        first = make_mechanism()
-        shared = getattr(first, "shares_layers", False)
-        self.mechanisms = nn.ModuleList(
-            first if shared or layer == 0 else make_mechanism() for layer in range(layers)
-        )
+        self.mechanisms = nn.ModuleList(of_each_layer(make_mechanism, layers))
         self.residual = residual
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
