@@ -243,6 +243,15 @@ def test_settings_stand_apart():
 # ranks
 
 
+def test_rank_agreement_of_many_rows_is_that_of_students_t():
+    rng = np.random.default_rng(0)
+    theirs, ours = rng.normal(size=(2, 30)).tolist()
+    ranks = agreement(theirs, ours)  # 30! orders are too many to try
+    assert ranks["spearman"] == pytest.approx(stats.spearmanr(theirs, ours).statistic)
+    assert ranks["spearman_p"] == pytest.approx(stats.spearmanr(theirs, ours).pvalue)
+    assert ranks["spearman_least"] == pytest.approx(0.361, abs=1e-3)  # tables of r at 28 degrees of freedom
+
+
 def test_rank_agreement_is_exact():
     order = [3.0, 1.0, 2.0, 4.0, 5.0, 7.0, 6.0]
     ranks = agreement(order, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])

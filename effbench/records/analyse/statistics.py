@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 LEVEL = 0.95
+_EXACT = 9  # scores whose orders are all tried: 9! are 362,880
 
 
 def half_width(interval: tuple[float, float, float]) -> float:
@@ -77,9 +78,10 @@ def welch(
 def agreement(theirs: Sequence[float], ours: Sequence[float], *, level: float = LEVEL) -> dict[str, Any]:
     """Return ``n`` and the Spearman and Kendall correlations of two lists of scores with their p-values.
 
-    ``spearman_p`` is exact: the two-sided share of all n! orders. ``spearman_least`` is the least size of a
-    Spearman correlation that is significant at ``1 - level``; NaN if none of so few can be. All but ``n`` is
-    NaN for fewer than three scores or if all scores of a list are equal.
+    ``spearman_p`` is exact for up to 9 scores: the two-sided share of all n! orders. For more it is that of
+    Student's t with n - 2 degrees of freedom (Kendall and Stuart 1973). ``spearman_least`` is the least size
+    of a Spearman correlation that is significant at ``1 - level``; NaN if none of so few can be. All but
+    ``n`` is NaN for fewer than three scores or if all scores of a list are equal.
     """
     n = len(ours)
     names = ("spearman", "spearman_p", "spearman_least", "kendall", "kendall_p")
@@ -89,10 +91,16 @@ def agreement(theirs: Sequence[float], ours: Sequence[float], *, level: float = 
 
     a, b = (stats.zscore(stats.rankdata(scores)) for scores in (theirs, ours))
     spearman = float(a @ b / n)
-    by_chance = b[np.array(list(itertools.permutations(range(n))))] @ a / n
-    sizes = np.sort(np.abs(by_chance))
-    p = float(np.mean(sizes >= abs(spearman) - 1e-8))
-    least = next((s for s in np.unique(sizes.round(9)) if np.mean(sizes >= s - 1e-8) <= 1 - level), math.nan)
+    if n <= _EXACT:
+        by_chance = b[np.array(list(itertools.permutations(range(n))))] @ a / n
+        sizes = np.sort(np.abs(by_chance))
+        p = float(np.mean(sizes >= abs(spearman) - 1e-8))
+        enough = (s for s in np.unique(sizes.round(9)) if np.mean(sizes >= s - 1e-8) <= 1 - level)
+        least = next(enough, math.nan)
+    else:
+        p = float(stats.spearmanr(theirs, ours).pvalue)
+        t = stats.t.ppf((1 + level) / 2, n - 2)
+        least = t / math.sqrt(n - 2 + t**2)
     kendall = stats.kendalltau(theirs, ours)
     values = (spearman, p, float(least), float(kendall.statistic), float(kendall.pvalue))
     return {"n": n, **dict(zip(names, values, strict=True))}
