@@ -5,22 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effbench.common.files import replacing
+from effbench.measured.data.bootstrap import DRAWS, PERCENTILES, Floats, resampled_sums
 from effbench.measured.data.examples import Integers
-
-Floats = NDArray[np.floating[Any]]
 
 METRICS = ("auc", "mrr", "ndcg5", "ndcg10")
 
 _BLOCK = 2**15  # candidates at a time: bounded memory, and faster than more
-_DRAWS = 1000  # of the bootstrap
-_DRAWN = 2**20  # users at a time
-_PERCENTILES = (2.5, 97.5)
 
 
 def impression_scores(scores: Floats, labels: Integers, starts: Integers) -> dict[str, Floats]:
@@ -57,7 +52,7 @@ def mean_scores(by_impression: Mapping[str, Floats]) -> dict[str, float]:
 
 
 def intervals(
-    by_impression: Mapping[str, Floats], users: Integers, draws: int = _DRAWS
+    by_impression: Mapping[str, Floats], users: Integers, draws: int = DRAWS
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of each mean, by a percentile bootstrap over users with a fixed seed.
 
@@ -67,19 +62,12 @@ def intervals(
     if not counted.any():
         return dict.fromkeys(METRICS, (np.nan, np.nan))
     _, user = np.unique(users[counted], return_inverse=True)
-    columns = [np.ones(int(counted.sum())), *(by_impression[name][counted] for name in METRICS)]
-    sums = np.stack([np.bincount(user, weights=column) for column in columns], axis=1)  # [users, 1 + metrics]
-    rng = np.random.default_rng(0)
-    together = max(1, _DRAWN // len(sums))  # draws at a time
-    means = []
-    for first in range(0, draws, together):
-        count = min(together, draws - first)
-        drawn = rng.integers(len(sums), size=(count, len(sums)))
-        drawn += np.arange(count)[:, None] * len(sums)
-        times = np.bincount(drawn.ravel(), minlength=count * len(sums)).reshape(count, len(sums))
-        totals = times @ sums
-        means.append(totals[:, 1:] / totals[:, :1])
-    low, high = np.percentile(np.concatenate(means), _PERCENTILES, axis=0)
+    columns: list[Floats] = [np.ones(int(counted.sum())), *(by_impression[name][counted] for name in METRICS)]
+    sums = np.stack(  # [users, 1 + metrics]
+        [np.bincount(user, weights=column).astype(np.float64) for column in columns], axis=1
+    )
+    totals = resampled_sums(sums, draws)
+    low, high = np.percentile(totals[:, 1:] / totals[:, :1], PERCENTILES, axis=0)
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from effbench.common.spec import UsageError
 from effbench.measured.data.behaviours import Impressions, Titles
-from effbench.measured.data.ranking import Floats, impression_scores, mean_scores
+from effbench.measured.data.bootstrap import Floats
+from effbench.measured.data.ranking import impression_scores, mean_scores
 
 _ROWS = 2**9  # impressions at a time: a profile has hundreds of words, and each candidate a copy of it
 
