@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effbench.common.bootstrap import Floats, Integers
 from effbench.common.files import replacing
-from effbench.common.ranking import Floats, Integers, ranks, write_ranks
+from effbench.common.ranking import ranks, write_ranks
 from effbench.common.spec import UsageError
 
 SCORES, RANKS = ".npz", ".txt"

@@ -5,22 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from effbench.common.bootstrap import DRAWS, PERCENTILES, Floats, Integers, resampled_sums
 from effbench.common.files import replacing
-
-Floats = NDArray[np.floating[Any]]
-Integers = NDArray[np.integer[Any]]
 
 METRICS = ("auc", "mrr", "ndcg5", "ndcg10")
 
 _BLOCK = 2**15  # candidates at a time: bounded memory, and faster than more
-_DRAWS = 1000  # of the bootstrap
-_DRAWN = 2**20  # users at a time
-PERCENTILES = (2.5, 97.5)  # the ends of an interval
 
 
 def impression_scores(scores: Floats, labels: Integers, starts: Integers) -> dict[str, Floats]:
@@ -57,7 +51,7 @@ def mean_scores(by_impression: Mapping[str, Floats]) -> dict[str, float]:
 
 
 def intervals(
-    by_impression: Mapping[str, Floats], users: Integers, draws: int = _DRAWS
+    by_impression: Mapping[str, Floats], users: Integers, draws: int = DRAWS
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of each mean, by a percentile bootstrap over users with a fixed seed.
 
@@ -72,23 +66,13 @@ def intervals(
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
 
 
-def resampled(columns: Sequence[Floats], users: Integers, draws: int = _DRAWS) -> Floats:
+def resampled(columns: Sequence[Floats], users: Integers, draws: int = DRAWS) -> Floats:
     """Return [draws, columns]: the sum of each column [n] over users drawn with replacement, by a fixed seed.
 
     Row i of the columns belongs to user ``users[i]``. As many users are drawn as there are.
     """
     _, user = np.unique(users, return_inverse=True)
-    sums = np.stack([np.bincount(user, weights=column) for column in columns], axis=1)  # [users, 1 + metrics]
-    rng = np.random.default_rng(0)
-    together = max(1, _DRAWN // len(sums))  # draws at a time
-    totals = []
-    for first in range(0, draws, together):
-        count = min(together, draws - first)
-        drawn = rng.integers(len(sums), size=(count, len(sums)))
-        drawn += np.arange(count)[:, None] * len(sums)
-        times = np.bincount(drawn.ravel(), minlength=count * len(sums)).reshape(count, len(sums))
-        totals.append(times @ sums)
-    return np.concatenate(totals)
+    return resampled_sums(np.stack([np.bincount(user, weights=column) for column in columns], axis=1), draws)
 
 
 def ranks(scores: Floats, starts: Integers) -> Integers:

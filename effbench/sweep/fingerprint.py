@@ -23,7 +23,7 @@ _MEASURING = (
     "measured/models",
 )
 # In a training's process, beside the task's own file.
-_PREPARING = ("measured/data", "measured/tasks", "common/ranking.py")
+_PREPARING = ("measured/data", "measured/tasks", "common/ranking.py", "common/bootstrap.py")
 
 
 def code_of(cell: Cell) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effbench.common.ranking import PERCENTILES, resampled
+from effbench.common.bootstrap import PERCENTILES
+from effbench.common.ranking import resampled
 from effbench.measured.data.examples import Integers
 
 Floats = NDArray[np.floating[Any]]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
 import lzma
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -92,6 +95,16 @@ def decoded(text: bytes, where: str) -> str:
         return text.decode()
     except UnicodeDecodeError as error:
         raise UsageError(f"{where}: not UTF-8 text: {error.reason} (byte {error.start})") from None
+
+
+@contextmanager
+def large_fields() -> Iterator[None]:
+    """Lift the csv module's limit of 128 KiB per field, for the whole process: papers are longer."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def digest_of(paths: Iterable[Path]) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from effbench.common.ranking import Floats, impression_scores, mean_scores
+from effbench.common.bootstrap import Floats
+from effbench.common.ranking import impression_scores, mean_scores
 from effbench.common.spec import UsageError
 from effbench.measured.data.behaviours import Impressions, Titles
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,15 @@ from effbench.common.spec import UsageError
 from effbench.common.wording import shown
 from effbench.measured.data.cache import Arrays, cached
 from effbench.measured.data.examples import Examples, Integers, joined_rows, stratified_order
-from effbench.measured.data.reading import LINE_BYTES, digest_of, lines, packed_file, unchanged, whole_lines
+from effbench.measured.data.reading import (
+    LINE_BYTES,
+    digest_of,
+    large_fields,
+    lines,
+    packed_file,
+    unchanged,
+    whole_lines,
+)
 from effbench.measured.data.text_sets import json_object, text_column
 
 PARTS = ("train", "validation", "test")
@@ -123,16 +129,6 @@ def _digest(folder: Path) -> str:
         ) from None
 
 
-@contextmanager
-def _large_fields() -> Iterator[None]:
-    """Lift the csv module's limit of 128 KiB per field, for the whole process: papers are longer."""
-    before = csv.field_size_limit(sys.maxsize)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
 def _rows(path: Path, *, quoting: bool) -> Iterator[tuple[int, list[bytes], str]]:
     """Yield (byte after the row, its fields, file:line) of each row; a quoted row may have several lines."""
     end = first = number = 0
@@ -154,7 +150,7 @@ def _rows(path: Path, *, quoting: bool) -> Iterator[tuple[int, list[bytes], str]
                 )
             yield line.decode("latin-1")  # one character per byte, and back below
 
-    with _large_fields():
+    with large_fields():
         reader = csv.reader(texts(), delimiter="\t")
         while True:
             first, began = number, end
@@ -170,7 +166,7 @@ def _rows(path: Path, *, quoting: bool) -> Iterator[tuple[int, list[bytes], str]
 def _rows_at(path: Path, rows: Integers, places: Integers, *, quoting: bool) -> Iterator[list[bytes]]:
     """Yield the fields of the rows, which lie between these places of the file."""
     try:
-        with path.open("rb") as file, _large_fields():
+        with path.open("rb") as file, large_fields():
             for row in rows:
                 file.seek(places[row])
                 fields = _fields(file.read(places[row + 1] - places[row]), quoting=quoting)

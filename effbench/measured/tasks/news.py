@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from effbench.common import columns
+from effbench.common.bootstrap import Floats
 from effbench.common.predictions import Predictions
-from effbench.common.ranking import METRICS, Floats, impression_scores, intervals, mean_scores
+from effbench.common.ranking import METRICS, impression_scores, intervals, mean_scores
 from effbench.common.spec import UsageError
 from effbench.common.wording import plural
 from effbench.measured.data import corpus, mind_rows
