@@ -113,6 +113,17 @@ def test_a_test_part_without_labels_is_predicted_too(small, tmp_path):  # noqa: 
     assert (store.predictions(mean.cell) / "test.txt").is_file()
 
 
+def test_a_test_part_with_labels_is_predicted(tmp_path):
+    data = topical(tmp_path / "data", users=12)
+    shutil.copytree(data / "dev", data / "test")
+    sweep = Sweep.from_toml(SWEEP, "test", "ranking").override({"mechanism": ["mean-words"], "repeats": "1"})
+    effbench.run(sweep, tmp_path / "out", data_dir=data, predictions=True, executor=InlineExecutor())
+    store = Store(tmp_path / "out")
+    (record,) = store.read()[0]
+    assert sorted(path.name for path in store.predictions(record.cell).iterdir()) == ["test.npz", "test.txt"]
+    assert not plan(sweep, store, data_dir=data, predictions=True).jobs
+
+
 def test_an_ensemble_is_the_mean_of_the_scores(trained, capsys, monkeypatch, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(trained[1], out)

@@ -50,7 +50,7 @@ class Workload:
 
     @property
     def subject(self) -> nn.Module:
-        """What the laws are about, [B, N, d_model] -> [B, N, d_model]: of a user encoder, its mechanism."""
+        """The module that the laws test; in a user encoder, its mechanism."""
         return self.module.mechanism if isinstance(self.module, PooledEncoder) else self.module
 
     @property

@@ -187,10 +187,9 @@ class NewsRecommendation(Recommendation):
     ) -> None:
         """Write the scores and ranks of the scored part, and of a test part without labels."""
         splits = cast(NewsSplits, splits)
-        parts = {splits.evaluated: splits.test, "test": splits.unlabelled}
-        for name, part in parts.items():
-            if part is not None:
-                _predictions(model, part, seq_len, batches).write(folder, name)
+        _predictions(model, splits.test, seq_len, batches).write(folder, splits.evaluated)
+        if splits.unlabelled is not None:
+            _predictions(model, splits.unlabelled, seq_len, batches).write(folder, "test")
 
     def speeds(self, model: nn.Module, splits: Splits, seq_len: int) -> Mapping[str, float]:
         """Return how fast news and users are encoded and candidates are ranked."""

@@ -1,4 +1,4 @@
-"""What the tasks on behaviours share: options, files, their division, and models that score candidates."""
+"""The base class of tasks on behaviours: their options, files and parts, and the models that they train."""
 
 from __future__ import annotations
 
