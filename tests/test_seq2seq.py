@@ -197,17 +197,19 @@ def test_the_loss_is_that_of_the_real_tokens_alone():
         wanted = torch.full_like(logits, smoothing / VOCAB)
         wanted.scatter_add_(2, target[:, 1:, None], torch.full_like(logits[..., :1], 1 - smoothing))
         expected = -(wanted * logits).sum(dim=-1)[at].mean()
-        close(model.loss(source, mask, target, real, smoothing=smoothing), expected)
+        close(model.loss(source, mask, target, at, smoothing=smoothing), expected)
         other = torch.where(real, target, torch.randint(VOCAB, target.shape))
-        close(model.loss(source, mask, other, real, smoothing=smoothing), expected)
-    close(cross_entropy(logits[at], target[:, 1:][at]), model.loss(source, mask, target, real))
+        close(model.loss(source, mask, other, at, smoothing=smoothing), expected)
+    close(cross_entropy(logits[at], target[:, 1:][at]), model.loss(source, mask, target, at))
+    close(model.predicted(source, mask, target, at).log_softmax(dim=-1), logits[at])
 
 
 @every_mechanism
 def test_every_parameter_is_trained(name):
     model = make(name, dropout=0.2).train()
     source, mask, target = pairs()
-    model.loss(source, mask, target, torch.ones_like(target, dtype=torch.bool), smoothing=0.1).backward()
+    every = torch.ones_like(target[:, 1:], dtype=torch.bool)
+    model.loss(source, mask, target, every, smoothing=0.1).backward()
     unused = [
         key for key, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()
     ]

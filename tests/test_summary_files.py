@@ -226,11 +226,12 @@ def test_empty_texts_are_left_out_and_double_ones_kept_and_both_counted(tmp_path
 
 def test_what_is_cut_is_counted(tmp_path):
     pairs = read(json_files(tmp_path)).parts["train"]
-    longest = int(pairs.lengths.max())
+    longest = int(pairs.source_lengths.max())
     assert pairs.truncated(longest, 10_000) == {"source_truncated_share": 0, "target_truncated_share": 0}
     assert pairs.truncated(1, 1) == {"source_truncated_share": 1, "target_truncated_share": 1}
     cut = pairs.take(np.array([2, 0]), 5, 3)
-    assert cut.lengths.tolist() == [5, 5]
+    assert cut.source_lengths.tolist() == [5, 5]
+    assert cut.lengths.tolist() == [8, 8]
     assert cut.source(0).tolist() == pairs.source(2)[:5].tolist()
     assert cut.target(1).tolist() == pairs.target(0)[:3].tolist()
 

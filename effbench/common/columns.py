@@ -18,6 +18,7 @@ Unit = Literal["text", "number", "count", "seconds", "bytes", "share", "flops", 
 Role = Literal["identity", "computed", "exact", "score", "origin", "raw", "fact"]
 
 METRIC = "metric"
+VALIDATION_METRIC = "validation_metric"  # where training stopped on another score than the metric
 SCORES = "scores"
 DEFAULT_METRIC = "accuracy"
 PRIOR = "prior_"
@@ -84,12 +85,15 @@ KNOWN: tuple[Column, ...] = (
     *_columns("computed", "seconds", "train_seconds"),
     *_columns("exact", "seconds", "test_seconds"),
     *_columns("exact", "per_s", "examples_per_s test_examples_per_s news_per_s users_per_s"),
-    *_columns("exact", "seconds", "scoring_s"),
+    *_columns("exact", "seconds", "scoring_s encode_s"),
+    *_columns("exact", "per_s", "decode_tokens_per_s beam_tokens_per_s"),
+    *_columns("computed", "text", "decoder_self_attention decoder_cross_attention"),
+    *_columns("exact", "share", "source_truncated_share target_truncated_share"),
     *_columns("computed", "count", "repeats"),
     *_columns("origin", "text", "machine code data"),
     *_columns("raw", "text", "probe warmed_up declared_order declared_memory_order implementation libraries"),
     *_columns("raw", "text", "warnings allocator_in_force stopped no_ceiling torch started"),
-    *_columns("raw", "text", SCORES),
+    *_columns("raw", "text", f"{SCORES} {VALIDATION_METRIC}"),
     *_columns("raw", "count", "repeat seed calls_per_sample test_correct test_examples train_examples"),
     *_columns("raw", "count", "resumed"),
     *_columns("raw", "number", "epochs best_epoch"),

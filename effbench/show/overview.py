@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -17,9 +17,11 @@ from effbench.records.analyse.uncertainty import differs
 from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.compile_table import compile_block
+from effbench.show.generation_table import generation_block
 from effbench.show.tables import SHAPE, compiled_in_words, each_row, labels, what_was_measured
 
 ABOVE_THE_ROOF = 1.1
+_OTHERS = 3  # scores beside the metric in one table
 _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("time_s", "time per call", units.seconds),
     ("peak_bytes", "peak memory", units.size),
@@ -56,7 +58,9 @@ def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block
     trained = frame[frame["task"] != ""]
     keys = [*SHAPE, "machine", "task"]
     for key, group in trained.groupby(keys, sort=False):
-        blocks.append(_score_block(group, dict(zip(keys, key, strict=True))))
+        blocks += _score_blocks(group, dict(zip(keys, key, strict=True)))
+        generation = generation_block(group)
+        blocks += [generation] if generation is not None else []
     return [*blocks, *_failures(frame), *_checks(frame)]
 
 
@@ -202,25 +206,32 @@ def _written(configuration: pd.DataFrame, column: str, pretty: Callable[[float],
     return f"{text}*" if winner else text
 
 
-def _score_block(group: pd.DataFrame, key: dict[str, Any]) -> Block:
-    """Return the table of a task's trainings: metric with interval, other scores, speed and memory."""
+def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
+    """Return the table of a task's trainings: metric with interval, other scores, speed and memory.
+
+    Many other scores have a table of their own, so that both fit into a terminal.
+    """
     metric = metric_of(group)
     low, high, _ = columns.bounds(metric)
     named = [name.removesuffix("_low") for name in group.columns if name.endswith("_low")]
     others = [
         name for name in named if name not in (metric, "time", "time_ratio") and group[name].notna().any()
     ]
-    stateful = group["state_bytes"].notna().any()
+    # the table of generation has the state too
+    stateful = group["state_bytes"].notna().any() and group["decode_tokens_per_s"].isna().all()
+    apart = others if len(others) > _OTHERS else []
+    beside = [] if apart else others
     written = units.written_score(metric)
     head = [
         "mechanism",
         "length",
         units.score_words(metric),
         "95 % CI",
-        *map(units.score_words, others),
+        *map(units.score_words, beside),
     ]
     texts = []
-    for row in group.sort_values(["seq_len", metric], ascending=[True, False]).to_dict(orient="records"):
+    ordered = group.sort_values(["seq_len", metric], ascending=[True, False]).to_dict(orient="records")
+    for row in ordered:
         name = label(row["mechanism"], row["options"])
         if pd.isna(row[metric]):
             texts.append([name, units.length(row["seq_len"]), str(row["status"])])
@@ -232,7 +243,7 @@ def _score_block(group: pd.DataFrame, key: dict[str, Any]) -> Block:
                 units.length(row["seq_len"]),
                 written(row[metric]),
                 f"{written(row[low]).removesuffix(' %')} to {written(row[high])}" if known else "",
-                *("" if pd.isna(row[other]) else units.written_score(other)(row[other]) for other in others),
+                *(_written_score(row, other) for other in beside),
                 str(row["repeats"]),
                 units.seconds(row["train_seconds"]),
                 units.count(row["tokens_per_s"]),
@@ -246,17 +257,45 @@ def _score_block(group: pd.DataFrame, key: dict[str, Any]) -> Block:
         f"d_model {key['d_model']}, {key['heads']} heads, batch {key['batch_size']}; {key['machine']}"
     )
     rows = [[*row, *[""] * (len(head) - len(row))] for row in texts]
-    return Block(title=title, head=head, rows=rows, notes=_baseline_scores(group))
-
-
-def _baseline_scores(group: pd.DataFrame) -> list[str]:
-    scores = [
-        f"{name.removeprefix(columns.PRIOR).replace('_', ' ')} {units.written_score(name)(value)}"
-        for name in group.columns
-        if name.startswith(columns.PRIOR) and not name.endswith("_macro_f1")
-        for value in group[name].dropna().head(1)
+    blocks = [
+        Block(title=title, head=head, rows=rows, notes=[] if apart else _baseline_scores(group, others))
     ]
-    return [f"baseline scores: {', '.join(scores)}"] if scores else []
+    if apart:
+        further = [
+            [label(row["mechanism"], row["options"]), units.length(row["seq_len"]),
+             *(_written_score(row, name) for name in (metric, *others))]
+            for row in ordered if pd.notna(row[metric])
+        ]  # fmt: skip
+        head = ["mechanism", "length", *map(units.score_words, (metric, *others))]
+        notes = _baseline_scores(group, others)
+        blocks.append(Block(title="all scores", head=head, rows=further, notes=notes))
+    return blocks
+
+
+def _written_score(row: dict[Hashable, Any], score: str) -> str:
+    return "" if pd.isna(row[score]) else units.written_score(score)(row[score])
+
+
+def _baseline_scores(group: pd.DataFrame, others: list[str]) -> list[str]:
+    """Return the baseline scores in words, those of other scores than the metric in brackets behind it."""
+    known = {
+        name.removeprefix(columns.PRIOR): float(group[name].dropna().iloc[0])
+        for name in group.columns
+        if name.startswith(columns.PRIOR) and not name.endswith("_macro_f1") and group[name].notna().any()
+    }
+    further = {f"{name}_{score}" for name in known for score in others}
+    texts = []
+    for name, value in known.items():
+        if name in further:
+            continue
+        more = [
+            f"{units.score_words(score)} {units.written_score(f'{name}_{score}')(known[f'{name}_{score}'])}"
+            for score in others
+            if f"{name}_{score}" in known
+        ]
+        text = f"{name.replace('_', ' ')} {units.written_score(name)(value)}"
+        texts.append(f"{text} ({', '.join(more)})" if more else text)
+    return [f"baseline scores: {', '.join(texts)}"] if texts else []
 
 
 def _failures(frame: pd.DataFrame) -> list[Block]:

@@ -31,6 +31,11 @@ class SourceTargets:
 
     @property
     def lengths(self) -> Integers:
+        """Tokens of each source and its target together, [n]: what batches are sorted by."""
+        return self.source_lengths + self.target_lengths
+
+    @property
+    def source_lengths(self) -> Integers:
         """Tokens of each source, [n]."""
         return np.diff(self.source_starts)
 
@@ -63,6 +68,6 @@ class SourceTargets:
     def truncated(self, longest_source: int, longest_target: int) -> dict[str, float]:
         """Return the share of sources and of targets that are longer than this, from 0 to 1."""
         return {
-            "source_truncated_share": float((self.lengths > longest_source).mean()),
+            "source_truncated_share": float((self.source_lengths > longest_source).mean()),
             "target_truncated_share": float((self.target_lengths > longest_target).mean()),
         }

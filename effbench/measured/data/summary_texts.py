@@ -50,6 +50,15 @@ class Documents:
     def __len__(self) -> int:
         return len(self.summaries)
 
+    def take(self, rows: Integers) -> Documents:
+        """Return the given documents in the given order."""
+        digest = hashlib.sha256(f"{self.digest} {rows.tolist()}".encode()).hexdigest()[:16]
+        return Documents(
+            articles=[self.articles[row] for row in rows],
+            summaries=[self.summaries[row] for row in rows],
+            digest=digest,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summaries:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 
-from effbench.measured.decoding import finish
+from effbench.measured.models.stopwatch import median_s
 from effbench.measured.recommender import Recommender
 
 CANDIDATES = 10_000  # that one user is scored against
 USERS = 256  # encoded together
 NEWS = 4_096  # encoded together at most
-_AT_LEAST, _SECONDS = 3, 0.3  # calls, and seconds of calls, behind a median
 
 
 @torch.no_grad()
@@ -29,7 +25,7 @@ def speeds(model: Recommender, history: int) -> dict[str, float]:
     device = next(model.parameters()).device
     rows = torch.arange(1, min(NEWS + 1, model.news_rows), device=device)
     features = model.encode(rows)
-    found = {"news_per_s": len(rows) / _median_s(lambda: model.encode(rows), device)}
+    found = {"news_per_s": len(rows) / median_s(lambda: model.encode(rows), device)}
 
     def some(*shape: int) -> torch.Tensor:
         chosen: torch.Tensor = features[torch.arange(math.prod(shape), device=device) % len(features)]
@@ -38,20 +34,7 @@ def speeds(model: Recommender, history: int) -> dict[str, float]:
     mask = torch.ones(USERS, history, dtype=torch.bool, device=device)
     if type(model).user is not Recommender.user:
         users = some(USERS, history)
-        found["users_per_s"] = USERS / _median_s(lambda: model.user(users, mask), device)
+        found["users_per_s"] = USERS / median_s(lambda: model.user(users, mask), device)
     one, candidates = some(1, history), some(1, CANDIDATES)
-    found["scoring_s"] = _median_s(lambda: model.score(one, mask[:1], candidates), device)
+    found["scoring_s"] = median_s(lambda: model.score(one, mask[:1], candidates), device)
     return found
-
-
-def _median_s(call: Callable[[], object], device: torch.device) -> float:
-    """Return the median time of a call."""
-    times: list[float] = []
-    call()
-    while len(times) < _AT_LEAST or sum(times) < _SECONDS:
-        finish(device)
-        began = time.perf_counter()
-        call()
-        finish(device)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)

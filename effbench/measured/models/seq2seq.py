@@ -125,18 +125,30 @@ class Seq2Seq(nn.Module):
         return self._logits(self._decoded(source, mask, target))
 
     def loss(
-        self, source: Tensor, mask: Tensor | None, target: Tensor, real: Tensor, *, smoothing: float = 0.0
+        self,
+        source: Tensor,
+        mask: Tensor | None,
+        target: Tensor,
+        target_mask: Tensor,
+        *,
+        smoothing: float = 0.0,
     ) -> Tensor:
-        """Return the cross-entropy in nats, the mean over the real tokens that follow another one: a scalar.
+        """Return the cross-entropy in nats, the mean over the predicted tokens: a scalar.
 
-        target [B, T + 1] has the begin and end tokens, and real [B, T + 1] is True for its tokens. With
-        ``smoothing`` s, a token is predicted against the distribution that gives it 1 - s and spreads s over
-        the whole vocabulary (label smoothing, Szegedy et al. 2016, arXiv 1512.00567). Logits of padding are
-        not computed.
+        Target and mask are those of ``predicted``. With ``smoothing`` s, a token is predicted against the
+        distribution that gives it 1 - s and spreads s over the whole vocabulary (label smoothing, Szegedy et
+        al. 2016, arXiv 1512.00567).
         """
-        at = real[:, 1:]
-        logits = self._logits(self._decoded(source, mask, target[:, :-1])[at])
-        return cross_entropy(logits, target[:, 1:][at], label_smoothing=smoothing)
+        logits = self.predicted(source, mask, target, target_mask)
+        return cross_entropy(logits, target[:, 1:][target_mask], label_smoothing=smoothing)
+
+    def predicted(self, source: Tensor, mask: Tensor | None, target: Tensor, target_mask: Tensor) -> Tensor:
+        """Return logits [n, vocab_size] of the n tokens of ``target[:, 1:][target_mask]``, row after row.
+
+        target [B, T + 1] has the begin and end tokens; target_mask [B, T] is True where the token that
+        follows is real. No logits are computed for padding.
+        """
+        return self._logits(self._decoded(source, mask, target[:, :-1])[target_mask])
 
     def start(self, source: Tensor, mask: Tensor | None = None) -> Generation:
         """Encode the source [B, N] once, and return the state before the first token, of one hypothesis each.

@@ -64,8 +64,9 @@ class Objective:
     """The data and the goal of a training.
 
     ``batch(rows)`` makes CPU tensors of training rows, whose ``lengths`` [n] are known; ``mask`` [B, N] is
-    among them. ``loss(model, batch)`` is a scalar. ``score()`` evaluates the model on the validation part;
-    ``metric`` is the name of one of its scores, higher being better.
+    among them, and ``target_mask`` [B, T] where there are targets: True for a real token.
+    ``loss(model, batch)`` is a scalar. ``score()`` evaluates the model on the validation part; ``metric`` is
+    the name of one of its scores, higher being better.
     """
 
     batch: Callable[[Integers], Batch]
@@ -176,8 +177,9 @@ class _Run:
         history.step += 1
         history.step_loss.append(loss)
         history.step_s.append(time.perf_counter() - started)
-        history.tokens += int(batch["mask"].sum())
-        history.positions += batch["mask"].numel()
+        for mask in (batch[name] for name in ("mask", "target_mask") if name in batch):
+            history.tokens += int(mask.sum())
+            history.positions += mask.numel()
         if last_of_part:
             self._evaluate(rate)
         return last_of_part

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ from effbench.measured.recommender import MakeRecommender, Recommender
 from effbench.measured.state import state_bytes
 from effbench.measured.tasks.base import Task, confirm
 from effbench.measured.workload import maker, recommender_maker
+
+Score = Callable[[nn.Module, Iterable[Mapping[str, Tensor]]], dict[str, Any]]
 
 
 def accuracy(context: Context) -> Result:
@@ -112,9 +115,11 @@ def measure_accuracy(
         make_mechanism, splits=splits, seq_len=cell.seq_len, d_model=cell.d_model, layers=cell.layers
     ).to(device)
 
+    # training begins with a random state of its own: the checks leave no trace in it
     if isinstance(make_mechanism, MakeRecommender):
-        # training begins with a random state of its own: the check leaves no trace in it
         check_recommender(next(m for m in model.modules() if isinstance(m, Recommender)))
+    model.eval()
+    task.check(model, on_device(task.full_batch(splits, 2, cell.seq_len), device))
 
     def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         with autocast():
@@ -124,22 +129,25 @@ def measure_accuracy(
         for rows in sorted_batches(part.lengths, cell.batch_size * cell.seq_len):
             yield rows, on_device(task.batch(part, rows), device)
 
-    def evaluate(part: Examples) -> tuple[dict[str, float], Values, dict[str, tuple[float, ...]]]:
+    def evaluate(
+        part: Examples, score: Score, metric: str
+    ) -> tuple[dict[str, float], Values, dict[str, tuple[float, ...]]]:
         """Return the scores of a part, and their intervals and the series as far as the task has them."""
         with autocast():
-            found = task.score(model, (batch for _, batch in batches(part)))
-        _check_scores(task, found)
+            found = score(model, (batch for _, batch in batches(part)))
+        _check_scores(task, found, metric)
         ends = {end for name in found for end in columns.bounds(name)} & found.keys()
         series = {f"test_{name}": value for name, value in found.items() if isinstance(value, tuple)}
         scores = {n: v for n, v in found.items() if n not in ends and not isinstance(v, tuple)}
         return scores, {end: found[end] for end in sorted(ends)}, series
 
+    chosen_by = task.validation_metric or task.metric
     objective = Objective(
         batch=lambda rows: task.batch(splits.train, rows),
         lengths=splits.train.lengths,
         loss=loss,
-        score=lambda: evaluate(splits.validation)[0],
-        metric=task.metric,
+        score=lambda: evaluate(splits.validation, task.validate, chosen_by)[0],
+        metric=chosen_by,
     )
     history = train(
         model,
@@ -154,9 +162,10 @@ def measure_accuracy(
     model.eval()
     with torch.no_grad():
         began = time.perf_counter()
-        scores, ends, of_test = evaluate(splits.test)
+        scores, ends, of_test = evaluate(splits.test, task.score, task.metric)
         test_s = time.perf_counter() - began
-        speeds = task.speeds(model, splits, cell.seq_len)
+        with autocast():
+            further = task.measurements(model, splits, cell.seq_len)
         if predictions is not None:
             with autocast():
                 task.write_predictions(model, splits, cell.seq_len, batches, predictions)
@@ -176,7 +185,9 @@ def measure_accuracy(
     values |= ends
     values |= {columns.METRIC: metric, columns.SCORES: ",".join(named)}
     values |= {f"prior_{name.replace(' ', '_')}": value for name, value in splits.priors.items()}
-    values |= {**splits.facts, **speeds}
+    values |= {**splits.facts, **{n: v for n, v in further.items() if not isinstance(v, tuple)}}
+    if chosen_by != metric:
+        values[columns.VALIDATION_METRIC] = chosen_by
     curves = {  # counts are integers and make no curve
         f"validation_{name}": series
         for name, series in history.scores.items()
@@ -213,6 +224,7 @@ def measure_accuracy(
         **curves,
         **splits.series,
         **of_test,
+        **{name: numbers for name, numbers in further.items() if isinstance(numbers, tuple)},
         "curve_epoch": history.curve_epoch,
         "curve_step": history.curve_step,
         "curve_seconds": history.curve_seconds,
@@ -222,11 +234,11 @@ def measure_accuracy(
     return samples, values
 
 
-def _check_scores(task: Task, scores: Mapping[str, float]) -> None:
+def _check_scores(task: Task, scores: Mapping[str, float], metric: str) -> None:
     """Raise UsageError if scores lack the metric, are not finite, or have the name of another column."""
     name = type(task).__name__
-    if task.metric not in scores:
-        raise UsageError(f"task {name}: its metric is {task.metric!r}, its scores are {', '.join(scores)}")
+    if metric not in scores:
+        raise UsageError(f"task {name}: its metric is {metric!r}, its scores are {', '.join(scores)}")
     for score, value in scores.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"task {name}: its score {score} is {value}: the part has nothing to score")

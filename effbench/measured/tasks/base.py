@@ -46,7 +46,8 @@ class Task(ABC):
     """
 
     source: ClassVar[str] = ""
-    metric: ClassVar[str] = "accuracy"  # the score that training stops on; higher is better
+    metric: ClassVar[str] = "accuracy"  # the main score, higher is better
+    validation_metric: ClassVar[str] = ""  # the score of ``validate`` that training stops on; "": the metric
     # Its models read a row in order and can go on token by token: they have ``prefill``, tokens [B, N] ->
     # (encoded tokens, state), as an encoder has. Records of causal forms then have ``state_bytes``.
     generates: ClassVar[bool] = False
@@ -123,10 +124,25 @@ class Task(ABC):
         is kept in the record's samples, as ``test_`` and its name.
         """
 
-    def speeds(self, model: nn.Module, splits: Splits, seq_len: int) -> Mapping[str, float]:
-        """Return further measurements of the trained model, each with its unit in its name; none here.
+    def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, Any]:
+        """Return scores of the validation part, ``validation_metric`` among them; by default ``score``.
 
-        The model is in evaluation mode.
+        A task whose ``score`` takes long, as one that generates texts does, returns cheaper ones.
+        """
+        return self.score(model, batches)
+
+    def check(self, model: nn.Module, batch: Batch) -> None:  # noqa: B027  # nothing is refused
+        """Raise Incorrect if the model breaks a law, before it is trained; ``batch`` is a full one.
+
+        The batch has two rows. The mechanism alone was tested before. The model is in evaluation mode.
+        """
+
+    def measurements(
+        self, model: nn.Module, splits: Splits, seq_len: int
+    ) -> Mapping[str, float | str | tuple[float, ...]]:
+        """Return further values of the trained model, numbers with their unit in the name; none here.
+
+        A tuple is a series and becomes one of the record's samples. The model is in evaluation mode.
         """
         return {}
 

@@ -255,7 +255,7 @@ class ClickThrough(Recommendation):
         found |= {f"bin_{name}": tuple(values.tolist()) for name, values in bins.items()}
         return found | {"candidates": len(labels), "clicks": int(labels.sum())}
 
-    def speeds(self, model: nn.Module, splits: Splits, seq_len: int) -> Mapping[str, float]:
+    def measurements(self, model: nn.Module, splits: Splits, seq_len: int) -> Mapping[str, float]:
         """Return how fast items and users are encoded and candidates are scored."""
         from effbench.measured.models.recommender_speed import speeds
 

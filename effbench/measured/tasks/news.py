@@ -191,7 +191,7 @@ class NewsRecommendation(Recommendation):
         if splits.unlabelled is not None:
             _predictions(model, splits.unlabelled, seq_len, batches).write(folder, "test")
 
-    def speeds(self, model: nn.Module, splits: Splits, seq_len: int) -> Mapping[str, float]:
+    def measurements(self, model: nn.Module, splits: Splits, seq_len: int) -> Mapping[str, float]:
         """Return how fast news and users are encoded and candidates are ranked."""
         from effbench.measured.models.recommender_speed import speeds
         from effbench.measured.recommender import Recommender

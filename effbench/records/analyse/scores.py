@@ -27,20 +27,37 @@ def with_score(rows: pd.DataFrame) -> pd.DataFrame:
     """
     metrics = rows[columns.METRIC] if columns.METRIC in rows else pd.Series(index=rows.index, dtype=object)
     metrics = metrics.fillna(columns.DEFAULT_METRIC)
-    added = {}
-    for place, new in enumerate(("score", *columns.bounds("score"), "samples_validation_score")):
-        values = pd.Series(np.nan, index=rows.index, dtype=object)
-        for metric in metrics.unique():
-            old = (metric, *columns.bounds(metric), f"samples_validation_{metric}")[place]
-            if old in rows:
-                values = values.where(metrics != metric, rows[old])
-        added[new] = (
-            values if new.endswith(("interval", "samples_validation_score")) else values.astype(float)
-        )
-    return rows.assign(**added)
+    added = {
+        new: _of_metric(rows, metrics, old)
+        for new, old in zip(("score", *columns.bounds("score")), ("{}", *columns.bounds("{}")), strict=True)
+    }
+    added = {n: v if n.endswith("interval") else v.astype(float) for n, v in added.items()}
+    if columns.VALIDATION_METRIC in rows:
+        metrics = rows[columns.VALIDATION_METRIC].fillna(metrics)
+    added["samples_validation_score"] = _of_metric(rows, metrics, "samples_validation_{}")
+    # one step: inserted one by one, many columns are slow
+    return pd.concat([rows.drop(columns=[*added], errors="ignore"), pd.DataFrame(added)], axis=1)
+
+
+def _of_metric(rows: pd.DataFrame, metrics: pd.Series, name: str) -> pd.Series:
+    """Return, for each row, the value of the column ``name`` with the row's metric in the place of {}."""
+    values = pd.Series(np.nan, index=rows.index, dtype=object)
+    for metric in metrics.unique():
+        if (column := name.format(metric)) in rows:
+            values = values.where(metrics != metric, rows[column])
+    return values
 
 
 def metric_of(trained: pd.DataFrame) -> str:
     """Return the metric of rows of one task, of the raw frame or of the summary."""
-    named = trained[columns.METRIC].dropna() if columns.METRIC in trained else ()
-    return str(next(iter(named), columns.DEFAULT_METRIC))
+    return _first(trained, columns.METRIC) or columns.DEFAULT_METRIC
+
+
+def validation_metric_of(trained: pd.DataFrame) -> str:
+    """Return the score that trainings of one task stopped on, from the raw frame."""
+    return _first(trained, columns.VALIDATION_METRIC) or metric_of(trained)
+
+
+def _first(rows: pd.DataFrame, name: str) -> str:
+    """Return the first text in a column, "" if there is none."""
+    return str(next(iter(rows[name].dropna()), "")) if name in rows else ""

@@ -43,6 +43,8 @@ _TEXTS = (
     "side_effects",
     "graph_break_reasons",
     "energy_method",
+    "decoder_self_attention",
+    "decoder_cross_attention",
 )
 # What the compiler did: the most in any repeat. Only the first one compiles, if its code is kept.
 _COMPILING = ("compile_s", "graph_breaks", "recompiles")

@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from effbench.records.analyse.scores import metric_of, validation_metric_of
+from effbench.show import units
 from effbench.show.look import Style, looks, percent, span, wrapped
 from effbench.show.plots.baseline_lines import baseline_scores, draw_baselines, score_limits
 from effbench.show.plots.label_layout import label_ends, label_room
 from effbench.show.plots.trainings import (
     failure_of,
-    metric_words,
     not_drawn,
     per_figure,
     set_training_title,
@@ -49,7 +50,8 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     across = [*reversed(against)] if "epoch" in against else [*against, "evaluation"]
     names = [name for name, mine in by_label(trained) if len(with_values(mine, _NEEDED))]
     absent = [f"{name} ({failure_of(mine)})" for name, mine in by_label(trained) if name not in names]
-    baselines = baseline_scores(trained)
+    validated = validation_metric_of(trained)
+    baselines = baseline_scores(trained) if validated == metric_of(trained) else {}
     rows = sum(wrapped(name).count("\n") + 1 for name in names) + len(baselines)
     tall = max(5.2, 2 * 0.16 * rows + 1.6)
     figure = Figure(figsize=(3.6 * len(across) + 0.6 + label_room([*names, "majority 50.0 %"]), tall),
@@ -68,7 +70,7 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     scores = np.concatenate([np.asarray(s) for s in drawn[_NEEDED[0]]])
     panels[0, 0].set_ylim(*score_limits(scores.min(), scores.max(), baselines.values()))
     panels[0, 0].yaxis.set_major_formatter(FuncFormatter(percent))
-    panels[0, 0].set_ylabel(f"validation {metric_words(trained)}")
+    panels[0, 0].set_ylabel(f"validation {units.score_words(validated)}")
     panels[1, 0].set_ylabel("training loss")
     words = {"epoch": "epoch", "seconds": "training time in seconds (mean over seeds)",
              "evaluation": "evaluation number"}  # fmt: skip

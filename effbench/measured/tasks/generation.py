@@ -1,0 +1,228 @@
+"""The base class of tasks that read a source and write a target: their model, batches, loss and speeds."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+
+from effbench.measured.data.examples import PAD, Integers, Splits
+from effbench.measured.data.source_targets import BEGIN, END, SPECIAL, SourceTargets
+from effbench.measured.tasks.base import TrainedTask, require
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from effbench.measured.models.beam_search import Search
+    from effbench.measured.models.seq2seq import Seq2Seq
+    from effbench.measured.tasks.base import Batch, MakeMechanism
+    from effbench.measured.workload import MechanismMaker
+
+
+class Forced(NamedTuple):
+    """What a model predicts when it reads the right targets: sums over all rows of some batches.
+
+    ``nats``: the cross-entropy of all tokens. ``tokens``, ``right``: how many there are, the end token of
+    each target included, and how many are the model's first choice. ``rows``, ``whole``: the rows, and those
+    whose tokens are all right.
+    """
+
+    nats: float
+    tokens: int
+    right: int
+    rows: int
+    whole: int
+
+    def scores(self) -> dict[str, float]:
+        """Return the mean loss in nats, and the inverse of the perplexity: from 0 to 1, higher is better."""
+        loss = self.nats / self.tokens
+        return {"loss_nats": loss, "inverse_perplexity": math.exp(-loss)}
+
+
+class Generation(TrainedTask):
+    """A task on pairs of a source and a target, with an encoder and a decoder around the mechanism.
+
+    seq_len is the longest source. The model has as many encoder layers as the cell says, and as many decoder
+    layers unless ``decoder_layers`` is given. Training predicts the next token of the target, with label
+    smoothing. Its weights are those with the lowest validation loss. The search is greedy, or a beam search
+    with ``beams`` hypotheses.
+
+    A subclass brings ``fingerprint``, ``data`` with three ``SourceTargets``, ``score`` and ``longest``.
+    """
+
+    validation_metric = "inverse_perplexity"
+
+    decoder_layers: int | None = None
+    smoothing: float = 0.0
+    beams: int = 1
+    length_penalty: float = 0.6
+    no_repeat: int = 0
+
+    def check_options(self) -> None:
+        """Refuse what no decoder and no search can have."""
+        super().check_options()
+        layers = self.decoder_layers
+        require(layers is None or layers >= 1, f"decoder_layers must be at least 1, got {layers}")
+        require(0 <= self.smoothing < 1, f"smoothing must be at least 0 and below 1, got {self.smoothing}")
+        require(self.beams >= 1, f"beams must be at least 1, got {self.beams}")
+        require(
+            math.isfinite(self.length_penalty), f"length_penalty must be finite, got {self.length_penalty}"
+        )
+        require(self.no_repeat >= 0, f"no_repeat must be at least 0 (allowed), got {self.no_repeat}")
+
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """The most tokens of a target, begin and end not counted."""
+
+    @property
+    def search(self) -> Search:
+        """How targets are searched for."""
+        from effbench.measured.models.beam_search import Search
+
+        return Search(
+            begin=BEGIN,
+            end=END,
+            max_length=self.longest,
+            no_repeat=self.no_repeat,
+            beams=self.beams,
+            length_penalty=self.length_penalty,
+        )
+
+    def model(
+        self, make_mechanism: MakeMechanism, *, splits: Splits, seq_len: int, d_model: int, layers: int
+    ) -> nn.Module:
+        """Return the encoder and decoder; forms that the mechanism lacks are vanilla's, as ``facts`` say."""
+        from effbench.measured.models.seq2seq import Seq2Seq
+
+        make = cast("MechanismMaker", make_mechanism)
+        return Seq2Seq(
+            make,
+            make_vanilla=make.vanilla,
+            label=make.label,
+            vocab_size=splits.vocab_size,
+            max_source=seq_len,
+            max_target=self.longest + 1,
+            d_model=d_model,
+            encoder_layers=layers,
+            decoder_layers=self.decoder_layers or layers,
+            dropout=self.dropout,
+        )
+
+    def batch(self, part: SourceTargets, rows: Integers) -> Batch:  # type: ignore[override]
+        """Return ``tokens`` [B, N] and ``mask`` of the sources, ``target`` [B, T + 1] with BEGIN and END,
+        ``target_mask`` [B, T], True where the token that follows is real, and ``rows`` [B].
+        """
+        import torch
+
+        sources = [part.source(row) for row in rows]
+        targets = [np.concatenate(([BEGIN], part.target(row), [END])) for row in rows]
+        tokens, mask = _padded(sources)
+        target, real = _padded(targets)
+        arrays = {
+            "tokens": tokens,
+            "mask": mask,
+            "target": target,
+            "target_mask": real[:, 1:],
+            "rows": np.asarray(rows, dtype=np.int64),
+        }
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+    def full_batch(self, splits: Splits, batch_size: int, seq_len: int) -> Batch:
+        """Return arbitrary sources and targets of the largest lengths."""
+        import torch
+
+        def arbitrary(length: int) -> Tensor:
+            rows = torch.arange(batch_size * length).reshape(batch_size, length)
+            return rows % (splits.vocab_size - SPECIAL) + SPECIAL
+
+        length = self.longest + 1
+        target = arbitrary(length + 1)
+        target[:, 0], target[:, -1] = BEGIN, END
+        return {
+            "tokens": arbitrary(seq_len),
+            "mask": torch.ones(batch_size, seq_len, dtype=torch.bool),
+            "target": target,
+            "target_mask": torch.ones(batch_size, length, dtype=torch.bool),
+            "rows": torch.arange(batch_size),
+        }
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the cross-entropy in nats, smoothed in training."""
+        smoothing = self.smoothing if model.training else 0.0
+        return cast("Seq2Seq", model).loss(*_inputs(batch), smoothing=smoothing)
+
+    def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, Any]:
+        """Return the loss in nats and the inverse of the perplexity."""
+        return summed([self.forced(model, batch) for batch in batches]).scores()
+
+    def check(self, model: nn.Module, batch: Batch) -> None:
+        """Compare the steps with the forward pass."""
+        from effbench.measured.probes.generation_laws import check_generation
+
+        check_generation(cast("Seq2Seq", model), batch["tokens"], batch["target"])
+
+    def measurements(
+        self, model: nn.Module, splits: Splits, seq_len: int
+    ) -> Mapping[str, float | str | tuple[float, ...]]:
+        """Return which attention the decoder has, how fast the model generates, and the size of its state."""
+        from effbench.measured.models.generation_speed import SOURCES, generation_speed
+
+        seq2seq = cast("Seq2Seq", model)
+        source = self.full_batch(splits, SOURCES, seq_len)["tokens"].to(next(model.parameters()).device)
+        return {**seq2seq.facts, **generation_speed(seq2seq, source, self.search)}
+
+    def generated(self, model: nn.Module, batch: Batch) -> list[list[int]]:
+        """Return the tokens that the search finds for each row; none where it finds no text."""
+        from effbench.measured.models.beam_search import beam_search, greedy_search
+
+        seq2seq = cast("Seq2Seq", model)
+        search = self.search
+        tokens = batch["tokens"]
+        state = seq2seq.start(tokens, batch["mask"])
+        given: Any = (state, seq2seq.step, seq2seq.reorder, search)
+        if search.beams == 1:
+            found = greedy_search(*given, sources=len(tokens), device=tokens.device)
+            return [hypothesis.tokens for hypothesis in found]
+        each = beam_search(*given, sources=len(tokens), device=tokens.device)
+        return [texts[0].tokens if texts else [] for texts in each]
+
+    def forced(self, model: nn.Module, batch: Batch) -> Forced:
+        """Return what the model predicts of a batch when it reads the right targets."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        logits = cast("Seq2Seq", model).predicted(*_inputs(batch)).float()
+        at = batch["target_mask"]
+        wanted = batch["target"][:, 1:][at]
+        right = torch.zeros_like(at)
+        right[at] = logits.argmax(dim=1) == wanted
+        return Forced(
+            nats=float(cross_entropy(logits, wanted, reduction="sum")),
+            tokens=len(wanted),
+            right=int(right.sum()),
+            rows=len(at),
+            whole=int((right | ~at).all(dim=1).sum()),
+        )
+
+
+def summed(parts: Iterable[Forced]) -> Forced:
+    """Return the sums over batches."""
+    nats, *counts = (sum(column) for column in zip(*parts, strict=True))
+    return Forced(float(nats), *map(int, counts))
+
+
+def _inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return batch["tokens"], batch["mask"], batch["target"], batch["target_mask"]
+
+
+def _padded(rows: list[Integers]) -> tuple[Integers, np.ndarray]:
+    """Return the rows [B, N] with padding behind them, and a mask, True for their values."""
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
+    values = np.full(mask.shape, PAD, dtype=np.int64)
+    values[mask] = np.concatenate(rows)
+    return values, mask
