@@ -195,7 +195,7 @@ class Generation(TrainedTask):
         import torch
         from torch.nn.functional import cross_entropy
 
-        logits = cast("Seq2Seq", model).predicted(*_inputs(batch)).float()
+        logits = cast("Seq2Seq", model).predicted(*_inputs(batch)).detach().float()
         at = batch["target_mask"]
         wanted = batch["target"][:, 1:][at]
         right = torch.zeros_like(at)
