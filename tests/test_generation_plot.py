@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from frames import SIX, generation_records, raw
 
+from effbench.common.spec import Status
 from effbench.records.analyse.statistics import mean_interval
 from effbench.records.analyse.summary import summarise
 from effbench.show import plots
 from effbench.show.look import looks
 
 LENGTHS = (128, 512, 2048)
-FAILED = {("vanilla", 2048): "oom", ("bigbird", 512): "timeout"}
+FAILED: dict[tuple[str, int], Status] = {("vanilla", 2048): "oom", ("bigbird", 512): "timeout"}
 PANELS = {"exact": "Test exact match", "encode_s": "Time to encode", "decode_tokens_per_s": "Greedy search"}
 
 
