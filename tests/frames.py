@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,56 @@ def accuracy_records(
                     "prior_root_operator": 0.373,
                 }
                 records.append(Record(cell=cell, status="ok", values=values, **ORIGIN))
+    return records
+
+
+def generation_records(
+    mechanisms: Iterable[str] = SIX,
+    lengths: Iterable[int] = (128, 512, 2048),
+    seeds: int = 3,
+    fail: Mapping[tuple[str, int], Status] | None = None,
+    beams: Sequence[int] = (1, 2, 5, 10),
+    task: str = "copying",
+    **shape: Any,
+) -> list[Record]:
+    """Trainings of sequence-to-sequence models; ``fail`` maps (mechanism, length) to a status."""
+    rng = np.random.default_rng(0)
+    records = []
+    for place, mechanism in enumerate(mechanisms):
+        order = ORDER.get(mechanism, 1.0)
+        for n in lengths:
+            for repeat in range(seeds):
+                cell = Cell(
+                    mechanism=mechanism, probe="accuracy", scope="encoder", mode="train", task=task,
+                    seq_len=n, repeat=repeat, layers=2, seconds=0.0,
+                    **{"batch_size": 32, "d_model": 64, "heads": 4} | shape,
+                )  # fmt: skip
+                status = (fail or {}).get((mechanism, n), "ok")
+                if status != "ok":
+                    records.append(Record(cell=cell, status=status, reason="made up", **ORIGIN))
+                    continue
+                noise = 1 + 0.03 * rng.normal()
+                greedy = noise * 4e5 / (1 + place) / (200 + n ** (order / 2))
+                values = {
+                    "metric": "exact_match",
+                    "scores": "exact_match",
+                    "exact_match": 0.95 * 0.9**place * (1 - n / 8000) + 0.01 * rng.normal(),
+                    "encode_s": noise * (1 + place / 2) * (1e-5 * n + (4e-8 * n**2 if order == 2 else 0)),
+                    "decode_tokens_per_s": greedy,
+                    "beam_tokens_per_s": greedy / 4,
+                    "state_bytes": 1024 * (1 + place),
+                    "tokens_per_s": 1e4 * (1 + place),
+                    "train_seconds": 10.0,
+                    "peak_bytes": (1 + place) * n * 2**16,
+                    "prior_majority": 0.02,
+                    "prior_first_tokens": 64 / n,
+                }
+                series = {
+                    "beam_width": tuple(map(float, beams)),
+                    "width_tokens_per_s": tuple(greedy / width**0.7 for width in beams),
+                }
+                samples = series if beams else {}
+                records.append(Record(cell=cell, status="ok", values=values, samples=samples, **ORIGIN))
     return records
 
 

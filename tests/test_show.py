@@ -506,6 +506,20 @@ def test_one_length_is_drawn_as_dots_with_intervals_and_priors_as_rows():
     assert {"majority", "root operator"} < set(names)
 
 
+def test_long_labels_of_dots_are_wrapped_and_leave_the_axis_its_width():
+    options = ",".join(f"{name}=64" for name in ("folder", "pieces", "query", "tuned", "user", "window"))
+    frame = raw(accuracy_records(("vanilla", "linear"), lengths=(128,))).assign(options=options)
+    ((_, figure),) = plots.draw(summarise(frame), frame, "accuracy")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.get_yticklabels()]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert min(box.x0 for box in boxes) >= 0
+    names = {text.get_text().replace("\n", "") for text in axes.get_yticklabels()}
+    assert {f"vanilla:{options}", f"linear:{options}", "majority", "root operator"} == names
+    assert axes.get_window_extent().width > 3 * figure.dpi
+
+
 def test_labels_of_neighbouring_crossovers_do_not_touch(monkeypatch):
     rivals = ("a", "b", "c")
     monkeypatch.setattr(frames, "ORDER", dict.fromkeys(rivals, 2.0))

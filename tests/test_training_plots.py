@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from frames import ORIGIN, cost_records, raw
+from frames import ORIGIN, cost_records, generation_records, raw
 
 from effbench.common.spec import Cell, Record, UsageError
 from effbench.records.analyse.load import comparable
@@ -128,6 +128,8 @@ FRAMES = {
     "recall": raw(recalls(), recalls(shapes=((256, 16),), failed=("vanilla",))),
     "states": raw(states(), states((256,), failed=("linear",))),
     "many states": raw(states(mechanisms=("vanilla", "linear", "fastformer", *LONG))),
+    "generations": raw(generation_records(fail={("vanilla", 2048): "oom", ("bigbird", 512): "timeout"})),
+    "one length": raw(generation_records(LONG, (512,), seeds=1)),
     "variants": raw(variants(), trainings(length=128)),
     "times": raw(constant_tokens(fail={("vanilla", "train", 2048): ("oom", "no")})),
 }
@@ -138,6 +140,8 @@ every_picture = pytest.mark.parametrize(
         ("recall", "recall"),
         ("states", "state"),
         ("many states", "state"),
+        ("generations", "generation"),
+        ("one length", "generation"),
         ("variants", "ablation"),
         ("times", "figure2"),
     ],
@@ -413,6 +417,9 @@ def test_other_options_of_fastformer_are_no_variant():
         ("recall", trainings(), "no record is of the task mqar"),
         ("recall", recalls(failed=("vanilla", "linear")), "no training has accuracy"),
         ("state", trainings(), "no training has accuracy and state_bytes"),
+        ("generation", cost_records(("vanilla",), (128,)), "no record is of the probe accuracy"),
+        ("generation", trainings(), "no training has encode_s, decode_tokens_per_s or samples of beam_width"),
+        ("generation", trainings(failed=SIX), "no training has accuracy"),
         ("figure2", trainings(), "no forward or train pass was timed at d_model 256"),
         ("figure2", cost_records(("vanilla",), (128, 256), repeats=1), "no two lengths have the same batch"),
         ("figure2", constant_tokens(("vanilla", "linear"), repeats=1), "no length has both a time"),

@@ -46,3 +46,21 @@ def draw_baselines(axes: Axes, baselines: Mapping[str, float]) -> list[tuple[flo
             axes.axhline(value, color=GREY, linestyle="--", linewidth=0.9, zorder=1, gid=f"baseline-{name}")
     edge = axes.get_xlim()[1]
     return [(edge, value, f"{name} {percent(round(value, 3))}", GREY) for name, value in baselines.items()]
+
+
+def draw_baseline_curves(
+    axes: Axes, baselines: Mapping[float, Mapping[str, float]]
+) -> list[tuple[float, float, str, str]]:
+    """Draw a dashed line through the values of each baseline at each x, up to the edges of the axes.
+
+    Returns labels for ``label_ends`` with the values at the right edge. Call it after the limits are set.
+    """
+    left, right = axes.get_xlim()
+    labels = []
+    for name in sorted({name for each in baselines.values() for name in each}):
+        known = {x: each[name] for x, each in sorted(baselines.items()) if name in each}
+        values = list(known.values())
+        axes.plot([left, *known, right], [values[0], *values, values[-1]], color=GREY, linestyle="--",
+                  linewidth=0.9, zorder=1, gid=f"baseline-{name}")  # fmt: skip
+        labels.append((right, values[-1], f"{name} {percent(round(values[-1], 3))}", GREY))
+    return labels

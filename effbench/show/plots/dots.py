@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
@@ -10,10 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from effbench.records.analyse.summary import label
-from effbench.show.look import GREY, Style
+from effbench.show.look import GREY, Style, wrapped
+from effbench.show.plots.label_layout import label_room
 from effbench.show.tables import each_row
 
-_ROW_INCHES = 0.34
+_ROW_INCHES, _LINE_INCHES = 0.34, 0.16  # between two rows at least, and per line of their labels
+_LABEL_INCHES = 2.3  # the room of labels at least
+_LABEL_CHARACTERS = 40  # in a line of a label
 
 
 def dots(
@@ -35,7 +39,11 @@ def dots(
     baselines = baselines or {}
     names = _ordered(panels, column)
     places = {name: place for place, name in enumerate([*baselines, *names])}
-    figure = Figure(figsize=(2.3 + 3.4 * len(panels), 1.5 + _ROW_INCHES * len(places)), layout="constrained")
+    texts = [wrapped(name, _LABEL_CHARACTERS) for name in places]
+    lines = [name.count("\n") + 1 for name in texts]
+    apart = max([_ROW_INCHES, *(_LINE_INCHES * (a + b) / 2 for a, b in itertools.pairwise(lines))])
+    wide = max(_LABEL_INCHES, label_room(texts, _LABEL_CHARACTERS) + 0.4) + 3.4 * len(panels)
+    figure = Figure(figsize=(wide, 1.5 + apart * len(places)), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, rows) in zip(grid, panels, strict=True):
         axes.set_title(title, fontsize=9)
@@ -49,7 +57,7 @@ def dots(
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value) if value else "0"))
         axes.set_xlabel(axis)
-    grid[0].set_yticks(list(places.values()), list(places), parse_math=False)
+    grid[0].set_yticks(list(places.values()), texts, parse_math=False)
     return figure
 
 

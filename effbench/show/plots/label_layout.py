@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
-from effbench.show.look import LABEL_POINTS, wrapped
+from effbench.show.look import LABEL_POINTS, LABEL_WIDTH, wrapped
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
-def label_room(names: Iterable[str]) -> float:
-    """Return the inches that :func:`label_ends` needs beside the axes."""
-    widest = max(len(line) for name in names for line in wrapped(name).split("\n"))
+def label_room(names: Iterable[str], width: int = LABEL_WIDTH) -> float:
+    """Return the inches that :func:`label_ends` needs beside the axes; ``width`` as in :func:`wrapped`."""
+    widest = max(len(line) for name in names for line in wrapped(name, width).split("\n"))
     return 0.2 + widest * LABEL_POINTS * 0.56 / 72
 
 

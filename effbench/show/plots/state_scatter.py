@@ -18,6 +18,7 @@ from effbench.show.plots.baseline_lines import baseline_scores, draw_baselines, 
 from effbench.show.plots.cost_curves import label_log_axis
 from effbench.show.plots.label_layout import label_ends
 from effbench.show.plots.trainings import (
+    absent,
     failure_of,
     metric_words,
     not_drawn,
@@ -93,7 +94,7 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
     sizes = f"markers grow with d_model: {', '.join(map(str, widths))}" if len(widths) > 1 else ""
     counts = [len(rows) for _, rows in known.groupby(["mechanism", "options", "d_model"])]
-    notes = [seeds_note(counts), sizes, not_drawn(_absent(trained))]
+    notes = [seeds_note(counts), sizes, not_drawn(absent(trained, "d_model", "d_model {}", _lacks))]
     set_training_title(figure, shape_of(trained), notes)
     label_ends(axes, draw_baselines(axes, baselines))
     return figure
@@ -104,20 +105,8 @@ def _size(value: float) -> str:
     return re.sub(r"\.0+ ", " ", units.size(value))
 
 
-def _absent(trained: pd.DataFrame) -> list[str]:
-    """Name the mechanisms without a point, or those of their widths that lack one, and say why."""
-    absent = []
-    for name, mine in by_label(trained):
-        lacking = {
-            f"{name} at d_model {width}": _why(rows)
-            for width, rows in mine.groupby("d_model")
-            if with_values(rows, _NEEDED).empty
-        }
-        if len(lacking) == mine["d_model"].nunique() and len(set(lacking.values())) == 1:
-            lacking = {name: next(iter(lacking.values()))}
-        absent += [f"{what} ({why})" for what, why in lacking.items()]
-    return absent
-
-
-def _why(rows: pd.DataFrame) -> str:
+def _lacks(rows: pd.DataFrame) -> str:
+    """Say why rows of one width have no point, empty if they have one."""
+    if len(with_values(rows, _NEEDED)):
+        return ""
     return "no state recorded" if len(with_values(rows, ("score",))) else failure_of(rows)

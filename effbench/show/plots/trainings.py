@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from effbench.records.analyse.scores import metric_of, with_score
 from effbench.records.analyse.statistics import mean_interval
 from effbench.show import units
 from effbench.show.look import NothingToDraw, set_title, span
-from effbench.show.tables import SHAPE
+from effbench.show.tables import SHAPE, by_label
 
 Interval = tuple[float, float, float]  # mean, low, high
 
@@ -49,6 +49,25 @@ def with_values(trained: pd.DataFrame, needed: Sequence[str]) -> pd.DataFrame:
 def per_figure(trained: pd.DataFrame) -> list[pd.DataFrame]:
     """Split records into those of one task, length, shape and machine."""
     return [group for _, group in trained.groupby(_ONE_FIGURE, sort=False)]
+
+
+def absent(trained: pd.DataFrame, by: str, places: str, why: Callable[[pd.DataFrame], str]) -> list[str]:
+    """Name the mechanisms without a point, or their values of column ``by`` that lack one, and say why.
+
+    ``why`` gets the rows of one value and says what they lack, or nothing. ``places`` words the values:
+    ``d_model {}``.
+    """
+    named = []
+    for name, mine in by_label(trained):
+        lacking: dict[str, list[str]] = {}
+        for value, rows in mine.groupby(by):
+            if reason := why(rows):
+                lacking.setdefault(reason, []).append(f"{value:g}")
+        for reason, values in lacking.items():
+            everywhere = len(values) == mine[by].nunique()
+            where = "" if everywhere else f" at {places.format(', '.join(values))}"
+            named.append(f"{name}{where} ({reason})")
+    return named
 
 
 def failure_of(rows: pd.DataFrame) -> str:
