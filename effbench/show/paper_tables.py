@@ -25,7 +25,7 @@ from effbench.show.tables import SHAPE, each_row, plain, what_was_measured
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 _METRICS = {
     "accuracy": "accuracy", "macro_f1": "macro-F", "auc": "AUC", "mrr": "MRR", "ndcg5": "nDCG@5",
-    "ndcg10": "nDCG@10",
+    "ndcg10": "nDCG@10", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rouge_lsum": "ROUGE-L",
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", length
     caveats = list(paper.published()[what]["caveats"])
     careful = [] if raw is None or what in paper.ALONE else _careful(what, raw)
     if what in paper.ALONE:
-        caveats.insert(0, f"effbench cannot measure {what} yet: these are only the published numbers.")
+        caveats.insert(0, f"effbench compares no results with {what}: it prints what the paper reports.")
     if format == "csv":
         return str(frame.to_csv(index=False))
     if format == "json":
@@ -98,9 +98,8 @@ def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
         ]
     if what in paper.ALONE:
         head = ["name", *table["columns"]]
-        rows = [[row["name"], *(_printed(value) for value in row["values"])] for row in table["row"]]
-        frame = pd.DataFrame([[row["name"], *row["values"]] for row in table["row"]], columns=head)
-        return frame, [Block(head=head, rows=rows, fold=True)]
+        rows = [[row["name"], *row["values"]] for row in table["row"]]
+        return pd.DataFrame(rows, columns=head), [Block(head=head, rows=rows, fold=True)]
     frame = paper.published_scores(what)
     frame = frame.assign(score=frame["metric"].map(_METRICS))
     datasets = list(dict.fromkeys(frame["dataset"]))
@@ -172,7 +171,7 @@ def _title(setting: dict[str, Any], rows: pd.DataFrame) -> str:
     train = rows["train_examples"].iloc[0]
     entry = paper.published()["datasets"][setting["dataset"]]
     examples = f"{train:,.0f} training examples, " if pd.notna(train) else ""
-    stand_in = " (a stand-in)" if paper.is_stand_in(str(setting["task"])) else ""
+    stand_in = " (a stand-in)" if paper.stand_in(str(setting["task"])) else ""
     return (
         f"paper: {setting['dataset']}; ours: {setting['task']}{stand_in}, {examples}"
         f"{plural(int(setting['layers']), 'layer')}, d_model {setting['d_model']}, "
@@ -189,13 +188,13 @@ def _data(setting: dict[str, Any], rows: pd.DataFrame) -> list[str]:
     shorter = "" if theirs == entry["max_len"] and entry["unit"] != "tokens" else f" (Transformer: {theirs})"
     notes = [
         f"Paper: {entry['about']}; {plural(entry['layers'], 'layer')}, d_model {there['d_model']}, "
-        f"{there['heads']} heads, batch {there['batch_size']}, truncated to {entry['max_len']} "
+        f"{there['heads']} heads, batch {entry['batch_size']}, truncated to {entry['max_len']} "
         f"{entry['unit']}{shorter}."
     ]
-    if paper.is_stand_in(str(setting["task"])) or not entry["same_data"]:
+    other = paper.stand_in(str(setting["task"])) or ("" if entry["same_data"] else entry["task"])
+    if other:
         notes.append(
-            f"{str(setting['task']).partition(':')[0]} is not the paper's {setting['dataset']} data: compare "
-            "ranks and differences, not scores."
+            f"{other} is not the paper's {setting['dataset']} data: compare ranks and differences, not scores."
         )
     return notes
 
@@ -349,10 +348,6 @@ def _whole(value: float) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else units.ratio(value)
-
-
-def _printed(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.2f}"
 
 
 def _json(

@@ -24,7 +24,7 @@ from effbench.records.analyse.uncertainty import noises, ratio_interval
 LENGTHS = ("paper", "equal")
 
 TIMED = ("figure2",)
-WHAT = ("table4", "table5", "figure2", "figure3", "figure4", *ALONE)
+WHAT = ("table4", "table5", "table6", "figure2", "figure3", "figure4", *ALONE)
 
 MODES = dict(zip(("forward", "train"), PANELS, strict=True))
 
@@ -124,9 +124,10 @@ def dataset_of(task: str, what: str) -> str | None:
     return None
 
 
-def is_stand_in(task: str) -> bool:
-    """True if a task is a stand-in for the one that reads the paper's dataset."""
-    return any(_is(task, other) for entry in published()["datasets"].values() for other in entry["stand_ins"])
+def stand_in(task: str) -> str | None:
+    """Return the stand-in that a task is, with the options that tell it; None if it is no stand-in."""
+    others = (other for entry in published()["datasets"].values() for other in entry["stand_ins"])
+    return next((str(other) for other in others if _is(task, other)), None)
 
 
 def _is(task: str, other: str) -> bool:
