@@ -56,6 +56,21 @@ def fill(records: list[Record]) -> None:
         store.write(record)
 
 
+def summarized(mechanisms=SEVEN, task: str = "summarization:dataset=pubmed", **more: Any) -> list[Record]:
+    """Trainings with scores of summaries, of which ROUGE-L is below half of ROUGE-1."""
+    records = []
+    for record in trained(mechanisms, task=task, **more):
+        rouge1 = record.values["accuracy"]
+        assert isinstance(rouge1, float)
+        values: dict[str, float | int | str | None] = {
+            "metric": "rouge1", "scores": "rouge1,rouge2,rouge_l,rouge_lsum,loss_nats", "rouge1": rouge1,
+            "test_rouge2": 0.3 * rouge1, "test_rouge_l": 0.45 * rouge1, "test_rouge_lsum": 0.9 * rouge1,
+            "test_loss_nats": 3.0, "train_examples": 1000,
+        }  # fmt: skip
+        records.append(dataclasses.replace(record, values=values))
+    return records
+
+
 def one(frame: pd.DataFrame, name: str, metric: str = "accuracy") -> pd.Series:
     (row,) = frame[(frame["name"] == name) & (frame["metric"] == metric)].to_dict(orient="records")
     return pd.Series(row)
@@ -92,6 +107,9 @@ def test_every_row_is_an_installed_mechanism_and_every_dataset_a_task():
     for entry in paper.published()["datasets"].values():
         for task in (entry["task"], *entry["stand_ins"]):
             registry.parse(task, "task")
+    for task, usual in paper.published()["task_defaults"].items():
+        name, _, value = usual.partition("=")
+        assert getattr(registry.load(registry.find(task, "task")), name) == value
 
 
 def test_panels_of_the_ablations_carry_table_4s_scores():
@@ -150,6 +168,61 @@ def test_the_transformer_has_its_own_length_or_all_have_one():
     some = raw(trained(lengths=(128,)), trained(("fastformer", "linear"), lengths=(256,)))
     assert set(paper.compare_scores("table4", some, "equal")["seq_len"].dropna()) == {128}
     assert one(paper.compare_scores("table4", some), "Linear Transformer")["seq_len"] == 256
+
+
+def test_summaries_are_compared_by_the_rouge_l_of_sentences():
+    records = summarized()
+    compared = paper.compare_scores("table6", raw(records))
+    assert set(compared["dataset"]) == {"PubMed"}
+    assert list(dict.fromkeys(compared["metric"])) == ["rouge1", "rouge2", "rouge_lsum"]
+    row = one(compared, "Poolingformer", "rouge_lsum")
+    mine = [record for record in records if record.cell.mechanism == "poolingformer"]
+    assert row["mean"] == pytest.approx(np.mean([record.values["test_rouge_lsum"] for record in mine]))
+    assert row["published"] == pytest.approx(0.3463)
+    text = " ".join(report("table6", raw(records)).split())
+    for part in (
+        "ROUGE-L: paper", "with our ROUGE-Lsum", "2 layers, d_model 256, 16 heads, batch 32",
+        "truncated to 4096 tokens (Transformer: 512)", "108.5k articles", "ROUGE-2: difference",
+    ):  # fmt: skip
+        assert part in text
+    assert "is not the paper's" not in text
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "other"),
+    [
+        ("summarization:dataset=cnn-dailymail,epochs=8", "CNN/DM", ""),
+        ("summarization:epochs=8", "CNN/DM", ""),
+        ("summarization:beams=5,dataset=pubmed", "PubMed", ""),
+        ("summarization:dataset=sumpubmed,epochs=8", "PubMed", "summarization:dataset=sumpubmed"),
+        ("summarization:dataset=arxiv", None, ""),
+    ],
+)
+def test_a_summarization_with_more_options_has_its_dataset(task, dataset, other):
+    assert paper.dataset_of(task, "table6") == dataset
+    assert paper.dataset_of(task, "table4") is None
+    assert (paper.stand_in(task) or "") == other
+    name, _, options = task.partition(":")
+    given = dict(pair.split("=") for pair in options.split(","))
+    records = [
+        dataclasses.replace(record, cell=dataclasses.replace(record.cell, task=name, task_options=given))
+        for record in summarized()
+    ]
+    if dataset is None:
+        with pytest.raises(UsageError, match="no training to compare with table6"):
+            report("table6", raw(records))
+        return
+    text = " ".join(report("table6", raw(records)).split())
+    assert (f"{other} is not the paper's {dataset} data" in text) == bool(other)
+    assert f"paper: {dataset}; ours: {task}{' (a stand-in)' if other else ''}, 1,000 training" in text
+
+
+def test_the_transformer_may_read_less_of_an_article():
+    rows = raw(summarized(lengths=(128, 512)))
+    lengths = {row.name_: row.seq_len for row in _rows(paper.compare_scores("table6", rows))}
+    assert lengths.pop("Transformer") == 128
+    assert set(lengths.values()) == {512}
+    assert set(paper.compare_scores("table6", rows, "equal")["seq_len"]) == {512}
 
 
 def _rows(frame: pd.DataFrame) -> list[Any]:
@@ -341,6 +414,13 @@ def test_a_failure_is_named():
 
 
 # the report
+
+
+def test_a_table_without_a_counterpart_says_so():
+    (alone,) = paper.ALONE
+    text = " ".join(report(alone, raw(trained())).split())
+    assert text == " ".join(report(alone, None).split())
+    assert "effbench compares no results with table7" in text
 
 
 @pytest.mark.parametrize("what", paper.WHAT)

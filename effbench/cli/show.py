@@ -35,7 +35,7 @@ def show(
         str | None,
         typer.Option(
             metavar="MECHANISM",
-            help="Compare trainings with those of this mechanism, paired by seed; all: every pair.",
+            help="Compare trainings with those of this mechanism, by seed and by document; all: every pair.",
         ),
     ] = None,
 ) -> None:

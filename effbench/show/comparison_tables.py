@@ -1,7 +1,8 @@
-"""Trainings compared over seeds: scores, paired differences, and their significance."""
+"""Trainings compared over seeds and over documents: scores, paired differences, and their significance."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,8 @@ import pandas as pd
 from effbench.common import columns
 from effbench.common.spec import UsageError
 from effbench.common.wording import plural
+from effbench.records.analyse import documents
+from effbench.records.analyse.documents import compare_documents
 from effbench.records.analyse.scores import scores_of
 from effbench.records.analyse.seeds import BETTER, NOT_SIGNIFICANT, SETTING, WORSE, compare, seed_scores
 from effbench.show import units
@@ -17,10 +20,15 @@ from effbench.show.tables import each_row
 
 EVERY = "all"
 _VERDICTS = {BETTER: BETTER, WORSE: WORSE, NOT_SIGNIFICANT: "n.s."}
+_OF_DOCUMENTS = {documents.HIGHER: "higher", documents.LOWER: "lower", documents.NOT_SIGNIFICANT: "n.s."}
+_PAIR = [*SETTING, "metric", "mechanism", "against"]
 
 
 def comparison(raw: pd.DataFrame, against: str) -> pd.DataFrame:
     """Return the rows of :func:`effbench.records.analyse.seeds.compare` for every score; ``all``: every pair.
+
+    If trainings score single documents, the columns of ``analyse.documents.compare_documents`` follow, with
+    the prefix ``by_document_``.
 
     Raises UsageError if there are no trainings, or none of ``against``.
     """
@@ -29,11 +37,22 @@ def comparison(raw: pd.DataFrame, against: str) -> pd.DataFrame:
         raise UsageError("there are no trainings to compare: nothing was measured with --probe accuracy")
     chosen = None if against == EVERY else against
     tables = [compare(raw, metric=at, against=chosen) for at in scores.values()]
-    return pd.concat([table for table in tables if not table.empty] or tables[:1], ignore_index=True)
+    seeds = pd.concat([table for table in tables if not table.empty] or tables[:1], ignore_index=True)
+    found = [compare_documents(raw, score=score, against=chosen) for score in scores]
+    if not (found := [table for table in found if not table.empty]):
+        return seeds
+    paired = pd.concat(found, ignore_index=True)
+    return seeds.merge(
+        paired.rename(columns={name: f"by_document_{name}" for name in paired if name not in _PAIR}),
+        how="left", on=_PAIR,
+    )  # fmt: skip
 
 
 def comparison_blocks(raw: pd.DataFrame, against: str) -> list[Block]:
-    """Return a table per setting and score: means, differences with intervals, verdicts, seeds needed."""
+    """Return a table per setting and score: means, differences with intervals, verdicts, seeds needed.
+
+    Where trainings score single documents, a second table has the differences paired by document.
+    """
     differences = comparison(raw, against)
     if differences.empty:
         return [Block(notes=[f"no training has the same setting as one of {against}"])]
@@ -46,21 +65,19 @@ def comparison_blocks(raw: pd.DataFrame, against: str) -> list[Block]:
         for name in SETTING:
             same &= (scores[name] == setting[name]) | (scores[name].isna() & pd.isna(setting[name]))
         means = scores[same].set_index("mechanism")
-        blocks.append(_block(group, means, setting, names[setting["metric"]]))
+        score = names[setting["metric"]]
+        blocks.append(_block(group, means, setting, score))
+        if "by_document_documents" in group and group["by_document_documents"].notna().any():
+            blocks.append(_document_block(group, setting, score))
     return blocks
 
 
 def _block(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any], score: str) -> Block:
     share = columns.score_unit(score) == "share"
-    title = (
-        f"{setting['task']}: {units.score_words(score)}{' in points' if share else ''}, "
-        f"N = {setting['seq_len']}, {plural(int(setting['layers']), 'block')}, d_model {setting['d_model']}, "
-        f"{setting['heads']} heads, batch {setting['batch_size']}"
-    )
-    points = units.points if share else (lambda value: f"{value:+.4g}")
+    points = _points(score)
     mean = units.percent if share else units.ratio
     rivals = group["against"].unique()
-    title += f", against {rivals[0]}" if len(rivals) == 1 else ""
+    title = _title(setting, score, rivals)
     head = ["mechanism", *(["against"] if len(rivals) > 1 else [])]
     rows = []
     for row in each_row(group.sort_values("difference", ascending=False)):
@@ -89,11 +106,62 @@ def _block(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any], sc
     return Block(title=title, head=head, rows=rows, notes=notes, left=left)
 
 
-def _sentence(group: pd.DataFrame) -> str:
-    significant = group["verdict"].isin([BETTER, WORSE])
-    others = sorted(set(group.loc[~significant, "verdict"]))
-    n = len(group)
-    sentence = (
-        f"{significant.sum()} of {plural(n, 'difference')} significant (t-test paired by seed, Holm over {n})"
+def _document_block(group: pd.DataFrame, setting: dict[str, Any], score: str) -> Block:
+    """Return the table of the differences paired by document, with what they do not say."""
+    rivals = group["against"].unique()
+    head = ["mechanism", *(["against"] if len(rivals) > 1 else [])]
+    points = _points(score)
+    rows = []
+    for row in each_row(group.sort_values("by_document_difference", ascending=False)):
+        known = pd.notna(row.by_document_documents)
+        low, high = row.by_document_low, row.by_document_high
+        rows.append(
+            [
+                row.mechanism,
+                *([row.against] if len(rivals) > 1 else []),
+                points(row.by_document_difference) if known else "",
+                f"{points(low)} to {points(high)}" if known else "",
+                f"{row.by_document_p_holm:.3f}" if pd.notna(row.by_document_p_holm) else "",
+                f"{row.by_document_documents:.0f}" if known else "",
+                f"{row.by_document_seeds:.0f}",
+                _OF_DOCUMENTS.get(row.by_document_verdict, "not tested"),
+            ]
+        )
+    left = [*range(len(head)), len(head) + 5]
+    head += ["difference", "95 % CI", "p (Holm)", "documents", "seeds", "verdict"]
+    notes = [_sentence(group, "by_document_")]
+    if any(row[-1] == "n.s." for row in rows):
+        notes.append("n.s.: not significant")
+    notes.append("for these trained weights on other documents: the variation between seeds is not included")
+    return Block(
+        title=f"paired by document: {_title(setting, score, rivals)}",
+        head=head,
+        rows=rows,
+        notes=notes,
+        left=left,
     )
+
+
+def _title(setting: dict[str, Any], score: str, rivals: Sequence[str]) -> str:
+    share = columns.score_unit(score) == "share"
+    return (
+        f"{setting['task']}: {units.score_words(score)}{' in points' if share else ''}, "
+        f"N = {setting['seq_len']}, {plural(int(setting['layers']), 'block')}, d_model {setting['d_model']}, "
+        f"{setting['heads']} heads, batch {setting['batch_size']}"
+        f"{f', against {rivals[0]}' if len(rivals) == 1 else ''}"
+    )
+
+
+def _points(score: str) -> Callable[[float], str]:
+    """Return the function that writes differences of a score: shares in points, others as numbers."""
+    return units.points if columns.score_unit(score) == "share" else (lambda value: f"{value:+.4g}")
+
+
+def _sentence(group: pd.DataFrame, prefix: str = "") -> str:
+    verdicts = group[f"{prefix}verdict"]
+    significant = verdicts.isin([BETTER, WORSE, documents.HIGHER, documents.LOWER])
+    others = sorted(set(verdicts[~significant]))
+    n = len(group)
+    test = "bootstrap over documents" if prefix else "t-test paired by seed"
+    sentence = f"{significant.sum()} of {plural(n, 'difference')} significant ({test}, Holm over {n})"
     return "; the others: ".join([sentence, ", ".join(others)]) if others else sentence

@@ -194,7 +194,8 @@ def _data(setting: dict[str, Any], rows: pd.DataFrame) -> list[str]:
     other = paper.stand_in(str(setting["task"])) or ("" if entry["same_data"] else entry["task"])
     if other:
         notes.append(
-            f"{other} is not the paper's {setting['dataset']} data: compare ranks and differences, not scores."
+            f"{other} is not the paper's {setting['dataset']} data: compare ranks and differences, not "
+            "scores."
         )
     return notes
 

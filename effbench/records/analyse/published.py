@@ -134,7 +134,8 @@ def _is(task: str, other: str) -> bool:
     """True if a task has the name and at least the options of another one."""
     name, _, options = task.partition(":")
     other_name, _, needed = other.partition(":")
-    return name == other_name and _options(needed).items() <= _options(options).items()
+    given = _options(published()["task_defaults"].get(name, "")) | _options(options)
+    return name == other_name and _options(needed).items() <= given.items()
 
 
 def failures(what: str, raw: pd.DataFrame) -> pd.DataFrame:

@@ -135,6 +135,7 @@ _SCORED: dict[str, Form] = {**_TABLE, "against": _text, "scores": _list(_text, 1
 _FILE: dict[str, Form] = {
     "source": _table({"paper": _text, "arxiv": _text, "version": _text, "date": _date, "provenance": _text}),
     "defaults": _table(dict.fromkeys(("interaction", "sharing"), _text)),
+    "task_defaults": _table({"summarization": _text}),
     "setting": _table(dict.fromkeys(("d_model", "heads"), _whole)),
     "datasets": _tables(
         {

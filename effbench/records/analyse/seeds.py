@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,22 +91,10 @@ def compare(
 
     Raises UsageError if ``against`` was trained in no setting.
     """
-    rows = trainings(raw, metric, within)
-    labels = sorted(set(rows["label"]))
-    if against is not None and len(rows) and against not in labels:
-        raise UsageError(f"{against!r} is not among the trainings: {', '.join(labels)}")
     tables = []
-    for key, group in rows.groupby(list(within), sort=False, dropna=False):
-        scores = {name: _by_seed(mine) for name, mine in group.groupby("label", sort=False)}
-        pairs: list[tuple[Any, Any]] = (
-            list(itertools.combinations(sorted(scores), 2))
-            if against is None
-            else [(name, against) for name in scores if name != against and against in scores]
-        )
-        if not pairs:
-            continue
+    for identity, trained, pairs in families(trainings(raw, metric, within), against, within):
+        scores = {name: _by_seed(group) for name, group in trained.items()}
         family = [paired(_shared(scores[a], scores[b]), level=level) for a, b in pairs]
-        identity = dict(zip(within, key if isinstance(key, tuple) else (key,), strict=True))
         tables.append(
             pd.DataFrame(
                 [
@@ -117,6 +105,28 @@ def compare(
         )
     columns = [*within, "metric", "mechanism", "against", *_COMPARISON]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def families(
+    rows: pd.DataFrame, against: str | None, within: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, pd.DataFrame], list[tuple[str, str]]]]:
+    """Yield for each setting of the trainings: it, the rows of each label, and the pairs that are compared.
+
+    ``against`` is the second of each pair; None yields every pair. A setting without a pair is left out.
+    Raises UsageError if ``against`` was trained in no setting.
+    """
+    labels = sorted(set(rows["label"]))
+    if against is not None and len(rows) and against not in labels:
+        raise UsageError(f"{against!r} is not among the trainings: {', '.join(labels)}")
+    for key, group in rows.groupby(list(within), sort=False, dropna=False):
+        trained = {str(name): mine for name, mine in group.groupby("label", sort=False)}
+        pairs = (
+            list(itertools.combinations(sorted(trained), 2))
+            if against is None
+            else [(name, against) for name in trained if name != against and against in trained]
+        )
+        if pairs:
+            yield dict(zip(within, key if isinstance(key, tuple) else (key,), strict=True)), trained, pairs
 
 
 _COMPARISON = ["seeds", "difference", "std", "low", "high", "p"]
