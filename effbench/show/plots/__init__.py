@@ -38,7 +38,7 @@ KINDS: Mapping[str, str] = {
     "reliability": "effbench.show.plots.reliability:draw",
     "recall": "effbench.show.plots.recall_curves:draw",
     "state": "effbench.show.plots.state_scatter:draw",
-    "generation": "effbench.show.plots.generation:draw",
+    "generation": "effbench.show.plots.generation_curves:draw",
     "figure2": "effbench.show.plots.relative_time:draw",
     "ablation": "effbench.show.plots.ablation:draw",
 }
