@@ -163,7 +163,7 @@ class Generation(TrainedTask):
         """Compare the steps with the forward pass."""
         from effbench.measured.probes.generation_laws import check_generation
 
-        check_generation(cast("Seq2Seq", model), batch["tokens"], batch["target"])
+        check_generation(cast("Seq2Seq", model), batch["tokens"], batch["target"][:, :-1])
 
     def measurements(
         self, model: nn.Module, splits: Splits, seq_len: int
