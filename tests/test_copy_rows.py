@@ -159,11 +159,11 @@ def test_baseline_scores_are_what_such_answers_score():
         ({"items": 0}, "items must be at least 1, got 0"),
         ({"values": 0}, "values must be at least 1, got 0"),
         ({"noise": -1}, "noise must be at least 1, got -1"),
-        ({"length": 3}, "seq_len 3 has no room for 4 items"),
+        ({"length": 3}, "3 tokens have no room for 4 items"),
         ({"noise": 70_000}, "at most 65533, got 70005"),
         ({"placement": "ends"}, "placement is 'ends', not segments or free"),
     ],
 )
 def test_a_wrong_number_is_named(changed, complaint):
-    with pytest.raises(UsageError, match=complaint):
+    with pytest.raises(ValueError, match=complaint):
         shape(**changed)

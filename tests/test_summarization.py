@@ -15,6 +15,7 @@ from effbench.common.spec import Cell, UsageError
 from effbench.measured.data.rouge import rouge_scores
 from effbench.measured.data.source_targets import BEGIN, END
 from effbench.measured.models.batches import sorted_batches
+from effbench.measured.models.training import Diverged
 from effbench.measured.probes.correctness import Incorrect
 from effbench.measured.probes.generation_laws import check_generation
 from effbench.measured.tasks.generation import summed
@@ -29,7 +30,7 @@ OPTIONS = {"dataset": "files", "vocabulary": 300, "max_length": 24, "epochs": 1,
 
 def write(folder, parts=(("train", 40), ("validation", 6), ("test", 8))):
     """Articles whose summary is their first sentence and a last word that tells the rows apart."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for part, count in parts:
         rows = []
@@ -147,13 +148,59 @@ def test_wrong_steps_are_refused_before_the_training(tmp_path, monkeypatch):
         check_generation(model, batch["tokens"], batch["target"])
 
 
+def test_a_beam_that_mixes_up_its_hypotheses_is_refused(tmp_path, monkeypatch):
+    folder, made = write(tmp_path / "data"), task()
+    splits = made.data(64, 0, folder)
+    model = model_of(made, splits)
+    torch.nn.init.normal_(model.tokens.weight)
+    made.check(model, made.full_batch(splits, 2, 64))
+    right = type(model).reorder
+
+    def first(self, state, rows):
+        return right(self, state, rows[:, :1].expand_as(rows).contiguous())
+
+    monkeypatch.setattr(type(model), "reorder", first)
+    with pytest.raises(Incorrect, match="differ from those of the forward pass"):
+        made.check(model, made.full_batch(splits, 2, 64))
+
+
+def test_a_named_data_set_is_read_from_its_own_folder_alone(tmp_path):
+    """Another data set beside it is not taken for it; the folder itself may be named."""
+    folder = write(tmp_path / "data" / "sumpubmed")
+    for data_dir in (folder.parent, folder):
+        assert task(dataset="sumpubmed").fingerprint(data_dir)
+    assert task(dataset="files").fingerprint(folder.parent)
+    with pytest.raises(UsageError, match="there is no folder pubmed in it and no training part"):
+        task(dataset="pubmed").fingerprint(folder.parent)
+
+
+def test_the_documents_drawn_do_not_depend_on_other_parts(tmp_path):
+    folder = write(tmp_path / "data")
+    drawn = []
+    for train in (0, 10, 20):
+        made = task(train=train, test=4)
+        made.data(64, 3, folder)
+        drawn.append(made._scored[0].summaries)
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert len(drawn[0]) == 4
+
+
+def test_a_loss_that_is_no_number_says_so(tmp_path):
+    folder, made = write(tmp_path / "data"), task()
+    splits = made.data(64, 0, folder)
+    model = model_of(made, splits)
+    torch.nn.init.constant_(model.decoder.norm.weight, math.nan)
+    with pytest.raises(Diverged, match="try a lower lr than"):
+        made.validate(model, batches(made, splits.validation, 150))
+
+
 def test_a_model_learns_and_its_record_has_all_columns(tmp_path):
     folder = write(tmp_path / "data", (("train", 400), ("validation", 20), ("test", 20)))
     toml = (
         'description = ""\ntimeout = "10m"\n[[grid]]\nmechanism = ["vanilla", "longformer:window=4"]\n'
         'probe = "accuracy"\nseq_len = 48\nbatch_size = 20\nd_model = 32\nheads = 2\nlayers = 1\n'
         'threads = 1\nrepeats = 1\ntask = "summarization:dataset=files,vocabulary=300,max_length=16,'
-        'epochs=12,lr=0.01,dropout=0.0,beams=2"\n'
+        'epochs=6,lr=0.01,dropout=0.0,beams=2"\n'
     )
     sweep = Sweep.from_toml(toml, "test", "summaries")
     frame = effbench.run(sweep, tmp_path / "out", data_dir=folder, executor=InlineExecutor())
@@ -187,7 +234,8 @@ def test_a_model_learns_and_its_record_has_all_columns(tmp_path):
         ({"test": 1}, "test must be 0 .all. or at least 2, got 1"),
         ({"smoothing": 1.0}, "smoothing must be at least 0 and below 1, got 1.0"),
         ({"decoder_layers": 0}, "decoder_layers must be at least 1, got 0"),
-        ({"length_penalty": math.inf}, "length_penalty must be finite, got inf"),
+        ({"length_penalty": math.inf}, "length_penalty must be -10 to 10, got inf"),
+        ({"length_penalty": 11.0}, "length_penalty must be -10 to 10, got 11.0"),
         ({"no_repeat": -1}, "no_repeat must be at least 0"),
     ],
 )

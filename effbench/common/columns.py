@@ -22,6 +22,7 @@ VALIDATION_METRIC = "validation_metric"  # where training stopped on another sco
 SCORES = "scores"
 DEFAULT_METRIC = "accuracy"
 PRIOR = "prior_"
+SOURCES = 8  # read together where encode_s, decode_tokens_per_s and beam_tokens_per_s are measured
 _BOUNDS = ("_low", "_high")
 _SUFFIXES: tuple[tuple[str, Unit], ...] = (
     ("_per_s", "per_s"),
@@ -143,6 +144,11 @@ def column(name: str) -> Column:
 def score_unit(score: str) -> Unit:
     """Return the unit of a task's score: a share, 0 to 1, unless its name ends with a unit (``_nats``)."""
     return column(f"{PRIOR}{score}").unit
+
+
+def lower_is_better(score: str) -> bool:
+    """True for a loss or an error, by its name: ``loss_nats``, ``calibration_error``."""
+    return score.endswith(("_nats", "_error"))
 
 
 def is_taken(score: str) -> bool:

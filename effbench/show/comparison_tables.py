@@ -67,7 +67,7 @@ def comparison_blocks(raw: pd.DataFrame, against: str) -> list[Block]:
         means = scores[same].set_index("mechanism")
         score = names[setting["metric"]]
         blocks.append(_block(group, means, setting, score))
-        if "by_document_documents" in group and group["by_document_documents"].notna().any():
+        if "by_document_verdict" in group and group["by_document_verdict"].notna().any():
             blocks.append(_document_block(group, setting, score))
     return blocks
 

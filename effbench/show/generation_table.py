@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
+from effbench.common.columns import SOURCES
 from effbench.common.wording import plural
 from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.blocks import Block
 
 _COLUMNS = {
-    "encode_s": ("encode 8 sources", units.seconds),
+    "encode_s": (f"encode {SOURCES} sources", units.seconds),
     "decode_tokens_per_s": ("greedy, tokens/s", units.count),
     "beam_tokens_per_s": ("the task's beam, tokens/s", units.count),
     "state_bytes": ("state", units.size),
@@ -33,7 +34,7 @@ def generation_block(group: pd.DataFrame) -> Block | None:
             values = [pretty(row[column]) for column, (_, pretty) in _COLUMNS.items()]
             rows.append([label(row["mechanism"], row["options"]), units.length(row["seq_len"]), *values])
     return Block(
-        title="generation: 8 sources together, states cached",
+        title=f"generation: {SOURCES} sources together, states cached",
         head=["mechanism", "length", *(words for words, _ in _COLUMNS.values())],
         rows=rows,
         notes=[*_cut(group), *_replaced(group)],

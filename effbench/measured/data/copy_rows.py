@@ -29,7 +29,7 @@ class CopyShape:
     are drawn uniformly. The target holds the items in the order of the source. ``placement=free`` draws the
     items' places from all subsets of places. ``placement=segments`` divides the source into as many segments
     of consecutive places as there are items, whose lengths differ by at most one, and draws one place in
-    each. Raises UsageError for numbers that no row can have.
+    each. Raises ValueError for numbers that no row can have.
     """
 
     length: int
@@ -41,16 +41,15 @@ class CopyShape:
     def __post_init__(self) -> None:
         for name in ("items", "values", "noise"):
             if getattr(self, name) < 1:
-                raise UsageError(f"copying: {name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.length < self.items:
-            raise UsageError(f"copying: seq_len {self.length} has no room for {self.items} items")
+            raise ValueError(f"{self.length} tokens have no room for {self.items} items")
         if self.vocab > _MOST_IDS:
-            raise UsageError(
-                f"copying: values + noise must be at most {_MOST_IDS - SPECIAL}, "
-                f"got {self.values + self.noise}"
+            raise ValueError(
+                f"values + noise must be at most {_MOST_IDS - SPECIAL}, got {self.values + self.noise}"
             )
         if self.placement not in ("segments", "free"):
-            raise UsageError(f"copying: placement is {self.placement!r}, not segments or free")
+            raise ValueError(f"placement is {self.placement!r}, not segments or free")
 
     @property
     def vocab(self) -> int:
@@ -71,6 +70,14 @@ class CopyShape:
             places = math.prod(np.diff(self.bounds).tolist())
         return int(places * self.values**self.items * self.noise ** (self.length - self.items))
 
+    def require(self, rows: int) -> None:
+        """Raise UsageError if so many different sources are more than half of all possible ones."""
+        if 2 * rows > (possible := self.possible()):
+            raise UsageError(
+                f"copying: {rows} different rows are too many: there are {possible} different sources, "
+                "of which at most half are drawn; raise values, noise or seq_len, or ask for fewer rows"
+            )
+
 
 def copy_parts(sizes: Mapping[str, int], shape: CopyShape, seed: int) -> dict[str, SourceTargets]:
     """Return rows for each part, in the order of ``sizes``. No source occurs twice, in any part.
@@ -78,12 +85,7 @@ def copy_parts(sizes: Mapping[str, int], shape: CopyShape, seed: int) -> dict[st
     A part depends on the seed, on its rows and on the parts before it. Raises UsageError if more than half of
     all possible sources are asked for.
     """
-    total = sum(sizes.values())
-    if 2 * total > shape.possible():
-        raise UsageError(
-            f"copying: {total} different rows are too many: there are {shape.possible()} different sources, "
-            "of which at most half are drawn; raise values, noise or the length, or ask for fewer rows"
-        )
+    shape.require(sum(sizes.values()))
     seen: set[bytes] = set()
     parts = {}
     for number, (part, rows) in enumerate(sizes.items()):
@@ -145,22 +147,29 @@ def copy_priors(train: SourceTargets, test: SourceTargets) -> dict[str, dict[str
     items = int(test.target_lengths[0])
     trained, wanted = (part.targets.reshape(-1, items).astype(np.int64) for part in (train, test))
     common = np.array([np.bincount(column).argmax() for column in trained.T])
-    counts = _counts(wanted)
-    log_orders = np.array([math.lgamma(n + 1) for n in range(items + 1)])
+    nth = _occurrences(wanted)
+    orders = np.log(nth).sum(axis=1) - math.lgamma(items + 1)  # log of the share of orders that are right
     return {
         "exact_match": {
             "majority": float((wanted == common).all(axis=1).mean()),
-            "any order": float(np.exp(log_orders[counts].sum(axis=1) - log_orders[items]).mean()),
+            "any order": float(np.exp(orders).mean()),
         },
         "token_accuracy": {
             "majority": float((wanted == common).mean()),
-            "any order": float(((counts / items) ** 2).sum(axis=1).mean()),
+            "any order": float((2 * nth - 1).sum(axis=1).mean() / items**2),
         },
     }
 
 
-def _counts(targets: NDArray[np.integer[Any]]) -> IntArray:
-    """Return how often each id occurs in each row: [rows, largest id + 1]."""
-    counts = np.zeros((len(targets), int(targets.max()) + 1), dtype=np.int64)
-    np.add.at(counts, (np.arange(len(targets))[:, None], targets), 1)
-    return counts
+def _occurrences(targets: NDArray[np.integer[Any]]) -> IntArray:
+    """Return, for each token of the sorted rows, how often it occurred up to there: 1, 2, ... [rows, items].
+
+    The product over a row is that of the factorials of its counts, and the sum of 2 n - 1 that of their
+    squares.
+    """
+    ordered = np.sort(targets, axis=1)
+    nth = np.ones(ordered.shape, dtype=np.int64)
+    for place in range(1, ordered.shape[1]):
+        again = ordered[:, place] == ordered[:, place - 1]
+        nth[again, place] = nth[again, place - 1] + 1
+    return nth

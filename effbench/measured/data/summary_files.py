@@ -106,9 +106,9 @@ def find(folder: Path, article: str = "", summary: str = "") -> SummaryFiles:
         raise UsageError(
             f"the columns are article={article!r} and summary={summary!r}: name both of them, or neither"
         )
-    parts = _parts_in(folder)
+    parts = parts_in(folder)
     if not parts:
-        inside = {path: found for path in entries(folder) if is_dir(path) and (found := _parts_in(path))}
+        inside = {path: found for path in entries(folder) if is_dir(path) and (found := parts_in(path))}
         if len(inside) > 1:
             names = ", ".join(path.name for path in inside)
             raise UsageError(f"{folder}: {len(inside)} folders have articles: {names}; name one of them")
@@ -125,7 +125,7 @@ def sentence_lines(text: str) -> str:
     return "\n".join(filter(None, (line.strip() for line in text.split("\n"))))
 
 
-def _parts_in(folder: Path) -> dict[str, list[Path]]:
+def parts_in(folder: Path) -> dict[str, list[Path]]:
     """Return the files of each part that lie in the folder, or its stories at any depth; empty without."""
     found: dict[str, list[Path]] = {}
     for path in entries(folder):

@@ -249,7 +249,12 @@ def _forbid_repeats(logits: Tensor, texts: Tensor, n: int) -> None:
 
 def _log_probabilities(chosen: Tensor, logits: Tensor) -> Tensor:
     """Return the log-probabilities, in float64, of chosen logits [R, n] among all logits [R, V]."""
-    return (chosen - logits.logsumexp(dim=1, keepdim=True)).double()
+    return chosen.double() - _precise(logits).logsumexp(dim=1, keepdim=True).double()
+
+
+def _precise(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least: sums in half precision would make ties and wrong scores."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _require_numbers(totals: Tensor, length: int) -> None:

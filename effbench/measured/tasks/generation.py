@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from effbench.measured.workload import MechanismMaker
 
 
+MOST_PENALTY = 10  # more would decide by the length alone
+
+
 class Forced(NamedTuple):
     """What a model predicts when it reads the right targets: sums over all rows of some batches.
 
@@ -68,9 +71,9 @@ class Generation(TrainedTask):
         require(layers is None or layers >= 1, f"decoder_layers must be at least 1, got {layers}")
         require(0 <= self.smoothing < 1, f"smoothing must be at least 0 and below 1, got {self.smoothing}")
         require(self.beams >= 1, f"beams must be at least 1, got {self.beams}")
-        require(
-            math.isfinite(self.length_penalty), f"length_penalty must be finite, got {self.length_penalty}"
-        )
+        penalty = self.length_penalty
+        require(-MOST_PENALTY <= penalty <= MOST_PENALTY,
+                f"length_penalty must be {-MOST_PENALTY} to {MOST_PENALTY}, got {penalty}")  # fmt: skip
         require(self.no_repeat >= 0, f"no_repeat must be at least 0 (allowed), got {self.no_repeat}")
 
     @property
@@ -169,7 +172,8 @@ class Generation(TrainedTask):
         self, model: nn.Module, splits: Splits, seq_len: int
     ) -> Mapping[str, float | str | tuple[float, ...]]:
         """Return which attention the decoder has, how fast the model generates, and the size of its state."""
-        from effbench.measured.models.generation_speed import SOURCES, generation_speed
+        from effbench.common.columns import SOURCES
+        from effbench.measured.models.generation_speed import generation_speed
 
         seq2seq = cast("Seq2Seq", model)
         source = self.full_batch(splits, SOURCES, seq_len)["tokens"].to(next(model.parameters()).device)
@@ -195,18 +199,32 @@ class Generation(TrainedTask):
         import torch
         from torch.nn.functional import cross_entropy
 
+        from effbench.measured.models.training import Diverged
+
         logits = cast("Seq2Seq", model).predicted(*_inputs(batch)).detach().float()
         at = batch["target_mask"]
         wanted = batch["target"][:, 1:][at]
         right = torch.zeros_like(at)
         right[at] = logits.argmax(dim=1) == wanted
+        nats = float(cross_entropy(logits, wanted, reduction="sum"))
+        if not math.isfinite(nats):
+            raise Diverged(f"the loss of a batch of targets is {nats}; try a lower lr than {self.lr:g}")
         return Forced(
-            nats=float(cross_entropy(logits, wanted, reduction="sum")),
+            nats=nats,
             tokens=len(wanted),
             right=int(right.sum()),
             rows=len(at),
             whole=int((right | ~at).all(dim=1).sum()),
         )
+
+
+def named_priors(by_predictor: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:
+    """Return the scores of predictors as priors: of another score than the metric, its name stands behind."""
+    return {
+        name if score == metric else f"{name}_{score}": value
+        for name, scores in by_predictor.items()
+        for score, value in scores.items()
+    }
 
 
 def summed(parts: Iterable[Forced]) -> Forced:

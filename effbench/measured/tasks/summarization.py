@@ -16,10 +16,10 @@ from effbench.measured.data.examples import Integers, Splits
 from effbench.measured.data.reading import folder_of
 from effbench.measured.data.rouge import mean_rouge, require_rouge, rouge_scores
 from effbench.measured.data.summary_baselines import summary_baselines
-from effbench.measured.data.summary_files import FORMATS
+from effbench.measured.data.summary_files import FORMATS, parts_in
 from effbench.measured.data.summary_texts import LEAST, Documents, Summaries, read_summaries
 from effbench.measured.tasks.base import LastRead, require
-from effbench.measured.tasks.generation import Generation, summed
+from effbench.measured.tasks.generation import Generation, named_priors, summed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,7 +74,7 @@ class Summarization(Generation):
     lr: float = 1e-4
     dropout: float = 0.2
 
-    _scored: tuple[Documents, BytePairs]
+    _scored: tuple[Documents, BytePairs]  # the test part's, of the last call of ``data``
 
     def check_options(self) -> None:
         """Refuse other data, and sizes that no summary can have."""
@@ -124,16 +124,18 @@ class Summarization(Generation):
             test=parts["test"],  # type: ignore[arg-type]
             vocab_size=summaries.vocab_size,
             classes=summaries.vocab_size,
-            priors={
-                f"{name}_{metric}".removesuffix(f"_{self.metric}"): float(scores.mean())
-                for name, each in baselines.items()
-                for metric, scores in each.items()
-            },
+            priors=named_priors(
+                {
+                    name: {metric: float(scores.mean()) for metric, scores in each.items()}
+                    for name, each in baselines.items()
+                },
+                self.metric,
+            ),
             facts={
                 **summaries.facts,
                 **whole["train"].truncated(seq_len, self.max_length),
                 "vocabulary": summaries.vocab_size,
-                "test_documents": len(documents),
+                "test_examples": len(documents),
             },
         )
 
@@ -176,16 +178,21 @@ class Summarization(Generation):
                 f"summarization needs articles and summaries: pass --data-dir DIR with {FORMATS} and the "
                 f"same of validation and test, such as {source}"
             )
+        if names and folder == data_dir and folder.name not in names and not parts_in(folder):
+            raise UsageError(
+                f"{folder}: there is no folder {' or '.join(names)} in it and no training part: {FORMATS}; "
+                "for other data, pass dataset=files"
+            )
         return read_summaries(folder, self.vocabulary, self.article, self.summary)
 
     def _rows(self, summaries: Summaries, seed: int) -> dict[str, Integers]:
         """Return the rows of each part that are taken, in the order of the files."""
-        rng = np.random.default_rng(seed)
         rows: dict[str, Integers] = {part: np.arange(len(pairs)) for part, pairs in summaries.parts.items()}
-        for name, count in self._sizes.items():
+        for place, (name, count) in enumerate(self._sizes.items()):
             there = len(rows[name])
             if count > there:
                 raise UsageError(f"summarization: {name}={count} exceeds the {there} pairs that there are")
             if count:
+                rng = np.random.default_rng((seed, place))  # no part depends on the size of another
                 rows[name] = np.sort(rng.choice(there, count, replace=False))
         return rows

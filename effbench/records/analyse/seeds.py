@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from effbench.common.columns import lower_is_better
 from effbench.common.spec import UsageError
 from effbench.records.analyse.statistics import LEVEL, mean_interval
 from effbench.records.analyse.summary import label
@@ -87,7 +88,8 @@ def compare(
     table): with probability ``level`` no verdict of a table claims a difference where there is none. The
     interval ``low``, ``high`` is that of the single difference, uncorrected: it can exclude zero although the
     verdict is not significant. ``seeds_to_tell`` is the number of seeds that detects a difference of the
-    observed size and spread with 80 % power at the level that Holm's correction requires.
+    observed size and spread with 80 % power at the level that Holm's correction requires. ``verdict`` is
+    better or worse, or says why it is neither; of a loss, the lower one is better.
 
     Raises UsageError if ``against`` was trained in no setting.
     """
@@ -95,11 +97,12 @@ def compare(
     for identity, trained, pairs in families(trainings(raw, metric, within), against, within):
         scores = {name: _by_seed(group) for name, group in trained.items()}
         family = [paired(_shared(scores[a], scores[b]), level=level) for a, b in pairs]
+        lower = lower_is_better(metric)
         tables.append(
             pd.DataFrame(
                 [
                     {**identity, "metric": metric, "mechanism": a, "against": b, **one}
-                    for (a, b), one in zip(pairs, judged(family, level=level), strict=True)
+                    for (a, b), one in zip(pairs, judged(family, level=level, lower=lower), strict=True)
                 ]
             )
         )
@@ -153,15 +156,20 @@ def paired(differences: Sequence[float], *, level: float = LEVEL) -> dict[str, A
     return {"seeds": n, "difference": mean, "std": std, "low": low, "high": high, "p": p}
 
 
-def judged(family: Sequence[dict[str, Any]], *, level: float = LEVEL) -> list[dict[str, Any]]:
-    """Return the results of ``paired`` for a table with ``p_holm``, ``verdict`` and ``seeds_to_tell``."""
+def judged(
+    family: Sequence[dict[str, Any]], *, level: float = LEVEL, lower: bool = False
+) -> list[dict[str, Any]]:
+    """Return the results of ``paired`` for a table with ``p_holm``, ``verdict`` and ``seeds_to_tell``.
+
+    ``lower``: the lower score is the better one.
+    """
     corrected, levels = holm([test["p"] for test in family], alpha=1 - level)
     return [
         {
             **test,
             "comparisons": len(family),
             "p_holm": p,
-            "verdict": _verdict(test, p, 1 - level),
+            "verdict": _verdict(test, p, 1 - level, lower),
             "seeds_to_tell": _seeds_to_tell(test, alpha),
         }
         for test, p, alpha in zip(family, corrected, levels, strict=True)
@@ -216,14 +224,14 @@ def _shared(ours: dict[tuple[int, int], float], theirs: dict[tuple[int, int], fl
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
 
-def _verdict(test: dict[str, Any], p_holm: float, alpha: float) -> str:
+def _verdict(test: dict[str, Any], p_holm: float, alpha: float, lower: bool) -> str:
     if test["seeds"] < 2:
         return ONE_SEED if test["seeds"] else NO_SEED
     if math.isnan(p_holm):
         return SAME
     if p_holm > alpha:
         return NOT_SIGNIFICANT
-    return BETTER if test["difference"] > 0 else WORSE
+    return BETTER if (test["difference"] > 0) != lower else WORSE
 
 
 def _seeds_to_tell(test: dict[str, Any], alpha: float) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from effbench.common.columns import score_unit
+from effbench.common.columns import SOURCES, score_unit
 from effbench.records.analyse.scores import metric_of
 from effbench.show import units
 from effbench.show.look import (
@@ -43,13 +43,12 @@ from effbench.show.plots.trainings import (
 )
 from effbench.show.tables import SHAPE, by_label
 
-_SOURCES = 8  # that a measurement of encode_s or decode_tokens_per_s reads together
 _BEAMS = ("samples_beam_width", "samples_width_tokens_per_s")
 _TITLES = {
-    Cost("encode_s", "time", units.seconds, None): f"Time to encode {_SOURCES} sources (lower is better)",
+    Cost("encode_s", "time", units.seconds, None): f"Time to encode {SOURCES} sources (lower is better)",
     Cost(
         "decode_tokens_per_s", "tokens per second", units.count, None
-    ): f"Greedy search, {_SOURCES} sources together (higher is better)",
+    ): f"Greedy search, {SOURCES} sources together (higher is better)",
 }
 _MEASURED = {"encode_s": "time to encode", "decode_tokens_per_s": "speed of greedy search"}
 
