@@ -278,24 +278,30 @@ def _written_score(row: dict[Hashable, Any], score: str) -> str:
 
 def _baseline_scores(group: pd.DataFrame, others: list[str]) -> list[str]:
     """Return the baseline scores in words, those of other scores than the metric in brackets behind it."""
-    known = {
-        name.removeprefix(columns.PRIOR): float(group[name].dropna().iloc[0])
+    written = {
+        name.removeprefix(columns.PRIOR): _range_of(group[name].dropna(), units.written_score(name))
         for name in group.columns
         if name.startswith(columns.PRIOR) and not name.endswith("_macro_f1") and group[name].notna().any()
     }
-    further = {f"{name}_{score}" for name in known for score in others}
+    of_others = {f"{name}_{score}": score for name in written for score in others}
     texts = []
-    for name, value in known.items():
-        if name in further:
+    for name, text in written.items():
+        if name in of_others:
             continue
         more = [
-            f"{units.score_words(score)} {units.written_score(f'{name}_{score}')(known[f'{name}_{score}'])}"
+            f"{units.score_words(score)} {written[f'{name}_{score}']}"
             for score in others
-            if f"{name}_{score}" in known
+            if f"{name}_{score}" in written
         ]
-        text = f"{name.replace('_', ' ')} {units.written_score(name)(value)}"
-        texts.append(f"{text} ({', '.join(more)})" if more else text)
+        behind = f" ({', '.join(more)})" if more else ""
+        texts.append(f"{name.replace('_', ' ')} {text}{behind}")
     return [f"baseline scores: {', '.join(texts)}"] if texts else []
+
+
+def _range_of(values: pd.Series, written: Callable[[float], str]) -> str:
+    """Return a value in words, or the smallest and the largest of several, as at several lengths."""
+    low, high = written(values.min()), written(values.max())
+    return low if low == high else f"{low} to {high}"
 
 
 def _failures(frame: pd.DataFrame) -> list[Block]:
