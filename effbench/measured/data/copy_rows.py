@@ -138,10 +138,10 @@ def _drawn(
 
 
 def copy_priors(train: SourceTargets, test: SourceTargets) -> dict[str, dict[str, float]]:
-    """Return ``exact_match`` and ``token_accuracy`` on the test targets of answers that copy nothing.
+    """Return ``exact_match`` and ``token_accuracy`` on the test targets of each answer that copies nothing.
 
-    ``majority`` answers at each place of the target the commonest value that training has there. ``any
-    order`` knows the items of the source but not their order: the expectation of a random order.
+    ``majority`` answers at each place of the target the commonest value that training has there.
+    ``any_order`` knows the items of the source but not their order: the expectation of a random order.
     All targets must have the same number of tokens.
     """
     items = int(test.target_lengths[0])
@@ -150,13 +150,13 @@ def copy_priors(train: SourceTargets, test: SourceTargets) -> dict[str, dict[str
     nth = _occurrences(wanted)
     orders = np.log(nth).sum(axis=1) - math.lgamma(items + 1)  # log of the share of orders that are right
     return {
-        "exact_match": {
-            "majority": float((wanted == common).all(axis=1).mean()),
-            "any order": float(np.exp(orders).mean()),
+        "majority": {
+            "exact_match": float((wanted == common).all(axis=1).mean()),
+            "token_accuracy": float((wanted == common).mean()),
         },
-        "token_accuracy": {
-            "majority": float((wanted == common).mean()),
-            "any order": float((2 * nth - 1).sum(axis=1).mean() / items**2),
+        "any_order": {
+            "exact_match": float(np.exp(orders).mean()),
+            "token_accuracy": float((2 * nth - 1).sum(axis=1).mean() / items**2),
         },
     }
 
