@@ -21,7 +21,15 @@ every_placement = pytest.mark.parametrize("placement", PLACEMENTS)
 
 def shape(**changed):
     return CopyShape(
-        **{"length": 22, "items": 4, "values": 5, "noise": 3, "placement": "segments", **changed}
+        **{
+            "length": 22,
+            "items": 4,
+            "values": 5,
+            "noise": 3,
+            "places": 99,
+            "placement": "segments",
+            **changed,
+        }
     )
 
 
@@ -52,6 +60,15 @@ def test_a_target_is_the_items_of_its_source_in_order(items, more, values, noise
         assert len(target) == items
         assert all(SPECIAL <= token < of.vocab for token in source)
         assert [token for token in source if token < SPECIAL + values] == target
+
+
+def test_items_stand_only_at_evenly_spaced_positions():
+    for placement in PLACEMENTS:
+        of = shape(length=40, places=10, placement=placement)
+        assert of.positions.tolist() == [*range(0, 40, 4)]
+        found = places_of(copy_parts({"train": 400}, of, 0)["train"], of)
+        assert set(found.ravel().tolist()) == set(of.positions.tolist())
+    assert shape(length=9, places=10).positions.tolist() == [*range(9)]
 
 
 @pytest.mark.parametrize("length", [20, 22, 4])
@@ -161,6 +178,7 @@ def test_baseline_scores_are_what_such_answers_score():
         ({"noise": -1}, "noise must be at least 1, got -1"),
         ({"length": 3}, "3 tokens have no room for 4 items"),
         ({"noise": 70_000}, "at most 65533, got 70005"),
+        ({"places": 3}, r"places must be at least items \(4\), got 3"),
         ({"placement": "ends"}, "placement is 'ends', not segments or free"),
     ],
 )

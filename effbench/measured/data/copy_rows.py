@@ -26,22 +26,26 @@ class CopyShape:
     """What a row looks like: ``length`` source tokens, of which ``items`` are items and the others noise.
 
     An item has one of ``values`` ids from SPECIAL on, a noise token one of the ``noise`` ids behind them. All
-    are drawn uniformly. The target holds the items in the order of the source. ``placement=free`` draws the
-    items' places from all subsets of places. ``placement=segments`` divides the source into as many segments
-    of consecutive places as there are items, whose lengths differ by at most one, and draws one place in
-    each. Raises ValueError for numbers that no row can have.
+    are drawn uniformly. The target holds the items in the order of the source. Items stand at some of
+    ``places`` evenly spaced positions (of all positions, if the source is shorter): ``placement=free`` draws
+    any subset of the places. ``placement=segments`` divides them into as many segments of consecutive places
+    as there are items, whose sizes differ by at most one, and draws one place in each. Raises ValueError for
+    numbers that no row can have.
     """
 
     length: int
     items: int
     values: int
     noise: int
+    places: int
     placement: Placement
 
     def __post_init__(self) -> None:
         for name in ("items", "values", "noise"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.places < self.items:
+            raise ValueError(f"places must be at least items ({self.items}), got {self.places}")
         if self.length < self.items:
             raise ValueError(f"{self.length} tokens have no room for {self.items} items")
         if self.vocab > _MOST_IDS:
@@ -57,15 +61,23 @@ class CopyShape:
         return SPECIAL + self.values + self.noise
 
     @property
+    def positions(self) -> IntArray:
+        """The positions of the places, ascending."""
+        count = min(self.places, self.length)
+        positions: IntArray = np.arange(count, dtype=np.int64) * self.length // count
+        return positions
+
+    @property
     def bounds(self) -> IntArray:
-        """Where each segment starts, and the length of the source, [items + 1]."""
-        bounds: IntArray = np.arange(self.items + 1, dtype=np.int64) * self.length // self.items
+        """The first place of each segment, and the number of places, [items + 1]."""
+        count = len(self.positions)
+        bounds: IntArray = np.arange(self.items + 1, dtype=np.int64) * count // self.items
         return bounds
 
     def possible(self) -> int:
         """Return the number of different sources."""
         if self.placement == "free":
-            places = math.comb(self.length, self.items)
+            places = math.comb(len(self.positions), self.items)
         else:
             places = math.prod(np.diff(self.bounds).tolist())
         return int(places * self.values**self.items * self.noise ** (self.length - self.items))
@@ -130,10 +142,10 @@ def _drawn(
     sources = rng.integers(first, shape.vocab, size=(rows, shape.length), dtype=np.uint16)
     targets = rng.integers(SPECIAL, first, size=(rows, shape.items), dtype=np.uint16)
     if shape.placement == "free":
-        places: Integers = np.sort(distinct(rows, shape.items, shape.length, rng), axis=1)
+        places: Integers = np.sort(distinct(rows, shape.items, len(shape.positions), rng), axis=1)
     else:
         places = rng.integers(shape.bounds[:-1], shape.bounds[1:], size=(rows, shape.items))
-    np.put_along_axis(sources, places, targets, axis=1)
+    np.put_along_axis(sources, shape.positions[places], targets, axis=1)
     return sources, targets
 
 
