@@ -56,8 +56,8 @@ class Choice:
     within all limits. ``pool_ratio`` is to ``pool_quickest`` and ``score_difference`` to ``pool_best``, the
     fastest and the best among those within the limits of bytes and seconds.
 
-    ``tied`` are those on the front that are not significantly slower than the quickest. ``undecided`` is the
-    reason why no time can be called the shortest. ``worse`` are the tied ones that score significantly worse
+    ``tied`` are those within all limits that are not significantly slower than the quickest. ``undecided``
+    says why no time can be called the shortest. ``worse`` are the tied ones that score significantly worse
     than another tied one, with the comparison. ``between`` are the two lengths of an interpolation, ``used``
     the rows of the summary that the costs come from. ``other_scores`` says why scores are left out.
     """
@@ -88,7 +88,7 @@ class Choice:
         return self.rows[self.rows["label"] == label].iloc[0]
 
     def exit_code(self) -> Exit:
-        """Return DONE with a recommendation, UNDECIDED without one, NOTHING if no mechanism is within limits."""
+        """Return DONE with a recommendation, else UNDECIDED, or NOTHING if none is within the limits."""
         if self.recommended:
             return Exit.DONE
         return Exit.UNDECIDED if len(self.of(FRONT)) else Exit.NOTHING
@@ -106,9 +106,9 @@ def choose(
 ) -> Choice:
     """Decide which mechanism to use at ``seq_len`` from the raw frame; docs/choose.md has the rules.
 
-    ``where`` selects the setting of the costs (``choice_setting.SETTING``), ``task`` and ``task_seq_len`` that
-    of the scores, which are combined with the costs by label alone. Raises UsageError if several settings fit or
-    none was measured, and Untold if the length is outside what was measured.
+    ``where`` selects the setting of the costs (``choice_setting.SETTING``), ``task`` and ``task_seq_len``
+    that of the scores, which are combined with the costs by label alone. Raises UsageError if several
+    settings fit, and Untold if the length is outside of what was measured.
     """
     most = most or Most()
     measured = costs(raw, mode) if len(raw) else pd.DataFrame()
@@ -245,10 +245,11 @@ def _decided(table: pd.DataFrame, at: AtLength, scores: Scores | None) -> dict[s
         return known | ({"recommended": [quickest]} if alone else {"undecided": why})
     if not at.together(list(left["label"])):
         left = left.assign(time_ratio=math.nan)
-    front = set(table.loc[table["place"] == FRONT, "label"])
-    tied = [name for name in fastest(left) if name in front] or [quickest]
+    tied = fastest(left)
     worse = scores.worse(tied) if scores is not None and len(tied) > 1 else {}
     equal = table.loc[[name for name in tied if name not in worse]]
+    front = equal[equal["place"] == FRONT]
+    equal = equal if front.empty else front
     least = equal["memory_bytes"].min()
     recommended = equal if pd.isna(least) else equal[equal["memory_bytes"] <= least * (1 + SAME_MEMORY)]
     return known | {"tied": tied, "worse": worse, "recommended": list(recommended["label"])}

@@ -131,7 +131,7 @@ class AtLength:
 
     def together(self, names: Sequence[str]) -> bool:
         """True if all these labels were measured in one folder."""
-        return self.rows.loc[self.rows["label"].isin(list(names)), "folder"].nunique() == 1
+        return bool(self.rows.loc[self.rows["label"].isin(list(names)), "folder"].nunique() == 1)
 
 
 def _refuse_twice(rows: pd.DataFrame) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from effbench.common.spec import UsageError
 from effbench.records.analyse.choice_setting import setting_of_trainings
 from effbench.records.analyse.scores import metric_of, scores_of
-from effbench.records.analyse.seeds import SETTING, WORSE, compare, seed_scores
+from effbench.records.analyse.seeds import BETTER, SETTING, WORSE, compare, seed_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +53,14 @@ class Scores:
         return compare(self._only([*labels, best]), metric=self.column, against=best).set_index("mechanism")
 
     def worse(self, labels: Sequence[str]) -> dict[str, pd.Series]:
-        """Return the labels that score significantly worse than another one, with the comparison of most points.
+        """Return the labels that score significantly worse than another, each with its largest difference.
 
         Every pair is compared, and Holm's correction is over all pairs.
         """
         pairs = compare(self._only(labels), metric=self.column, against=None)
         turned = pairs.rename(columns={"mechanism": "against", "against": "mechanism"})
         turned = turned.assign(difference=-pairs["difference"], low=-pairs["high"], high=-pairs["low"])
-        turned["verdict"] = pairs["verdict"].replace({WORSE: "", "better": WORSE})
+        turned["verdict"] = pairs["verdict"].replace({WORSE: BETTER, BETTER: WORSE})
         both = pd.concat([pairs, turned], ignore_index=True)
         lost = both[both["verdict"] == WORSE].sort_values(["difference", "against"])
         return {str(name): group.iloc[0] for name, group in lost.groupby("mechanism")}

@@ -100,14 +100,12 @@ def _spans(settings: Sequence[pd.DataFrame]) -> str:
 
 
 def _choices(rows: pd.DataFrame, options: Mapping[str, str]) -> str:
-    """Name the options that tell the settings apart, with their values; other columns need other folders."""
+    """Name the options that tell the settings apart, with their values, or else what folders must not mix."""
     varying = [name for name in options if rows[name].nunique(dropna=False) > 1]
     texts = [
         f"{options[name]} ({_listed(name, sorted(set(rows[name])))})" for name in varying if options[name]
     ]
-    others = [name for name in varying if not options[name]]
-    texts += [f"folders that hold one {' and '.join(others)} each"] if others else []
-    return " and ".join(texts)
+    return " and ".join(texts) or f"folders that hold one {' and one '.join(varying)} each"
 
 
 def _listed(name: str, values: Sequence[Any]) -> str:
