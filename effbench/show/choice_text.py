@@ -181,6 +181,8 @@ def _unsure(choice: Choice) -> list[str]:
 def _why(choice: Choice, row: Any) -> str:
     if row.place == FAILED:
         return str(row.why)
+    if row.label in choice.recommended:
+        return f"recommended too: no difference to {row.dominated_by} is significant"
     if row.place == DOMINATED:
         return f"dominated by {row.dominated_by}"
     missed = {limit: limit in row.unsure.split() for limit in row.missed.split()}

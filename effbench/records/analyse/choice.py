@@ -16,6 +16,7 @@ from effbench.common.spec import UsageError
 from effbench.records.analyse.choice_costs import AtLength, costs
 from effbench.records.analyse.choice_scores import Scores
 from effbench.records.analyse.choice_setting import SETTING, Untold, setting_of_costs
+from effbench.records.analyse.summary import IDENTITY, ORIGIN
 from effbench.records.analyse.winners import ONE_MECHANISM, fastest, undecided
 
 # Where a mechanism of a choice stands.
@@ -31,6 +32,9 @@ _TEXTS = [
     *("label", "mechanism", "options", "folder", "status", "place", "why", "missed", "unsure"),
     *("dominated_by", "noisy", "memory_left_out", "time_interval"),
 ]
+# The order of records must not matter, to the last bit of a sum.
+_ORDER = [*IDENTITY, *ORIGIN, "folder", "probe", "seed", "repeat", "started"]
+_BLANK = {**dict.fromkeys(_TEXTS, ""), **dict.fromkeys(_NUMBERS, math.nan)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +115,14 @@ def choose(
     settings fit, and Untold if the length is outside of what was measured.
     """
     most = most or Most()
+    raw = raw.sort_values([name for name in _ORDER if name in raw], kind="stable", ignore_index=True)
     measured = costs(raw, mode) if len(raw) else pd.DataFrame()
     if measured.empty:
         raise Untold(f"nothing can be told: these folders hold no cost of mode {mode}")
     rows = setting_of_costs(measured, seq_len, where or {})
     at = AtLength.of(rows, raw, seq_len)
     scores, other_scores = _scores(raw, task, task_seq_len, seq_len, most)
-    table = at.table(sorted(set(rows["label"]))).reindex(columns=[*_TEXTS, *_NUMBERS])
-    table = _scored(table.astype(dict.fromkeys(_NUMBERS, float)).fillna(dict.fromkeys(_TEXTS, "")), scores)
+    table = _scored([{**_BLANK, **at.of_label(name)} for name in sorted(set(rows["label"]))], scores)
     table = table.sort_values(["time_s", "memory_bytes", "label"], ignore_index=True).set_index(
         "label", drop=False
     )
@@ -171,7 +175,8 @@ def _scores(
     return scores, ""
 
 
-def _scored(table: pd.DataFrame, scores: Scores | None) -> pd.DataFrame:
+def _scored(rows: Sequence[Mapping[str, Any]], scores: Scores | None) -> pd.DataFrame:
+    table = pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS, float))
     if scores is None:
         return table
     means = scores.means.reindex(table["label"])
@@ -248,8 +253,9 @@ def _decided(table: pd.DataFrame, at: AtLength, scores: Scores | None) -> dict[s
     tied = fastest(left)
     worse = scores.worse(tied) if scores is not None and len(tied) > 1 else {}
     equal = table.loc[[name for name in tied if name not in worse]]
-    front = equal[equal["place"] == FRONT]
-    equal = equal if front.empty else front
+    # one that is not tied can be faster than a tied one whose time is less well known
+    sound = equal[(equal["place"] == FRONT) | equal["dominated_by"].isin(tied)]
+    equal = equal if sound.empty else sound
     least = equal["memory_bytes"].min()
     recommended = equal if pd.isna(least) else equal[equal["memory_bytes"] <= least * (1 + SAME_MEMORY)]
     return known | {"tied": tied, "worse": worse, "recommended": list(recommended["label"])}

@@ -80,14 +80,11 @@ class AtLength:
                 samples[key] = dict(zip(mine["repeat"], mine["samples_time_s"], strict=True))
         return cls(rows=rows, weights=weights, samples=samples, noise=noise)
 
-    def table(self, names: Sequence[str]) -> pd.DataFrame:
-        """Return one row for each label, in the order given; ``why`` is empty or says why it has no costs."""
-        return pd.DataFrame([self._row(name) for name in names])
-
-    def _row(self, name: str) -> dict[str, Any]:
+    def of_label(self, name: str) -> dict[str, Any]:
+        """Return the costs of a label as a row; ``why`` says why it has none, else there is no ``why``."""
         mine = self.rows[self.rows["label"] == name].set_index("seq_len")
         missing = [n for n in self.weights if n not in mine.index]
-        row: dict[str, Any] = {"label": name, "status": "", "why": ""}
+        row: dict[str, Any] = {"label": name}
         if missing:
             return row | {"why": f"not measured at {' and '.join(map(str, missing))}"}
         own = [mine.loc[n] for n in self.weights]
