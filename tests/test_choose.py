@@ -422,6 +422,11 @@ def test_a_limit_inside_an_interval_is_said_to_be_uncertain():
     choice = choose(raw(close, scores), seq_len=512, most=Most(points=0.05))
     assert list(choice.recommended) == ["a"]
     assert "It is not certain that a is within the limits" in text_of(choice)
+    between = choose(raw(CLEAR), seq_len=300, most=Most(memory_bytes=400_000))
+    assert "It is not certain that a is within the limits: memory 264 KiB (112 KiB to 450 KiB)" in text_of(
+        between
+    )
+    assert "not certain" not in text_of(choose(raw(CLEAR), seq_len=512, most=Most(memory_bytes=400_000)))
     one = choose(raw(close, scored({"a": [0.8], "b": [0.81]})), seq_len=512, most=Most(points=0.05))
     assert "(no interval), limit 5" in text_of(one)
 

@@ -85,8 +85,8 @@ def notes(choice: Choice) -> list[str]:
     if choice.between is not None:
         low, high = choice.between
         sentences.append(
-            f"Times and memory are interpolated between {low} and {high}, linearly in the logarithms. Their "
-            "intervals are as wide as the wider of the two, without the error of the interpolation."
+            f"Times and memory are interpolated between {low} and {high}, linearly in the logarithms. The "
+            "intervals of times are as wide as the wider of the two, without the error of the interpolation."
         )
     if choice.tied:
         sentences.append("*: the fastest, and those that are not significantly slower")
@@ -204,6 +204,8 @@ def _against(choice: Choice, row: Any, limit: str) -> str:
     most = choice.most
     if limit == "memory":
         size = "unknown" if pd.isna(row["memory_bytes"]) else units.size(row["memory_bytes"])
+        if choice.between is not None and size != "unknown":
+            size += _interval(row, "memory", units.size, "_bytes")
         return f"memory {size}, limit {units.size(most.memory_bytes or 0)}"
     if limit == "time":
         between = _interval(row, "time", units.seconds, "_s")

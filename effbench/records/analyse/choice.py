@@ -24,7 +24,7 @@ FRONT, DOMINATED, OUTSIDE, FAILED = "front", "dominated", "outside the limits", 
 SAME_MEMORY = 0.01  # a smaller share of memory decides nothing
 _NUMBERS = [
     *("time_s", "time_low_s", "time_high_s", "time_ratio", "time_ratio_low", "time_ratio_high"),
-    *("memory_bytes", "score", "score_low", "score_high", "seeds"),
+    *("memory_bytes", "memory_low_bytes", "memory_high_bytes", "score", "score_low", "score_high", "seeds"),
     *("pool_ratio", "pool_ratio_low", "pool_ratio_high"),
     *("score_difference", "score_difference_low", "score_difference_high"),
 ]
@@ -186,16 +186,8 @@ def _scored(rows: Sequence[Mapping[str, Any]], scores: Scores | None) -> pd.Data
 
 def _limited(table: pd.DataFrame, at: AtLength, scores: Scores | None, most: Most) -> dict[str, Any]:
     """Mark the rows of the table outside the limits; return the standards of the relative limits."""
-    for name, column, limit in (
-        ("memory", "memory_bytes", most.memory_bytes),
-        ("time", "time_s", most.time_s),
-    ):
-        if limit is not None:
-            own = table["place"] == ""
-            table.loc[own & ~(table[column] <= limit), "missed"] += f"{name} "
-            if name == "time":
-                unsure = ~((table["time_high_s"] <= limit) | (table["time_low_s"] > limit))
-                table.loc[own & unsure, "unsure"] += "time "
+    _missed(table, table["place"] == "", "memory", "memory", most.memory_bytes, "_bytes")
+    _missed(table, table["place"] == "", "time", "time", most.time_s, "_s")
     table.loc[table["missed"] != "", "place"] = OUTSIDE
     pool = table[table["place"] == ""]
     if pool.empty:
@@ -204,8 +196,8 @@ def _limited(table: pd.DataFrame, at: AtLength, scores: Scores | None, most: Mos
     known = {"pool_quickest": quickest}
     for name in pool["label"]:
         table.loc[name, ["pool_ratio", "pool_ratio_low", "pool_ratio_high"]] = at.ratio(name, quickest)
-    if most.time_factor is not None:
-        _missed(table, pool.index, "time_factor", "pool_ratio", most.time_factor)
+    inside = table.index.isin(pool.index)
+    _missed(table, inside, "time_factor", "pool_ratio", most.time_factor)
     if scores is not None and pool["score"].notna().any():
         best = str(pool["score"].idxmax())
         known["pool_best"] = best
@@ -217,8 +209,7 @@ def _limited(table: pd.DataFrame, at: AtLength, scores: Scores | None, most: Mos
         table.loc[best, _DIFFERENCE] = 0.0
         # means of all seeds; the interval is that of the seeds in common
         table.loc[pool.index, "score_difference"] = pool.loc[best, "score"] - pool["score"]
-    if most.points is not None:
-        _missed(table, pool.index, "points", "score_difference", most.points)
+    _missed(table, inside, "points", "score_difference", most.points)
     table.loc[pool.index[table.loc[pool.index, "missed"] != ""], "place"] = OUTSIDE
     return known
 
@@ -226,13 +217,17 @@ def _limited(table: pd.DataFrame, at: AtLength, scores: Scores | None, most: Mos
 _DIFFERENCE = ["score_difference", "score_difference_low", "score_difference_high"]
 
 
-def _missed(table: pd.DataFrame, pool: pd.Index, name: str, column: str, limit: float) -> None:
-    """Note the limit in ``missed`` of the rows of the pool that are above it, and in ``unsure``."""
-    own = table.index.isin(pool)
+def _missed(
+    table: pd.DataFrame, rows: Any, name: str, column: str, limit: float | None, unit: str = ""
+) -> None:
+    """Note the limit in ``missed`` of those rows that are above it, and in ``unsure`` if it is uncertain."""
+    if limit is None:
+        return
     limit *= 1 + 1e-12  # a difference of two scores has a rounding error
-    table.loc[own & ~(table[column] <= limit), "missed"] += f"{name} "
-    sure = (table[f"{column}_high"] <= limit) | (table[f"{column}_low"] > limit) | table[column].isna()
-    table.loc[own & ~sure, "unsure"] += f"{name} "
+    value = table[f"{column}{unit}"]
+    table.loc[rows & ~(value <= limit), "missed"] += f"{name} "
+    sure = (table[f"{column}_high{unit}"] <= limit) | (table[f"{column}_low{unit}"] > limit) | value.isna()
+    table.loc[rows & ~sure, "unsure"] += f"{name} "
 
 
 def _decided(table: pd.DataFrame, at: AtLength, scores: Scores | None) -> dict[str, Any]:

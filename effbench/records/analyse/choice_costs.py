@@ -98,12 +98,14 @@ class AtLength:
         if any(math.isnan(time) for time, *_ in times):
             return row | {"why": "its time was not measured"}
         time_s, low, high = _interpolated(times, weights)
-        memory, *_ = _interpolated([(float(m["memory_bytes"]),) * 3 for m in own], weights)
+        sizes = [float(m["memory_bytes"]) for m in own]
+        memory, *_ = _interpolated([(size, size, size) for size in sizes], weights)
         texts = {
             at: "; ".join(dict.fromkeys(str(m[at]) for m in own if isinstance(m[at], str) and m[at]))
             for at in ("noisy", "memory_left_out", "time_interval")
         }
         numbers = {"time_s": time_s, "time_low_s": low, "time_high_s": high, "memory_bytes": memory}
+        numbers |= {"memory_low_bytes": min(sizes), "memory_high_bytes": max(sizes)}
         return row | texts | numbers | {"folder": "; ".join(dict.fromkeys(m["folder"] for m in own))}
 
     def ratio(self, ours: str, theirs: str) -> Interval:
