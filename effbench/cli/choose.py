@@ -94,16 +94,18 @@ def _time_within(text: str | None) -> tuple[float | None, float | None]:
     """Return (times the fastest, None) for ``1.2`` or ``20%``, (None, seconds) for ``5ms``."""
     if text is None:
         return None, None
-    share = number(text.strip().removesuffix("%")) if text.strip().endswith("%") else None
-    factor = number(text) if share is None else 1 + share / 100
-    if factor is None and not text.strip().endswith("%"):
-        try:
-            return None, parse_time_s(text)
-        except UsageError:
-            pass
-    if factor is None or factor < 1:
-        raise UsageError(
-            f"time-within {shown(text)} is neither a factor of at least 1, a percentage nor a time; "
-            "write 1.2, 20% or 5ms"
-        )
-    return factor, None
+    bare = text.strip()
+    share = number(bare.removesuffix("%")) if bare.endswith("%") else None
+    factor = number(bare) if share is None else 1 + share / 100
+    if factor is not None and factor >= 1:
+        return factor, None
+    wrong = UsageError(
+        f"time-within {shown(text)} is neither a factor of at least 1, a percentage nor a time; "
+        "write 1.2, 20% or 5ms"
+    )
+    if factor is not None:
+        raise wrong
+    try:
+        return None, parse_time_s(text)
+    except UsageError:
+        raise wrong from None
