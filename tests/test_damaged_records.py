@@ -182,6 +182,7 @@ COMMANDS = [
     ["show", "A", "--complexity"],
     ["show", "A", "--compare", "fastformer"],
     ["show", "A", "B"],
+    ["choose", "A", "--seq-len", "128"],
     ["compare", "A", "B"],
     ["compare", "B", "A"],
     ["paper", "table4", "A"],

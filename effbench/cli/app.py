@@ -22,6 +22,7 @@ from effbench.show.terminal import speak_any_encoding
 COMMANDS = {
     "run": "effbench.cli.run:run",
     "show": "effbench.cli.show:show",
+    "choose": "effbench.cli.choose:choose",
     "compare": "effbench.cli.compare:compare",
     "ensemble": "effbench.cli.ensemble:ensemble",
     "paper": "effbench.cli.paper:paper",

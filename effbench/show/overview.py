@@ -10,10 +10,9 @@ import pandas as pd
 from effbench.common import columns
 from effbench.common.wording import plural
 from effbench.records.analyse.drift import doubts
-from effbench.records.analyse.load import BESIDE_LOAD
 from effbench.records.analyse.scores import metric_of
-from effbench.records.analyse.summary import ONE_REPEAT, label
-from effbench.records.analyse.uncertainty import differs
+from effbench.records.analyse.summary import label
+from effbench.records.analyse.winners import ONE_MECHANISM, fastest, undecided
 from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.compile_table import compile_block
@@ -64,38 +63,6 @@ def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block
     return [*blocks, *_failures(frame), *_checks(frame)]
 
 
-def fastest(rows: pd.DataFrame) -> list[str]:
-    """Return the labels of the fastest among rows of one length, and of all not significantly slower.
-
-    Empty if there is nothing to compare or no winner can be named: see ``undecided``.
-    """
-    timed = _timed(rows)
-    if timed.empty or undecided(rows):
-        return []
-    best = timed.loc[timed["time_s"].idxmin()]
-    if (timed["time_ratio"] == 1).sum() == 1:
-        ratios = timed[["time_ratio", "time_ratio_low", "time_ratio_high"]].itertuples(index=False, name=None)
-        tied = timed[[not differs(ratio) for ratio in ratios]]
-    else:  # rows of several folders, which share no repeats: only their intervals can be compared
-        tied = timed[timed["time_low_s"] <= best["time_high_s"]]
-    return list(labels(tied.sort_values("time_s")))
-
-
-def undecided(rows: pd.DataFrame) -> str:
-    """Return the reason why no winner can be named among rows of one length; empty if one can."""
-    timed = _timed(rows)
-    if timed.empty:
-        return "no mechanism was timed"
-    if len(timed[["mechanism", "options"]].drop_duplicates()) < 2:
-        return "one mechanism was timed"
-    noisy = timed["noisy"].fillna("")
-    if noisy.str.contains(ONE_REPEAT, regex=False).any():
-        return "one repeat has no confidence interval"
-    if noisy.str.contains(BESIDE_LOAD, regex=False).any():
-        return "measured beside other load"
-    return ""
-
-
 def in_words(rows: pd.DataFrame) -> str:
     """Name the fastest at each length of one mode in words; neighbouring equal lengths are joined."""
     runs: list[tuple[int, int, list[str], str]] = []
@@ -105,7 +72,7 @@ def in_words(rows: pd.DataFrame) -> str:
             runs[-1] = (runs[-1][0], n, runs[-1][2], why)
         else:
             runs.append((n, n, names, why))
-    if all(why == "one mechanism was timed" for *_, why in runs):
+    if all(why == ONE_MECHANISM for *_, why in runs):
         return ""
     parts = []
     for first, last, names, why in runs:
@@ -117,11 +84,6 @@ def in_words(rows: pd.DataFrame) -> str:
         else:
             parts.append(f"{', '.join(names)} are fastest {where}, without a significant difference")
     return "; ".join(parts)
-
-
-def _timed(rows: pd.DataFrame) -> pd.DataFrame:
-    # a row whose memory or FLOPs failed still has its time: leaving it out would crown another
-    return rows[rows["time_s"].notna() & (rows["status"] != "incorrect")]
 
 
 def _cost_blocks(group: pd.DataFrame, shape: dict[str, Any]) -> list[Block]:

@@ -1,0 +1,52 @@
+"""The fastest among rows of one length, and the reason where none can be named."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from effbench.records.analyse.load import BESIDE_LOAD
+from effbench.records.analyse.summary import ONE_REPEAT, label
+from effbench.records.analyse.uncertainty import differs
+
+ONE_MECHANISM = "one mechanism was timed"
+
+
+def fastest(rows: pd.DataFrame) -> list[str]:
+    """Return the labels of the fastest among rows of one length, and of all not significantly slower.
+
+    Empty if there is nothing to compare or no winner can be named: see ``undecided``.
+    """
+    timed = _timed(rows)
+    if timed.empty or undecided(rows):
+        return []
+    best = timed.loc[timed["time_s"].idxmin()]
+    if (timed["time_ratio"] == 1).sum() == 1:
+        ratios = timed[["time_ratio", "time_ratio_low", "time_ratio_high"]].itertuples(index=False, name=None)
+        tied = timed[[not differs(ratio) for ratio in ratios]]
+    else:  # rows of several folders, which share no repeats: only their intervals can be compared
+        tied = timed[timed["time_low_s"] <= best["time_high_s"]]
+    tied = tied.sort_values("time_s")
+    return [
+        label(mechanism, options)
+        for mechanism, options in zip(tied["mechanism"], tied["options"], strict=True)
+    ]
+
+
+def undecided(rows: pd.DataFrame) -> str:
+    """Return the reason why no winner can be named among rows of one length; empty if one can."""
+    timed = _timed(rows)
+    if timed.empty:
+        return "no mechanism was timed"
+    if len(timed[["mechanism", "options"]].drop_duplicates()) < 2:
+        return ONE_MECHANISM
+    noisy = timed["noisy"].fillna("")
+    if noisy.str.contains(ONE_REPEAT, regex=False).any():
+        return "one repeat has no confidence interval"
+    if noisy.str.contains(BESIDE_LOAD, regex=False).any():
+        return "measured beside other load"
+    return ""
+
+
+def _timed(rows: pd.DataFrame) -> pd.DataFrame:
+    # a row whose memory or FLOPs failed still has its time: leaving it out would crown another
+    return rows[rows["time_s"].notna() & (rows["status"] != "incorrect")]
