@@ -23,7 +23,8 @@ from effbench.show import plots, tables, units
 from effbench.show.blocks import FORMATS, as_text, renderable
 from effbench.show.complexity_tables import complexity_blocks
 from effbench.show.look import NothingToDraw, looks
-from effbench.show.overview import fastest, in_words, overview
+from effbench.show.overview import overview
+from effbench.show.winners import fastest, in_words
 
 FAILS: Failures = {
     ("vanilla", "train", 4096): ("oom", "out of memory within 1 GiB"),
