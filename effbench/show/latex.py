@@ -21,7 +21,7 @@ _NOISY = r"$\sim$: a noisy time."
 _INTERVAL = r"In brackets: the farther end of the 95\,\% interval, in units of the last digits."
 _SIGNS = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "~": r"\textasciitilde{}",
           "^": r"\textasciicircum{}", "µ": r"$\mu$", "×": r"$\times$", "±": r"$\pm$",
-          "<": r"$<$", ">": r"$>$", "|": r"$|$", "\N{NO-BREAK SPACE}": "~"}  # fmt: skip
+          "<": r"$<$", ">": r"$>$", "\N{NO-BREAK SPACE}": "~"}  # fmt: skip
 _POWERS = {"k": 3, "M": 6, "G": 9, "T": 12}
 _PLAIN = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _EXPONENT = re.compile(r"\bN\^(-?[0-9.]+[0-9])")
