@@ -86,6 +86,7 @@ def ordered(frame: pd.DataFrame, names: str) -> pd.DataFrame:
     named = _names("--sort", names)
     plain = [name.removeprefix("-") for name in named]
     _check("--sort", frame, plain)
+    frame = frame.reset_index(drop=True)  # that of several folders has numbers twice
     for name, column in reversed(list(zip(named, plain, strict=True))):  # stable: the first column is last
         values = frame[column]
         if not pd.api.types.is_numeric_dtype(values):
@@ -138,7 +139,7 @@ def pivoted(frame: pd.DataFrame, names: str) -> Shaped:
             if place in at and value == "time_s" and at[place].get("noisy", ""):
                 noisy.add((number, name))
     quantity = dict.fromkeys([name for name in table if name not in rows], value)
-    shape = pd.DataFrame(table, columns=[*table])
+    shape = pd.DataFrame(table, columns=[*table], dtype=object)
     return Shaped(
         frame=shape,
         keys=rows,

@@ -157,6 +157,8 @@ def _split(frame: pd.DataFrame) -> tuple[dict[str, str], pd.DataFrame]:
 
 
 def _block(frame: pd.DataFrame, shaped: Shaped | None) -> Block:
+    if frame.empty:
+        return Block(notes=["no rows"])
     names = [str(name) for name in frame]
     ends = {name: low_high for name in names if {*(low_high := interval_columns(name))} <= {*names}}
     rows = []
