@@ -43,6 +43,11 @@ def summary() -> pd.DataFrame:
     return summarise(RAW)
 
 
+@cache
+def blocks_of(kind: str) -> list[Block]:
+    return overview(summary(), RAW) if kind == "overview" else complexity_blocks(RAW)
+
+
 def printed(what, width: int) -> str:
     out = io.StringIO()
     Console(file=out, width=width, color_system=None).print(what)
@@ -82,7 +87,7 @@ def test_any_table_fits_any_width_and_shows_every_column_and_number(width, head,
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_table_of_show_fits_and_keeps_its_numbers(width):
-    for blocks in (overview(summary(), RAW), complexity_blocks(RAW)):
+    for blocks in map(blocks_of, ("overview", "complexity")):
         text = printed(renderable(blocks), width)
         assert widest(text) <= width
         for block in blocks:
@@ -94,7 +99,7 @@ def test_every_table_of_show_fits_and_keeps_its_numbers(width):
 
 
 def test_parts_repeat_the_columns_that_identify_a_row():
-    block = next(b for b in overview(summary()) if b.head and "seeds" in b.head)
+    block = next(b for b in blocks_of("overview") if b.head and "seeds" in b.head)
     lines = printed(renderable([block]), 60).splitlines()
     heads = [line.split() for line in lines if line.startswith("mechanism")]
     assert len(heads) > 1
@@ -232,7 +237,7 @@ def test_the_uncertainty_reaches_the_farther_end():
 
 @pytest.mark.parametrize("kind", ["overview", "complexity"])
 def test_the_summary_is_plain_numbers_in_json_and_csv(kind):
-    blocks = overview(summary(), RAW) if kind == "overview" else complexity_blocks(RAW)
+    blocks = blocks_of(kind)
     for block in json.loads(as_text(blocks, "json")):
         for row in block["rows"]:
             assert len(row) == len(block["columns"])
@@ -295,7 +300,7 @@ def test_latex_compiles_within_the_column(tmp_path):
         pytest.skip("neither pdflatex nor tectonic is installed")
     pivot = shaping.pivoted(shaping.matching(summary(), "mode == 'train'"), "mechanism,seq_len,time_s")
     parts = [
-        as_text([*overview(summary(), RAW), *complexity_blocks(RAW)], "latex"),
+        as_text([*blocks_of("overview"), *blocks_of("complexity")], "latex"),
         tables.render(pivot.frame, "latex", None, pivot),
         tables.render(summary(), "latex"),
     ]

@@ -83,8 +83,9 @@ def render(frame: pd.DataFrame, format: str, width: int | None = None, shaped: S
     if format == "latex":
         return "\n".join([*(f"% {' '.join(line.split())}" for line in lines), as_text([block], format)])
     out = io.StringIO()
-    wide = natural_width([block]) if width is None else width  # a pipe or a file has no width
-    console = Console(file=out, width=max(wide, 1), highlight=False, color_system=None)
+    longest = max(map(len, [*lines, *block.notes]), default=0)
+    wide = max(natural_width([block]), longest, 1) if width is None else width  # a pipe has no width
+    console = Console(file=out, width=wide, highlight=False, color_system=None)
     console.print(Group(*map(Text, lines), renderable([block])))
     return out.getvalue()
 
