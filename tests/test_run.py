@@ -677,8 +677,7 @@ def test_a_block_measured_beside_other_load_is_repeated_and_the_load_left_out(tm
 
 
 def test_no_winner_is_named_where_all_repeats_were_beside_other_load(tmp_path):
-    from effbench.records.analyse.winners import fastest
-    from effbench.show.overview import in_words
+    from effbench.records.analyse.winners import fastest, in_words
 
     fake = Loaded({0, 1, 2, 3})
     frame = run(REFINED, tmp_path / "out", executor=fake)

@@ -19,12 +19,12 @@ from effbench.common.spec import UsageError
 from effbench.records.analyse.complexity import exponents
 from effbench.records.analyse.crossover import crossovers
 from effbench.records.analyse.summary import summarise
-from effbench.records.analyse.winners import fastest
+from effbench.records.analyse.winners import fastest, in_words
 from effbench.show import plots, tables, units
 from effbench.show.blocks import FORMATS, as_text, renderable
 from effbench.show.complexity_tables import complexity_blocks
 from effbench.show.look import NothingToDraw, looks
-from effbench.show.overview import in_words, overview
+from effbench.show.overview import overview
 
 FAILS: Failures = {
     ("vanilla", "train", 4096): ("oom", "out of memory within 1 GiB"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.show.terminal import width_for_sentences
+from effbench.show.terminal import width, width_for_sentences
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,7 +28,10 @@ def print_blocks(tables: list[Block], format: str) -> None:
     from effbench.show import blocks
 
     if format == "table":
-        console().print(blocks.renderable(tables))
+        out = console()
+        if width() is None:  # a pipe or a file: no table is cut into parts
+            out.width = max(out.width, blocks.natural_width(tables))
+        out.print(blocks.renderable(tables))
     else:
         print(blocks.as_text(tables, format).rstrip("\n"))
 

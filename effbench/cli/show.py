@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from effbench.cli.options import Folders, flag, one_of
+from effbench.cli.options import SHAPING, Folders, flag, one_of, value
 from effbench.cli.printing import load_both, load_raw, print_blocks
 from effbench.common.spec import UsageError
 from effbench.show.terminal import width
@@ -38,6 +38,18 @@ def show(
             help="Compare trainings with those of this mechanism, by seed and by document; all: every pair.",
         ),
     ] = None,
+    columns: Annotated[str | None, value("NAME,...", "Only these columns of the rows.", SHAPING)] = None,
+    where: Annotated[
+        str | None,
+        value("CONDITION", "Only rows for which it is true, such as \"mode == 'train'\".", SHAPING),
+    ] = None,
+    sort: Annotated[
+        str | None, value("NAME,...", "Sort the rows by columns; -NAME is descending.", SHAPING)
+    ] = None,
+    pivot: Annotated[
+        str | None,
+        value("ROWS,COLUMNS,VALUE", "A table of one column: mechanism,seq_len,time_s.", SHAPING),
+    ] = None,
 ) -> None:
     """Print results: by default the tables that a run ends with."""
     from effbench.show import blocks, tables
@@ -48,9 +60,24 @@ def show(
     chosen = [name for name, is_given in kinds.items() if is_given]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)} are different tables: give one of them")
-    if rows or raw or (not chosen and format in ("csv", "json")):
+    options = {"--columns": columns, "--where": where, "--sort": sort, "--pivot": pivot}
+    given = [name for name, text in options.items() if text is not None]
+    if given and chosen and not (rows or raw):
+        raise UsageError(f"{' and '.join(given)} shape rows: give --rows or --raw, not {chosen[0]}")
+    if columns is not None and pivot is not None:
+        raise UsageError("--pivot names its columns: give it or --columns")
+    if rows or raw or given or (not chosen and format in ("csv", "json")):
         frame = load_raw(folders) if raw else load_both(folders)[0]
-        sys.stdout.write(tables.render(frame, format, width()).rstrip("\n") + "\n")
+        shaped = None
+        if given:
+            from effbench.show import shaping
+
+            frame = frame if where is None else shaping.matching(frame, where)
+            frame = frame if sort is None else shaping.ordered(frame, sort)
+            shaped = shaping.chosen(frame, columns) if columns is not None else None
+            shaped = shaping.pivoted(frame, pivot) if pivot is not None else shaped
+        text = tables.render(shaped.frame if shaped else frame, format, width(), shaped)
+        sys.stdout.write(text.rstrip("\n") + "\n")
     elif compare is not None:
         _print_comparison(folders, compare, format)
     elif complexity:

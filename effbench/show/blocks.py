@@ -1,31 +1,43 @@
-"""Tables for people, as data: a title, rows of texts and sentences, written in any of the formats."""
+"""Tables as data: a title, rows of texts and numbers, and sentences, written in any of the formats."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from effbench.common.spec import Status
+from effbench.show.latex import as_latex
+from effbench.show.layout import Fitted
+from effbench.show.units import Figure
 
 FORMATS = ("table", "csv", "json", "markdown", "latex")
 _FAILED = set(get_args(Status)) - {"ok"}
+
+
+FASTEST = (
+    "the fastest of the column; several are ties: the 95 % interval of their ratio to the fastest contains 1"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """One table with a title above it and sentences below it: ``notes``, and ``warnings`` to act on.
 
-    A block without ``head`` has sentences only. ``left`` are the indices of text columns, which are aligned
-    to the left and may be folded; with ``fold`` the columns of numbers may be folded too. On a terminal a
-    text that ends with ``*`` is bold, and a status other than ok is red.
+    A block without ``head`` has sentences only. A cell is a text, or a ``units.Figure``, whose number csv,
+    json and latex write. ``left`` are the indices of text columns, which are aligned to the left and may be
+    folded. ``keys`` are the columns that identify a row: a table that is too wide for the terminal repeats
+    them in each part. ``intervals`` are the columns that repeat the intervals of figures: csv and json write
+    the ends as numbers instead, latex writes them beside the numbers. ``marks`` is what ``*``, or bold, says
+    of a figure. On a terminal a text that ends with
+    ``*`` is bold, and a status other than ok is red.
     """
 
     title: str = ""
@@ -34,16 +46,19 @@ class Block:
     notes: Sequence[str] = field(default_factory=tuple)
     warnings: Sequence[str] = field(default_factory=tuple)
     left: Sequence[int] = (0,)
-    fold: bool = False
+    keys: Sequence[int] = (0,)
+    intervals: Sequence[int] = ()
+    marks: str = FASTEST
 
 
 def as_text(blocks: Iterable[Block], format: str) -> str:
     """Return the blocks as text in one of FORMATS except ``table``, which ``renderable`` is for.
 
-    csv: each table after a line ``# title``, with an empty line between tables. json: a list of objects with
-    title, columns, rows, notes and warnings.
+    csv: each table after a line ``# title``, with its sentences in such lines too and an empty line between
+    tables. json: a list of objects with title, columns, rows, notes and warnings. Numbers are plain in both,
+    in SI units, and the ends of intervals have columns of their own.
     """
-    form = {"csv": _csv, "json": _json, "markdown": _markdown, "latex": _latex}[format]
+    form = {"csv": _csv, "json": _json, "markdown": _markdown, "latex": as_latex}[format]
     return form(list(blocks))
 
 
@@ -54,26 +69,19 @@ def renderable(blocks: Iterable[Block]) -> RenderableType:
         if block.title:
             parts.append(Text(f"\n{block.title}", "bold"))
         if block.head:
-            parts.append(as_table(block))
+            parts.append(_fitted(block))
         parts += [Text(note) for note in block.notes]
         parts += [Text(warning, "yellow") for warning in block.warnings]
     return Group(*parts)
 
 
-def as_table(block: Block) -> Table:
-    """Return the block's table without title and sentences."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for place, name in enumerate(block.head):
-        left = place in block.left
-        table.add_column(
-            Text(name),
-            justify="left" if left else "right",
-            overflow="fold" if left or block.fold else "crop",
-            no_wrap=not (left or block.fold),
-        )
-    for row in block.rows:
-        table.add_row(*(Text(text, _style(text)) for text in row))
-    return table
+def natural_width(blocks: Iterable[Block]) -> int:
+    """Return the width at which no table of the blocks is folded or cut into parts."""
+    return max((_fitted(block).width for block in blocks if block.head), default=0)
+
+
+def _fitted(block: Block) -> Fitted:
+    return Fitted(block.head, block.rows, left=block.left, keys=block.keys, style=_style)
 
 
 def _style(text: str) -> str:
@@ -85,25 +93,54 @@ def _style(text: str) -> str:
 def _csv(blocks: Sequence[Block]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    for place, block in enumerate(block for block in blocks if block.head):
+    for place, block in enumerate(blocks):
         out.write("\n" if place else "")
-        out.write(f"# {' '.join(block.title.split())}\n")
-        writer.writerows([block.head, *block.rows])
+        if block.title:
+            out.write(f"# {' '.join(block.title.split())}\n")
+        if block.head:
+            writer.writerows(_plain(block))
+        for sentence in (*block.notes, *block.warnings):
+            out.write(f"# {' '.join(sentence.split())}\n")
     return out.getvalue()
 
 
 def _json(blocks: Sequence[Block]) -> str:
-    objects = [
-        {
-            "title": block.title,
-            "columns": list(block.head),
-            "rows": [list(row) for row in block.rows],
-            "notes": list(block.notes),
-            "warnings": list(block.warnings),
-        }
-        for block in blocks
-    ]
+    objects = []
+    for block in blocks:
+        head, *rows = _plain(block)
+        objects.append(
+            {
+                "title": block.title,
+                "columns": head,
+                "rows": rows,
+                "notes": list(block.notes),
+                "warnings": list(block.warnings),
+            }
+        )
     return json.dumps(objects, indent=1)
+
+
+def _plain(block: Block) -> list[list[Any]]:
+    """Return the head and the rows with plain numbers, and two columns behind each that has intervals."""
+    columns: list[list[Any]] = []
+    for place, name in enumerate(block.head):
+        if place in block.intervals:
+            continue
+        cells = [row[place] for row in block.rows]
+        columns.append(
+            [name, *(_number(cell.value) if isinstance(cell, Figure) else cell or None for cell in cells)]
+        )
+        for end in ("low", "high"):
+            ends = [_number(getattr(cell, end, math.nan)) for cell in cells]
+            columns += [[f"{name} {end}", *ends]] if any(known is not None for known in ends) else []
+    return [list(row) for row in zip(*columns, strict=True)] or [[]]
+
+
+def _number(value: float) -> float | None:
+    """Return a number for csv and json: whole ones without a point, None for NaN."""
+    if math.isnan(value):
+        return None
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def _markdown(blocks: Sequence[Block]) -> str:
@@ -125,30 +162,3 @@ def markdown_row(texts: Sequence[str]) -> str:
 def markdown_text(text: str) -> str:
     """Escape the signs in a sentence that Markdown would read as emphasis."""
     return text.replace("*", "\\*")
-
-
-def _latex(blocks: Sequence[Block]) -> str:
-    """Return one booktabs table per block, with its title and sentences as comments above and below it."""
-    parts = []
-    for block in blocks:
-        parts += [f"% {' '.join(block.title.split())}"] if block.title else []
-        if block.head:
-            parts.append(latex_table(block.head, block.rows, block.left))
-        parts += [f"% {' '.join(sentence.split())}" for sentence in (*block.notes, *block.warnings)]
-    return "\n".join(parts)
-
-
-_LATEX = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "~": r"\textasciitilde{}",
-          "^": r"\textasciicircum{}", "µ": r"\textmu{}", "×": r"$\times$", "±": r"$\pm$",
-          "\N{NO-BREAK SPACE}": "~"}  # fmt: skip
-
-
-def latex_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int]) -> str:
-    """Return a ``tabular`` with the rules of booktabs."""
-
-    def row(values: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(sign, sign) for sign in value) for value in values) + r" \\"
-
-    columns = "".join("l" if place in left else "r" for place in range(len(head)))
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", row(head), r"\midrule"]
-    return "\n".join([*lines, *map(row, rows), r"\bottomrule", r"\end{tabular}"])

@@ -86,8 +86,8 @@ def _block(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any], sc
             [
                 row.mechanism,
                 *([row.against] if len(rivals) > 1 else []),
-                mean(means.loc[row.mechanism, "mean"]),
-                "" if pd.isna(row.difference) else points(row.difference),
+                units.figure(means.loc[row.mechanism, "mean"], mean),
+                "" if pd.isna(row.difference) else units.figure(row.difference, points, (row.low, row.high)),
                 f"{points(row.low)} to {points(row.high)}" if known else "",
                 f"{row.p_holm:.3f}" if pd.notna(row.p_holm) else "",
                 str(row.seeds),
@@ -103,7 +103,10 @@ def _block(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any], sc
         notes.append("n.s.: not significant")
     if any(row[verdict - 1] for row in rows):
         notes.append("seeds needed: to detect the observed difference with a power of 80 %")
-    return Block(title=title, head=head, rows=rows, notes=notes, left=left)
+    keys = range(verdict - 6)
+    return Block(
+        title=title, head=head, rows=rows, notes=notes, left=left, keys=keys, intervals=(len(keys) + 2,)
+    )
 
 
 def _document_block(group: pd.DataFrame, setting: dict[str, Any], score: str) -> Block:
@@ -119,7 +122,7 @@ def _document_block(group: pd.DataFrame, setting: dict[str, Any], score: str) ->
             [
                 row.mechanism,
                 *([row.against] if len(rivals) > 1 else []),
-                points(row.by_document_difference) if known else "",
+                units.figure(row.by_document_difference, points, (low, high)) if known else "",
                 f"{points(low)} to {points(high)}" if known else "",
                 f"{row.by_document_p_holm:.3f}" if pd.notna(row.by_document_p_holm) else "",
                 f"{row.by_document_documents:.0f}" if known else "",
@@ -127,7 +130,8 @@ def _document_block(group: pd.DataFrame, setting: dict[str, Any], score: str) ->
                 _OF_DOCUMENTS.get(row.by_document_verdict, "not tested"),
             ]
         )
-    left = [*range(len(head)), len(head) + 5]
+    keys = range(len(head))
+    left = [*keys, len(head) + 5]
     head += ["difference", "95 % CI", "p (Holm)", "documents", "seeds", "verdict"]
     notes = [_sentence(group, "by_document_")]
     if any(row[-1] == "n.s." for row in rows):
@@ -139,6 +143,8 @@ def _document_block(group: pd.DataFrame, setting: dict[str, Any], score: str) ->
         rows=rows,
         notes=notes,
         left=left,
+        keys=keys,
+        intervals=(len(keys) + 1,),
     )
 
 

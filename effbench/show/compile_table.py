@@ -30,7 +30,7 @@ def compile_block(group: pd.DataFrame, kind: str) -> Block | None:
                 label(mechanism, options),
                 str(mode),
                 *(_written(at.loc[n]) if n in at.index else "" for n in lengths),
-                units.seconds(float(own["compile_s"].max())),
+                units.figure(float(own["compile_s"].max()), units.seconds),
                 str(breaks),
                 str(again),
             ]
@@ -42,10 +42,16 @@ def compile_block(group: pd.DataFrame, kind: str) -> Block | None:
         if isinstance(row["graph_break_reasons"], str) and row["graph_break_reasons"]
     ]
     return Block(
-        title=f"compiled ({kind}): time over that of the plain form", head=head, rows=texts, notes=notes
+        title=f"compiled ({kind}): time over that of the plain form",
+        head=head,
+        rows=texts,
+        notes=notes,
+        left=(0, 1),
+        keys=(0, 1),
+        marks="the ratio differs from 1",
     )
 
 
 def _written(row: pd.Series[Any]) -> str:
     ratio = (row["compile_ratio"], row["compile_ratio_low"], row["compile_ratio_high"])
-    return f"{ratio[0]:.2f}{'*' if differs(ratio) else ''}"
+    return units.figure(ratio[0], "{:.2f}".format, ratio[1:], best=differs(ratio))

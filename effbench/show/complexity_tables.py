@@ -74,7 +74,10 @@ def _block(title: str, fits: dict[str, pd.DataFrame]) -> Block:
     # a generation holds its state, not the peak of a step; a mechanism declares how it grows
     other = "peak_bytes" if len(fits["state_bytes"]) else "state_bytes"
     shown = [quantity for quantity in QUANTITIES if quantity != other]
-    head = ["mechanism", *(name for quantity in shown for name in (_TITLES[quantity], "declared"))]
+    head = [
+        "mechanism",
+        *(name for quantity in shown for name in (_TITLES[quantity], f"{_TITLES[quantity]}, declared")),
+    ]
     exponents_of: dict[str, dict[str, tuple[str, str]]] = {}
     for quantity, fit in fits.items():
         for row in each_row(fit):

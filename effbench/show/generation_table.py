@@ -31,12 +31,13 @@ def generation_block(group: pd.DataFrame) -> Block | None:
     rows = []
     for row in group.sort_values(["seq_len", "mechanism", "options"]).to_dict(orient="records"):
         if pd.notna(row["decode_tokens_per_s"]):
-            values = [pretty(row[column]) for column, (_, pretty) in _COLUMNS.items()]
+            values = [units.figure(row[column], pretty) for column, (_, pretty) in _COLUMNS.items()]
             rows.append([label(row["mechanism"], row["options"]), units.length(row["seq_len"]), *values])
     return Block(
         title=f"generation: {SOURCES} sources together, states cached",
         head=["mechanism", "length", *(words for words, _ in _COLUMNS.values())],
         rows=rows,
+        keys=(0, 1),
         notes=[*_cut(group), *_replaced(group)],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ from effbench.common.wording import plural
 from effbench.records.analyse.drift import doubts
 from effbench.records.analyse.scores import metric_of
 from effbench.records.analyse.summary import label
-from effbench.records.analyse.winners import ONE_MECHANISM, fastest, undecided
+from effbench.records.analyse.winners import fastest, in_words
 from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.compile_table import compile_block
@@ -61,29 +62,6 @@ def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block
         generation = generation_block(group)
         blocks += [generation] if generation is not None else []
     return [*blocks, *_failures(frame), *_checks(frame)]
-
-
-def in_words(rows: pd.DataFrame) -> str:
-    """Name the fastest at each length of one mode in words; neighbouring equal lengths are joined."""
-    runs: list[tuple[int, int, list[str], str]] = []
-    for n, same_length in rows.groupby("seq_len"):
-        names, why = fastest(same_length), undecided(same_length)
-        if runs and (sorted(runs[-1][2]), runs[-1][3]) == (sorted(names), why):
-            runs[-1] = (runs[-1][0], n, runs[-1][2], why)
-        else:
-            runs.append((n, n, names, why))
-    if all(why == ONE_MECHANISM for *_, why in runs):
-        return ""
-    parts = []
-    for first, last, names, why in runs:
-        where = f"at {first}" if first == last else f"from {first} to {last}"
-        if why:
-            parts.append(f"no winner is named {where}: {why}")
-        elif len(names) == 1:
-            parts.append(f"{names[0]} is fastest {where}")
-        else:
-            parts.append(f"{', '.join(names)} are fastest {where}, without a significant difference")
-    return "; ".join(parts)
 
 
 def _cost_blocks(group: pd.DataFrame, shape: dict[str, Any]) -> list[Block]:
@@ -163,9 +141,10 @@ def _written(configuration: pd.DataFrame, column: str, pretty: Callable[[float],
     row = configuration.iloc[0]
     if pd.isna(row[column]):
         return str(row["status"]) if row["status"] != "ok" else ""
-    text = pretty(float(row[column])).replace(" ", "\N{NO-BREAK SPACE}")
-    text = f"~{text}" if column == "time_s" and row["noisy"] else text
-    return f"{text}*" if winner else text
+    timed = column == "time_s"
+    interval = (float(row["time_low_s"]), float(row["time_high_s"])) if timed else (math.nan, math.nan)
+    noisy = timed and bool(row["noisy"])
+    return units.figure(float(row[column]), pretty, interval, best=winner, noisy=noisy)
 
 
 def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
@@ -184,13 +163,9 @@ def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
     apart = others if len(others) > _OTHERS else []
     beside = [] if apart else others
     written = units.written_score(metric)
-    head = [
-        "mechanism",
-        "length",
-        units.score_words(metric),
-        "95 % CI",
-        *map(units.score_words, beside),
-    ]
+    speeds = {"train_seconds": units.seconds, "tokens_per_s": units.count, "peak_bytes": units.size}
+    speeds |= {"state_bytes": units.size} if stateful else {}
+    head = ["mechanism", "length", units.score_words(metric), "95 % CI", *map(units.score_words, beside)]
     texts = []
     ordered = group.sort_values(["seq_len", metric], ascending=[True, False]).to_dict(orient="records")
     for row in ordered:
@@ -203,14 +178,11 @@ def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
             [
                 name,
                 units.length(row["seq_len"]),
-                written(row[metric]),
+                units.figure(row[metric], written, (row[low], row[high])),
                 f"{written(row[low]).removesuffix(' %')} to {written(row[high])}" if known else "",
                 *(_written_score(row, other) for other in beside),
                 str(row["repeats"]),
-                units.seconds(row["train_seconds"]),
-                units.count(row["tokens_per_s"]),
-                units.size(row["peak_bytes"]),
-                *([units.size(row["state_bytes"])] if stateful else []),
+                *(units.figure(row[column], pretty) for column, pretty in speeds.items()),
             ]
         )
     head += ["seeds", "training", "tokens/s", "memory", *(["state"] if stateful else [])]
@@ -219,9 +191,8 @@ def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
         f"d_model {key['d_model']}, {key['heads']} heads, batch {key['batch_size']}; {key['machine']}"
     )
     rows = [[*row, *[""] * (len(head) - len(row))] for row in texts]
-    blocks = [
-        Block(title=title, head=head, rows=rows, notes=[] if apart else _baseline_scores(group, others))
-    ]
+    notes = [] if apart else _baseline_scores(group, others)
+    blocks = [Block(title=title, head=head, rows=rows, notes=notes, keys=(0, 1), intervals=(3,))]
     if apart:
         further = [
             [label(row["mechanism"], row["options"]), units.length(row["seq_len"]),
@@ -230,12 +201,12 @@ def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
         ]  # fmt: skip
         head = ["mechanism", "length", *map(units.score_words, (metric, *others))]
         notes = _baseline_scores(group, others)
-        blocks.append(Block(title="all scores", head=head, rows=further, notes=notes))
+        blocks.append(Block(title="all scores", head=head, rows=further, notes=notes, keys=(0, 1)))
     return blocks
 
 
 def _written_score(row: dict[Hashable, Any], score: str) -> str:
-    return "" if pd.isna(row[score]) else units.written_score(score)(row[score])
+    return "" if pd.isna(row[score]) else units.figure(row[score], units.written_score(score))
 
 
 def _baseline_scores(group: pd.DataFrame, others: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from effbench.common.wording import plural
 from effbench.records.analyse import published as paper
 from effbench.records.analyse.seeds import ONE_SEED
 from effbench.show import units
-from effbench.show.blocks import Block, as_table, as_text, renderable
+from effbench.show.blocks import Block, as_text, natural_width, renderable
 from effbench.show.overview import mixtures
 from effbench.show.tables import SHAPE, each_row, plain, what_was_measured
 
@@ -87,7 +87,6 @@ def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
             Block(
                 title=f"{mode} ({paper.MODES[mode]}): {title}",
                 head=["mechanism", *map(units.length, table["lengths"])],
-                fold=True,
                 rows=_pivot(rows, column),
             )
             for mode, rows in frame.groupby("mode", sort=False)
@@ -99,7 +98,7 @@ def _published(what: str) -> tuple[pd.DataFrame, list[Block]]:
     if what in paper.ALONE:
         head = ["name", *table["columns"]]
         rows = [[row["name"], *row["values"]] for row in table["row"]]
-        return pd.DataFrame(rows, columns=head), [Block(head=head, rows=rows, fold=True)]
+        return pd.DataFrame(rows, columns=head), [Block(head=head, rows=rows)]
     frame = paper.published_scores(what)
     frame = frame.assign(score=frame["metric"].map(_METRICS))
     datasets = list(dict.fromkeys(frame["dataset"]))
@@ -115,7 +114,7 @@ def _wide(scores: pd.DataFrame, across: str, title: str) -> Block:
         [str(name), *(_score(row.published, row.published_std) for row in each_row(group))]
         for name, group in scores.groupby("name", sort=False)
     ]
-    return Block(title=title, head=["mechanism", *dict.fromkeys(scores[across])], rows=rows, fold=True)
+    return Block(title=title, head=["mechanism", *dict.fromkeys(scores[across])], rows=rows)
 
 
 def _pivot(rows: pd.DataFrame, column: str) -> list[list[str]]:
@@ -162,7 +161,7 @@ def _side_by_side(group: pd.DataFrame, setting: dict[str, Any]) -> Block:
     options = [f"{name} is {ours}" for name, ours in first["ours"].items() if ":" in ours]
     notes = [f"Ours: {'; '.join(options)}."] if options else []
     notes += _data(setting, first)
-    return Block(title=_title(setting, first), head=[*head, "seeds"], rows=rows, notes=notes, fold=True)
+    return Block(title=_title(setting, first), head=[*head, "seeds"], rows=rows, notes=notes)
 
 
 def _title(setting: dict[str, Any], rows: pd.DataFrame) -> str:
@@ -217,7 +216,6 @@ def _differences(rows: pd.DataFrame, metric: str, reference: str, ranks: dict[st
         )  # fmt: skip
     head = ["mechanism", "paper: points [95 % CI]", "ours: points [95 % CI]", "p (Holm)", "seeds needed"]
     return Block(
-        fold=True,
         title=f"{_METRICS[metric]}: difference from {reference}",
         head=[*head, "rank: paper / ours", "published difference"],
         rows=texts,
@@ -283,7 +281,6 @@ def _times(frame: pd.DataFrame) -> list[Block]:
         )
         blocks.append(
             Block(
-                fold=True,
                 title=title,
                 head=["mechanism", "", *(units.length(n) for n in lengths)],
                 rows=rows,
@@ -370,7 +367,7 @@ def _markdown(heading: str, blocks: Sequence[Block], caveats: Sequence[str]) -> 
 def _terminal(heading: str, blocks: Sequence[Block], caveats: Sequence[str]) -> str:
     wide = shutil.get_terminal_size((100, 24)).columns
     if not sys.stdout.isatty():  # nothing is cut in a pipe or a file
-        wide = max(100, *(Console(width=10_000).measure(as_table(block)).maximum + 1 for block in blocks))
+        wide = max(100, natural_width(blocks))
     out = io.StringIO()
     console = Console(file=out, width=wide, highlight=False, color_system=None)
     console.print(Text(heading))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
 from rich.text import Text
 
 from effbench.common.columns import Unit, column
@@ -18,7 +17,11 @@ from effbench.common.spec import UsageError
 from effbench.common.wording import plural
 from effbench.records.analyse.summary import label
 from effbench.show import units
-from effbench.show.blocks import FORMATS, latex_table, markdown_row
+from effbench.show.blocks import FASTEST, FORMATS, Block, as_text, natural_width, renderable
+from effbench.show.units import Figure, figure
+
+if TYPE_CHECKING:
+    from effbench.show.shaping import Shaped
 
 # The shape of a row: only configurations of the same shape are compared.
 SHAPE = [
@@ -54,18 +57,17 @@ _PRETTY: dict[Unit, Callable[[float], str]] = {
 }
 _LARGE_COUNTS = {"parameters"}
 _SHORT = {"batch_size": "batch", "d_model": "d", "tokens_per_s": "tokens/s", "peak_bytes": "memory"}
+_NO_INTERVAL = (math.nan, math.nan)
 # Columns that identify a row, repeated in each part of a table that is too wide.
 _KEY = {"mechanism", "options", "mode", "task", "seq_len", "probe", "repeat"}
-# Columns of long text, and the width that they are folded to if a table is too wide.
-_FOLDED = 28
-_WIDE = {"reason", "noisy", "flops_left_out", "memory_left_out", "side_effects", "mechanism", "task"}
 
 
-def render(frame: pd.DataFrame, format: str, width: int | None = None) -> str:
+def render(frame: pd.DataFrame, format: str, width: int | None = None, shaped: Shaped | None = None) -> str:
     """Return the frame as text: plain SI numbers in csv and json, rounded numbers in the other formats.
 
-    ``width`` is that of a terminal: a wider table is split into parts below each other, each with the columns
-    that identify the row. Raises UsageError for an unknown format.
+    ``width`` is that of a terminal: a wider table is folded, or cut into parts with the columns that identify
+    the row. In these formats a column with one value in all rows is a line above the table, and empty columns
+    are left out, unless the columns were chosen: ``shaped``. Raises UsageError for an unknown format.
     """
     if format not in FORMATS:
         raise UsageError(f"format {format!r} is not one of {', '.join(FORMATS)}")
@@ -73,20 +75,19 @@ def render(frame: pd.DataFrame, format: str, width: int | None = None) -> str:
         return str(frame.to_csv(index=False))
     if format == "json":
         return json.dumps([plain(row) for row in frame.to_dict(orient="records")], indent=1)
-    constant, varying = _split(frame)
-    head = [f"{name}: {value}" for name, value in constant.items()]
-    texts = [
-        [_written(name, value) for name, value in zip(varying, row, strict=True)]
-        for row in varying.itertuples(index=False)
-    ]
-    names = [_SHORT.get(str(name), str(name)) for name in varying]
+    constant, varying = ({}, frame) if shaped else _split(frame)
+    lines = [f"{name}: {value}" for name, value in constant.items()]
+    block = _block(varying, shaped)
     if format == "markdown":
-        lines = [markdown_row(names), markdown_row(["---"] * len(names)), *map(markdown_row, texts)]
-        return "\n".join([*head, "", *lines])
+        return "\n".join([*lines, "", as_text([block], format)])
     if format == "latex":
-        comments = [f"% {' '.join(line.split())}" for line in head]
-        return "\n".join([*comments, latex_table(names, texts, range(len(names)))])
-    return _terminal(head, [str(name) for name in varying], names, texts, width)
+        return "\n".join([*(f"% {' '.join(line.split())}" for line in lines), as_text([block], format)])
+    out = io.StringIO()
+    longest = max(map(len, [*lines, *block.notes]), default=0)
+    wide = max(natural_width([block]), longest, 1) if width is None else width  # a pipe has no width
+    console = Console(file=out, width=wide, highlight=False, color_system=None)
+    console.print(Group(*map(Text, lines), renderable([block])))
+    return out.getvalue()
 
 
 def what_was_measured(shape: Mapping[str, Any]) -> str:
@@ -135,12 +136,18 @@ def plain(row: Mapping[Any, object]) -> dict[str, object]:
     }
 
 
+def interval_columns(name: str) -> tuple[str, str]:
+    """Return the names of an interval's ends: ``time_low_s``, ``time_high_s`` of ``time_s``."""
+    stem, unit = (name[:-2], "_s") if name.endswith("_s") else (name, "")
+    return f"{stem}_low{unit}", f"{stem}_high{unit}"
+
+
 def _split(frame: pd.DataFrame) -> tuple[dict[str, str], pd.DataFrame]:
     """Return (columns with the same value in all rows, the frame of the other columns that are not empty)."""
     constant: dict[str, str] = {}
     keep = []
     for name in frame.columns:
-        written = {_written(name, value) for value in frame[name]}
+        written = {_written(str(name), value) for value in frame[name]}
         if written <= {""}:
             continue
         if len(written) == 1 and len(frame) > 1 and name not in ("mechanism", "status"):
@@ -150,80 +157,54 @@ def _split(frame: pd.DataFrame) -> tuple[dict[str, str], pd.DataFrame]:
     return constant, frame[keep]
 
 
-def _written(name: object, value: object) -> str:
+def _block(frame: pd.DataFrame, shaped: Shaped | None) -> Block:
+    if frame.empty:
+        return Block(notes=["no rows"])
+    names = [str(name) for name in frame]
+    ends = {name: low_high for name in names if {*(low_high := interval_columns(name))} <= {*names}}
+    rows = []
+    for place, row in enumerate(frame.to_dict(orient="records")):
+        values = {str(name): value for name, value in row.items()}
+        intervals = {name: (float(values[low]), float(values[high])) for name, (low, high) in ends.items()}
+        rows.append(
+            [_cell(place, name, values[name], intervals.get(name, _NO_INTERVAL), shaped) for name in names]
+        )
+    figures = [[isinstance(row[place], Figure) for row in rows] for place in range(len(names))]
+    keys = shaped.keys if shaped else _KEY
+    notes = [f"*: {FASTEST}"] if shaped and shaped.best else []
+    return Block(
+        title=shaped.title if shaped else "",
+        head=[_SHORT.get(name, name) for name in names],
+        rows=rows,
+        left=[place for place, known in enumerate(figures) if not any(known)],
+        keys=[place for place, name in enumerate(names) if name in keys],
+        intervals=[names.index(end) for low_high in ends.values() for end in low_high],
+        notes=[*notes, "~: noisy"] if shaped and shaped.noisy else notes,
+    )
+
+
+def _cell(place: int, name: str, value: object, interval: tuple[float, float], shaped: Shaped | None) -> str:
+    if shaped is None:
+        return _written(name, value, interval)
+    at = (place, name)
+    return _written(
+        shaped.quantity.get(name, name), value, shaped.intervals.get(at, interval),
+        best=at in shaped.best, noisy=at in shaped.noisy,
+    )  # fmt: skip
+
+
+def _written(
+    name: str,
+    value: object,
+    interval: tuple[float, float] = _NO_INTERVAL,
+    *,
+    best: bool = False,
+    noisy: bool = False,
+) -> str:
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        known = column(str(name))
+        known = column(name)
         pretty = units.count if known.name in _LARGE_COUNTS else _PRETTY[known.unit]
-        return pretty(float(value))
+        return figure(float(value), pretty, interval, best=best, noisy=noisy)
     return str(value)
-
-
-def _terminal(
-    head: Sequence[str],
-    columns: Sequence[str],
-    names: Sequence[str],
-    texts: Sequence[Sequence[str]],
-    width: int | None,
-) -> str:
-    places = list(range(len(columns)))
-    whole = _table(places, columns, names, texts, folded=False)
-    natural = _natural_width(whole)
-    wide = natural if width is None else width  # a pipe or a file has no width
-    parts = [whole] if natural <= wide else [
-        _table(part, columns, names, texts) for part in _parts(places, columns, names, texts, wide)
-    ]  # fmt: skip
-    out = io.StringIO()
-    console = Console(file=out, width=wide, highlight=False, color_system=None)
-    for line in head:
-        console.print(Text(line))
-    for place, part in enumerate(parts):
-        console.print(*([""] if place else []), part, sep="\n")
-    return out.getvalue()
-
-
-def _parts(
-    places: Sequence[int],
-    columns: Sequence[str],
-    names: Sequence[str],
-    texts: Sequence[Sequence[str]],
-    width: int,
-) -> list[list[int]]:
-    """Return columns in groups that fit the width, each starting with those that identify the row."""
-    key = [place for place in places if columns[place] in _KEY]
-    groups: list[list[int]] = []
-    for place in (place for place in places if place not in key):
-        wider = [*(groups[-1] if groups else key), place]
-        if groups and _natural_width(_table(wider, columns, names, texts)) <= width:
-            groups[-1] = wider
-        else:
-            groups.append([*key, place])
-    return groups or [list(places)]
-
-
-def _table(
-    places: Sequence[int],
-    columns: Sequence[str],
-    names: Sequence[str],
-    texts: Sequence[Sequence[str]],
-    *,
-    folded: bool = True,
-) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for place in places:
-        wide = columns[place] in _WIDE
-        table.add_column(
-            names[place],
-            overflow="fold",
-            no_wrap=not wide,
-            min_width=10 if wide else None,
-            max_width=_FOLDED if wide and folded else None,
-        )
-    for row in texts:
-        table.add_row(*(Text(row[place]) for place in places))
-    return table
-
-
-def _natural_width(table: Table) -> int:
-    return Console(width=10_000, file=sys.stdout).measure(table).maximum + 1

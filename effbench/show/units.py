@@ -3,26 +3,73 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable
 
 from effbench.common.columns import score_unit
+
+_SECONDS = [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")]
+_BYTES = [(2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")]
+_COUNTS = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")]
+
+
+class Figure(str):
+    """A number as it is printed, with the number itself, for the formats that write it in another way.
+
+    ``value`` is in SI units; ``low`` and ``high`` are the ends of its interval, NaN if it has none.
+    ``written`` is the function that formats a value. ``best`` and ``noisy`` say that the text has a ``*`` or
+    a ``~``.
+    """
+
+    value: float
+    low: float
+    high: float
+    written: Callable[[float], str]
+    best: bool
+    noisy: bool
+
+
+def figure(
+    value: float,
+    written: Callable[[float], str],
+    interval: tuple[float, float] = (math.nan, math.nan),
+    *,
+    best: bool = False,
+    noisy: bool = False,
+) -> str:
+    """Return the value as ``written`` formats it, after ``~`` if noisy, before ``*`` if best; "" for NaN."""
+    if math.isnan(value):
+        return ""
+    number = Figure(f"{'~' * noisy}{written(value)}{'*' * best}")
+    number.value, (number.low, number.high), number.written = value, interval, written
+    number.best, number.noisy = best, noisy
+    return number
+
+
+def shared(figures: Iterable[Figure]) -> tuple[float, str]:
+    """Return (factor, unit) of the unit in which the median of some figures of one kind is printed."""
+    sizes = [(abs(number.value), number.written) for number in figures]
+    median, written = statistics.median_low([size for size, _ in sizes]), sizes[0][1]
+    if written in (percent, points):
+        return 0.01, ""
+    unit = written(median).partition(" ")[2]
+    known = {name: factor for factor, name in (*_SECONDS, *_BYTES, *_COUNTS, (0.01, "%"))}
+    return (known[unit], unit) if unit in known else (known.get(unit[:1], 1.0), unit)
 
 
 def seconds(value: float) -> str:
     """``3.21 ms``"""
-    return _scaled(value, [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")])
+    return _scaled(value, _SECONDS)
 
 
 def size(value: float) -> str:
     """``7.02 MiB``"""
-    return _scaled(value, [(2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")])
+    return _scaled(value, _BYTES)
 
 
 def count(value: float, unit: str = "") -> str:
     """``1.23 G``, ``1.23 GFLOP``"""
-    return _scaled(
-        value, [(1e12, "T" + unit), (1e9, "G" + unit), (1e6, "M" + unit), (1e3, "k" + unit), (1.0, unit)]
-    )
+    return _scaled(value, [(factor, prefix + unit) for factor, prefix in _COUNTS])
 
 
 def share(value: float) -> str:

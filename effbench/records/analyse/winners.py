@@ -1,4 +1,4 @@
-"""The fastest among rows of one length, and the reason where none can be named."""
+"""The fastest among rows of one length, ties, and the reason where none can be named; in words too."""
 
 from __future__ import annotations
 
@@ -45,6 +45,29 @@ def undecided(rows: pd.DataFrame) -> str:
     if noisy.str.contains(BESIDE_LOAD, regex=False).any():
         return "measured beside other load"
     return ""
+
+
+def in_words(rows: pd.DataFrame) -> str:
+    """Name the fastest at each length of one mode in words; neighbouring equal lengths are joined."""
+    runs: list[tuple[int, int, list[str], str]] = []
+    for n, same_length in rows.groupby("seq_len"):
+        names, why = fastest(same_length), undecided(same_length)
+        if runs and (sorted(runs[-1][2]), runs[-1][3]) == (sorted(names), why):
+            runs[-1] = (runs[-1][0], n, runs[-1][2], why)
+        else:
+            runs.append((n, n, names, why))
+    if all(why == ONE_MECHANISM for *_, why in runs):
+        return ""
+    parts = []
+    for first, last, names, why in runs:
+        where = f"at {first}" if first == last else f"from {first} to {last}"
+        if why:
+            parts.append(f"no winner is named {where}: {why}")
+        elif len(names) == 1:
+            parts.append(f"{names[0]} is fastest {where}")
+        else:
+            parts.append(f"{', '.join(names)} are fastest {where}, without a significant difference")
+    return "; ".join(parts)
 
 
 def _timed(rows: pd.DataFrame) -> pd.DataFrame:
