@@ -117,7 +117,7 @@ def _page(
     scripts = "".join(f"<script>{_asset(name)}</script>" for name in _SCRIPTS)
     which = ""
     if len(sources) > 1:
-        options = [("all", "all, side by side"), *((str(s.number), s.name) for s in sources)]
+        options = [("", "all, side by side"), *((str(s.number), s.name) for s in sources)]
         which = _select("source", "Folder", options)
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
@@ -131,7 +131,8 @@ def _page(
         "<noscript><p class=warning>Charts, sorting and filtering need JavaScript. The tables hold all numbers."
         "</p></noscript></header>"
         '<div id="legend" role="group" aria-label="mechanisms: press one to hide it in every chart and table">'
-        f'{which}<button type="button" id="everything" disabled>show all</button>{legend.buttons()}</div>'
+        f'{which}<span class=note>press a mechanism to hide it everywhere:</span>{legend.buttons()}'
+        '<button type="button" id="everything" disabled>show all</button></div>'
         f'<main>{body}</main><p id="said" role="status" aria-live="polite"></p>'
         f'<script type="application/json" id="data">{as_json(data)}</script>'
         f'<script type="text/plain" id="library">{library()}</script>{scripts}</body></html>\n'
@@ -149,15 +150,18 @@ def _select(name: str, words: str, options: Iterable[tuple[str, str]]) -> str:
 
 
 def _figures(kind: str, panels: Panels, sources: Sequence[Source]) -> str:
-    """Return a place for each chart; the script draws in it what comes into view."""
+    """Return a place for each chart, and each of its modes; the script draws what comes into view."""
+    places = [(place, panel, mode) for place, panel in enumerate(panels) for mode in panel.get("modes", [""])]
     drawn = "".join(
-        f'<figure data-source="{panel["source"]}"><figcaption><b>{escape(panel["title"])}</b> '
+        f'<figure data-source="{panel["source"]}" data-mode="{escape(mode)}"><figcaption>'
+        f"<b>{escape(panel['title'])}{escape(mode and f', {mode}')}</b> "
         f"<span>{escape(_where(sources[panel['source']]))}</span><small>{escape(panel['shape'])}</small>"
         f'</figcaption><div class="chart" role="img" data-kind="{kind}" data-panel="{place}" '
-        f'aria-label="chart: {escape(panel["title"])}; the tables of this report hold its numbers"></div></figure>'
-        for place, panel in enumerate(panels)
+        f'aria-label="chart: {escape(panel["title"])}; the tables of this report hold its numbers"></div>'
+        "</figure>"
+        for place, panel, mode in places
     )
-    return f'<div class="panels">{drawn}</div>' if drawn else ""
+    return f'<div class="panels {kind}">{drawn}</div>' if drawn else ""
 
 
 def _where(source: Source) -> str:
@@ -176,7 +180,8 @@ def _parts(sources: Sequence[Source], texts: Iterable[str]) -> str:
 
 
 def _blocks(blocks: Iterable[Block], legend: Legend, source: Source) -> str:
-    return "".join(as_html(block, legend, source.number) for block in blocks)
+    texts = "".join(as_html(block, legend, source.number) for block in blocks)
+    return f'<div class="blocks">{texts}</div>' if texts else ""
 
 
 def _answer(
@@ -217,7 +222,7 @@ def _costs(sources: Sequence[Source], panels: Panels, legend: Legend) -> str:
     relative = [("", "absolute"), *((str(place), f"relative to {legend.names[place]}") for place in measured)]
     controls = (
         _select("metric", "Metric", metrics)
-        + _select("mode", "Mode", [(mode, mode) for mode in modes])
+        + _select("mode", "Mode", [("", "all modes"), *((mode, mode) for mode in modes)])
         + _select("relative", "Values", relative)
         + _select("scale", "Axes", [("log", "logarithmic"), ("linear", "linear")])
     )

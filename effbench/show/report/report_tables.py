@@ -61,7 +61,8 @@ def as_html(block: Block, legend: Legend, source: int) -> str:
     title = f"<h4>{escape(block.title)}</h4>" if block.title else ""
     notes = paragraphs(block.notes, "note") + paragraphs(block.warnings, "warning")
     table = _table(block, legend) if block.head else ""
-    return f'<div class="block" data-source="{source}">{title}{table}{notes}</div>'
+    kind = "block" if block.head else "block words"
+    return f'<div class="{kind}" data-source="{source}">{title}{table}{notes}</div>'
 
 
 def _table(block: Block, legend: Legend) -> str:
@@ -82,7 +83,7 @@ def _row(block: Block, row: Sequence[str], legend: Legend) -> str:
     cells = []
     for at, text in enumerate(row):
         if at in block.left:
-            cells.append(f"<td>{legend.swatch(text)}{escape(text)}</td>")
+            cells.append(f"<td>{legend.swatch(text.partition(' (')[0])}{escape(text)}</td>")
             continue
         number = number_in(text)
         value = "" if number is None else f' data-v="{number:.6g}"'

@@ -52,7 +52,11 @@ def paragraphs(sentences: Iterable[str], kind: str = "") -> str:
 
 
 def bullets(sentences: Iterable[str], kind: str = "") -> str:
-    """Return the sentences as a list; nothing if there are none."""
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    """Return the sentences as a list; of answers, what stands before a colon is bold. Nothing if none."""
+    items = []
+    for sentence in sentences:
+        subject, colon, rest = sentence.partition(": ") if kind == "answer" else (sentence, "", "")
+        items.append(f"<b>{escape(subject)}:</b> {escape(rest)}" if colon else escape(sentence))
     attribute = f' class="{kind}"' if kind else ""
-    return f"<ul{attribute}>{items}</ul>" if items else ""
+    listed = "".join(f"<li>{item}</li>" for item in items)
+    return f"<ul{attribute}>{listed}</ul>" if items else ""

@@ -49,30 +49,36 @@ function look(mechanism) {
 }
 
 function axis(title, unit, kind, values) {
+  const finite = values.filter(value => known(value) && value > 0);
   const shown = {title: {text: plain(title), standoff: 8}, type: kind, gridcolor: theme.line, zeroline: false, linecolor: theme.dim,
-    ticks: "outside", tickcolor: theme.line, automargin: true, exponentformat: "SI", ...(UNITS[unit].axis || {})};
-  if (kind === "log" && shown.tickformat) shown.dtick = "D2";
-  const finite = values.filter(known);
-  if (kind === "log" && !UNITS[unit].binary && finite.length) {
-    const decades = Math.log10(Math.max(...finite) / Math.min(...finite));
-    shown.dtick = decades > 2.5 ? 1 : decades > 1 ? "D2" : "D1";
-  }
-  if (UNITS[unit].binary && finite.length) Object.assign(shown, binaryTicks(finite, kind));
+    ticks: "outside", tickcolor: theme.line, automargin: true, ...(UNITS[unit].axis || {})};
+  if (finite.length && (kind === "log" || UNITS[unit].binary)) Object.assign(shown, ticks(finite, kind, unit));
   if (kind === "linear") shown.rangemode = "tozero";
   return shown;
 }
 
-function binaryTicks(values, kind) {
-  const top = Math.max(...values), ticks = [];
-  if (kind === "log") {
-    const first = Math.floor(Math.log2(Math.min(...values))), last = Math.ceil(Math.log2(top));
-    const step = Math.max(1, Math.ceil((last - first) / 8));
-    for (let power = first; power <= last; power += step) ticks.push(2 ** power);
+const STEPS = [[1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7], [...Array(18).keys()].map(step => 1 + step / 2), [...Array(45).keys()].map(step => 1 + step / 5)];
+
+// Ticks at 1, 2 and 5 of each decade, or closer ones, or at powers of 2 for bytes, with the units that the tables have.
+function ticks(values, kind, unit) {
+  const top = Math.max(...values), low = Math.min(...values), binary = UNITS[unit].binary, found = [];
+  if (kind === "linear") {
+    const step = 2 ** Math.floor(Math.log2(top / 4));
+    for (let tick = 0; tick <= top * 1.1; tick += step) found.push(tick);
+  } else if (binary) {
+    const first = Math.floor(Math.log2(low)) - 1, last = Math.ceil(Math.log2(top)) + 1;
+    const step = Math.max(1, Math.ceil((last - first) / 9));
+    for (let power = first; power <= last; power += step) found.push(2 ** power);
   } else {
-    const step = 2 ** Math.floor(Math.log2(top / 4 || 1));
-    for (let tick = 0; tick <= top * 1.1; tick += step) ticks.push(tick);
+    const first = Math.floor(Math.log10(low)) - 1, last = Math.ceil(Math.log10(top)) + 1;
+    for (const digits of STEPS) { // the coarsest that has some inside
+      found.length = 0;
+      for (let power = first; power <= last; power += 1) for (const digit of digits) found.push(Number(`${digit}e${power}`));
+      if (found.filter(tick => tick >= low && tick <= top).length >= 4) break;
+    }
   }
-  return {tickmode: "array", tickvals: ticks, ticktext: ticks.map(tick => UNITS.bytes.write(tick).replace(/\.0+ /, " "))};
+  const written = tick => UNITS[unit].write(tick).replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, "");
+  return {tickmode: "array", tickvals: found, ticktext: found.map(written)};
 }
 
 function lengthAxis(lengths, items, kind) {
@@ -84,10 +90,13 @@ function lengthAxis(lengths, items, kind) {
   return {...axis(title, "number", kind, []), dtick: undefined, tickmode: "array", tickvals: ticks, ticktext: ticks.map(length)};
 }
 
+// On paper each chart has its own legend; on the screen the page has one for all.
+const onPaper = () => document.documentElement.classList.contains("paper");
+
 function layout(more) {
   return {
     paper_bgcolor: theme.paper, plot_bgcolor: theme.paper, font: {color: theme.ink, family: "system-ui, sans-serif", size: 12},
-    margin: {l: 64, r: 14, t: 10, b: 48}, showlegend: false, hovermode: "closest",
+    margin: {l: 64, r: 14, t: 10, b: 48}, showlegend: onPaper(), legend: {orientation: "h", y: -0.22, yanchor: "top"}, hovermode: "closest",
     hoverlabel: {bgcolor: theme.paper, bordercolor: theme.dim, font: {color: theme.ink}, align: "left"}, ...more,
   };
 }
@@ -130,9 +139,8 @@ function hoverOfCost(one, i, point, write, timed, base) {
   return lines.join("<br>");
 }
 
-function costs(panel) {
-  const {metric, scale} = CHOICES, mode = panel.modes[CHOICES.mode];
-  if (!mode) return `not measured here: ${CHOICES.mode}`;
+function costs(panel, name) {
+  const {metric, scale} = CHOICES, mode = panel.modes[name];
   const [words, decoding, unit] = DATA.metrics[metric];
   let base = -1;
   if (CHOICES.relative !== "") {
@@ -155,12 +163,12 @@ function costs(panel) {
       marker: {...style.marker, symbol: symbols}, connectgaps: false,
       hovertext: mine.map((point, i) => hoverOfCost(one, i, point, write, timed, base))});
     const failed = one.n.map((_, i) => i).filter(i => !known(mine[i][0]) && !["ok", "interrupted"].includes(one.status[i]));
-    if (failed.length && !alone) traces.push({...style, mode: "markers", x: failed.map(i => one.n[i]), y: failed.map(() => 0.985), yaxis: "y2",
+    if (failed.length && !alone) traces.push({...style, mode: "markers", showlegend: false, x: failed.map(i => one.n[i]), y: failed.map(() => 0.985), yaxis: "y2",
       marker: {color: colour(one.mechanism), symbol: "x-thin", size: 9, line: {width: 2, color: colour(one.mechanism)}},
       hovertext: failed.map(i => hoverOfCost(one, i, [null], () => "no value", timed, base))});
   });
-  if (!all.some(known)) return `not measured here: ${words} in ${CHOICES.mode}`;
-  const title = `${CHOICES.mode === "decode" ? decoding : words}${base < 0 ? "" : `, relative to ${DATA.mechanisms[Number(CHOICES.relative)].name}`}`;
+  if (!all.some(known)) return `not measured here: ${words}`;
+  const title = `${name === "decode" ? decoding : words}${base < 0 ? "" : `, relative to ${DATA.mechanisms[Number(CHOICES.relative)].name}`}`;
   const seen = all.filter(value => known(value) && value > 0);
   if (alone) return {traces, layout: layout({xaxis: axis(`${title} at ${length(every[0])} ${panel.items}`, axisUnit, scale, seen), yaxis: {automargin: true, gridcolor: theme.line}})};
   return {traces, layout: layout({
@@ -181,7 +189,7 @@ function fronts(panel) {
     const at = panel.mechanism.map((_, i) => i).filter(i => panel.mechanism[i] === mechanism && known(values[i]));
     const style = look(mechanism), gap = (ends, sign) => at.map(i => known(ends[i]) ? sign * (ends[i] - panel.score[i]) : 0);
     traces.push({...style, mode: several ? "markers+text" : "markers", x: at.map(i => values[i]), y: at.map(i => panel.score[i]),
-      text: at.map(i => length(panel.n[i])), textposition: "middle right", textfont: {color: theme.dim, size: 10},
+      text: at.map(i => `N=${length(panel.n[i])}`), textposition: "middle right", textfont: {color: theme.dim, size: 10},
       marker: {...style.marker, size: at.map(i => front.includes(i) ? 12 : 9)},
       error_y: {type: "data", symmetric: false, thickness: 1.2, width: 3, color: colour(mechanism), array: gap(panel.high, 1), arrayminus: gap(panel.low, -1)},
       hovertext: at.map(i => [`<b>${plain(DATA.mechanisms[mechanism].name)}</b>, N = ${panel.n[i]}`, `${plain(panel.metric)}: ${score(panel.score[i])}`,
@@ -192,9 +200,8 @@ function fronts(panel) {
   return {traces, layout: layout({xaxis: axis(words, unit, CHOICES.costScale, values), yaxis: {...y, rangemode: "normal"}})};
 }
 
-function roofs(panel) {
-  const mode = panel.modes[CHOICES.mode];
-  if (!mode) return `not measured here: ${CHOICES.mode}`;
+function roofs(panel, name) {
+  const mode = panel.modes[name];
   const all = mode.flatMap(one => one.intensity), slopes = panel.bandwidths.map(one => one.bytes_per_s);
   const first = Math.min(...all, panel.peak / Math.max(...slopes)) / 2, last = 3 * Math.max(...all, panel.peak / Math.min(...slopes));
   const traces = panel.bandwidths.map(({bytes, bytes_per_s: speed}, place) => {
@@ -211,7 +218,7 @@ function roofs(panel) {
   }
   const speeds = mode.flatMap(one => one.speed);
   return {traces, layout: layout({xaxis: axis("arithmetic intensity (FLOP per byte moved)", "number", "log", [first, last]),
-    yaxis: axis(`achieved FLOP/s, ${CHOICES.mode}`, "count", "log", [...speeds, panel.peak])})};
+    yaxis: axis("achieved FLOP/s", "count", "log", [...speeds, panel.peak])})};
 }
 
 function curves(panel) {
@@ -220,7 +227,7 @@ function curves(panel) {
     const [mean, low, high] = one[which], style = look(one.mechanism);
     const x = CHOICES.against === "evaluation" ? mean.map((_, i) => i + 1) : one.x[CHOICES.against];
     if (!x) continue;
-    const quiet = {type: "scatter", mode: "lines", x, hoverinfo: "skip", visible: style.visible, meta: one.mechanism, line: {width: 0, color: colour(one.mechanism)}};
+    const quiet = {type: "scatter", mode: "lines", showlegend: false, x, hoverinfo: "skip", visible: style.visible, meta: one.mechanism, line: {width: 0, color: colour(one.mechanism)}};
     if (one.seeds > 1) traces.push({...quiet, y: low}, {...quiet, y: high, fill: "tonexty", fillcolor: faint(colour(one.mechanism))});
     traces.push({...style, x, y: mean, marker: {...style.marker, size: 5}, hovertext: mean.map((value, i) =>
       [`<b>${plain(DATA.mechanisms[one.mechanism].name)}</b>`, UNITS[unit].write(value), `${one.seeds} seeds: ${UNITS[unit].write(low[i])} to ${UNITS[unit].write(high[i])}`].join("<br>"))});
@@ -228,7 +235,8 @@ function curves(panel) {
   if (!traces.length) return `not recorded here: ${CHOICES.against}`;
   const words = {epoch: "epoch", seconds: "training time in seconds (mean over seeds)", evaluation: "number of the evaluation"}[CHOICES.against];
   const title = which === "score" ? `validation ${panel.metric}` : "training loss";
-  return {traces, layout: layout({xaxis: {...axis(words, "number", "linear", []), rangemode: "normal"}, yaxis: {...axis(title, unit, "linear", []), rangemode: "normal"}})};
+  const whole = CHOICES.against !== "seconds" && Math.max(...traces.map(trace => trace.x[trace.x.length - 1])) <= 12 ? {dtick: 1} : {};
+  return {traces, layout: layout({xaxis: {...axis(words, "number", "linear", []), rangemode: "normal", ...whole}, yaxis: {...axis(title, unit, "linear", []), rangemode: "normal"}})};
 }
 
 const KINDS = {costs, fronts, roofs, curves};
@@ -236,7 +244,9 @@ const CONFIG = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["
   toImageButtonOptions: {format: "svg", filename: "effbench"}};
 
 function drawChart(place) {
-  const made = KINDS[place.dataset.kind](DATA[place.dataset.kind][Number(place.dataset.panel)]);
+  if (!place.offsetParent) return; // hidden: drawn when it is shown
+  const panel = DATA[place.dataset.kind][Number(place.dataset.panel)];
+  const made = KINDS[place.dataset.kind](panel, place.parentElement.dataset.mode);
   if (typeof made === "string") {
     Plotly.purge(place);
     const note = document.createElement("p");

@@ -16,9 +16,11 @@ function showMechanisms() {
   redraw();
 }
 
-function showSource(choice) {
+function showParts() {
+  const {source, mode} = CHOICES;
   for (const place of document.querySelectorAll("[data-source]"))
-    place.hidden = choice !== "all" && place.dataset.source !== "-1" && place.dataset.source !== choice;
+    place.hidden = (source && place.dataset.source !== "-1" && place.dataset.source !== source)
+      || (mode && place.parentElement.matches(".costs") && place.dataset.mode !== mode);
   redraw();
 }
 
@@ -26,7 +28,7 @@ for (const select of document.querySelectorAll("select[data-choice]")) {
   CHOICES[select.dataset.choice] = select.value;
   select.addEventListener("change", () => {
     CHOICES[select.dataset.choice] = select.value;
-    if (select.dataset.choice === "source") showSource(select.value); else redraw();
+    if (["source", "mode"].includes(select.dataset.choice)) showParts(); else redraw();
   });
 }
 
@@ -69,14 +71,14 @@ function drawInView() {
   for (const place of CHARTS) watch.observe(place);
 }
 
-const PAPER_WIDTH = 660; // CSS pixels of a page of A4 or Letter between its margins
+const PAPER_WIDTH = 640, PAPER_HEIGHT = 420; // CSS pixels of a page of A4 or Letter between its margins
 addEventListener("beforeprint", () => {
   document.documentElement.classList.add("paper"); // light, whatever the screen is
   if (!window.Plotly) return;
   readTheme();
   drawAll();
   redraw();
-  for (const place of CHARTS) if (place.layout) Plotly.relayout(place, {width: PAPER_WIDTH, height: 380, autosize: false});
+  for (const place of CHARTS) if (place.layout) Plotly.relayout(place, {width: PAPER_WIDTH, height: PAPER_HEIGHT, autosize: false});
 });
 addEventListener("afterprint", () => {
   document.documentElement.classList.remove("paper");
