@@ -41,7 +41,7 @@ class Browser:
         )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with direct.open(asked, timeout=120) as answer:
+            with direct.open(asked, timeout=150) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             with error:
@@ -85,8 +85,15 @@ class Browser:
 @contextlib.contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
     """Start a driver and a window with a profile in ``folder``, and end both."""
-    chrome = {"binary": shutil.which("chromium"), "args": [*ARGUMENTS, f"--user-data-dir={folder / 'profile'}"]}
-    capabilities = {"goog:chromeOptions": chrome, "goog:loggingPrefs": {"browser": "ALL"}}
+    chrome = {
+        "binary": shutil.which("chromium"),
+        "args": [*ARGUMENTS, f"--user-data-dir={folder / 'profile'}"],
+    }
+    capabilities = {
+        "timeouts": {"script": 120_000, "pageLoad": 120_000},
+        "goog:chromeOptions": chrome,
+        "goog:loggingPrefs": {"browser": "ALL"},
+    }
     port_file = folder / "driver.log"
     with port_file.open("w") as log:
         driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=log, stderr=log)

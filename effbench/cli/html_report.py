@@ -12,7 +12,9 @@ from effbench.cli.printing import printed_warnings
 
 def report(
     folders: Folders,
-    out: Annotated[Path | None, value("FILE", "The HTML file. Default: DIR/report.html of the first folder.")] = None,
+    out: Annotated[
+        Path | None, value("FILE", "The HTML file. Default: DIR/report.html of the first folder.")
+    ] = None,
 ) -> None:
     """Write one HTML file with the answer, charts and tables; it opens in a browser without a network."""
     from effbench.records.store import Store

@@ -98,7 +98,9 @@ def winners_block(rows: pd.DataFrame, panel: dict[str, Any], names: Sequence[str
             best = timed[labels(timed) == winners[0]].iloc[0]
             ratio = ratio_at(panel["modes"][mode], names, _YARDSTICK, winners[0], int(n))
             others = f" (no significant difference: {', '.join(winners[1:])})" if winners[1:] else ""
-            times = f"{units.ratio(ratio[0])} times" if ratio and ratio[0] and winners[0] != _YARDSTICK else ""
+            times = (
+                f"{units.ratio(ratio[0])} times" if ratio and ratio[0] and winners[0] != _YARDSTICK else ""
+            )
             row += [f"{winners[0]}{others}", units.seconds(float(best["time_s"])), times]
         texts.append(row)
     left = tuple(range(1, len(head), 3))

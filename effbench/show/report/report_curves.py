@@ -16,7 +16,14 @@ from effbench.records.analyse.uncertainty import Interval, Noise, noises, ratio_
 from effbench.show.report.report_legend import Legend
 from effbench.show.report.report_sources import Source
 from effbench.show.report.report_text import known, numbers
-from effbench.show.tables import SHAPE, compiled_in_words, each_row, items_in_words, of_shape, what_was_measured
+from effbench.show.tables import (
+    SHAPE,
+    compiled_in_words,
+    each_row,
+    items_in_words,
+    of_shape,
+    what_was_measured,
+)
 
 MODES = ("forward", "train", "decode")
 # Column -> (words, words in mode decode, unit of the charts' axes). The first is what a chart shows at first.

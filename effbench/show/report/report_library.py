@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+from functools import cache
 from importlib import metadata
 
 from effbench.common.spec import UsageError
@@ -26,6 +27,11 @@ def library() -> str:
     Raises UsageError without the package plotly.
     """
     require_plotly()
+    return _packed()
+
+
+@cache
+def _packed() -> str:
     from plotly.offline import get_plotlyjs
 
     packed = gzip.compress(get_plotlyjs().encode(), compresslevel=_LEVEL, mtime=0)

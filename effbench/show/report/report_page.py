@@ -127,11 +127,11 @@ def _page(
         f"<title>effbench report: {escape(names)}</title>{styles}</head><body>"
         f"<header><h1>effbench report: {escape(names)}</h1>"
         "<p>Which attention mechanism should I use at this sequence length, on this machine, and what does it "
-        f"cost me in accuracy?</p><nav aria-label=\"sections\">{links}</nav>"
+        f'cost me in accuracy?</p><nav aria-label="sections">{links}</nav>'
         "<noscript><p class=warning>Charts, sorting and filtering need JavaScript. The tables hold all numbers."
         "</p></noscript></header>"
         '<div id="legend" role="group" aria-label="mechanisms: press one to hide it in every chart and table">'
-        f'{which}<span class=note>press a mechanism to hide it everywhere:</span>{legend.buttons()}'
+        f"{which}<span class=note>press a mechanism to hide it everywhere:</span>{legend.buttons()}"
         '<button type="button" id="everything" disabled>show all</button></div>'
         f'<main>{body}</main><p id="said" role="status" aria-live="polite"></p>'
         f'<script type="application/json" id="data">{as_json(data)}</script>'
@@ -250,7 +250,9 @@ def _accuracy(sources: Sequence[Source], panels: Panels, legend: Legend) -> str:
         "better mean score at a lower cost. The front takes means as they are: neighbours whose intervals "
         "overlap may not differ.</p>"
     )
-    charts = f'<div class="controls">{controls}</div>{note}{_figures("fronts", panels, sources)}' if panels else ""
+    charts = (
+        f'<div class="controls">{controls}</div>{note}{_figures("fronts", panels, sources)}' if panels else ""
+    )
     return f"{charts}{_parts(sources, texts)}"
 
 
@@ -290,7 +292,9 @@ def _tables(sources: Sequence[Source], legend: Legend) -> str:
         blocks = _without_warnings(overview(cost)) if len(cost) else []
         rows = configurations(source)
         every = f"<details><summary>{escape(rows.title)}: {len(rows.rows)} rows</summary>"
-        texts.append(f"{_blocks(blocks, legend, source)}{every}{as_html(rows, legend, source.number)}</details>")
+        texts.append(
+            f"{_blocks(blocks, legend, source)}{every}{as_html(rows, legend, source.number)}</details>"
+        )
     return _parts(sources, texts)
 
 
@@ -306,8 +310,10 @@ def _provenance(sources: Sequence[Source], legend: Legend) -> str:
     for source in sources:
         doubts = careful(source)
         text = as_html(provenance(source), legend, source.number)
-        text += f"<h4>What to be careful with</h4>{bullets(doubts)}" if doubts else (
-            "<p>Nothing was noticed while this was measured that would make its numbers doubtful.</p>"
+        text += (
+            f"<h4>What to be careful with</h4>{bullets(doubts)}"
+            if doubts
+            else ("<p>Nothing was noticed while this was measured that would make its numbers doubtful.</p>")
         )
         if source.sweep:
             text += (

@@ -9,7 +9,6 @@ import pandas as pd
 
 from effbench.records.analyse.scores import metric_of, with_score
 from effbench.records.analyse.summary import label
-from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.report.report_legend import Legend
 from effbench.show.report.report_sources import Source
