@@ -340,8 +340,10 @@ def test_a_browser_shows_hides_switches_sorts_copies_and_prints(tmp_path):
         # a mechanism that is hidden is in no chart and no table; one click more, and it is back
         press = "document.querySelector('#legend button[data-mechanism]').click();"
         seen = (
-            "const found = CHARTS.flatMap(chart => chart.data || []).filter(trace => trace.meta === 0 && trace.visible);"
-            "const rows = [...document.querySelectorAll('tr[data-mechanism=\"0\"]')].filter(row => !row.hidden);"
+            "const found = CHARTS.flatMap(chart => chart.data || [])"
+            ".filter(trace => trace.meta === 0 && trace.visible);"
+            "const rows = [...document.querySelectorAll('tr[data-mechanism=\"0\"]')]"
+            ".filter(row => !row.hidden);"
             "return [found.length, rows.length];"
         )
         before = window.run(seen)
@@ -375,7 +377,8 @@ def test_a_browser_shows_hides_switches_sorts_copies_and_prints(tmp_path):
         column = (
             "const table = document.querySelector('#tables table'), head = table.tHead.rows[0].cells[2];"
             "head.querySelector('button').click();"
-            "return [...table.tBodies[0].rows].map(row => row.cells[2].dataset.v).filter(Boolean).map(Number);"
+            "return [...table.tBodies[0].rows]"
+            ".map(row => row.cells[2].dataset.v).filter(Boolean).map(Number);"
         )
         rising, falling = window.run(column), window.run(column)
         assert len(rising) > 2
@@ -392,14 +395,16 @@ def test_a_browser_shows_hides_switches_sorts_copies_and_prints(tmp_path):
         ):
             copied = window.run(
                 f"document.querySelector('#tables [data-form={form}]').click();"
-                "return new Promise(done => setTimeout(() => navigator.clipboard.readText().then(done, done), 300))"
+                "return new Promise(done => setTimeout("
+                "() => navigator.clipboard.readText().then(done, done), 300))"
             )
             assert copied.startswith(begins)
             assert "vanilla" in copied
 
         # a filter
         left = window.run(
-            "const table = document.querySelector('#tables table'), box = document.querySelector('#tables input');"
+            "const table = document.querySelector('#tables table');"
+            "const box = document.querySelector('#tables input');"
             "box.value = 'vanilla'; box.dispatchEvent(new Event('input'));"
             "return shownRows(table).map(cells => cells[0].textContent)"
         )

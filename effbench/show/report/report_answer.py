@@ -64,7 +64,7 @@ def _times(ratio: Sequence[float | None]) -> str:
 def ratio_at(
     mode: dict[str, Any], names: Sequence[str], first: str, second: str, n: int
 ) -> tuple[float | None, float | None, float | None] | None:
-    """Return (ratio, low, high) of two mechanisms' times at a length from a chart's ratios; None if unknown."""
+    """Return (ratio, low, high) of two mechanisms' times at a length, from a chart; None if unknown."""
     places = {names[series["mechanism"]]: place for place, series in enumerate(mode["series"])}
     a, b = places.get(first), places.get(second)
     if a is None or b is None:
@@ -75,7 +75,8 @@ def ratio_at(
     at = lengths.index(n)
     if a < b:
         return ratio[at], low[at], high[at]
-    return tuple(None if value is None else 1 / value for value in (ratio[at], high[at], low[at]))  # type: ignore[return-value]
+    center, most, least = (None if value is None else 1 / value for value in (ratio[at], low[at], high[at]))
+    return center, least, most
 
 
 def winners_block(rows: pd.DataFrame, panel: dict[str, Any], names: Sequence[str], title: str) -> Block:
@@ -199,7 +200,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def unknown_sentences(source: Source, crossings: pd.DataFrame) -> list[str]:
-    """Return what these records do not tell: missing kinds of measurement, failures, noise, undecided pairs."""
+    """Return what these records do not tell: what is missing, failures, noise, undecided pairs."""
     frame = source.frame
     cost, trained = frame[frame["task"] == ""], frame[frame["task"] != ""]
     sentences = []
@@ -215,16 +216,16 @@ def unknown_sentences(source: Source, crossings: pd.DataFrame) -> list[str]:
     timed = cost[cost["time_s"].notna()]
     if noisy := int(timed["noisy"].fillna("").astype(bool).sum()):
         sentences.append(
-            f"{noisy} of {plural(len(timed), 'time')} are noisy (hollow markers, ~): their intervals are wider "
-            "than asked, or the machine was disturbed."
+            f"{noisy} of {plural(len(timed), 'time')} are noisy (hollow markers, ~): their intervals are "
+            "wider than asked, or the machine was disturbed."
         )
     undecidable = crossings[
         crossings["crossover"].isna() & crossings["faster_before"].isna() & crossings["faster_after"].isna()
     ]
     if len(undecidable):
         sentences.append(
-            f"{len(undecidable)} of {plural(len(crossings), 'comparison')} of two mechanisms over all lengths "
-            "show no significant difference in time."
+            f"{len(undecidable)} of {plural(len(crossings), 'comparison')} of two mechanisms over all "
+            "lengths show no significant difference in time."
         )
     return sentences
 

@@ -103,7 +103,10 @@ def _mode(rows: pd.DataFrame, times: pd.DataFrame, noise: Noise, legend: Legend)
     for first, second in itertools.combinations(range(len(series)), 2):
         pairs = pair_ratios(samples[first], samples[second], noise)
         if pairs:
-            ratios[f"{first},{second}"] = [list(pairs), *(numbers(part) for part in zip(*pairs.values()))]
+            ratios[f"{first},{second}"] = [
+                list(pairs),
+                *(numbers(part) for part in zip(*pairs.values(), strict=True)),
+            ]
     return {"series": series, "ratios": ratios}
 
 

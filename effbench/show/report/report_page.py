@@ -126,11 +126,11 @@ def _page(
         '<meta name="color-scheme" content="light dark">'
         f"<title>effbench report: {escape(names)}</title>{styles}</head><body>"
         f"<header><h1>effbench report: {escape(names)}</h1>"
-        "<p>Which attention mechanism should I use at this sequence length, on this machine, and what does it "
-        f'cost me in accuracy?</p><nav aria-label="sections">{links}</nav>'
-        "<noscript><p class=warning>Charts, sorting and filtering need JavaScript. The tables hold all numbers."
-        "</p></noscript></header>"
-        '<div id="legend" role="group" aria-label="mechanisms: press one to hide it in every chart and table">'
+        "<p>Which attention mechanism should I use at this sequence length, on this machine, and what does "
+        f'it cost me in accuracy?</p><nav aria-label="sections">{links}</nav>'
+        "<noscript><p class=warning>Charts, sorting and filtering need JavaScript. The tables hold all "
+        "numbers.</p></noscript></header>"
+        '<div id="legend" role="group" aria-label="mechanisms: press one to hide it everywhere">'
         f"{which}<span class=note>press a mechanism to hide it everywhere:</span>{legend.buttons()}"
         '<button type="button" id="everything" disabled>show all</button></div>'
         f'<main>{body}</main><p id="said" role="status" aria-live="polite"></p>'
@@ -228,8 +228,8 @@ def _costs(sources: Sequence[Source], panels: Panels, legend: Legend) -> str:
     )
     note = (
         "<p class=note>Bars: another run of this machine finds the time there with a probability of 95 %. A "
-        "hollow marker is a noisy time. × at the upper edge: failed. Point at a marker for its numbers, press "
-        "a mechanism's name at the top of the page to hide it everywhere.</p>"
+        "hollow marker is a noisy time. × at the upper edge: failed. Point at a marker for its numbers, "
+        "press a mechanism's name at the top of the page to hide it everywhere.</p>"
     )
     return f'<div class="controls">{controls}</div>{note}{_figures("costs", panels, sources)}'
 
@@ -246,8 +246,8 @@ def _accuracy(sources: Sequence[Source], panels: Panels, legend: Legend) -> str:
         "costScale", "Axis", [("log", "logarithmic"), ("linear", "linear")]
     )
     note = (
-        "<p class=note>Bars: 95 % interval of the score. The line is the Pareto front: no other mechanism has a "
-        "better mean score at a lower cost. The front takes means as they are: neighbours whose intervals "
+        "<p class=note>Bars: 95 % interval of the score. The line is the Pareto front: no other mechanism has "
+        "a better mean score at a lower cost. The front takes means as they are: neighbours whose intervals "
         "overlap may not differ.</p>"
     )
     charts = (

@@ -41,7 +41,7 @@ _TEXTS = {"status": "status", "noisy": "noisy", "reason": "reason"}
 
 
 def number_in(text: str) -> float | None:
-    """Return the number that a cell begins with in SI units, the inverse of effbench.show.units; None if none.
+    """Return the number that a cell begins with, in SI units; None if none. The inverse of show.units.
 
     At most three other signs may stand before it, such as ``~`` or ``N^``.
     """
@@ -91,7 +91,7 @@ def _row(block: Block, row: Sequence[str], legend: Legend) -> str:
 
 
 def configurations(source: Source) -> Block:
-    """Return all configurations, one per row, in plain SI numbers; what all have in common is in the notes."""
+    """Return all configurations, one per row, in SI numbers; what all have in common is in the notes."""
     frame = with_score(source.frame)
     names = [label(m, o) for m, o in zip(frame["mechanism"], frame["options"], strict=True)]
     table = pd.DataFrame({"mechanism": names}, index=frame.index)
@@ -123,7 +123,7 @@ def configurations(source: Source) -> Block:
 
 
 def crossover_block(crossings: pd.DataFrame, title: str) -> Block:
-    """Return the crossovers of all pairs: who is faster from where on, with the interval, and the statement."""
+    """Return the crossovers of all pairs: who is faster from where on, the interval, and the statement."""
     rows = [
         [
             row.mode,

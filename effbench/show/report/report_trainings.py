@@ -33,7 +33,7 @@ COSTS: Mapping[str, tuple[str, str, bool]] = {
 
 
 def front_panels(source: Source, legend: Legend) -> list[dict[str, Any]]:
-    """Return a chart per task and shape: points with score, interval and costs, and the front of each cost."""
+    """Return a chart per task and shape: points with score, interval and costs, the front of each cost."""
     panels = []
     keys = [*SHAPE, "task"]
     for key, rows in with_score(source.frame[source.frame["task"] != ""]).groupby(keys, sort=False):
