@@ -27,6 +27,7 @@ COMMANDS = {
     "ensemble": "effbench.cli.ensemble:ensemble",
     "paper": "effbench.cli.paper:paper",
     "plot": "effbench.cli.plot:plot",
+    "report": "effbench.cli.html_report:report",
     "audit": "effbench.cli.audit:audit",
     "doctor": "effbench.cli.doctor:doctor",
     "gate": "effbench.cli.gate:gate",

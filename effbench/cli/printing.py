@@ -40,7 +40,7 @@ def load_raw(folders: list[Path]) -> DataFrame:
     """Return the records of results folders, one per row, and print a warning for each unreadable file."""
     from effbench.records.store import load
 
-    with _printed_warnings():
+    with printed_warnings():
         return load(folders, raw=True)
 
 
@@ -48,12 +48,13 @@ def load_both(folders: list[Path]) -> tuple[DataFrame, DataFrame]:
     """Return the configurations of results folders, one per row, and their records, as ``load_raw`` does."""
     from effbench.records import store
 
-    with _printed_warnings():
+    with printed_warnings():
         return store.load_both(folders)
 
 
 @contextlib.contextmanager
-def _printed_warnings() -> Iterator[None]:
+def printed_warnings() -> Iterator[None]:
+    """Print effbench's own warnings of what is done inside as lines on standard error."""
     import warnings
 
     with warnings.catch_warnings(record=True) as caught:

@@ -43,6 +43,17 @@ def complexity_blocks(raw: pd.DataFrame) -> list[Block]:
     return blocks
 
 
+def exponent_blocks(raw: pd.DataFrame) -> list[Block]:
+    """Return for each shape and mode a table of exponents, and the disagreements in words."""
+    fits = {quantity: exponents(raw, quantity) for quantity in QUANTITIES}
+    every = pd.concat([*fits.values()], ignore_index=True)
+    blocks = []
+    for key, _ in every.groupby([*_GROUPS, "mode"], sort=False):
+        shape = dict(zip([*_GROUPS, "mode"], key, strict=True))
+        blocks.append(_block(_title(shape), {name: of_shape(fit, shape) for name, fit in fits.items()}))
+    return blocks
+
+
 def as_csv(raw: pd.DataFrame) -> str:
     """Return the exponents of all quantities, one per row, then the crossovers, in plain numbers."""
     fits = pd.concat([exponents(raw, name).assign(quantity=name) for name in QUANTITIES], ignore_index=True)

@@ -46,8 +46,7 @@ def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block
     """
     if frame.empty:
         return [Block(notes=["no results"])]
-    doubtful = [*mixtures(frame), *_contradictions(frame), *_side_effects(frame)]
-    doubtful += [] if raw is None else doubts(raw)
+    doubtful = cautions(frame, raw)
     blocks = [Block(warnings=[f"Warning: {sentence}" for sentence in doubtful])] if doubtful else []
     keys = [*SHAPE, "machine"]
     for key, group in frame[frame["task"] == ""].groupby(keys, sort=False):
@@ -62,6 +61,12 @@ def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block
         generation = generation_block(group)
         blocks += [generation] if generation is not None else []
     return [*blocks, *_failures(frame), *_checks(frame)]
+
+
+def cautions(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[str]:
+    """Return sentences about what to be careful with, those about the machine only with ``raw``."""
+    sentences = [*mixtures(frame), *_contradictions(frame), *_side_effects(frame)]
+    return sentences if raw is None else [*sentences, *doubts(raw)]
 
 
 def _cost_blocks(group: pd.DataFrame, shape: dict[str, Any]) -> list[Block]:

@@ -26,7 +26,7 @@ def with_score(rows: pd.DataFrame) -> pd.DataFrame:
     The raw frame's series is ``samples_validation_score``. Values that a row lacks are missing there too.
     """
     metrics = rows[columns.METRIC] if columns.METRIC in rows else pd.Series(index=rows.index, dtype=object)
-    metrics = metrics.fillna(columns.DEFAULT_METRIC)
+    metrics = metrics.astype(object).fillna(columns.DEFAULT_METRIC)
     added = {
         new: _of_metric(rows, metrics, old)
         for new, old in zip(("score", *columns.bounds("score")), ("{}", *columns.bounds("{}")), strict=True)

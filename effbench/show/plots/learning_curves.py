@@ -26,7 +26,7 @@ from effbench.show.plots.trainings import (
 )
 from effbench.show.tables import by_label
 
-_NEEDED = ("samples_validation_score", "samples_train_loss")
+NEEDED = ("samples_validation_score", "samples_train_loss")
 
 
 def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
@@ -38,17 +38,17 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
     evaluation would be wider than the figure. After some seeds stopped early the line is thin: the mean of
     the others.
     """
-    trained = trainings(raw, "curves", _NEEDED)
+    trained = trainings(raw, "curves", NEEDED)
     styles = looks(raw)
     return [_figure(group, shape_of(group), styles) for group in per_figure(trained)]
 
 
 def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Style]) -> Figure:
-    drawn = with_values(trained, _NEEDED)
+    drawn = with_values(trained, NEEDED)
     against = [c for c in ("epoch", "seconds") if f"samples_curve_{c}" in drawn]
     against = [c for c in against if drawn[f"samples_curve_{c}"].notna().all()]
     across = [*reversed(against)] if "epoch" in against else [*against, "evaluation"]
-    names = [name for name, mine in by_label(trained) if len(with_values(mine, _NEEDED))]
+    names = [name for name, mine in by_label(trained) if len(with_values(mine, NEEDED))]
     absent = [f"{name} ({failure_of(mine)})" for name, mine in by_label(trained) if name not in names]
     validated = validation_metric_of(trained)
     baselines = baseline_scores(trained) if validated == metric_of(trained) else {}
@@ -61,13 +61,13 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     ends: dict[tuple[int, int], list[tuple[float, float, str, str]]] = {}
     for name, mine in by_label(drawn):
         counts.append(len(mine))
-        for i, column in enumerate(_NEEDED):
+        for i, column in enumerate(NEEDED):
             for j, unit in enumerate(across):
-                x, values = _aligned(mine, column, None if unit == "evaluation" else f"samples_curve_{unit}")
+                x, values = aligned(mine, column, None if unit == "evaluation" else f"samples_curve_{unit}")
                 stopped |= bool(np.isnan(values).any())
                 y = _curve(panels[i, j], x, values, name, styles[name])
                 ends.setdefault((i, j), []).append((float(x[-1]), y, name, styles[name]["color"]))
-    scores = np.concatenate([np.asarray(s) for s in drawn[_NEEDED[0]]])
+    scores = np.concatenate([np.asarray(s) for s in drawn[NEEDED[0]]])
     panels[0, 0].set_ylim(*score_limits(scores.min(), scores.max(), baselines.values()))
     panels[0, 0].yaxis.set_major_formatter(FuncFormatter(percent))
     panels[0, 0].set_ylabel(f"validation {units.score_words(validated)}")
@@ -89,7 +89,7 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     return figure
 
 
-def _aligned(mine: pd.DataFrame, column: str, x: str | None) -> tuple[np.ndarray, np.ndarray]:
+def aligned(mine: pd.DataFrame, column: str, x: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Return (mean x [evaluations], values [seeds, evaluations]); NaN after a seed's last evaluation."""
 
     def matrix(name: str) -> np.ndarray:

@@ -1,0 +1,96 @@
+"use strict";
+// The page: its switches, the legend, the library of charts, and what changes with the theme and on paper.
+const CHARTS = [...document.querySelectorAll(".chart")];
+const TABLES = [...document.querySelectorAll("table")];
+const DRAWN = new Set();
+
+function redraw() {
+  for (const place of DRAWN) drawChart(place);
+}
+
+function showMechanisms() {
+  for (const button of document.querySelectorAll("#legend button[data-mechanism]"))
+    button.setAttribute("aria-pressed", String(!HIDDEN.has(Number(button.dataset.mechanism))));
+  document.getElementById("everything").disabled = HIDDEN.size === 0;
+  TABLES.forEach(showRows);
+  redraw();
+}
+
+function showParts() {
+  const {source, mode} = CHOICES;
+  for (const place of document.querySelectorAll("[data-source]"))
+    place.hidden = (source && place.dataset.source !== "-1" && place.dataset.source !== source)
+      || (mode && place.parentElement.matches(".costs") && place.dataset.mode !== mode);
+  redraw();
+}
+
+for (const select of document.querySelectorAll("select[data-choice]")) {
+  CHOICES[select.dataset.choice] = select.value;
+  select.addEventListener("change", () => {
+    CHOICES[select.dataset.choice] = select.value;
+    if (["source", "mode"].includes(select.dataset.choice)) showParts(); else redraw();
+  });
+}
+
+document.getElementById("legend").addEventListener("click", event => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.id === "everything") HIDDEN.clear();
+  else {
+    const place = Number(button.dataset.mechanism);
+    if (!HIDDEN.delete(place)) HIDDEN.add(place);
+  }
+  showMechanisms();
+});
+
+async function loadLibrary() {
+  const packed = Uint8Array.from(atob(document.getElementById("library").textContent), sign => sign.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+}
+
+function drawAll() {
+  for (const place of CHARTS) {
+    if (!DRAWN.has(place)) drawChart(place);
+    DRAWN.add(place);
+  }
+}
+
+// Charts are drawn as they come near, so that a page with many opens at once.
+function drawInView() {
+  const watch = new IntersectionObserver(entries => {
+    for (const {isIntersecting, target} of entries) {
+      if (!isIntersecting || DRAWN.has(target)) continue;
+      drawChart(target);
+      DRAWN.add(target);
+      watch.unobserve(target);
+    }
+  }, {rootMargin: "600px"});
+  for (const place of CHARTS) watch.observe(place);
+}
+
+const PAPER_WIDTH = 640, PAPER_HEIGHT = 420; // CSS pixels of a page of A4 or Letter between its margins
+addEventListener("beforeprint", () => {
+  document.documentElement.classList.add("paper"); // light, whatever the screen is
+  if (!window.Plotly) return;
+  readTheme();
+  drawAll();
+  redraw();
+  for (const place of CHARTS) if (place.layout) Plotly.relayout(place, {width: PAPER_WIDTH, height: PAPER_HEIGHT, autosize: false});
+});
+addEventListener("afterprint", () => {
+  document.documentElement.classList.remove("paper");
+  if (!window.Plotly) return;
+  readTheme();
+  redraw();
+  for (const place of CHARTS) if (place.layout) Plotly.Plots.resize(place);
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readTheme(); redraw(); });
+
+readTheme();
+TABLES.forEach(equip);
+loadLibrary().then(drawInView).catch(error => {
+  for (const place of CHARTS) place.textContent = `This browser cannot draw charts (${error.message}). The tables hold all numbers.`;
+});

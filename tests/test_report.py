@@ -1,0 +1,418 @@
+"""The HTML report: complete, of one piece, equal for equal records, and every text in it stays a text."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from html.parser import HTMLParser
+from importlib import metadata
+from pathlib import Path
+
+import browser
+import numpy as np
+import pytest
+from frames import SIX, Failures, accuracy_records, cost_records
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effbench import cli
+from effbench.common.spec import Record, UsageError
+from effbench.records.analyse.summary import label, summarise
+from effbench.records.frame import raw_frame
+from effbench.show import units
+from effbench.show.report import report_page
+from effbench.show.report.report_answer import ratio_at
+from effbench.show.report.report_sources import Source, read_sources
+from effbench.show.report.report_tables import number_in
+from effbench.show.report.report_trainings import pareto
+
+pytest.importorskip("plotly")
+
+FAILS: Failures = {
+    ("vanilla", "train", 512): ("oom", "out of memory within 1 GiB"),
+    ("bigbird", "forward", 256): ("crashed", 'SIGSEGV in <kernel> & "more"'),
+}
+MOST_BYTES = 6_000_000
+NASTY = (
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(2)>",
+    "\"quoted\" & 'single' <b>bold</b>",
+    "&lt;b&gt; %{x} ${1} <!--",
+)
+# Elements and attributes by which a page loads something.
+LOADING = {"src", "srcset", "data", "poster", "background", "action", "ping"}
+
+
+def costs(mechanisms: Iterable[str] = SIX, **more) -> list[Record]:
+    return cost_records(mechanisms, (128, 256, 512), repeats=2, **more)
+
+
+def source(records: list[Record], number: int = 0, name: str = "one") -> Source:
+    raw = raw_frame(records)
+    return Source(number=number, name=name, folder=Path(name), machine=str(raw["machine"].iloc[0]), raw=raw,
+                  frame=summarise(raw), records=records, sweep='name = "</pre>"')  # fmt: skip
+
+
+@cache
+def usual() -> str:
+    return report_page.report([source([*costs(fail=FAILS), *accuracy_records()])])
+
+
+class Parsed(HTMLParser):
+    """A page as a browser reads it: its elements, its text, its scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.styles = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_data(self, data):
+        tag = self.elements[-1][0] if self.elements else ""
+        if self.cdata_elem == "script":
+            self.scripts[-1] = (self.scripts[-1][0], data)
+        elif self.cdata_elem == "style" or tag == "style":
+            self.styles += data
+        else:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.words)
+
+    def data(self) -> dict:
+        (text,) = [text for attributes, text in self.scripts if attributes.get("id") == "data"]
+        return json.loads(text)
+
+    def tags(self) -> set[str]:
+        return {tag for tag, _ in self.elements}
+
+
+def test_every_mechanism_and_every_failure_is_in_the_page_with_its_reason():
+    page = Parsed(usual())
+    assert [one["name"] for one in page.data()["mechanisms"]] == sorted(SIX)
+    for name in SIX:
+        assert name in page.words
+    for status, reason in FAILS.values():
+        assert status in page.words
+        assert reason in page.words
+    headings = {attributes["id"] for tag, attributes in page.elements if tag == "section"}
+    assert {"answer", "costs", "accuracy", "complexity", "tables", "failures", "provenance"} <= headings
+
+
+def test_the_answer_comes_first_and_says_what_is_not_known():
+    text = Parsed(usual()).text
+    assert text.index("is fastest") < text.rindex("Cost against length")
+    assert "What these records do not tell" in text
+    only_costs = Parsed(report_page.report([source(costs(SIX[:2]))])).text
+    assert "nothing is said about accuracy" in only_costs
+    only_scores = Parsed(report_page.report([source(accuracy_records(SIX[:2]))])).text
+    assert "nothing is said about speed" in only_scores
+
+
+def test_the_page_fetches_nothing():
+    page = Parsed(usual())
+    for tag, attributes in page.elements:
+        assert not LOADING & attributes.keys()
+        assert tag not in ("link", "img", "iframe", "object", "embed", "video", "audio", "base")
+        assert (attributes.get("href") or "#").startswith("#")
+        assert not [name for name in attributes if name.startswith("on")]
+    for word in ("@import", "url(", "@font-face", "http"):
+        assert word not in page.styles
+    own = "".join(text for attributes, text in page.scripts if "id" not in attributes)
+    for word in ("fetch(", "XMLHttpRequest", "import(", "http://", "https://"):
+        assert word not in own
+    assert 'src="http' not in usual()
+    policy = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy
+    assert policy[0] is not None
+    assert policy[0].startswith("default-src 'none';")
+    assert "http" not in policy[0]
+
+
+def test_the_page_is_small_and_its_library_whole():
+    from plotly.offline import get_plotlyjs
+
+    assert len(usual().encode()) < MOST_BYTES
+    (packed,) = [text for attributes, text in Parsed(usual()).scripts if attributes.get("id") == "library"]
+    assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_a_name_from_a_record_stays_a_text(name):
+    plain = [*costs(("vanilla", "mine"), fail={("mine", "train", 512): ("oom", "too large")}),
+             *accuracy_records(("vanilla", "mine"))]  # fmt: skip
+    renamed = [
+        replace(record, cell=replace(record.cell, mechanism=name), reason=record.reason and name)
+        if record.cell.mechanism == "mine" else record
+        for record in plain
+    ]  # fmt: skip
+    page, usual_one = (Parsed(report_page.report([source(records)])) for records in (renamed, plain))
+    assert page.tags() == usual_one.tags()
+    assert len(page.scripts) == len(usual_one.scripts)
+    assert {name for _, a in page.elements for name in a} == {
+        name for _, a in usual_one.elements for name in a
+    }
+    assert name in page.words
+    assert name in [one["name"] for one in page.data()["mechanisms"]]
+    assert "</pre>" in page.text
+
+
+def test_equal_records_give_equal_bytes():
+    records = [*costs(fail=FAILS), *accuracy_records()]
+    assert report_page.report([source(records)]) == usual()
+
+
+def test_sources_are_never_mixed(tmp_path):
+    slower = [replace(record, machine={"name": "Other CPU"}) for record in costs(SIX[:3])]
+    sources = [source(costs(SIX[:2])), source(slower, 1, "two")]
+    page = Parsed(report_page.report(sources))
+    charts = page.data()["costs"]
+    assert [chart["source"] for chart in charts] == [0, 1]
+    for chart, one in zip(charts, sources, strict=True):
+        for mode, data in chart["modes"].items():
+            rows = one.frame[one.frame["mode"] == mode]
+            assert len(data["series"]) == rows["mechanism"].nunique()
+            for series in data["series"]:
+                name = page.data()["mechanisms"][series["mechanism"]]["name"]
+                assert series["values"]["time_s"] == pytest.approx(
+                    list(rows[rows["mechanism"] == name]["time_s"]), rel=1e-5
+                )
+    assert {a["data-source"] for _, a in page.elements if "data-source" in a} == {"0", "1"}
+    assert any("Other CPU" in words for words in page.words)
+
+
+def test_a_folder_of_two_machines_is_two_sources(folder):
+    other = [replace(record, machine={"name": "Other CPU"}) for record in costs(("linear",))]
+    sources = read_sources([folder("both", [*costs(("vanilla",)), *other])])
+    assert len(sources) == 2
+    assert [one.frame["machine"].unique().tolist() for one in sources] == [[one.machine] for one in sources]
+    assert sum(len(one.records) for one in sources) == len(other) * 2
+
+
+def test_ratios_of_the_charts_are_those_of_the_summary():
+    one = source(costs(SIX[:3]))
+    data = Parsed(report_page.report([one])).data()
+    names = [mechanism["name"] for mechanism in data["mechanisms"]]
+    (chart,) = data["costs"]
+    for mode, panel in chart["modes"].items():
+        rows = one.frame[one.frame["mode"] == mode]
+        for n, group in rows.groupby("seq_len"):
+            best = group.loc[group["time_s"].idxmin()]
+            for row in group.itertuples():
+                if row.mechanism == best["mechanism"]:
+                    continue
+                expected = (row.time_ratio, row.time_ratio_low, row.time_ratio_high)
+                ratio = ratio_at(panel, names, row.mechanism, label(best["mechanism"], ""), n)
+                assert ratio == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """``folder("a", records)`` is a results folder that holds them."""
+    from effbench.records.store import Store
+
+    def make(name: str, records: Iterable[Record]) -> Path:
+        store = Store(tmp_path / name)
+        store.create()
+        for record in records:
+            store.write(record)
+        return store.folder
+
+    return make
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """``command(*arguments)`` runs effbench here and returns (code, standard output, standard error)."""
+
+    def run(*arguments: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["effbench", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_writes_the_file_and_says_where(command, folder):
+    place = folder("mine", costs(("vanilla", "linear"), modes=("forward",)))
+    code, out, _ = command("report", str(place))
+    assert (code, out) == (0, f"{place / 'report.html'}\n")
+    code, out, _ = command("report", str(place), "--out", "page.html")
+    assert Path("page.html").read_bytes() == (place / "report.html").read_bytes()
+
+
+def test_a_folder_without_records_is_refused_in_one_line(command, folder, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    full = folder("full", costs(("vanilla",), modes=("forward",)))
+    for arguments, words in (
+        ([folder("empty", [])], "has no records"),
+        ([tmp_path / "nothing"], "is not a results folder"),
+        ([full, full], "is given twice"),
+        ([full, "--out", tmp_path / "absent" / "page.html"], "its folder is not there"),
+    ):
+        code, out, error = command("report", *map(str, arguments))
+        assert (code, out) == (2, "")
+        assert words in error
+        assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.html"))
+
+
+def test_without_plotly_one_line_says_what_to_install(command, folder, monkeypatch):
+    place = folder("mine", costs(("vanilla",), modes=("forward",)))
+
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("effbench.show.report.report_library.metadata.version", absent)
+    code, _, error = command("report", str(place))
+    assert code == 2
+    assert error == "effbench: a report needs the package plotly: pip install 'effbench[report]'\n"
+    with pytest.raises(UsageError, match="plotly"):
+        report_page.report([source(costs(("vanilla",)))])
+
+
+@given(st.floats(1e-8, 1e13))
+def test_a_cell_is_sorted_by_the_number_that_it_shows(value):
+    for pretty, least, most in (
+        (units.seconds, 1e-8, 1e4), (units.size, 1, 1e13), (units.count, 1, 1e13), (units.ratio, 0.01, 1e6)
+    ):  # fmt: skip
+        if least <= value <= most:
+            for text in (
+                pretty(value),
+                f"~{pretty(value)}*",
+                pretty(value).replace(" ", "\N{NO-BREAK SPACE}"),
+            ):
+                assert number_in(text) == pytest.approx(value, rel=0.006)
+    assert number_in("oom") is None
+    assert number_in("") is None
+    assert number_in("N^1.98 [1.90, 2.05]") == 1.98
+
+
+points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
+
+
+@given(points, st.booleans())
+def test_a_point_is_on_the_front_if_and_only_if_no_other_beats_it(pairs, more_is_better):
+    costs_of = [float(cost) for cost, _ in pairs]
+    scores = [float(score) for _, score in pairs]
+    sign = -1 if more_is_better else 1
+
+    def beats(a: int, b: int) -> bool:
+        own, other = (sign * costs_of[a], -scores[a]), (sign * costs_of[b], -scores[b])
+        return own != other and own[0] <= other[0] and own[1] <= other[1]
+
+    free = {b for b in range(len(pairs)) if not any(beats(a, b) for a in range(len(pairs)))}
+    front = pareto(costs_of, scores, more_is_better)
+    assert set(front) == free
+    assert np.all(np.diff([sign * costs_of[place] for place in front]) >= 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "there is a browser")
+def test_a_browser_shows_hides_switches_sorts_copies_and_prints(tmp_path):
+    path = tmp_path / "report.html"
+    records = [*costs((*SIX[:3], NASTY[0], NASTY[2]), fail=FAILS), *accuracy_records()]
+    path.write_text(report_page.report([source(records)]), encoding="utf-8")
+    with browser.browser(tmp_path) as window:
+        window.open(path)
+        window.wait("window.Plotly")
+        window.run("drawAll()")
+        window.wait("document.querySelectorAll('.chart .main-svg').length >= CHARTS.length")
+        assert window.log() == []
+        assert window.run("return document.documentElement.scrollWidth <= innerWidth")
+
+        # a mechanism that is hidden is in no chart and no table; one click more, and it is back
+        press = "document.querySelector('#legend button[data-mechanism]').click();"
+        seen = (
+            "const found = CHARTS.flatMap(chart => chart.data || [])"
+            ".filter(trace => trace.meta === 0 && trace.visible);"
+            "const rows = [...document.querySelectorAll('tr[data-mechanism=\"0\"]')]"
+            ".filter(row => !row.hidden);"
+            "return [found.length, rows.length];"
+        )
+        before = window.run(seen)
+        assert min(before) > 0
+        assert window.run(press + seen) == [0, 0]
+        assert window.run(press + seen) == before
+
+        # every choice of every switch draws
+        title = "return document.querySelector('.costs .chart').layout.yaxis.title.text"
+        first = window.run(title)
+        choices = window.run(
+            "return [...document.querySelectorAll('select[data-choice]')]"
+            ".map(s => [s.dataset.choice, [...s.options].map(option => option.value)])"
+        )
+        assert {"metric", "mode", "relative", "scale", "cost"} <= {name for name, _ in choices}
+        for name, values in choices:
+            for value in [*values[1:], values[0]]:
+                window.run(
+                    f"const s = document.querySelector('select[data-choice={name}]'); s.value = '{value}';"
+                    "s.dispatchEvent(new Event('change'));"
+                )
+                assert window.run("return document.querySelectorAll('.costs .main-svg').length") > 0
+                assert (window.run(title) != first) == (name in ("metric", "relative") and value != values[0])
+        hovers = window.run(
+            "return CHARTS.flatMap(c => c.data || []).flatMap(t => t.hovertext || []).join(' ')"
+        )
+        assert "<script" not in hovers
+        assert "status: ok" in hovers
+
+        # a table in order of a column, up and down
+        column = (
+            "const table = document.querySelector('#tables table'), head = table.tHead.rows[0].cells[2];"
+            "head.querySelector('button').click();"
+            "return [...table.tBodies[0].rows]"
+            ".map(row => row.cells[2].dataset.v).filter(Boolean).map(Number);"
+        )
+        rising, falling = window.run(column), window.run(column)
+        assert len(rising) > 2
+        assert rising == sorted(rising) == falling[::-1]
+
+        # what is copied is what the table shows
+        window.command(
+            "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
+        )
+        for form, begins in (
+            ("CSV", "mechanism,128"),
+            ("Markdown", "| mechanism | 128"),
+            ("LaTeX", "\\begin{tabular}"),
+        ):
+            copied = window.run(
+                f"document.querySelector('#tables [data-form={form}]').click();"
+                "return new Promise(done => setTimeout("
+                "() => navigator.clipboard.readText().then(done, done), 300))"
+            )
+            assert copied.startswith(begins)
+            assert "vanilla" in copied
+
+        # a filter
+        left = window.run(
+            "const table = document.querySelector('#tables table');"
+            "const box = document.querySelector('#tables input');"
+            "box.value = 'vanilla'; box.dispatchEvent(new Event('input'));"
+            "return shownRows(table).map(cells => cells[0].textContent)"
+        )
+        assert left == ["vanilla"]
+
+        start = time.monotonic()
+        printed = window.pdf()
+        assert printed.startswith(b"%PDF")
+        assert len(printed) > 20_000
+        assert time.monotonic() - start < 120
+        assert window.log() == []
