@@ -70,7 +70,7 @@ class Browser:
 
     def pdf(self) -> bytes:
         """Return the page as printed."""
-        return base64.b64decode(self._call("POST", f"{self._session}/print", {}))
+        return base64.b64decode(self.command("Page.printToPDF")["data"])
 
     def command(self, name: str, **parameters: Any) -> Any:
         """Send a command of the Chrome DevTools protocol."""
