@@ -13,6 +13,7 @@ from functools import cache
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import browser
 import numpy as np
@@ -94,9 +95,10 @@ class Parsed(HTMLParser):
     def text(self) -> str:
         return "\n".join(self.words)
 
-    def data(self) -> dict:
+    def data(self) -> dict[str, Any]:
         (text,) = [text for attributes, text in self.scripts if attributes.get("id") == "data"]
-        return json.loads(text)
+        found: dict[str, Any] = json.loads(text)
+        return found
 
     def tags(self) -> set[str]:
         return {tag for tag, _ in self.elements}
