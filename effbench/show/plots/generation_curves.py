@@ -152,7 +152,8 @@ def _draw_scores(
     ends = _draw_points(axes, _by_length(trained, "score"), styles, interval)
     values = [value for each in baselines.values() for value in each.values()]
     low, high = score_limits(np.nanmin(ends), np.nanmax(ends), values)
-    axes.set_ylim(*((max(low, -0.03), min(high, 1.06)) if share else (low, high)))
+    # scores that are all 0 are not spread over an axis of thousandths
+    axes.set_ylim(*((max(low, -0.03), max(0.1, min(high, 1.06))) if share else (low, high)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     axes.set_title(f"Test {metric_words(trained)}", fontsize=9)
     axes.set_ylabel(f"test {metric_words(trained)}")
