@@ -22,9 +22,7 @@ FORMATS = ("table", "csv", "json", "markdown", "latex")
 _FAILED = set(get_args(Status)) - {"ok"}
 
 
-FASTEST = (
-    "the fastest of the column; several are ties: the 95 % interval of their ratio to the fastest contains 1"
-)
+FASTEST = "the fastest of the column; several are ties: none of them is significantly slower than the fastest"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,9 +39,9 @@ _DECODE_COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block]:
     """Return tables of mechanisms by lengths for each shape, then scores, then failures with their reasons.
 
-    ``*`` marks the fastest mechanism of a length and all that are not significantly slower: the 95 %
-    confidence interval of their ratio to it, paired by repeat, includes 1. No winner is marked if a time has
-    one repeat only or was measured beside other load. ``~`` marks a noisy time. With ``raw``, the warnings
+    ``*`` marks the fastest mechanism of a length and all that are not significantly slower: their ratio to
+    it, paired by repeat, differs from 1 by less than its own error. No winner is marked if a time has one
+    repeat only or was measured beside other load. ``~`` marks a noisy time. With ``raw``, the warnings
     include changes of the machine during the run.
     """
     if frame.empty:
