@@ -14,7 +14,8 @@ import effbench
 from effbench.common.ranking import impression_scores
 from effbench.common.spec import UsageError
 from effbench.measured.data.behaviours import Impressions
-from effbench.measured.data.clicks import Clicks, clicks_of, padded
+from effbench.measured.data.clicks import Clicks, clicks_of
+from effbench.measured.data.examples import padded
 from effbench.measured.tasks.news import NewsRecommendation, NewsSplits
 from effbench.sweep.inline import InlineExecutor
 from effbench.sweep.sweep import Sweep

@@ -136,7 +136,7 @@ def test_wrong_steps_are_refused_before_the_training(tmp_path, monkeypatch):
     splits = made.data(64, 0, folder)
     model = model_of(made, splits)
     batch = made.full_batch(splits, 2, 64)
-    made.check(model, batch)
+    made.check(model, splits, 64)
     right = type(model).step
 
     def wrong(self, tokens, state):
@@ -153,7 +153,7 @@ def test_a_beam_that_mixes_up_its_hypotheses_is_refused(tmp_path, monkeypatch):
     splits = made.data(64, 0, folder)
     model = model_of(made, splits)
     torch.nn.init.normal_(model.tokens.weight)
-    made.check(model, made.full_batch(splits, 2, 64))
+    made.check(model, splits, 64)
     right = type(model).reorder
 
     def first(self, state, rows):
@@ -161,7 +161,7 @@ def test_a_beam_that_mixes_up_its_hypotheses_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(model), "reorder", first)
     with pytest.raises(Incorrect, match="differ from those of the forward pass"):
-        made.check(model, made.full_batch(splits, 2, 64))
+        made.check(model, splits, 64)
 
 
 def test_a_named_data_set_is_read_from_its_own_folder_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""Clicks as training examples: each click beside negatives of its impression; and padded batches of both."""
+"""Clicks as training examples: each click beside negatives of its impression."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from effbench.measured.data.behaviours import Impressions
 from effbench.measured.data.examples import Integers, ragged_places
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +66,3 @@ def clicks_of(impressions: Impressions) -> Clicks:
         negatives=impressions.candidates[negative],
         negative_starts=np.concatenate(([0], np.cumsum(sizes))),
     )
-
-
-def padded(values: Integers, starts: Integers, rows: Integers, fill: int = 0) -> tuple[Integers, Mask]:
-    """Return (the ragged rows as [B, N] with ``fill`` behind them, a mask [B, N] that is True for a value).
-
-    N is the longest row's length and at least 1.
-    """
-    places, taken = ragged_places(starts, rows)
-    sizes = np.diff(taken)
-    mask = np.arange(max(1, int(sizes.max(initial=0)))) < sizes[:, None]
-    filled = np.full(mask.shape, fill, dtype=np.int64)
-    filled[mask] = values[places]  # row-major on both sides
-    return filled, mask

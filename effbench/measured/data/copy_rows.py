@@ -23,7 +23,7 @@ _MOST_IDS = 1 << 16  # sources are 16-bit numbers
 
 @dataclass(frozen=True, kw_only=True)
 class CopyShape:
-    """What a row looks like: ``length`` source tokens, of which ``items`` are items and the others noise.
+    """The form of a row: of ``length`` source tokens, ``items`` are items and the others are noise.
 
     An item has one of ``values`` ids from SPECIAL on, a noise token one of the ``noise`` ids behind them. All
     are drawn uniformly. The target holds the items in the order of the source. Items stand at some of

@@ -81,6 +81,21 @@ def ragged_places(
     return np.arange(taken[-1]) + np.repeat(first - taken[:-1], lengths), taken
 
 
+def padded(
+    values: Integers, starts: Integers, rows: Integers, fill: int = PAD
+) -> tuple[Integers, NDArray[np.bool_]]:
+    """Return (the ragged rows as [B, N] with ``fill`` behind them, a mask [B, N] that is True for a value).
+
+    N is the longest row's length and at least 1.
+    """
+    places, taken = ragged_places(starts, rows)
+    sizes = np.diff(taken)
+    mask = np.arange(max(1, int(sizes.max(initial=0)))) < sizes[:, None]
+    filled = np.full(mask.shape, fill, dtype=np.int64)
+    filled[mask] = values[places]  # row-major on both sides
+    return filled, mask
+
+
 def joined_rows(rows: list[bytes]) -> tuple[NDArray[np.uint8], Integers]:
     """Return the rows' bytes in one array, and where each row starts [n + 1]."""
     starts = np.concatenate(([0], np.cumsum([len(row) for row in rows], dtype=np.int64)))

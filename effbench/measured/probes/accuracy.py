@@ -119,7 +119,7 @@ def measure_accuracy(
     if isinstance(make_mechanism, MakeRecommender):
         check_recommender(next(m for m in model.modules() if isinstance(m, Recommender)))
     model.eval()
-    task.check(model, on_device(task.full_batch(splits, 2, cell.seq_len), device))
+    task.check(model, splits, cell.seq_len)
 
     def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         with autocast():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from effbench.common.spec import UsageError
-from effbench.measured.data.examples import PAD, Examples, Integers, Splits
+from effbench.measured.data.examples import Examples, Integers, Splits, padded
 from effbench.measured.data.scoring import classification_scores
 
 if TYPE_CHECKING:
@@ -131,10 +131,10 @@ class Task(ABC):
         """
         return self.score(model, batches)
 
-    def check(self, model: nn.Module, batch: Batch) -> None:  # noqa: B027  # nothing is refused
-        """Raise Incorrect if the model breaks a law, before it is trained; ``batch`` is a full one.
+    def check(self, model: nn.Module, splits: Splits, seq_len: int) -> None:  # noqa: B027  # none is refused
+        """Raise Incorrect if the model breaks a law, before it is trained.
 
-        The batch has two rows. The mechanism alone was tested before. The model is in evaluation mode.
+        The mechanism alone was tested before. The model is in evaluation mode.
         """
 
     def measurements(
@@ -232,15 +232,11 @@ class Classification(TrainedTask):
         """Return ``tokens`` [B, N], ``mask`` [B, N] and ``labels`` [B]; N is the longest row's length."""
         import torch
 
-        taken = part.take(rows)
-        lengths = taken.lengths
-        mask = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
-        tokens = np.full(mask.shape, PAD, dtype=np.int64)
-        tokens[mask] = taken.tokens  # row-major on both sides
+        tokens, mask = padded(part.tokens, part.starts, rows)
         return {
             "tokens": torch.from_numpy(tokens),
             "mask": torch.from_numpy(mask),
-            "labels": torch.from_numpy(taken.labels.astype(np.int64)),
+            "labels": torch.from_numpy(part.labels[rows].astype(np.int64)),
         }
 
     def full_batch(self, splits: Splits, batch_size: int, seq_len: int) -> Batch:

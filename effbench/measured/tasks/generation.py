@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from effbench.measured.data.examples import PAD, Integers, Splits
+from effbench.measured.data.examples import PAD, Integers, Splits, padded
 from effbench.measured.data.source_targets import BEGIN, END, SPECIAL, SourceTargets
 from effbench.measured.tasks.base import TrainedTask, require
 
@@ -26,7 +26,7 @@ MOST_PENALTY = 10  # more would decide by the length alone
 
 
 class Forced(NamedTuple):
-    """What a model predicts when it reads the right targets: sums over all rows of some batches.
+    """The predictions of a model that reads the right targets (teacher forcing), summed over batches.
 
     ``nats``: the cross-entropy of all tokens. ``tokens``, ``right``: how many there are, the end token of
     each target included, and how many are the model's first choice. ``rows``, ``whole``: the rows, and those
@@ -83,7 +83,7 @@ class Generation(TrainedTask):
 
     @property
     def search(self) -> Search:
-        """How targets are searched for."""
+        """The search that writes a target: greedy, or with a beam."""
         from effbench.measured.models.beam_search import Search
 
         return Search(
@@ -121,15 +121,18 @@ class Generation(TrainedTask):
         """
         import torch
 
-        sources = [part.source(row) for row in rows]
-        targets = [np.concatenate(([BEGIN], part.target(row), [END])) for row in rows]
-        tokens, mask = _padded(sources)
-        target, real = _padded(targets)
+        tokens, mask = padded(part.sources, part.source_starts, rows)
+        written, real = padded(part.targets, part.target_starts, rows)
+        lengths = real.sum(axis=1)
+        target = np.full((len(rows), written.shape[1] + 2), PAD, dtype=np.int64)
+        target[:, 0] = BEGIN
+        target[:, 1:-1] = written
+        target[np.arange(len(rows)), lengths + 1] = END
         arrays = {
             "tokens": tokens,
             "mask": mask,
             "target": target,
-            "target_mask": real[:, 1:],
+            "target_mask": np.arange(target.shape[1] - 1) <= lengths[:, None],
             "rows": np.asarray(rows, dtype=np.int64),
         }
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
@@ -162,11 +165,14 @@ class Generation(TrainedTask):
         """Return the loss in nats and the inverse of the perplexity."""
         return summed([self.forced(model, batch) for batch in batches]).scores()
 
-    def check(self, model: nn.Module, batch: Batch) -> None:
+    def check(self, model: nn.Module, splits: Splits, seq_len: int) -> None:
         """Compare the steps with the forward pass."""
         from effbench.measured.probes.generation_laws import check_generation
 
-        check_generation(cast("Seq2Seq", model), batch["tokens"], batch["target"][:, :-1])
+        device = next(model.parameters()).device
+        full = self.full_batch(splits, 2, seq_len)
+        source, target = full["tokens"].to(device), full["target"][:, :-1].to(device)
+        check_generation(cast("Seq2Seq", model), source, target)
 
     def measurements(
         self, model: nn.Module, splits: Splits, seq_len: int
@@ -219,7 +225,7 @@ class Generation(TrainedTask):
 
 
 def named_priors(by_predictor: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:
-    """Return the scores of predictors as priors: of another score than the metric, its name stands behind."""
+    """Return the scores of predictors as priors; the name of a score other than the metric is added."""
     return {
         name if score == metric else f"{name}_{score}": value
         for name, scores in by_predictor.items()
@@ -235,12 +241,3 @@ def summed(parts: Iterable[Forced]) -> Forced:
 
 def _inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return batch["tokens"], batch["mask"], batch["target"], batch["target_mask"]
-
-
-def _padded(rows: list[Integers]) -> tuple[Integers, np.ndarray]:
-    """Return the rows [B, N] with padding behind them, and a mask, True for their values."""
-    lengths = np.array([len(row) for row in rows])
-    mask = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
-    values = np.full(mask.shape, PAD, dtype=np.int64)
-    values[mask] = np.concatenate(rows)
-    return values, mask

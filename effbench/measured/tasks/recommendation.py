@@ -13,8 +13,7 @@ import numpy as np
 
 from effbench.common.spec import UsageError
 from effbench.measured.data.behaviours import Impressions, Mind, held_out_users, read_mind
-from effbench.measured.data.clicks import padded
-from effbench.measured.data.examples import Integers, Splits
+from effbench.measured.data.examples import Integers, Splits, padded
 from effbench.measured.data.news_titles import News
 from effbench.measured.data.reading import folder_of
 from effbench.measured.tasks.base import LastRead, TrainedTask, require
