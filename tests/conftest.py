@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from effbench.common.spec import Record
 
 PLUGINS = Path(__file__).parent / "plugins.py"
 
@@ -30,6 +33,21 @@ def _nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def plugin():
     """``plugin("Segfault")`` is a reference to a class of tests/plugins.py, as a user would give it."""
     return lambda name: f"{PLUGINS}:{name}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[[str, Iterable[Record]], Path]:
+    """``folder("a", records)`` is a results folder that holds them."""
+    from effbench.records.store import Store
+
+    def make(name: str, records: Iterable[Record]) -> Path:
+        store = Store(tmp_path / name)
+        store.create()
+        for record in records:
+            store.write(record)
+        return store.folder
+
+    return make
 
 
 settings.register_profile("effbench", deadline=None, derandomize=True)

@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import frames
@@ -24,7 +23,6 @@ from effbench.common.values import parse_time_s
 from effbench.gate.decide import judge
 from effbench.gate.stored import compare
 from effbench.gate.unpaired import difference
-from effbench.records.store import Store
 
 FACTS = {"name": "Test CPU, 2 cores, 8 GiB", "torch": "2.13.0", "python": "3.11.7", "cpu_capability": "AVX2"}
 CODE = "0.1.0-aaaaaaaa-bbbbbbbb"
@@ -69,20 +67,6 @@ def failed(record: Record, status: Status = "crashed", reason: str = "signal 11"
 
 def on(records: Iterable[Record], **facts: object) -> list[Record]:
     return [replace(record, machine={**record.machine, **facts}) for record in records]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """``folder("a", records)`` is a results folder that holds them."""
-
-    def make(name: str, records: Iterable[Record]) -> Path:
-        store = Store(tmp_path / name)
-        store.create()
-        for record in records:
-            store.write(record)
-        return store.folder
-
-    return make
 
 
 def verdicts(report):

@@ -224,21 +224,6 @@ def test_ratios_of_the_charts_are_those_of_the_summary():
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """``folder("a", records)`` is a results folder that holds them."""
-    from effbench.records.store import Store
-
-    def make(name: str, records: Iterable[Record]) -> Path:
-        store = Store(tmp_path / name)
-        store.create()
-        for record in records:
-            store.write(record)
-        return store.folder
-
-    return make
-
-
-@pytest.fixture
 def command(monkeypatch, capsys):
     """``command(*arguments)`` runs effbench here and returns (code, standard output, standard error)."""
 

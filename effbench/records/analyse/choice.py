@@ -1,4 +1,4 @@
-"""Which mechanism to use at one length, under limits: the decision, from records alone."""
+"""Decide from records alone which mechanism to use at one length, under limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from effbench.common.columns import score_unit
 from effbench.common.exits import Exit
 from effbench.common.spec import UsageError
 from effbench.records.analyse.choice_costs import AtLength, costs
-from effbench.records.analyse.choice_scores import Scores
+from effbench.records.analyse.choice_scores import Scores, plain
 from effbench.records.analyse.choice_setting import SETTING, Untold, setting_of_costs
 from effbench.records.analyse.summary import IDENTITY, ORIGIN
 from effbench.records.analyse.winners import ONE_MECHANISM, fastest, undecided
@@ -129,7 +129,7 @@ def choose(
     table["place"] = np.where(table["why"] == "", "", FAILED)
     known = {
         "seq_len": seq_len, "mode": mode, "most": most, "scores": scores, "other_scores": other_scores,
-        "setting": {name: _plain(rows[name].iloc[0]) for name in SETTING},
+        "setting": {name: plain(rows[name].iloc[0]) for name in SETTING},
         "between": tuple(at.weights) if len(at.weights) > 1 else None, "used": at.rows,
     }  # fmt: skip
     known |= _limited(table, at, scores, most)
@@ -254,7 +254,3 @@ def _decided(table: pd.DataFrame, at: AtLength, scores: Scores | None) -> dict[s
     least = equal["memory_bytes"].min()
     recommended = equal if pd.isna(least) else equal[equal["memory_bytes"] <= least * (1 + SAME_MEMORY)]
     return known | {"tied": tied, "worse": worse, "recommended": list(recommended["label"])}
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value

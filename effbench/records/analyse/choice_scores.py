@@ -12,6 +12,7 @@ from effbench.common.spec import UsageError
 from effbench.records.analyse.choice_setting import setting_of_trainings
 from effbench.records.analyse.scores import metric_of, scores_of
 from effbench.records.analyse.seeds import BETTER, SETTING, WORSE, compare, seed_scores
+from effbench.records.analyse.summary import label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Scores:
         first = own.iloc[0]
         return cls(
             raw=own,
-            setting={name: _plain(first[name]) for name in SETTING},
+            setting={name: plain(first[name]) for name in SETTING},
             score=score,
             column=column,
             means=means,
@@ -66,11 +67,10 @@ class Scores:
         return {str(name): group.iloc[0] for name, group in lost.groupby("mechanism")}
 
     def _only(self, labels: Sequence[str]) -> pd.DataFrame:
-        names = [
-            f"{m}:{o}" if o else m for m, o in zip(self.raw["mechanism"], self.raw["options"], strict=True)
-        ]
+        names = [label(m, o) for m, o in zip(self.raw["mechanism"], self.raw["options"], strict=True)]
         return self.raw[pd.Series(names, index=self.raw.index).isin(list(labels))]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python."""
     return value.item() if hasattr(value, "item") else value
