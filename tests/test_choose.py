@@ -1,4 +1,4 @@
-"""What choose recommends: nothing outside the limits or beyond the records, no winner without evidence."""
+"""choose recommends nothing outside the limits or the records, and names no winner without evidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the numbers come from: machine, code, versions, the sweep, and what to be careful with."""
+"""The origin of the numbers: machine, code, versions, the sweep, and reasons to doubt them."""
 
 from __future__ import annotations
 

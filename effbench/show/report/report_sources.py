@@ -1,4 +1,4 @@
-"""What a report is about: the records of each folder and machine, which are never mixed."""
+"""The sources of a report: the records of each folder and machine, which are never mixed."""
 
 from __future__ import annotations
 
