@@ -16,6 +16,7 @@ from effbench.records.analyse.uncertainty import noises, own_error
 from effbench.records.frame import raw_frame
 from effbench.records.store import Problem, Store
 from effbench.sweep.fingerprint import code_of
+from effbench.sweep.parts import block_of
 from effbench.sweep.sweep import Sweep
 
 
@@ -134,8 +135,8 @@ def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
     processes disturbed so many of its repeats that fewer than the planned number are left. If a repeat beyond
     the planned ones was disturbed too, the load is there to stay, and no further one is made because of it.
 
-    A block is all mechanisms at one shape, length and mode. It is repeated whole, without the mechanisms that
-    failed in it, so that its repeats stay pairs that can be compared; up to ``max_repeats``. A sweep with one
+    A block (effbench.sweep.parts) is repeated whole, without the mechanisms that failed in it, so that its
+    repeats stay pairs that can be compared; up to ``max_repeats``. A sweep with one
     repeat gets no further ones: one repeat has no interval.
     """
     measured = {record.cell.key: record for record in records}
@@ -144,8 +145,7 @@ def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
     blocks: dict[str, dict[str, list[Cell]]] = {}
     for cell in sweep.cells(most=True):
         if cell.probe == "time":
-            key = replace(cell, mechanism="", options={}, compile="none", repeat=0).key
-            blocks.setdefault(key, {}).setdefault(f"{cell.label} {cell.compile}", []).append(cell)
+            blocks.setdefault(block_of(cell), {}).setdefault(f"{cell.label} {cell.compile}", []).append(cell)
     repeats_to_add: list[Cell] = []
     for block in blocks.values():
         lives: list[tuple[list[Cell], list[Record]]] = []

@@ -47,7 +47,8 @@ class Sweep:
 
     A grid maps axes (the fields of a Cell, ``repeats`` and ``max_repeats``) to the values they take; its
     cells are the product. ``timeout_s`` and ``memory_bytes`` limit each cell; None means a default for the
-    probe and the machine. ``budget_s`` limits the whole sweep.
+    probe and the machine. ``budget_s`` limits the whole sweep. ``only`` holds the keys of the cells of a part
+    of the sweep (effbench.sweep.parts); None is the whole sweep. It is no part of the file.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Sweep:
     timeout_s: float | None = None
     memory_bytes: int | None = None
     budget_s: float | None = None
+    only: frozenset[str] | None = None
 
     @classmethod
     def preset(cls, name: str) -> Sweep:
@@ -169,6 +171,8 @@ class Sweep:
                     values["layers"] = 1  # it has no stack of layers of that number
                 for cell in _cells(values, self.seed, repeats, at_most):
                     key = cell.key
+                    if self.only is not None and key not in self.only:
+                        continue
                     possible.setdefault(key, cell)
                     if cell.repeat < repeats:
                         planned.setdefault(key, cell)
