@@ -31,6 +31,8 @@ COMMANDS = {
     "audit": "effbench.cli.audit:audit",
     "doctor": "effbench.cli.doctor:doctor",
     "gate": "effbench.cli.gate:gate",
+    "status": "effbench.cli.cluster_jobs:status",
+    "cancel": "effbench.cli.cluster_jobs:cancel",
     "pack": "effbench.cli.pack:pack",
     "unpack": "effbench.cli.pack:unpack",
     "list": "effbench.cli.listing:list_",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from effbench.cli.options import (
     LIMITS,
     MEASURING,
     OUTPUT,
+    SLURM,
     WHAT,
     Allocator,
     BatchSize,
@@ -46,8 +47,18 @@ from effbench.sweep.executor import EXECUTORS
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from effbench.records.store import Store
+    from effbench.show.progress import TerminalProgress
+    from effbench.sweep.cluster.job_request import Settings
     from effbench.sweep.executor import Executor
+    from effbench.sweep.loop import Outcome
+    from effbench.sweep.planning import Plan
     from effbench.sweep.sweep import Sweep
+
+    Measure = Callable[[Sweep, Store, Plan, TerminalProgress], Outcome | None]
+
+SLURM_EXECUTOR = "slurm"
+_REQUEST = ("account", "partition", "qos", "constraint", "gpu", "time_limit")
 
 
 def run(
@@ -101,9 +112,13 @@ def run(
     seed: Annotated[
         str | None, value("N", "Seed of the order, the weights and the data. Default: 0.", MEASURING)
     ] = None,
-    isolate: Annotated[
+    executor: Annotated[
         str,
-        value("HOW", "process (a fresh one per measurement) or inline (for a debugger).", MEASURING),
+        value(
+            "HOW",
+            "process (a fresh one per measurement), inline (for a debugger) or slurm (jobs on a cluster).",
+            MEASURING,
+        ),
     ] = "process",
     timeout: Annotated[str | None, value("TIME", "Time limit of one measurement: 60s, 5m.", LIMITS)] = None,
     memory_limit: Annotated[
@@ -113,6 +128,26 @@ def run(
         str | None,
         value("TIME", "Time limit of the whole run: 10m. The same command continues it.", LIMITS),
     ] = None,
+    cluster: Annotated[Path | None, value("FILE.toml", "Settings of the jobs.", SLURM)] = None,
+    account: Annotated[str | None, value("NAME", "Account.", SLURM)] = None,
+    partition: Annotated[str | None, value("NAME,...", "Partition.", SLURM)] = None,
+    qos: Annotated[str | None, value("NAME", "Quality of service.", SLURM)] = None,
+    constraint: Annotated[str | None, value("FEATURE", "Features that a node must have.", SLURM)] = None,
+    gpu: Annotated[str | None, value("TYPE", "GPU type of --device cuda: the TYPE of gres.", SLURM)] = None,
+    time_limit: Annotated[
+        str | None, value("TIME", "Longest time limit of a job. Default: 4h. Longer work is requeued.", SLURM)
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None, value("NAME=VALUE", "Further option of sbatch; repeat the option for more.", SLURM)
+    ] = None,
+    wait: Annotated[
+        bool,
+        flag(
+            "--wait/--no-wait",
+            help="Wait for the jobs and print the tables, or end when the jobs are submitted.",
+            panel=SLURM,
+        ),
+    ] = True,
     out: Annotated[Path | None, value("DIR", "Results folder. Default: results/NAME.", OUTPUT)] = None,
     resume: Annotated[
         bool,
@@ -154,14 +189,17 @@ def run(
 
     sweep = _resolve(preset, config, given(context, AXES), timeout, memory_limit, budget, seed)
     folder = out or Path("results") / sweep.name
-    one_of("isolate", isolate, EXECUTORS)
+    one_of("executor", executor, [*EXECUTORS, SLURM_EXECUTOR])
+    jobs = _slurm(context, executor, budget, resume)
     if seq_len is not None and not quiet:
         _warn_of_training_lengths(sweep, asked=probe is not None or bool(task))
     if dry_run:
         _print_plan(sweep, folder, data_dir, resume, predictions)
         return
-    executor = _executor(isolate)
-    raise typer.Exit(_run(sweep, folder, data_dir, resume, predictions, executor, quiet, verbose, strict))
+    how = _waiting(jobs, wait) if jobs else _measuring(executor)
+    raise typer.Exit(
+        _run(sweep, folder, data_dir, resume, predictions, jobs is not None, how, quiet, verbose, strict)
+    )
 
 
 def _resolve(
@@ -211,9 +249,50 @@ def _warn_of_training_lengths(sweep: Sweep, *, asked: bool) -> None:
     )
 
 
-def _executor(isolate: str) -> Executor:
-    made: Executor = resolve_name(EXECUTORS[isolate])()
+def _measuring(executor: str) -> Measure:
+    """Return how a plan is measured on this machine, by the executor of this name."""
+
+    def measure(sweep: Sweep, store: Store, todo: Plan, progress: TerminalProgress) -> Outcome:
+        from effbench.sweep import loop
+
+        return loop.measure(sweep, store, todo, _executor(executor), progress)
+
+    return measure
+
+
+def _executor(name: str) -> Executor:
+    made: Executor = resolve_name(EXECUTORS[name])()
     return made
+
+
+def _waiting(settings: Settings, wait: bool) -> Measure:
+    """Return how a plan is measured by Slurm jobs."""
+
+    def measure(sweep: Sweep, store: Store, todo: Plan, progress: TerminalProgress) -> Outcome | None:
+        from effbench.sweep.cluster import driver
+
+        return driver.run(sweep, store, todo, settings, progress, progress.say, wait=wait)
+
+    return measure
+
+
+def _slurm(context: typer.Context, executor: str, budget: str | None, resume: bool) -> Settings | None:
+    """Return the settings of Slurm jobs, None for another executor; refuse options that clash."""
+    params = context.params
+    if executor != SLURM_EXECUTOR:
+        for name in ("cluster", *_REQUEST, "sbatch"):
+            if params[name]:
+                raise UsageError(f"--{name.replace('_', '-')} is an option of --executor slurm")
+        if not params["wait"]:
+            raise UsageError("--no-wait is an option of --executor slurm")
+        return None
+    from effbench.sweep.cluster import job_request
+
+    if budget is not None:
+        raise UsageError("--budget does not go with --executor slurm: jobs have --time-limit")
+    if not resume:
+        raise UsageError("--no-resume does not go with --executor slurm; give another --out")
+    return job_request.load(params["cluster"], given(context, _REQUEST), params["sbatch"] or ())
 
 
 def _run(
@@ -222,7 +301,8 @@ def _run(
     data_dir: Path | None,
     resume: bool,
     predictions: bool,
-    executor: Executor,
+    on_cluster: bool,
+    measure: Measure,
     quiet: bool,
     verbose: bool,
     strict: bool,
@@ -232,21 +312,28 @@ def _run(
 
     from effbench.records.store import Store
     from effbench.show.progress import TerminalProgress
-    from effbench.sweep.loop import measure
     from effbench.sweep.planning import plan
 
     progress = TerminalProgress(Console(stderr=True), quiet=quiet, verbose=verbose)
     try:
         with progress:
             store = Store(folder)
-            todo = plan(sweep, store, data_dir=data_dir, resume=resume, predictions=predictions)
-            outcome = measure(sweep, store, todo, executor, progress)
+            todo = plan(
+                sweep, store, data_dir=data_dir, resume=resume, predictions=predictions, anywhere=on_cluster
+            )
+            outcome = measure(sweep, store, todo, progress)
     except KeyboardInterrupt:
+        jobs = f" The jobs go on; effbench cancel {folder} ends them." if on_cluster else ""
         print(
-            f"interrupted; what was measured is in {folder}. Run the same command again for the rest.",
+            f"interrupted; what was measured is in {folder}.{jobs} Run the same command again for the rest.",
             file=sys.stderr,
         )
         raise typer.Exit(Exit.INTERRUPTED) from None
+    if outcome is None:
+        print(
+            f"submitted; effbench status {folder} says how far it is. The same command waits for the tables."
+        )
+        return Exit.DONE
     plots = draw(outcome.all_summary, outcome.all_raw, folder / "plots")
     code = of_run(_outcomes(outcome.summary), strict=strict)
     if quiet:

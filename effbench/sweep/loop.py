@@ -128,22 +128,21 @@ def measure(sweep: Sweep, store: Store, plan: Plan, executor: Executor, listener
         store.create()
         with store.lock():
             if plan.jobs:
-                _write_sweep(sweep, store.folder)
+                write_sweep(sweep, store.folder)
             if not plan.resume:
                 for job in plan.jobs:
                     store.drop_checkpoint(job.cell)
-            listener.planned(plan.jobs, plan.done, plan.problems)
             try:
-                wrote = _measure_all(plan, sweep, store, executor, listener)
+                wrote = carry_out(sweep, store, plan, executor, listener)
             except KeyboardInterrupt:
                 export(store.folder)
                 raise
-            return _tables(store.read()[0] if wrote else plan.stored, sweep, store)
+            return tables(store.read()[0] if wrote else plan.stored, sweep, store)
     finally:
         executor.close()
 
 
-def _tables(records: Sequence[Record], sweep: Sweep, store: Store) -> Outcome:
+def tables(records: Sequence[Record], sweep: Sweep, store: Store) -> Outcome:
     """Write the tables of the folder's records and return them with the sweep's own.
 
     They are written also if nothing was left to measure: the run before may have been killed before it wrote
@@ -158,8 +157,12 @@ def _tables(records: Sequence[Record], sweep: Sweep, store: Store) -> Outcome:
     return Outcome(summary=summarise(raw), raw=raw, all_summary=all_summary, all_raw=all_raw)
 
 
-def _measure_all(plan: Plan, sweep: Sweep, store: Store, executor: Executor, listener: Listener) -> bool:
-    """Measure the plan and further repeats of noisy times; return True if a record was written."""
+def carry_out(sweep: Sweep, store: Store, plan: Plan, executor: Executor, listener: Listener) -> bool:
+    """Measure the plan and further repeats of noisy times; return True if a record was written.
+
+    It neither locks the folder nor writes its tables, which ``measure`` does. The caller closes the executor.
+    """
+    listener.planned(plan.jobs, plan.done, plan.problems)
     loop = _Loop(sweep, store, executor, listener, plan.done)
     try:
         loop.go(plan.jobs)
@@ -264,7 +267,7 @@ def _unmeasured(job: Job, status: Status, reason: str) -> Record:
     return Record.of(job, status, reason, machine.name())
 
 
-def _write_sweep(sweep: Sweep, folder: Path) -> None:
+def write_sweep(sweep: Sweep, folder: Path) -> None:
     """Write the sweep beside its results; keep the files of other sweeps that were run into the folder."""
     text = sweep.to_toml(folder)
     for number in itertools.count(1):

@@ -1,0 +1,157 @@
+"""What a Slurm job runs: measure one bundle's cells on this node, and write their records as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from effbench.common import files, machine
+from effbench.common.spec import Cell, Job, Record
+from effbench.records.store import Problem, Store
+from effbench.sweep import loop, planning
+from effbench.sweep.cluster import slurm
+from effbench.sweep.cluster.ledger import CLUSTER, JOBS
+from effbench.sweep.cluster.shared_store import SharedStore
+from effbench.sweep.local import LocalExecutor
+from effbench.sweep.planning import Plan
+from effbench.sweep.sweep import Sweep
+
+ATTEMPTS = "attempts"  # in the ledger's folder: one empty file while a cell is measured
+MOST_ATTEMPTS = 2  # jobs that may end while they measure one cell, before it counts as crashed
+_RESERVE_S = 30.0  # before the time limit: what a stopped job needs to end by itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What one job is to do: the part of a sweep that a bundle is, and where the records go.
+
+    ``minutes`` is the job's time limit.
+    """
+
+    folder: str
+    sweep: Sweep
+    data_dir: str | None
+    predictions: bool
+    minutes: int
+
+
+def measure(order: Order) -> None:
+    """Measure what is left of a bundle. Called by submitit in a Slurm job.
+
+    A job that reaches its time limit or is preempted stops the cell that it measures, and is requeued: it
+    goes on with the rest, and a training with its checkpoint.
+    """
+    end_s = float(os.environ.get("SLURM_JOB_END_TIME") or time.time() + 60.0 * order.minutes)
+    assert order.sweep.only is not None
+    keys = order.sweep.only
+    store = SharedStore(Path(order.folder), keys)
+    attempts = Attempts(Path(order.folder))
+    plan = planning.plan(
+        order.sweep, store, data_dir=order.data_dir, predictions=order.predictions, anywhere=True
+    )
+    plan = _without_deadly(plan, store, attempts)
+    if not plan.jobs:
+        return
+    executor = LocalExecutor()
+    with _ends(end_s - _RESERVE_S - time.time()) as late:
+        try:
+            loop.carry_out(order.sweep, store, plan, executor, attempts)
+        except KeyboardInterrupt:
+            attempts.interrupted()
+            if late.is_set():
+                slurm.requeue(_job())
+            sys.exit(1)
+        finally:
+            executor.close()
+
+
+class Attempts(loop.Silent):
+    """Leaves a file while a cell is measured; it stays if the whole job ends, and names the cell."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / CLUSTER / ATTEMPTS
+        self._current: Path | None = None
+
+    def planned(self, jobs: Sequence[Job], done: Sequence[Record], problems: Sequence[Problem]) -> None:
+        """Make the folder."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def began(self, job: Job, eta_s: float) -> None:
+        """Leave the file of the cell."""
+        self._current = self._folder / f"{job.cell.key}.{_job()}"
+        files.replace(self._current, b"")
+
+    def finished(self, record: Record) -> None:
+        """Remove the file: the record is written."""
+        self.interrupted()
+
+    def interrupted(self) -> None:
+        """Remove the file of the current cell, if there is one: the job ends in order."""
+        if self._current is not None:
+            self._current.unlink(missing_ok=True)
+            self._current = None
+
+    def of(self, cell: Cell) -> int:
+        """Return how many other jobs ended while they measured the cell. A requeued job is the same job."""
+        found = {
+            path.name.split(".")[1] for path in self._folder.glob(f"{cell.key}.*") if path.name[0] != "."
+        }
+        return len(found - {_job()})
+
+
+def _without_deadly(plan: Plan, store: Store, attempts: Attempts) -> Plan:
+    """Return the plan without cells that ended several jobs; these get a record that says so."""
+    jobs = []
+    for job in plan.jobs:
+        if (count := attempts.of(job.cell)) < MOST_ATTEMPTS:
+            jobs.append(job)
+            continue
+        reason = (
+            f"{count} Slurm jobs ended while they measured it, without a record: most likely they exceeded "
+            f"the memory or the time of the job; see {CLUSTER}/{JOBS}"
+        )
+        store.write(Record.of(job, "crashed", reason, machine.name()))
+    return replace(plan, jobs=tuple(jobs))
+
+
+@contextlib.contextmanager
+def _ends(seconds: float) -> Iterator[threading.Event]:
+    """Raise KeyboardInterrupt in the body after so many seconds, or on SIGTERM.
+
+    The event that it yields is set in the first case: the job then requeues itself. A job that is preempted
+    is requeued by Slurm.
+    """
+    late = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    def end_in_time() -> None:
+        late.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # submitit's own handlers ignore SIGTERM
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    timer = threading.Timer(max(0.0, seconds), end_in_time)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _job() -> str:
+    """Return the number of this Slurm job, as squeue prints it."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", str(os.getpid()))
