@@ -91,14 +91,18 @@ def pending(cells: Iterable[Cell], sweep: Sweep, plan: Plan) -> tuple[list[Job],
     """Return the jobs that are left of these cells, in order, and the final records of the others."""
     jobs: list[Job] = []
     done: list[Record] = []
+    codes: dict[tuple[str, str | None], str] = {}
     for cell in order(cells, sweep.seed):
         task = cell.task_label
+        plugins = cell.label, cell.task
+        if plugins not in codes:
+            codes[plugins] = code_of(cell)
         predictions = plan.predictions_of(cell) if plan.predictions_of and task else None
         job = Job(
             cell=cell,
             limits=sweep.limits(cell.probe),
             data_dir=plan.data_dir if task else None,
-            code=code_of(cell),
+            code=codes[plugins],
             data=plan.data.get(task, ""),
             predictions=str(predictions) if predictions else None,
         )
