@@ -145,8 +145,17 @@ class _Driver:
     def submit(self, jobs: Sequence[Job]) -> None:
         """Submit the jobs that Slurm does not have, as far as it takes them now."""
         now = standing(self._ledger)
-        jobs = [job for job in jobs if job.cell.key not in now.alive and not self._give_up(job, now)]
-        new = without(bundles(self._sweep, jobs, self._settings), now.alive)
+        alive, often = now.alive, times_handed(now.submissions)
+        left = []
+        for job in jobs:
+            key = job.cell.key
+            if key in alive:
+                continue
+            if often.get(key, 0) - self._before.get(key, 0) < MOST_SUBMISSIONS:
+                left.append(job)
+            else:
+                self._give_up(job, now)
+        new = without(bundles(self._sweep, left, self._settings), alive)
         self._array = self._array or slurm.most_in_an_array()
         for _, group in groupby(sorted(new, key=lambda b: b.need, reverse=True), key=lambda b: b.need):
             alike = list(group)
@@ -188,11 +197,9 @@ class _Driver:
             minutes=bundle.need.minutes,
         )
 
-    def _give_up(self, job: Job, now: Standing) -> bool:
-        """True if the cell was submitted too often: a record then says how its last job ended."""
+    def _give_up(self, job: Job, now: Standing) -> None:
+        """Write a record of a cell that was submitted too often; it says how its last job ended."""
         key = job.cell.key
-        if times_handed(now.submissions).get(key, 0) - self._before.get(key, 0) < MOST_SUBMISSIONS:
-            return False
         last = next(
             submission.job_of(place)
             for submission in reversed(now.submissions)
@@ -207,18 +214,18 @@ class _Driver:
         record = Record.of(job, "interrupted", reason, machine.name())
         SharedStore(self._store.folder, [key]).write(record)
         self._final.add(key)
-        return True
 
     def wait(self, poll_s: float) -> None:
         """Wait until no job is left, and submit again what jobs left unfinished."""
         while True:
             now = standing(self._ledger)
             self._hear()
-            left = self._left([key for key in self._wanted if key not in now.alive])
+            alive = now.alive
+            left = self._left([key for key in self._wanted if key not in alive])
             self._tell(self._in_words(now))
             if left:
                 self.submit(left)
-            elif not now.alive & self._wanted.keys():
+            elif not alive & self._wanted.keys():
                 self._hear()
                 return
             time.sleep(poll_s)
