@@ -33,7 +33,7 @@ _RESERVE_S = 30.0  # before the time limit: what a stopped job needs to end by i
 class Order:
     """What one job is to do: the part of a sweep that a bundle is, and where the records go.
 
-    ``minutes`` is the job's time limit.
+    ``minutes`` is the job's time limit, which counts if squeue does not tell how much of it is left.
     """
 
     folder: str
@@ -49,7 +49,8 @@ def measure(order: Order) -> None:
     A job that reaches its time limit or is preempted stops the cell that it measures, and is requeued: it
     goes on with the rest, and a training with its checkpoint.
     """
-    end_s = float(os.environ.get("SLURM_JOB_END_TIME") or time.time() + 60.0 * order.minutes)
+    left_s = slurm.left_s(_job())
+    end_s = time.monotonic() + (60.0 * order.minutes if left_s is None else left_s)
     assert order.sweep.only is not None
     keys = order.sweep.only
     store = SharedStore(Path(order.folder), keys)
@@ -61,7 +62,7 @@ def measure(order: Order) -> None:
     if not plan.jobs:
         return
     executor = LocalExecutor()
-    with _ends(end_s - _RESERVE_S - time.time()) as late:
+    with _ends(end_s - _RESERVE_S - time.monotonic()) as late:
         try:
             loop.carry_out(order.sweep, store, plan, executor, attempts)
         except KeyboardInterrupt:

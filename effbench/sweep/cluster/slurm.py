@@ -116,6 +116,16 @@ def queue() -> dict[str, Queued] | None:
     return found
 
 
+def left_s(job: str) -> float | None:
+    """Return the seconds to the time limit of a running job; None if squeue does not tell."""
+    answer = _ask(["squeue", "--noheader", "--array", "--jobs", job, "--format", "%L"]) or ""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", answer.strip())
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((24.0 * days + hours) * 60 + minutes) * 60 + seconds
+
+
 def ending(job: str) -> str:
     """Return how a job ended, in Slurm's words: ``TIMEOUT on n2 (TimeLimit)``; "" if Slurm forgot it."""
     answer = _ask(["scontrol", "--oneliner", "show", "job", job]) or ""
