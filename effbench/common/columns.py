@@ -93,7 +93,7 @@ KNOWN: tuple[Column, ...] = (
     *_columns("computed", "count", "repeats"),
     *_columns("origin", "text", "machine code data"),
     *_columns("raw", "text", "probe warmed_up declared_order declared_memory_order implementation libraries"),
-    *_columns("raw", "text", "warnings allocator_in_force stopped no_ceiling torch started"),
+    *_columns("raw", "text", "warnings allocator_in_force stopped no_ceiling torch host slurm_job started"),
     *_columns("raw", "text", f"{SCORES} {VALIDATION_METRIC}"),
     *_columns("raw", "count", "repeat seed calls_per_sample test_correct test_examples train_examples"),
     *_columns("raw", "count", "resumed"),

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from effbench.common import machine, registry
+from effbench.common import host, registry
 from effbench.common.blame import fault_place
 from effbench.common.exits import Fault
 from effbench.common.processes import Messages, compiler_settings, environment, last_line, send
@@ -61,7 +61,7 @@ class LocalExecutor:
 
     def run(self, job: Job, progress: Progress) -> Record:
         """Measure in a child of the server; a child is killed when its time is over."""
-        unmeasured = Record.of(job, "crashed", machine=machine.name())
+        unmeasured = Record.of(job, "crashed", machine=host.identity())
         clock = time.monotonic()
         try:
             if self._server is None:
