@@ -91,6 +91,7 @@ KNOWN: tuple[Column, ...] = (
     *_columns("computed", "text", "decoder_self_attention decoder_cross_attention"),
     *_columns("exact", "share", "source_truncated_share target_truncated_share"),
     *_columns("computed", "count", "repeats"),
+    *_columns("computed", "text", "hosts"),
     *_columns("origin", "text", "machine code data"),
     *_columns("raw", "text", "probe warmed_up declared_order declared_memory_order implementation libraries"),
     *_columns("raw", "text", "warnings allocator_in_force stopped no_ceiling torch host slurm_job started"),
