@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from effbench.common import files, machine
+from effbench.common import files, host
 from effbench.common.spec import Cell, Job, Record, Status
 from effbench.records.analyse.summary import summarise
 from effbench.records.frame import raw_frame
@@ -318,7 +318,7 @@ class _Loop:
 
 
 def _unmeasured(job: Job, status: Status, reason: str) -> Record:
-    return Record.of(job, status, reason, machine.name())
+    return Record.of(job, status, reason, host.identity())
 
 
 def write_sweep(sweep: Sweep, folder: Path) -> None:

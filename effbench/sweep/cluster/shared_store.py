@@ -26,10 +26,13 @@ class SharedStore(Store):
     def __init__(self, folder: Path, keys: Collection[str]) -> None:
         super().__init__(folder)
         self._keys = frozenset(keys)
+        self._seen: dict[str, Record] = {}
 
     def read(self) -> tuple[list[Record], list[Problem]]:
         """Return the sound loose records of these cells. Damaged files are told by the folder's reader."""
-        return [record for path in self.paths() if (record := sound(path))], []
+        records = [record for path in self.paths() if (record := sound(path))]
+        self._seen = {record.cell.key: record for record in records}
+        return records, []
 
     def paths(self) -> list[Path]:
         """Return the record files of these cells."""
@@ -37,10 +40,15 @@ class SharedStore(Store):
         return [path for path in found if record_file.key_in(path.name) in self._keys]
 
     def write(self, record: Record) -> Path:
-        """Write a record, beside the first final one of the same code and data if there is one."""
+        """Write a record, beside the first final one of the same code and data if there is one.
+
+        A record that ``read`` returned is replaced: it was known when the cell was planned again, for example
+        since it is a time of another host than the rest of its repeat.
+        """
         first = sound(self.folder / RECORDS / record_file.name_of(record))
         same = first is not None and (first.code, first.data) == (record.code, record.data)
-        if first is None or not same or first.status in _MAY_FOLLOW:
+        known = first is not None and first == self._seen.get(record.cell.key)
+        if first is None or not same or known or first.status in _MAY_FOLLOW:
             return super().write(record)
         content = record_file.content_of(record)
         name = record_file.superseded_name(record_file.name_of(record), content)
