@@ -15,6 +15,7 @@ from effbench.sweep.sweep import Sweep
 # Beside the cells' own memory: the measuring process with torch and the one that starts it.
 BASE_BYTES = 2 * 2**30
 _START_S = 120.0  # of a job: Python, torch, slow disks
+RESERVE_S = 30.0  # before the time limit: what a stopped job needs to end by itself
 _ESTIMATES = 3.0  # times the estimate, which is rough, are asked for
 # Minutes that jobs ask for: few different values, so that many bundles fit into one array.
 _MINUTES = (5, 10, 20, 30, 60, 120, 240, 480, 960, 1440, 2880, 5760, 10080)
@@ -109,6 +110,11 @@ def _bundle(
     else:
         seconds = longest_s + _ESTIMATES * sum(estimate.seconds(cell) for cell in possible)
     most_s = settings.of(kind).most_s
+    if kind == "timing" and longest_s + RESERVE_S > most_s:
+        raise UsageError(
+            f"a cost may take {longest_s:g} s, which does not fit into jobs of at most {most_s:g} s: give a "
+            "longer --time-limit or a shorter --timeout"
+        )
     need = Need(
         kind=kind,
         cores=max(cell.threads for cell in planned),

@@ -276,8 +276,11 @@ class _Driver:
         key = job.cell.key
         self._final.add(key)
         store = SharedStore(self._store.folder, [key])
+        why = ""
         for record in store.read()[0]:
-            if (record.code, record.data) != (job.code, job.data) and record.status != "interrupted":
+            if record.status == "interrupted":
+                why = f"; {record.reason}"
+            elif (record.code, record.data) != (job.code, job.data):
                 self._say(
                     f"{job.cell.label} N={job.cell.seq_len}: the nodes measure other code or data than this "
                     f"machine has: {record.code} {record.data}, not {job.code} {job.data}"
@@ -292,7 +295,7 @@ class _Driver:
         how = slurm.ending(last) or "Slurm no longer knows how"
         reason = (
             f"{MOST_SUBMISSIONS} Slurm jobs ended without a record of it; the last one, {last}: {how}; "
-            f"its output is in {CLUSTER}/{JOBS}"
+            f"its output is in {CLUSTER}/{JOBS}{why}"
         )
         store.write(Record.of(job, "interrupted", reason, machine.name()))
 

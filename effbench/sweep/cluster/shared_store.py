@@ -28,7 +28,9 @@ class SharedStore(Store):
         self._keys = frozenset(keys)
 
     def read(self) -> tuple[list[Record], list[Problem]]:
-        """Return the sound loose records of these cells. Damaged files are told by the folder's reader."""
+        """Return the sound records of these cells. Damaged files are told by the folder's reader."""
+        if files.is_file(self.pack):
+            return [record for record in super().read()[0] if record.cell.key in self._keys], []
         return [record for path in self.paths() if (record := sound(path))], []
 
     def paths(self) -> list[Path]:
