@@ -322,8 +322,10 @@ def _run(
                 sweep, store, data_dir=data_dir, resume=resume, predictions=predictions, anywhere=on_cluster
             )
             outcome = measure(sweep, store, todo, progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         jobs = f" The jobs go on; effbench cancel {folder} ends them." if on_cluster else ""
+        if str(error):  # it says that the jobs were cancelled
+            jobs = f" {error}."
         print(
             f"interrupted; what was measured is in {folder}.{jobs} Run the same command again for the rest.",
             file=sys.stderr,

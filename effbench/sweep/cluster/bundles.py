@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from effbench.common.spec import Cell, Job, UsageError
@@ -15,6 +15,7 @@ from effbench.sweep.sweep import Sweep
 # Beside the cells' own memory: the measuring process with torch and the one that starts it.
 BASE_BYTES = 2 * 2**30
 _START_S = 120.0  # of a job: Python, torch, slow disks
+RESERVE_S = 30.0  # before the time limit: what a stopped job needs to end by itself
 _ESTIMATES = 3.0  # times the estimate, which is rough, are asked for
 # Minutes that jobs ask for: few different values, so that many bundles fit into one array.
 _MINUTES = (5, 10, 20, 30, 60, 120, 240, 480, 960, 1440, 2880, 5760, 10080)
@@ -44,10 +45,11 @@ class Bundle:
     """The cells of one job by key: ``planned`` are to be measured; ``possible`` adds their further repeats.
 
     The bundle of a cost is a block, so that everything that is compared is measured on one node; that of a
-    training is one cell.
+    training is one cell. ``block`` is the key of either: no two jobs may measure one block at the same time.
     """
 
     label: str
+    block: str
     need: Need
     planned: tuple[str, ...]
     possible: tuple[str, ...]
@@ -75,20 +77,29 @@ def bundles(sweep: Sweep, jobs: Iterable[Job], settings: Settings) -> list[Bundl
     wanted = {job.cell.key: job.cell for job in jobs}
     possible: dict[str, list[Cell]] = {}
     for cell in sweep.cells(most=True):
-        key = cell.key
-        if cell.probe != "accuracy" or key in wanted:
-            possible.setdefault(key if cell.probe == "accuracy" else block_of(cell), []).append(cell)
+        if cell.probe != "accuracy" or cell.key in wanted:
+            possible.setdefault(bundled_in(cell), []).append(cell)
     made = []
     estimate = Estimate()
-    for cells in possible.values():
+    for block, cells in possible.items():
         planned = [cell for cell in cells if cell.key in wanted]
         if planned:
-            made.append(_bundle(sweep, planned, cells, settings, estimate))
+            made.append(_bundle(sweep, block, planned, cells, settings, estimate))
     return sorted(made, key=lambda bundle: -bundle.need.minutes)
 
 
+def bundled_in(cell: Cell) -> str:
+    """Return the key of the block that is measured in one job with the cell."""
+    return cell.key if cell.probe == "accuracy" else block_of(cell)
+
+
 def _bundle(
-    sweep: Sweep, planned: Sequence[Cell], possible: Sequence[Cell], settings: Settings, estimate: Estimate
+    sweep: Sweep,
+    block: str,
+    planned: Sequence[Cell],
+    possible: Sequence[Cell],
+    settings: Settings,
+    estimate: Estimate,
 ) -> Bundle:
     first = planned[0]
     kind: Kind = "training" if first.probe == "accuracy" else "timing"
@@ -99,6 +110,11 @@ def _bundle(
     else:
         seconds = longest_s + _ESTIMATES * sum(estimate.seconds(cell) for cell in possible)
     most_s = settings.of(kind).most_s
+    if kind == "timing" and longest_s + RESERVE_S > most_s:
+        raise UsageError(
+            f"a cost may take {longest_s:g} s, which does not fit into jobs of at most {most_s:g} s: give a "
+            "longer --time-limit or a shorter --timeout"
+        )
     need = Need(
         kind=kind,
         cores=max(cell.threads for cell in planned),
@@ -110,6 +126,7 @@ def _bundle(
     label = f"{what} N={first.seq_len}" + (f" {first.task_label} #{first.repeat}" if first.task else "")
     return Bundle(
         label=label,
+        block=block,
         need=need,
         planned=tuple(cell.key for cell in planned),
         possible=tuple(cell.key for cell in possible),
@@ -120,8 +137,3 @@ def _minutes(seconds: float, most_s: float) -> int:
     """Return the minutes to ask for: the next of a few values, at most ``most_s``."""
     asked = next((m for m in _MINUTES if m * 60 >= seconds), math.ceil(seconds / 60))
     return max(1, min(asked, int(most_s // 60)))
-
-
-def without(bundles: Iterable[Bundle], keys: Collection[str]) -> list[Bundle]:
-    """Return the bundles that have none of these cells."""
-    return [bundle for bundle in bundles if not set(bundle.planned) & set(keys)]

@@ -5,6 +5,7 @@ It can be killed at any moment: the jobs go on, and the next call finds them thr
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,15 +13,16 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from effbench.common import machine
+from effbench.common import host
+from effbench.common.exits import Fault
 from effbench.common.spec import Job, Record, UsageError
 from effbench.common.wording import plural
 from effbench.records.store import Store
 from effbench.sweep import loop, planning
 from effbench.sweep.cluster import slurm
-from effbench.sweep.cluster.bundles import Bundle, Need, bundles, require_portable, without
+from effbench.sweep.cluster.bundles import Bundle, Need, bundled_in, bundles, require_portable
 from effbench.sweep.cluster.job_request import Settings
-from effbench.sweep.cluster.ledger import CLUSTER, JOBS, Ledger, Submission, times_handed
+from effbench.sweep.cluster.ledger import CLUSTER, JOBS, Ledger, Submission
 from effbench.sweep.cluster.node import MOST_ATTEMPTS, Order, measure
 from effbench.sweep.cluster.shared_store import SharedStore, sound
 from effbench.sweep.loop import Listener, Outcome
@@ -28,11 +30,18 @@ from effbench.sweep.planning import Plan
 from effbench.sweep.sweep import Sweep
 
 POLL_S = 5.0
-# A submission without a job may still be on its way to Slurm for so long after it was written down.
-GRACE_S = 60.0
-# How often a cell is submitted if its jobs end without a record of it.
+# A submission without a job may still be on its way to Slurm for so long after it was written down: while the
+# queue is full, sbatch itself tries again for two minutes, even if the command that called it was killed.
+GRACE_S = 180.0
+# Polls of the queue between two submissions that Slurm does not take.
+_POLLS_WHILE_BUSY = 6
+# How often a block is submitted if its jobs end without a new record.
 MOST_SUBMISSIONS = MOST_ATTEMPTS + 1
 Say = Callable[[str], None]
+
+
+class Cancelled(KeyboardInterrupt):
+    """``effbench cancel`` ended the sweep while this command waited for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +56,18 @@ class Standing:
 
     @property
     def alive(self) -> set[str]:
-        """Return the keys of the cells that a job may still measure."""
-        keys: set[str] = set()
-        for submission in self.submissions:
-            for place, handed in enumerate(submission.handed):
-                if self.queue is None or not submission.job or submission.job_of(place) in self.queue:
-                    keys.update(handed.keys)
-        return keys
+        """Return the keys of the blocks that a job may still measure."""
+        return {
+            handed.block
+            for submission in self.submissions
+            for place, handed in enumerate(submission.handed)
+            if self.queue is None or not submission.job or self.job(submission, place)
+        }
+
+    def job(self, submission: Submission, place: int) -> slurm.Queued | None:
+        """Return the job of a bundle if it is in the queue."""
+        found = (self.queue or {}).get(submission.job_of(place))
+        return found if found and found.name == submission.name else None
 
     def queued(self) -> list[slurm.Queued]:
         """Return the jobs of these submissions that are in the queue."""
@@ -62,25 +76,37 @@ class Standing:
 
 
 def standing(ledger: Ledger) -> Standing:
-    """Return what Slurm has of the ledger's submissions.
+    """Return what Slurm has of the ledger's submissions, without a change of the ledger."""
+    submissions = tuple(ledger.read())  # before the queue: what is submitted in between is not missed
+    return Standing(submissions=submissions, queue=slurm.queue())
 
-    A submission that was written down without its job (the command was killed) gets it from the queue. If it
-    is not there after a minute, it never reached Slurm, and is forgotten.
+
+def mend(ledger: Ledger) -> Standing:
+    """Return what Slurm has, and complete the ledger. Only for the one command that submits.
+
+    A submission that was written down without its job (the command was killed, or sbatch got no answer) gets
+    it from the queue. Jobs that were submitted and did not get their orders any more are ended. A submission
+    that is not in the queue after ``GRACE_S`` is not there at all, and is forgotten.
     """
-    queue = slurm.queue()
+    now = standing(ledger)
+    if now.queue is None:
+        return now
     known = []
-    for submission in ledger.read():
-        if not submission.job and queue is not None:
-            jobs = {
-                queued.job.partition("_")[0] for queued in queue.values() if queued.name == submission.name
-            }
-            if jobs:
-                submission = ledger.named(submission, min(jobs))
+    for submission in now.submissions:
+        if not submission.job:
+            numbers = [queued.number for queued in now.queue.values() if queued.name == submission.name]
+            if numbers:
+                found = replace(submission, job=min(numbers))
+                jobs = [found.job_of(place) for place in range(len(found.handed))]
+                if slurm.has_orders(ledger.folder / JOBS, jobs):
+                    submission = ledger.write(found)
+                else:
+                    slurm.cancel(set(numbers))
             elif time.time() - submission.made_s > GRACE_S:
                 ledger.forget(submission)
                 continue
         known.append(submission)
-    return Standing(submissions=tuple(known), queue=queue)
+    return replace(now, submissions=tuple(known))
 
 
 def run(
@@ -97,7 +123,8 @@ def run(
     """Have a plan measured by Slurm jobs, wait for them, and return the tables; None without ``wait``.
 
     Jobs of an earlier call that are still alive are waited for, not submitted again. Raises UsageError for
-    what cannot be run or what Slurm refuses, and KeyboardInterrupt while it waits: the jobs then go on.
+    what cannot be run or what Slurm refuses, and then leaves nothing behind. Raises KeyboardInterrupt while
+    it waits; the jobs then go on, except if it is Cancelled.
     """
     ledger = Ledger(store.folder)
     if plan.jobs:
@@ -107,21 +134,31 @@ def run(
         raise UsageError(
             f"{store.folder} has records of a run without Slurm, on another machine; choose another --out"
         )
+    is_new = not store.folder.exists()
     store.create()
     with store.lock():
-        driver = _Driver(sweep, store, plan, settings, listener, say, ledger)
+        driver = _Driver(sweep, store, plan, settings, listener, say, ledger, poll_s)
         if plan.jobs:
+            ledger.go_on()
             loop.write_sweep(sweep, store.folder)
             listener.planned(plan.jobs, plan.done, plan.problems)
-            driver.submit(plan.jobs)
+            try:
+                driver.submit(plan.jobs)
+            except UsageError:
+                driver.withdraw()
+                if is_new:
+                    shutil.rmtree(store.folder)
+                raise
             if not wait:
+                if driver.refused:
+                    say(f"not everything is submitted: {driver.refused}; the same command submits the rest")
                 return None
-            driver.wait(poll_s)
+            driver.wait()
         return loop.tables(store.read()[0], sweep, store)
 
 
 class _Driver:
-    """Submits jobs until every cell of the plan has a final record, or was submitted too often."""
+    """Submits jobs until every cell of the plan has a final record, or was submitted too often in vain."""
 
     def __init__(
         self,
@@ -132,39 +169,54 @@ class _Driver:
         listener: Listener,
         say: Say,
         ledger: Ledger,
+        poll_s: float,
     ) -> None:
         self._sweep, self._store, self._plan, self._settings = sweep, store, plan, settings
         self._listener, self._say, self._ledger = listener, say, ledger
+        self._poll_s = poll_s
         self._wanted = {job.cell.key: job for job in plan.jobs}
+        self._block = {key: bundled_in(job.cell) for key, job in self._wanted.items()}
         self._told: set[str] = set()  # cells whose record the listener knows
         self._final: set[str] = set()
-        self._before = times_handed(ledger.read())
-        self._array = 0
+        self._in_vain = Counter[str]()  # submissions of each block since its last record
+        self._own: list[Submission] = []  # the submissions of this call
+        self._most = self._array = 0  # bundles of one array: what Slurm allows, and what it takes now
+        self._not_before_s = 0.0  # Slurm is not asked again so soon after it took no more jobs
+        self.refused = ""  # why it took no more
         self._last = ""
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Submit the jobs that Slurm does not have, as far as it takes them now."""
-        now = standing(self._ledger)
-        alive, often = now.alive, times_handed(now.submissions)
+        now = mend(self._ledger)
+        alive = now.alive
         left = []
         for job in jobs:
-            key = job.cell.key
-            if key in alive:
+            block = self._block[job.cell.key]
+            if block in alive:
                 continue
-            if often.get(key, 0) - self._before.get(key, 0) < MOST_SUBMISSIONS:
+            if self._in_vain[block] < MOST_SUBMISSIONS:
                 left.append(job)
             else:
                 self._give_up(job, now)
-        new = without(bundles(self._sweep, left, self._settings), alive)
-        self._array = self._array or slurm.most_in_an_array()
-        for _, group in groupby(sorted(new, key=lambda b: b.need, reverse=True), key=lambda b: b.need):
+        self._most = self._most or slurm.most_in_an_array()
+        self._array = self._array or self._most
+        new = sorted(bundles(self._sweep, left, self._settings), key=lambda b: b.need, reverse=True)
+        for _, group in groupby(new, key=lambda b: b.need):
             alike = list(group)
-            for first in range(0, len(alike), self._array):
-                if not self._submit(alike[first : first + self._array]):
+            while alike:
+                self._heed_cancel()
+                if time.monotonic() < self._not_before_s:
                     return
+                some, alike = alike[: self._array], alike[self._array :]
+                if not self._submit(some):
+                    self._not_before_s = time.monotonic() + _POLLS_WHILE_BUSY * self._poll_s
+        self._heed_cancel()
 
     def _submit(self, some: Sequence[Bundle]) -> bool:
-        """Submit bundles of equal needs as one array; False if Slurm takes no more jobs now."""
+        """Submit bundles of equal needs as one array; False if Slurm takes no more jobs now.
+
+        A limit of jobs can be less than the array has: the next one is then half as long.
+        """
         need = some[0].need
         submission = self._ledger.intend(some)
         try:
@@ -178,14 +230,36 @@ class _Driver:
             )
         except slurm.Busy as error:
             self._ledger.forget(submission)
-            self._tell(f"Slurm takes no more jobs now: {error}. The rest is submitted later")
+            self._array = max(1, len(some) // 2)
+            self.refused = f"Slurm takes no more jobs now ({error})"
             return False
-        except UsageError:
+        except slurm.Unanswered as error:
+            self.refused = f"sbatch got no answer ({error})"
+            return False
+        except (UsageError, Fault):
             self._ledger.forget(submission)
             raise
-        self._ledger.named(submission, job)
+        self._own.append(self._ledger.write(replace(submission, job=job)))
+        self.refused = ""
+        self._array = min(self._most, 2 * self._array)
+        self._in_vain.update(bundle.block for bundle in some)
         self._tell(f"job {job}: {plural(len(some), 'bundle')}, each with {in_words(need)}")
         return True
+
+    def withdraw(self) -> None:
+        """End what this call submitted, wait for the end, and forget it."""
+        names = {submission.name for submission in self._own}
+        slurm.cancel(submission.job for submission in self._own)
+        while any(queued.name in names for queued in (slurm.queue() or {}).values()):
+            time.sleep(self._poll_s)
+        for submission in self._own:
+            self._ledger.forget(submission)
+
+    def _heed_cancel(self) -> None:
+        """Raise Cancelled if ``effbench cancel`` was called, and end what it did not see."""
+        if self._ledger.is_cancelled():
+            slurm.cancel({queued.number for queued in standing(self._ledger).queued()})
+            raise Cancelled("effbench cancel ended its jobs")
 
     def _order(self, bundle: Bundle) -> Order:
         data_dir = self._plan.data_dir
@@ -198,44 +272,59 @@ class _Driver:
         )
 
     def _give_up(self, job: Job, now: Standing) -> None:
-        """Write a record of a cell that was submitted too often; it says how its last job ended."""
+        """Write a record of a cell that was submitted too often in vain; it says how its last job ended."""
         key = job.cell.key
+        self._final.add(key)
+        store = SharedStore(self._store.folder, [key])
+        why = ""
+        for record in store.read()[0]:
+            if record.status == "interrupted":
+                why = f"; {record.reason}"
+            elif (record.code, record.data) != (job.code, job.data):
+                self._say(
+                    f"{job.cell.label} N={job.cell.seq_len}: the nodes measure other code or data than this "
+                    f"machine has: {record.code} {record.data}, not {job.code} {job.data}"
+                )
+                return
         last = next(
             submission.job_of(place)
             for submission in reversed(now.submissions)
             for place, handed in enumerate(submission.handed)
-            if key in handed.keys
+            if handed.block == self._block[key]
         )
         how = slurm.ending(last) or "Slurm no longer knows how"
         reason = (
             f"{MOST_SUBMISSIONS} Slurm jobs ended without a record of it; the last one, {last}: {how}; "
-            f"its output is in {CLUSTER}/{JOBS}"
+            f"its output is in {CLUSTER}/{JOBS}{why}"
         )
-        record = Record.of(job, "interrupted", reason, machine.name())
-        SharedStore(self._store.folder, [key]).write(record)
-        self._final.add(key)
+        store.write(Record.of(job, "interrupted", reason, host.identity()))
 
-    def wait(self, poll_s: float) -> None:
-        """Wait until no job is left, and submit again what jobs left unfinished."""
+    def wait(self) -> None:
+        """Wait until no job is left, and submit again what jobs left unfinished. Raises Cancelled."""
         while True:
-            now = standing(self._ledger)
+            self._heed_cancel()
+            now = mend(self._ledger)
             self._hear()
             alive = now.alive
-            left = self._left([key for key in self._wanted if key not in alive])
+            left = self._left([key for key in self._wanted if self._block[key] not in alive])
             self._tell(self._in_words(now))
             if left:
                 self.submit(left)
-            elif not alive & self._wanted.keys():
+            elif alive.isdisjoint(self._block.values()):
                 self._hear()
                 return
-            time.sleep(poll_s)
+            time.sleep(self._poll_s)
 
     def _hear(self) -> None:
         """Give the listener the records that were written meanwhile."""
         for path in SharedStore(self._store.folder, self._wanted.keys() - self._told).paths():
             record = sound(path)
-            if record is not None and record.status != "interrupted":
-                self._told.add(record.cell.key)
+            if record is None or record.status == "interrupted":
+                continue
+            job = self._wanted[record.cell.key]
+            if (record.code, record.data) == (job.code, job.data):
+                self._told.add(job.cell.key)
+                self._in_vain[self._block[job.cell.key]] = 0
                 self._listener.finished(record)
 
     def _left(self, ended: Iterable[str]) -> list[Job]:
@@ -252,14 +341,16 @@ class _Driver:
             return "squeue does not answer: everything that was submitted counts as running"
         queued = now.queued()
         running = [one for one in queued if one.state == "RUNNING"]
-        waiting = Counter(one.reason for one in queued if one.state == "PENDING")
+        waiting = Counter(one.why for one in queued if one.state == "PENDING")
         nodes = ", ".join(sorted({one.nodes for one in running}))
         parts = [f"{len(self._told)} of {plural(len(self._wanted), 'cell')} measured"]
         if running:
             parts.append(f"{plural(len(running), 'job')} running on {nodes}")
         if waiting:
-            why = ", ".join(f"{count} {reason}" for reason, count in waiting.most_common(3))
-            parts.append(f"{plural(waiting.total(), 'job')} waiting ({why})")
+            why = ", ".join(f"{count} {reason}" for reason, count in waiting.most_common(3) if reason)
+            parts.append(f"{plural(waiting.total(), 'job')} waiting" + (f" ({why})" if why else ""))
+        if self.refused:
+            parts.append(f"{self.refused}; the rest is submitted later")
         return "; ".join(parts)
 
     def _tell(self, text: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from effbench.sweep.cluster.bundles import Bundle, Need
 CLUSTER = "cluster"  # the folder of the ledger, inside the results folder
 JOBS = "jobs"  # in it: what submitit hands over, and the output of each job
 PREFIX = "effbench-"  # of the names of jobs in the queue
+_CANCELLED = "cancelled"  # in the ledger's folder: the sweep was cancelled
 
 
 @dataclass(frozen=True, kw_only=True)
 class Handed:
-    """A bundle in the ledger: its label and the keys of its cells."""
+    """A bundle in the ledger: its label, the key of its block, and the keys of its planned cells."""
 
     label: str
+    block: str
     keys: tuple[str, ...]
 
 
@@ -62,7 +64,9 @@ class Ledger:
 
     def intend(self, bundles: Sequence[Bundle]) -> Submission:
         """Write down what is submitted next and return it; it has no job yet."""
-        handed = tuple(Handed(label=bundle.label, keys=bundle.planned) for bundle in bundles)
+        handed = tuple(
+            Handed(label=bundle.label, block=bundle.block, keys=bundle.planned) for bundle in bundles
+        )
         name = f"{PREFIX}{uuid.uuid4().hex[:12]}"
         return self.write(Submission(name=name, need=bundles[0].need, handed=handed, made_s=time.time()))
 
@@ -76,10 +80,6 @@ class Ledger:
             raise Fault(f"cannot write {path}: {why(error)}") from error
         return submission
 
-    def named(self, submission: Submission, job: str) -> Submission:
-        """Add the number of the job to a submission."""
-        return self.write(replace(submission, job=job))
-
     def forget(self, submission: Submission) -> None:
         """Remove a submission that Slurm refused."""
         (self.folder / f"{submission.name}.json").unlink(missing_ok=True)
@@ -87,24 +87,39 @@ class Ledger:
     def read(self) -> list[Submission]:
         """Return all submissions, the oldest first. Raises UsageError for a damaged file, with its name."""
         paths = files.entries(self.folder) if self.exists() else []
-        found = [_read(path) for path in paths if path.suffix == ".json" and not path.name.startswith(".")]
+        found = []
+        for path in paths:
+            if path.suffix == ".json" and not path.name.startswith("."):
+                try:
+                    found.append(_read(path))
+                except UsageError:
+                    if path.exists():  # else it was forgotten meanwhile
+                        raise
         return sorted(found, key=lambda submission: (submission.made_s, submission.name))
 
+    def cancel(self) -> None:
+        """Tell the command that submits for this folder, if one runs, to end. Raises Fault."""
+        try:
+            files.replace(self.folder / _CANCELLED, b"")
+        except OSError as error:
+            raise Fault(f"cannot write {self.folder / _CANCELLED}: {why(error)}") from error
 
-def times_handed(submissions: Iterable[Submission]) -> dict[str, int]:
-    """Return how often each cell was submitted, by its key."""
-    counts: dict[str, int] = {}
-    for submission in submissions:
-        for handed in submission.handed:
-            for key in handed.keys:
-                counts[key] = counts.get(key, 0) + 1
-    return counts
+    def go_on(self) -> None:
+        """Take back ``cancel``."""
+        (self.folder / _CANCELLED).unlink(missing_ok=True)
+
+    def is_cancelled(self) -> bool:
+        """True if ``cancel`` was called and not taken back."""
+        return (self.folder / _CANCELLED).exists()
 
 
 def _read(path: Path) -> Submission:
     try:
         data: Any = parse_json(files.read_text(path, most=256 * 2**20))
-        handed = tuple(Handed(label=str(h["label"]), keys=tuple(map(str, h["keys"]))) for h in data["handed"])
+        handed = tuple(
+            Handed(label=str(h["label"]), block=str(h["block"]), keys=tuple(map(str, h["keys"])))
+            for h in data["handed"]
+        )
         return Submission(
             name=str(data["name"]),
             need=Need(**data["need"]),

@@ -8,16 +8,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from effbench.common import files, machine
+from effbench.common import files, host
 from effbench.common.spec import Cell, Job, Record
 from effbench.records.store import Problem, Store
 from effbench.sweep import loop, planning
 from effbench.sweep.cluster import slurm
+from effbench.sweep.cluster.bundles import RESERVE_S
 from effbench.sweep.cluster.ledger import CLUSTER, JOBS
 from effbench.sweep.cluster.shared_store import SharedStore
 from effbench.sweep.local import LocalExecutor
@@ -26,7 +27,6 @@ from effbench.sweep.sweep import Sweep
 
 ATTEMPTS = "attempts"  # in the ledger's folder: one empty file while a cell is measured
 MOST_ATTEMPTS = 2  # jobs that may end while they measure one cell, before it counts as crashed
-_RESERVE_S = 30.0  # before the time limit: what a stopped job needs to end by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,8 @@ def measure(order: Order) -> None:
     """Measure what is left of a bundle. Called by submitit in a Slurm job.
 
     A job that reaches its time limit or is preempted stops the cell that it measures, and is requeued: it
-    goes on with the rest, and a training with its checkpoint.
+    goes on with the rest, and a training with its checkpoint. A job that reaches its time limit without a
+    record or a checkpoint is not requeued, since the next one would not come further.
     """
     left_s = slurm.left_s(_job())
     end_s = time.monotonic() + (60.0 * order.minutes if left_s is None else left_s)
@@ -58,17 +59,24 @@ def measure(order: Order) -> None:
     plan = planning.plan(
         order.sweep, store, data_dir=order.data_dir, predictions=order.predictions, anywhere=True
     )
-    plan = _without_deadly(plan, store, attempts)
+    plan = _without_deadly(order.sweep, plan, store, attempts)
     if not plan.jobs:
         return
     executor = LocalExecutor()
-    with _ends(end_s - _RESERVE_S - time.monotonic()) as late:
+    before = _checkpoints(store, plan)
+    with _ends(end_s - RESERVE_S - time.monotonic()) as late:
         try:
             loop.carry_out(order.sweep, store, plan, executor, attempts)
         except KeyboardInterrupt:
-            attempts.interrupted()
-            if late.is_set():
+            stopped = attempts.interrupted()
+            if late.is_set() and (attempts.wrote or _checkpoints(store, plan) != before):
                 slurm.requeue(_job())
+            elif late.is_set() and stopped:
+                reason = (
+                    f"neither a record nor a checkpoint came of it within {order.minutes} minutes, the time "
+                    "limit of its Slurm job: give a longer --time-limit"
+                )
+                store.write(Record.of(stopped, "interrupted", reason, host.identity()))
             sys.exit(1)
         finally:
             executor.close()
@@ -79,7 +87,8 @@ class Attempts(loop.Silent):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / CLUSTER / ATTEMPTS
-        self._current: Path | None = None
+        self._current: Job | None = None
+        self.wrote = False  # a record
 
     def planned(self, jobs: Sequence[Job], done: Sequence[Record], problems: Sequence[Problem]) -> None:
         """Make the folder."""
@@ -87,40 +96,59 @@ class Attempts(loop.Silent):
 
     def began(self, job: Job, eta_s: float) -> None:
         """Leave the file of the cell."""
-        self._current = self._folder / f"{job.cell.key}.{_job()}"
-        files.replace(self._current, b"")
+        self._current = job
+        files.replace(self._file(job), b"")
 
     def finished(self, record: Record) -> None:
         """Remove the file: the record is written."""
+        self.wrote |= record.status != "interrupted"
         self.interrupted()
 
-    def interrupted(self) -> None:
-        """Remove the file of the current cell, if there is one: the job ends in order."""
-        if self._current is not None:
-            self._current.unlink(missing_ok=True)
-            self._current = None
+    def interrupted(self) -> Job | None:
+        """Remove the file of the current cell, if there is one, and return its job: all ends in order."""
+        stopped, self._current = self._current, None
+        if stopped is not None:
+            self._file(stopped).unlink(missing_ok=True)
+        return stopped
 
-    def of(self, cell: Cell) -> int:
-        """Return how many other jobs ended while they measured the cell. A requeued job is the same job."""
-        found = {
-            path.name.split(".")[1] for path in self._folder.glob(f"{cell.key}.*") if path.name[0] != "."
-        }
-        return len(found - {_job()})
+    def of(self, cells: Iterable[Cell]) -> int:
+        """Return how many other jobs ended while they measured one of these cells.
+
+        A requeued job is the same job.
+        """
+        keys = {cell.key for cell in cells}
+        names = [path.name.split(".") for path in self._folder.glob("[!.]*")]
+        return len({job for key, job in names if key in keys} - {_job()})
+
+    def _file(self, job: Job) -> Path:
+        return self._folder / f"{job.cell.key}.{_job()}"
 
 
-def _without_deadly(plan: Plan, store: Store, attempts: Attempts) -> Plan:
-    """Return the plan without cells that ended several jobs; these get a record that says so."""
+def _without_deadly(part: Sweep, plan: Plan, store: Store, attempts: Attempts) -> Plan:
+    """Return the plan without the mechanisms that ended several jobs; their cells get a record that says so.
+
+    All cells of one mechanism count together: else each of its repeats would end several jobs.
+    """
+    alike: dict[tuple[str, str], list[Cell]] = {}
+    for cell in part.cells(most=True):
+        alike.setdefault((cell.label, cell.compile), []).append(cell)
     jobs = []
     for job in plan.jobs:
-        if (count := attempts.of(job.cell)) < MOST_ATTEMPTS:
+        if (count := attempts.of(alike[job.cell.label, job.cell.compile])) < MOST_ATTEMPTS:
             jobs.append(job)
             continue
         reason = (
-            f"{count} Slurm jobs ended while they measured it, without a record: most likely they exceeded "
-            f"the memory or the time of the job; see {CLUSTER}/{JOBS}"
+            f"{count} Slurm jobs ended while they measured this mechanism, without a record: most likely "
+            f"they exceeded the memory of the job; see {CLUSTER}/{JOBS}"
         )
-        store.write(Record.of(job, "crashed", reason, machine.name()))
+        store.write(Record.of(job, "crashed", reason, host.identity()))
     return replace(plan, jobs=tuple(jobs))
+
+
+def _checkpoints(store: Store, plan: Plan) -> list[int]:
+    """Return when the checkpoint of each training was written, 0 if there is none."""
+    paths = [store.checkpoint(job.cell) for job in plan.jobs if job.cell.probe == "accuracy"]
+    return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
 
 
 @contextlib.contextmanager

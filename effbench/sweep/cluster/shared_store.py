@@ -29,8 +29,11 @@ class SharedStore(Store):
         self._seen: dict[str, Record] = {}
 
     def read(self) -> tuple[list[Record], list[Problem]]:
-        """Return the sound loose records of these cells. Damaged files are told by the folder's reader."""
-        records = [record for path in self.paths() if (record := sound(path))]
+        """Return the sound records of these cells. Damaged files are told by the folder's reader."""
+        if files.is_file(self.pack):
+            records = [record for record in super().read()[0] if record.cell.key in self._keys]
+        else:
+            records = [record for path in self.paths() if (record := sound(path))]
         self._seen = {record.cell.key: record for record in records}
         return records, []
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import math
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from effbench.common.exits import Fault
+from effbench.common.files import why
 from effbench.common.spec import UsageError
 from effbench.common.wording import one_line
 from effbench.sweep.cluster.bundles import Need
@@ -26,25 +29,42 @@ _ARRAY = 1001  # Slurm's own default of MaxArraySize
 _MOST_IN_AN_ARRAY = 1000
 # What sbatch says when it may accept the same submission later.
 _LATER = re.compile(
-    r"Max(Submit|Job)|JobLimit|job submit limit|temporarily|timed out|Unable to contact|Connection refused|"
-    r"try again|slurmctld|Socket",
-    re.IGNORECASE,
+    r"job submit limit|temporarily|queue full|Unable to contact|Connection refused|try again", re.IGNORECASE
 )
+# The limit of an account or a QOS, which sbatch names before it says that the job violates a policy.
+_LIMIT = re.compile(r"\b(?:Assoc|QOS)\w+")
+# What sbatch says when it sent the submission and got no answer.
+_NO_ANSWER = re.compile(
+    r"timed out|zero bytes|send/recv|message (send|receive)|unexpected message|end of file", re.IGNORECASE
+)
+_ORDERS = ("[0-9a-f]" * 32 + ".pkl", ".submission_file_*.sh")  # submitit's files before sbatch has a number
 
 
 class Busy(Exception):
     """Slurm does not take a submission now, but may later; the text is Slurm's own."""
 
 
+class Unanswered(Exception):
+    """Slurm's answer to a submission was lost: the jobs may be in the queue or not."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Queued:
-    """A job in the queue: its number, name, state (``PENDING``, ``RUNNING`` ...), nodes, and why it waits."""
+    """A job in the queue: its number, name, state (``PENDING``, ``RUNNING`` ...), nodes, and why it waits.
+
+    ``why`` is Slurm's word, "" if it names none.
+    """
 
     job: str
     name: str
     state: str
     nodes: str
-    reason: str
+    why: str
+
+    @property
+    def number(self) -> str:
+        """Return the number of the job, or of the whole array that it belongs to."""
+        return self.job.partition("_")[0]
 
 
 def require() -> None:
@@ -65,7 +85,8 @@ def submit(
 ) -> str:
     """Submit an array of jobs, each a function with its arguments, and return the array's number.
 
-    Raises Busy if Slurm may take it later, and UsageError with Slurm's message if it refuses it.
+    Raises Busy if Slurm may take it later, Unanswered if nobody knows whether it did, UsageError with Slurm's
+    message if it refuses it, and Fault if the disk is full.
     """
     import submitit
 
@@ -92,14 +113,42 @@ def submit(
             wanted[option] = value
     executor.update_parameters(**wanted, additional_parameters={"requeue": True, **request.extra})
     try:
-        with executor.batch():
+        # submitit prints what sbatch prints; the exception has it too
+        with _outside_a_job(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
             jobs = [executor.submit(call[0], *call[1:]) for call in calls]
         return str(jobs[0].job_id).partition("_")[0]
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+    except submitit.core.utils.FailedSubmissionError as error:
+        raise Unanswered(one_line(str(error), 300)) from None
+    except submitit.core.utils.FailedJobError as error:
         text = one_line(_sbatch_says(str(error)), 300)
-        if _LATER.search(text):
+        if not text or _NO_ANSWER.search(text):
+            raise Unanswered(text or "sbatch was killed") from None
+        if _may_be_taken_later(text):
             raise Busy(text) from None
         raise UsageError(f"Slurm refuses the job: {text}") from None
+    except OSError as error:
+        raise Fault(f"cannot write the orders of jobs into {folder}: {why(error)}") from error
+    finally:
+        for pattern in _ORDERS:
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
+def has_orders(folder: Path, jobs: Iterable[str]) -> bool:
+    """True if the order of each of these jobs is in the folder; submitit puts it there after sbatch."""
+    return all((folder / f"{job}_submitted.pkl").exists() for job in jobs)
+
+
+@contextlib.contextmanager
+def _outside_a_job() -> Iterator[None]:
+    """Hide that this process runs in a Slurm job itself: a new job would inherit the old one's numbers."""
+    hidden = {name: os.environ.pop(name) for name in tuple(os.environ) if name.startswith("SLURM_")}
+    if conf := hidden.get("SLURM_CONF"):
+        os.environ["SLURM_CONF"] = conf
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def queue() -> dict[str, Queued] | None:
@@ -112,7 +161,8 @@ def queue() -> dict[str, Queued] | None:
     for line in answer.splitlines():
         job, name, state, nodes, reason = (line.split("|", 4) + [""] * 5)[:5]
         if name.startswith(PREFIX):
-            found[job] = Queued(job=job, name=name, state=state, nodes=nodes, reason=reason)
+            why = "" if reason == "None" else reason
+            found[job] = Queued(job=job, name=name, state=state, nodes=nodes, why=why)
     return found
 
 
@@ -164,6 +214,11 @@ def _ask(command: list[str]) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout if answer.returncode == 0 else None
+
+
+def _may_be_taken_later(text: str) -> bool:
+    limit = _LIMIT.search(text)
+    return "Submit" in limit[0] if limit else bool(_LATER.search(text))
 
 
 def _sbatch_says(text: str) -> str:

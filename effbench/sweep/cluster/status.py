@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from effbench.common.exits import Fault
 from effbench.common.spec import Record, UsageError
 from effbench.records.store import Problem, Store
 from effbench.sweep.cluster import slurm
@@ -64,11 +65,17 @@ def status(folder: Path) -> Status:
 
 
 def cancel(folder: Path) -> int:
-    """End the jobs of a results folder and return how many they were. Raises UsageError and Fault."""
+    """End the jobs of a results folder and return how many they were. Raises UsageError and Fault.
+
+    An effbench run that waits for them ends too.
+    """
     now = _standing(folder)
-    jobs = [queued.job for queued in now.queued()]
-    slurm.cancel(jobs)
-    return len(jobs)
+    if now.queue is None:
+        raise Fault("squeue does not answer, so that no job was ended; try again")
+    Ledger(folder).cancel()
+    queued = _standing(folder).queued()  # again: that run may have submitted meanwhile
+    slurm.cancel({job.number for job in queued})
+    return len(queued)
 
 
 def _standing(folder: Path) -> Standing:
@@ -91,9 +98,9 @@ def _open_bundles(now: Standing, final: set[str]) -> Sequence[BundleStatus]:
                 continue
             seen |= left
             job = submission.job_of(place)
-            queued = (now.queue or {}).get(job)
+            queued = now.job(submission, place)
             if queued is not None:
-                state, nodes, reason = queued.state, queued.nodes, queued.reason
+                state, nodes, reason = queued.state, queued.nodes, queued.why
             elif now.queue is None:
                 state, nodes, reason = "UNKNOWN", "", "squeue does not answer"
             elif not submission.job:
@@ -106,7 +113,7 @@ def _open_bundles(now: Standing, final: set[str]) -> Sequence[BundleStatus]:
                     job=job,
                     state=state,
                     nodes=nodes,
-                    reason="" if reason == "None" else reason,
+                    reason=reason,
                     done=len(handed.keys) - len(left),
                     cells=len(handed.keys),
                 )
