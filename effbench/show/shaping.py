@@ -14,9 +14,9 @@ from effbench.common import columns
 from effbench.common.spec import UsageError
 from effbench.common.wording import one_line, shown
 from effbench.records.analyse.winners import fastest
+from effbench.records.table_files import SERIES
 from effbench.show.tables import SHAPE, interval_columns, labels
 
-SERIES = "samples_"
 _LONGEST = 1000  # characters of a condition
 _KEYS = ("mechanism", "options", "task", "mode", "seq_len", "probe", "repeat")
 # What a condition may consist of: comparisons of columns and constants; no call, no attribute, no index.
