@@ -48,7 +48,7 @@ def export(selection: Selection, out: str | None) -> str:
         from mlflow.exceptions import MlflowException
 
         uri = get_tracking_uri() if out is None else out
-        _check(uri)
+        _check(uri, "$MLFLOW_TRACKING_URI" if out is None else "--out")
         shown_uri = re.sub(r"//[^/@]*@", "//", uri)  # without a password
         try:
             client = MlflowClient(tracking_uri=uri)
@@ -79,7 +79,8 @@ def export(selection: Selection, out: str | None) -> str:
 def _quiet() -> Iterator[None]:
     """Send nothing about the use of MLflow to anybody, and leave its logs and its own warnings out."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its default waits for four minutes
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # a line per run, with its password
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its default waits for four minutes
     logs = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [log.level for log in logs]
     with warnings.catch_warnings():
@@ -96,12 +97,13 @@ def _quiet() -> Iterator[None]:
                 log.setLevel(level)
 
 
-def _check(uri: str) -> None:
+def _check(uri: str, source: str) -> None:
     """Raise UsageError for what is no tracking URI, and for a database that is not MLflow's."""
+    given = f"{source} {shown(uri)}"
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri) and uri != "databricks":
-        raise UsageError(
-            f"--out {shown(uri)} is not a tracking URI: write sqlite:///FILE or http://HOST:PORT"
-        )
+        raise UsageError(f"{given} is not a tracking URI: write sqlite:///FILE or http://HOST:PORT")
+    if re.fullmatch(r"sqlite:/{0,3}(:memory:)?", uri):
+        raise UsageError(f"{given} names no file: write sqlite:///FILE")
     if re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri):
         for package in ("sqlalchemy", "alembic"):
             require(package, "mlflow")
@@ -110,9 +112,9 @@ def _check(uri: str) -> None:
     path = Path(uri.removeprefix(_SQLITE).partition("?")[0])
     try:
         if not path.absolute().parent.is_dir():
-            raise UsageError(f"--out {shown(uri)}: its folder is not there")
+            raise UsageError(f"{given}: its folder is not there")
         if path.is_dir():
-            raise UsageError(f"--out {shown(uri)}: is a folder")
+            raise UsageError(f"{given}: is a folder")
         if not path.exists() or path.stat().st_size == 0:
             return
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as base:
@@ -120,9 +122,9 @@ def _check(uri: str) -> None:
     except (OSError, ValueError, sqlite3.Error) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"--out {shown(uri)}: {why(error)}") from None
+        raise UsageError(f"{given}: {why(error)}") from None
     if not {"alembic_version", "experiments", "runs"} <= tables:
-        raise UsageError(f"--out {shown(uri)}: is a database, but not one of MLflow")
+        raise UsageError(f"{given}: is a database, but not one of MLflow")
 
 
 def _experiment(client: MlflowClient) -> str:

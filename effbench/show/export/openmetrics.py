@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PREFIX = "effbench_"
 ORIGIN, STATUS, CONFIGURATION = f"{PREFIX}origin", f"{PREFIX}status", f"{PREFIX}configuration"
+ENDED = f"{PREFIX}ended_timestamp_seconds"
 # The end of a column's name, and the unit as OpenMetrics spells it.
 _UNITS = {
     "_per_s": "per_second",
@@ -32,6 +33,8 @@ _UNITS = {
 
 def text(selection: Selection) -> bytes:
     """Return a gauge for each number of the summary, a state set of statuses, and information metrics.
+
+    Samples have no time, so that a scraper gives them its own; ``effbench_ended_timestamp_seconds`` has it.
 
     The labels of a sample are what was measured and ``origin``, which refers to
     ``effbench_origin_info``: machine, code, data, folder.
@@ -58,7 +61,7 @@ def metric_names(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     "" for a column without one.
     """
     found: dict[str, tuple[str, str]] = {}
-    taken = {ORIGIN, f"{ORIGIN}_info", STATUS, CONFIGURATION, f"{CONFIGURATION}_info"}
+    taken = {ORIGIN, f"{ORIGIN}_info", STATUS, CONFIGURATION, f"{CONFIGURATION}_info", ENDED}
     for name, safe in safe_names(names).items():
         end = next((end for end in _UNITS if safe.endswith(end)), "")
         unit = _UNITS[end] if end else "ratio" if columns.column(name).unit == "share" else ""
@@ -94,7 +97,11 @@ def _metrics(rows: Sequence[Configuration]) -> list[Metric]:
             if name in row.numbers:
                 gauge.add_sample(full, _labels(row), float(row.numbers[name]))
         gauges.append(gauge)
-    return [origin, status, texts, *gauges]
+    ended = Metric(ENDED, "When the last record of the configuration ended.", "gauge", "seconds")
+    for row in rows:
+        if row.ended is not None:
+            ended.add_sample(ENDED, _labels(row), row.ended.timestamp())
+    return [origin, status, texts, ended, *gauges]
 
 
 def _labels(row: Configuration) -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,15 @@ def export(selection: Selection, out: str | None) -> str:
     _check(place)
     runs = configurations(selection)
     os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when wandb is imported; else errors are sent
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        counts = _write_all(runs, place)
+    done = ", ".join(f"{count} {what}" for what, count in counts.items())
+    return f"runs in {place / FOLDER}: {done}; wandb sync uploads them"
+
+
+def _write_all(runs: Sequence[Configuration], place: Path) -> dict[str, int]:
+    """Write the runs that are not there yet and return how many were written, replaced or left."""
     import wandb
 
     counts = {"written": 0, "replaced": 0, "unchanged": 0}
@@ -55,8 +65,7 @@ def export(selection: Selection, out: str | None) -> str:
         raise Fault(one_line(f"W&B failed, export again to go on: {error}", MESSAGE)) from None
     finally:
         wandb.teardown()
-    done = ", ".join(f"{count} {what}" for what, count in counts.items())
-    return f"runs in {place / FOLDER}: {done}; wandb sync uploads them"
+    return counts
 
 
 def _check(place: Path) -> None:
