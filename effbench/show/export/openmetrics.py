@@ -39,11 +39,16 @@ def text(selection: Selection) -> bytes:
     The labels of a sample are what was measured and ``origin``, which refers to
     ``effbench_origin_info``: machine, code, data, folder.
     """
+    return written(configurations(selection)).encode()
+
+
+def written(rows: Sequence[Configuration]) -> str:
+    """Return the text of these configurations."""
     from prometheus_client import CollectorRegistry
     from prometheus_client.openmetrics.exposition import generate_latest
     from prometheus_client.registry import Collector
 
-    metrics = _metrics(configurations(selection))
+    metrics = _metrics(rows)
 
     class Summary(Collector):
         def collect(self) -> Iterable[Metric]:
@@ -51,7 +56,7 @@ def text(selection: Selection) -> bytes:
 
     registry = CollectorRegistry()
     registry.register(Summary())
-    return bytes(generate_latest(registry))
+    return str(generate_latest(registry).decode())
 
 
 def metric_names(names: Iterable[str]) -> dict[str, tuple[str, str]]:
