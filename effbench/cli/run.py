@@ -113,7 +113,18 @@ def run(
         str | None,
         value("TIME", "Time limit of the whole run: 10m. The same command continues it.", LIMITS),
     ] = None,
-    out: Annotated[Path | None, value("DIR", "Results folder. Default: results/NAME.", OUTPUT)] = None,
+    shard: Annotated[
+        str | None,
+        value(
+            "I/N",
+            "Measure one part of N, such as 3/8: whole blocks. effbench merge joins the folders.",
+            LIMITS,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        value("DIR", "Results folder. Default: results/NAME, of a shard results/NAME-IofN.", OUTPUT),
+    ] = None,
     resume: Annotated[
         bool,
         flag(
@@ -154,6 +165,9 @@ def run(
 
     sweep = _resolve(preset, config, given(context, AXES), timeout, memory_limit, budget, seed)
     folder = out or Path("results") / sweep.name
+    if shard is not None:
+        sweep, suffix = _shard(sweep, shard)
+        folder = out or folder.with_name(f"{folder.name}{suffix}")
     one_of("isolate", isolate, EXECUTORS)
     if seq_len is not None and not quiet:
         _warn_of_training_lengths(sweep, asked=probe is not None or bool(task))
@@ -192,6 +206,19 @@ def _resolve(
         changed = replace(changed, budget_s=parse_time_s(budget))
     changed.cells()  # raises for what cannot be a cell, before anything starts
     return changed
+
+
+def _shard(sweep: Sweep, text: str) -> tuple[Sweep, str]:
+    """Return the shard of a sweep, and what distinguishes the name of its folder; say how large it is."""
+    from effbench.sweep import parts
+
+    number, count = parts.parse_shard(text)
+    mine = parts.shard(sweep, number, count)
+    cells, every = mine.cells(), sweep.cells()
+    blocks = f"{len(parts.blocks_of(cells))} of {plural(len(parts.blocks_of(every)), 'block')}"
+    size = f"{blocks}, {len(cells)} of {plural(len(every), 'cell')}"
+    print(f"effbench: shard {number} of {count}: {size}", file=sys.stderr)
+    return mine, f"-{number}of{count}"
 
 
 def _warn_of_training_lengths(sweep: Sweep, *, asked: bool) -> None:
