@@ -60,6 +60,7 @@ def runs_of(database: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 
             client = MlflowClient(tracking_uri=database)
             experiment = client.get_experiment_by_name(request.node.name)
+            assert experiment is not None
             return client, client.search_runs([experiment.experiment_id])
 
     return read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,7 @@ def frames(content: bytes) -> Iterator[bytes]:
 
 def read(folder: Path) -> dict[str, Any]:
     """Return the run of one folder: id, name, tags, config, summary, history (one row a step), exit code."""
-    from wandb.proto import wandb_internal_pb2 as messages
-
+    messages: Any = import_module("wandb.proto.wandb_internal_pb2")
     (path,) = folder.glob("run-*.wandb")
     run: dict[str, Any] = {"summary": {}, "history": [], "axes": {}}
     for frame in frames(path.read_bytes()):
