@@ -12,14 +12,13 @@ import pandas as pd
 from effbench.common.wording import plural
 from effbench.records.analyse.load import comparable
 from effbench.records.analyse.summary import label
-from effbench.records.analyse.uncertainty import Interval, Noise, noises, ratio_interval
+from effbench.records.analyse.uncertainty import Interval, Noise, medians, noises, ratio_interval
 from effbench.show.report.report_legend import Legend
 from effbench.show.report.report_sources import Source
 from effbench.show.report.report_text import known, numbers
 from effbench.show.tables import (
     SHAPE,
     compiled_in_words,
-    each_row,
     items_in_words,
     of_shape,
     what_was_measured,
@@ -38,7 +37,7 @@ METRICS: Mapping[str, tuple[str, str, str]] = {
     "energy_j": ("energy per call", "energy of a step", "J"),
 }
 _TIMED = ("time_s", "tokens_per_s")
-Samples = dict[int, list[float]]  # repeat -> samples
+Samples = dict[int, list[float]]  # repeat -> its median, as the only sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,9 @@ def _series(group: pd.DataFrame) -> dict[str, Any]:
 
 
 def _samples(cells: pd.DataFrame) -> Samples:
-    return {int(row.repeat): list(row.samples_time_s) for row in each_row(cells)}
+    return medians(
+        {int(n): list(own) for n, own in zip(cells["repeat"], cells["samples_time_s"], strict=True)}
+    )
 
 
 def pair_ratios(
