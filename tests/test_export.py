@@ -261,6 +261,11 @@ def badge(text: str) -> tuple[list[str], str, str]:
         (["-m", NASTY, "--seq-len", 256], f"{NASTY} at 256 tokens", "timeout"),
         (["-m", "linear", "--seq-len", 256], "linear at 256 tokens", "not measured"),
         (["-m", "fastformer"], "fastformer:interaction=add at 128 tokens", ", noisy"),
+        (
+            ["-m", "linear", "--where", "task != ''", "--column", "tokens_per_s"],
+            "linear on listops at 128 tokens, tokens per s",
+            "k",
+        ),
         (["-m", "vanilla", "--column", "accuracy"], "vanilla on listops at 128 tokens, accuracy", "% ± "),
         (
             ["-m", "linear", "--seq-len", 128, "--column", "peak_bytes"],
@@ -277,6 +282,7 @@ def test_a_badge_says_the_number_or_why_there_is_none(results, export, wish, lef
     assert right in seen[1]
     assert title == ": ".join(seen)
     assert "code: 0.1.0-aaaa-bbbb" in about
+    assert "nan" not in text
     assert ("95 % interval" in about) == ("±" in seen[1])
     assert seen[1].startswith("~") == ("noisy" in seen[1])
 

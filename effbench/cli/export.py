@@ -75,10 +75,14 @@ def export(
     with printed_warnings():
         selection = select(folders, wish)
     write = resolve_name(f"{HOME}.{target.function}")
+    try:
+        written = write(selection, out) if target.kind == "place" else write(selection)
+    except ImportError as error:  # it is there, and not whole
+        raise UsageError(f"--to {to}: {target.module} cannot be imported: {error}") from None
     if target.kind == "place":
-        print(write(selection, out))
+        print(written)
         return
-    content: bytes = write(selection)
+    content: bytes = written
     if out is None:
         sys.stdout.write(content.decode())
         return

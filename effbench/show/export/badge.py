@@ -96,9 +96,14 @@ def _right(row: dict[str, Any], column: str) -> tuple[str, str]:
         return ("not measured",) * 2 if status in _NOT_TRIED else (_WORDS.get(status, status), "failed")
     written = _written(row, column)
     text = f"{written(row[column])}{_interval(row, column, written)}"
-    if column in _TIMED and row["noisy"]:
+    if _noisy(row, column):
         return f"~{text}, noisy", "noisy"
     return text, "measured"
+
+
+def _noisy(row: dict[str, Any], column: str) -> str:
+    """Return why a time is noisy, "" if it is not; a row of a training or a failure does not say."""
+    return row["noisy"] if column in _TIMED and isinstance(row["noisy"], str) else ""
 
 
 def _written(row: dict[str, Any], column: str) -> Callable[[float], str]:
@@ -121,8 +126,8 @@ def _about(row: dict[str, Any], column: str) -> str:
     if pd.notna(low) and pd.notna(high):
         how = row.get(columns.bounds(column)[2]) or row.get("time_interval")
         parts.append(f"95 % interval {low} to {high} ({how})" if how else f"95 % interval {low} to {high}")
-    if column in _TIMED and row["noisy"]:
-        parts.append(f"noisy: {row['noisy']}")
+    if noisy := _noisy(row, column):
+        parts.append(f"noisy: {noisy}")
     if row["status"] != "ok":
         parts.append(f"{row['status']}: {row['reason']}")
     parts += [f"machine: {row['machine']}", f"code: {row['code']}"]

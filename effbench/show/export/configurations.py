@@ -15,8 +15,8 @@ from effbench.common.spec import Record
 from effbench.records.analyse.summary import label
 from effbench.show.export.selection import FOLDER, Selection, keys_of
 
-# Its change writes every run again: raise it when what a run holds changes.
-FORMAT = "effbench export 1"
+# What a run of a tracker holds: another number writes every run again.
+FORMAT = "effbench run 1"
 IDENTITY = columns.of_role("identity")
 ORIGIN = columns.of_role("origin")
 _OTHERS = {*IDENTITY, *ORIGIN, FOLDER, "status", "reason"}

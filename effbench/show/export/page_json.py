@@ -8,9 +8,10 @@ from typing import Any
 
 from effbench import __version__
 from effbench.common.columns import column
-from effbench.show.export.configurations import FORMAT, Configuration, configurations
+from effbench.show.export.configurations import Configuration, configurations
 from effbench.show.export.selection import FOLDER, Selection
 
+FORMAT = "effbench export 1"
 _ORIGIN = "origin"
 
 
