@@ -10,7 +10,11 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Example:
-    """A command line of a page; ``output`` is what the page shows of it after ``$ ``, None if it shows none."""
+    """A command line of a page; ``output`` is what the page shows of its output, None if it shows none."""
 
     block: Block
     line: int

@@ -15,8 +15,9 @@ import effbench
 from effbench.sweep.inline import InlineExecutor
 
 REFERENCE = ROOT / "results" / "reference"
-# The results folder that an example's name of one stands for, by the first words of the example that match;
-# "trained" is a small one that is measured here. A folder results/NAME without an entry is the committed one of that name.
+# The results folder that an example's name of one stands for, by the first words of the example that match.
+# "trained" is a small one that is measured here. With "quick", results/NAME is the committed folder of that
+# name if there is one.
 RESULTS = {
     "effbench ensemble ": "trained",
     "effbench paper table5 ": "trained",
@@ -27,7 +28,6 @@ RESULTS = {
     "effbench compare results/before ": "fastformers",
     "effbench report ": "fastformers",
     "effbench plot DIR --kind time": "fastformers",
-    "effbench ": "quick",
 }
 TRAINED = """
 [[grid]]
@@ -60,7 +60,7 @@ def write_data(folder: Path) -> Path:
 
 
 def measure_trained(folder: Path) -> Path:
-    """Train small models of news recommendation, with predictions, and of click rates; return their results."""
+    """Train small models of news recommendation, with predictions, and of clicks; return their results."""
     data, results = topical(folder / "data"), folder / "results"
     for task in ("news", "ctr"):
         sweep = effbench.Sweep.from_toml(TRAINED.format(task=task), "test", task)
@@ -72,7 +72,9 @@ def put_files(folder: Path) -> None:
     """Put the files that examples name into the working folder."""
     shutil.copytree(ROOT / "docs" / "examples", folder / "docs" / "examples")
     source = (ROOT / "docs" / "examples" / "mechanism.py").read_text(encoding="utf-8")
-    mine = source + "".join(f'\n\nclass {name}(MeanGate):\n    """Mine."""\n' for name in ("MyAttention", "Mine"))
+    mine = source + "".join(
+        f'\n\nclass {name}(MeanGate):\n    """Mine."""\n' for name in ("MyAttention", "Mine")
+    )
     for name in ("path/to/mine.py", "mine.py", "attn.py", "mypackage/attn.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(mine)
@@ -94,10 +96,10 @@ def put_repository(folder: Path) -> None:
 
 
 def put_results(folder: Path, words: list[str], trained: Path) -> None:
-    """Copy the results folders that a command names into the working folder, under the names it gives them."""
+    """Copy the results folders that a command names into the working folder, under these names."""
     command = " ".join(words)
-    usual = next(name for start, name in RESULTS.items() if command.startswith(start))
-    for name in {word for word in words[2:] if word == "DIR" or word.startswith("results/")}:
+    usual = next((name for start, name in RESULTS.items() if command.startswith(start)), "quick")
+    for name in {word for word in words if word == "DIR" or word.startswith("results/")}:
         source = trained if usual == "trained" else REFERENCE / usual
         if usual == "quick" and (REFERENCE / Path(name).name).is_dir():
             source = REFERENCE / Path(name).name

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import written
 
 from effbench.common import values
 from effbench.common.spec import UsageError
@@ -36,7 +37,10 @@ def read(grid: str, head: str = "") -> Sweep:
 def test_the_keys_of_the_file_are_those_that_are_read():
     assert [row[0].strip("`") for row in rows("Keys of the file")] == [*sweeps.KEYS, "grid"]
     by_key = {row[0].strip("`"): row[1] for row in rows("Keys of the file")}
-    time_s, training_s = Sweep(name="x").limits("time").timeout_s, Sweep(name="x").limits("accuracy").timeout_s
+    time_s, training_s = (
+        Sweep(name="x").limits("time").timeout_s,
+        Sweep(name="x").limits("accuracy").timeout_s,
+    )
     assert by_key["timeout"] == f"{time_s:.0f} s, of a training {training_s:,.0f} s"
     assert by_key["seed"] == str(read(GRID).seed)
 
@@ -80,10 +84,8 @@ def test_every_message_is_as_printed():
 
 
 def test_the_example_is_a_sweep(tmp_path):
-    from test_docs_examples import toml_blocks
-
     (tmp_path / "mine.py").write_text("from torch import nn\n\n\nclass MyAttention(nn.Module):\n    pass\n")
-    (block,) = toml_blocks("sweep-file.md")
+    (block,) = written("docs/sweep-file.md", "toml")
     (tmp_path / "sweep.toml").write_text(block)
     made = Sweep.load(tmp_path / "sweep.toml")
     assert (made.name, made.timeout_s, len(made.grids)) == ("mine", 60, 2)
