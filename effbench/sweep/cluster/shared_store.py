@@ -40,10 +40,13 @@ class SharedStore(Store):
 
     def write(self, record: Record) -> Path:
         """Write a record, beside the first final one of the same code and data if there is one."""
-        first = sound(self.folder / RECORDS / record_file.name_of(record))
+        path = self.folder / RECORDS / record_file.name_of(record)
+        first = sound(path)
         same = first is not None and (first.code, first.data) == (record.code, record.data)
         if first is None or not same or first.status in _MAY_FOLLOW:
             return super().write(record)
+        if record.status == "interrupted":
+            return path
         content = record_file.content_of(record)
         name = record_file.superseded_name(record_file.name_of(record), content)
         target = self.folder / SUPERSEDED / name
