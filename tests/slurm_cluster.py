@@ -148,7 +148,7 @@ class Cluster:
             "SelectTypeParameters=CR_Core_Memory",
             "SlurmdTimeout=10",
             "KillWait=5",
-            "SchedulerParameters=batch_sched_delay=0,sched_min_interval=0",
+            "SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_interval=1",
             f"MaxArraySize={self._most_in_an_array}",
             f"MaxJobCount={self._most_jobs}",
             "ProctrackType=proctrack/linuxproc",

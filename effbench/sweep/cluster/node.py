@@ -68,15 +68,15 @@ def measure(order: Order) -> None:
         try:
             loop.carry_out(order.sweep, store, plan, executor, attempts)
         except KeyboardInterrupt:
-            stopped = attempts.interrupted()
+            attempts.interrupted()
             if late.is_set() and (attempts.wrote or _checkpoints(store, plan) != before):
                 slurm.requeue(_job())
-            elif late.is_set() and stopped:
+            elif late.is_set() and attempts.last is not None:
                 reason = (
                     f"neither a record nor a checkpoint came of it within {order.minutes} minutes, the time "
                     "limit of its Slurm job: give a longer --time-limit"
                 )
-                store.write(Record.of(stopped, "interrupted", reason, host.identity()))
+                store.write(Record.of(attempts.last, "interrupted", reason, host.identity()))
             sys.exit(1)
         finally:
             executor.close()
@@ -87,8 +87,8 @@ class Attempts(loop.Silent):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / CLUSTER / ATTEMPTS
-        self._current: Job | None = None
-        self.wrote = False  # a record
+        self.last: Job | None = None  # the job that began last
+        self.wrote = False  # a record of a cell that was not stopped
 
     def planned(self, jobs: Sequence[Job], done: Sequence[Record], problems: Sequence[Problem]) -> None:
         """Make the folder."""
@@ -96,7 +96,7 @@ class Attempts(loop.Silent):
 
     def began(self, job: Job, eta_s: float) -> None:
         """Leave the file of the cell."""
-        self._current = job
+        self.last = job
         files.replace(self._file(job), b"")
 
     def finished(self, record: Record) -> None:
@@ -104,12 +104,10 @@ class Attempts(loop.Silent):
         self.wrote |= record.status != "interrupted"
         self.interrupted()
 
-    def interrupted(self) -> Job | None:
-        """Remove the file of the current cell, if there is one, and return its job: all ends in order."""
-        stopped, self._current = self._current, None
-        if stopped is not None:
-            self._file(stopped).unlink(missing_ok=True)
-        return stopped
+    def interrupted(self) -> None:
+        """Remove the file of the cell: it, or the whole job, ends in order."""
+        if self.last is not None:
+            self._file(self.last).unlink(missing_ok=True)
 
     def of(self, cells: Iterable[Cell]) -> int:
         """Return how many other jobs ended while they measured one of these cells.

@@ -46,12 +46,16 @@ class SharedStore(Store):
         """Write a record, beside the first final one of the same code and data if there is one.
 
         A record that ``read`` returned is replaced: it was known when the cell was planned again, for example
-        since it is a time of another host than the rest of its repeat.
+        since it is a time of another host than the rest of its repeat. An interrupted record replaces none.
         """
-        first = sound(self.folder / RECORDS / record_file.name_of(record))
+        path = self.folder / RECORDS / record_file.name_of(record)
+        first = sound(path)
         same = first is not None and (first.code, first.data) == (record.code, record.data)
-        known = first is not None and first == self._seen.get(record.cell.key)
-        if first is None or not same or known or first.status in _MAY_FOLLOW:
+        if first is None or not same or first.status in _MAY_FOLLOW:
+            return super().write(record)
+        if record.status == "interrupted":
+            return path
+        if first == self._seen.get(record.cell.key):
             return super().write(record)
         content = record_file.content_of(record)
         name = record_file.superseded_name(record_file.name_of(record), content)
