@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from effbench.common import machine
+from effbench.common import host
 from effbench.common.spec import Job, Record
 
 
@@ -40,13 +40,15 @@ class Fake:
             samples = {"time_s": (1e-6 * cell.seq_len**2 * (1 + noise),) * 3}
         if status == "ok" and cell.probe == "memory":
             values = {"peak_bytes": 1000 * cell.seq_len}
+        if status == "ok" and cell.probe == "accuracy":
+            values = {"accuracy": 0.5, "tokens_per_s": 1e4, "train_seconds": 1.0}
         return Record(
             cell=cell,
             status=status,
             reason=reason,
             samples=samples,
             values=values,
-            machine={"name": machine.name()},
+            machine=host.identity(),
             code=job.code,
             data=job.data,
             limits=job.limits,

@@ -351,7 +351,7 @@ def test_ratios_are_paired_and_held_against_the_figure():
     assert set(compared["mode"]) == {"forward", "train"}
     times = {
         name: {
-            r.cell.repeat: r.samples["time_s"] for r in records
+            ("", r.cell.repeat): r.samples["time_s"] for r in records
             if (r.cell.mechanism, r.cell.mode, r.cell.seq_len, r.cell.probe) == (name, "forward", 512, "time")
         }
         for name in ("vanilla", "fastformer")
@@ -526,7 +526,7 @@ repeats = 2
         'name = "small"' + grid.format("vanilla", 8) + grid.format("fastformer", 16)
     )
     effbench(
-        "run", "--config", "small.toml", "--data-dir", "data", "--out", "out", "--isolate", "inline", "-q"
+        "run", "--config", "small.toml", "--data-dir", "data", "--out", "out", "--executor", "inline", "-q"
     )
     exported = json.loads(effbench("paper", "table4", "out", "--format", "json"))
     rows = {row["name"]: row for row in exported["rows"] if row["metric"] == "accuracy"}

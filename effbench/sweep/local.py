@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
-from effbench.common import machine, registry
+from effbench.common import host, registry
 from effbench.common.blame import fault_place
 from effbench.common.exits import Fault
 from effbench.common.processes import Messages, compiler_settings, environment, last_line, send
@@ -32,10 +34,12 @@ class LocalExecutor:
     """One fork server, started on demand and replaced when it dies; one child at a time.
 
     What torch.compile builds is kept in a temporary folder until the server ends, so that of the repeats of
-    a cell only the first one compiles, and none finds the code of an earlier sweep.
+    a cell only the first one compiles, and none finds the code of an earlier sweep. ``variables`` are added
+    to the environment of the server.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._variables = variables
         self._server: subprocess.Popen[bytes] | None = None
         self._answers: Messages | None = None
         self._built: tempfile.TemporaryDirectory[str] | None = None
@@ -48,7 +52,7 @@ class LocalExecutor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**environment(), **compiler_settings(self._built.name)},
+            env={**environment(), **compiler_settings(self._built.name), **self._variables},
             start_new_session=True,  # Ctrl-C in the terminal is for us, not for what we measure
         )
         assert self._server.stdout is not None
@@ -61,7 +65,7 @@ class LocalExecutor:
 
     def run(self, job: Job, progress: Progress) -> Record:
         """Measure in a child of the server; a child is killed when its time is over."""
-        unmeasured = Record.of(job, "crashed", machine=machine.name())
+        unmeasured = Record.of(job, "crashed", machine=host.identity())
         clock = time.monotonic()
         try:
             if self._server is None:
@@ -74,7 +78,10 @@ class LocalExecutor:
         if record is None:
             status, reason = _verdict(job, ending, timed_out)
             values = {"peak_rss_bytes": ending["max_rss_bytes"]} if "max_rss_bytes" in ending else {}
-            return replace(unmeasured, status=status, reason=reason, values=values, seconds=seconds)
+            facts = {**unmeasured.machine, **({"gpu": ending["gpu"]} if "gpu" in ending else {})}
+            return replace(
+                unmeasured, status=status, reason=reason, values=values, machine=facts, seconds=seconds
+            )
         if record.status == "oom":
             record = replace(
                 record, reason=f"out of memory within {_gib(job.limits.memory_bytes)}: {record.reason}"
@@ -112,6 +119,7 @@ class LocalExecutor:
         self._send({"job": json.loads(to_json(job))})
         record: Record | None = None
         timed_out = False
+        gpu: dict[str, str] = {}
         while True:
             message = self._read(deadline)
             if message is None:
@@ -122,10 +130,12 @@ class LocalExecutor:
                 self._send({"kill": True})
             elif "progress" in message:
                 progress(*message["progress"])
+            elif "gpu" in message:
+                gpu = message
             elif "record" in message:
                 record = record_from(message["record"])
             elif "exit" in message:
-                return record, message["exit"], timed_out
+                return record, {**message["exit"], **gpu}, timed_out
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._server is not None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effbench.common import files, folders, machine, registry
+from effbench.common import files, folders, host, machine, registry
 from effbench.common.probes import PROBES
 from effbench.common.spec import Cell, Job, Record, UsageError
 from effbench.records.analyse.load import comparable, is_crowded
@@ -27,7 +27,8 @@ class Plan:
     ``stored`` are all records of the folder; ``known`` are those that may answer a cell, by its key: none
     without ``resume``. ``data`` holds the fingerprints of the tasks' data by label; ``unchecked`` says why
     the data of other tasks is not known, and which folders of models are missing.
-    ``predictions_of`` gives the folder of a training's predictions, if they are asked for.
+    ``predictions_of`` gives the folder of a training's predictions, if they are asked for. ``anywhere``: a
+    record of any machine is final, since the nodes of a cluster are several.
     """
 
     jobs: tuple[Job, ...]
@@ -40,6 +41,7 @@ class Plan:
     data_dir: str | None
     unchecked: tuple[str, ...] = ()
     predictions_of: Callable[[Cell], Path] | None = None
+    anywhere: bool = False
 
 
 def plan(
@@ -50,12 +52,14 @@ def plan(
     resume: bool = True,
     check_data: bool = True,
     predictions: bool = False,
+    anywhere: bool = False,
 ) -> Plan:
     """Find out what is left to measure, in the order in which to measure it; writes nothing.
 
     Raises UsageError for tasks whose data is missing or damaged. Without ``check_data`` such tasks are named
     in ``unchecked`` instead, and all of their cells are planned. With ``predictions``, a training that wrote
-    none is made again. Raises UsageError if no task of the sweep can write them.
+    none is made again. Raises UsageError if no task of the sweep can write them. ``anywhere``: records of
+    other machines are final too.
     """
     cells = sweep.cells()
     data, unchecked = _check_tasks(
@@ -74,6 +78,7 @@ def plan(
         data_dir=str(data_dir) if data_dir is not None else None,
         unchecked=tuple(unchecked),
         predictions_of=store.predictions if predictions else None,
+        anywhere=anywhere,
     )
     jobs, done = pending(cells, sweep, empty)
     while not jobs and (more := too_wide(sweep, done)):
@@ -83,26 +88,51 @@ def plan(
 
 
 def pending(cells: Iterable[Cell], sweep: Sweep, plan: Plan) -> tuple[list[Job], list[Record]]:
-    """Return the jobs that are left of these cells, in order, and the final records of the others."""
-    jobs: list[Job] = []
-    done: list[Record] = []
+    """Return the jobs that are left of these cells, in order, and the final records of the others.
+
+    Times are compared in pairs of one host. So if the same repeat of a block is not whole from one host, its
+    times from another host than this one are measured again, here, with the rest.
+    """
+    final: dict[str, Record] = {}
+    planned: list[Job] = []
+    codes: dict[tuple[str, str | None], str] = {}  # of a model and a task, since a digest takes milliseconds
     for cell in order(cells, sweep.seed):
+        sources = cell.label, cell.task
+        codes[sources] = codes.get(sources) or code_of(cell)
         task = cell.task_label
         predictions = plan.predictions_of(cell) if plan.predictions_of and task else None
         job = Job(
             cell=cell,
             limits=sweep.limits(cell.probe),
             data_dir=plan.data_dir if task else None,
-            code=code_of(cell),
+            code=codes[sources],
             data=plan.data.get(task, ""),
             predictions=str(predictions) if predictions else None,
         )
         record = plan.known.get(cell.key)
-        if record is not None and _is_final(record, job):
-            done.append(record)
-        else:
-            jobs.append(job)
-    return jobs, done
+        if record is not None and _is_final(record, job, plan.anywhere):
+            final[cell.key] = record
+        planned.append(job)
+    for key in _of_broken_repeats(planned, final):
+        del final[key]
+    jobs = [job for job in planned if job.cell.key not in final]
+    return jobs, [final[job.cell.key] for job in planned if job.cell.key in final]
+
+
+def _of_broken_repeats(planned: Iterable[Job], final: Mapping[str, Record]) -> list[str]:
+    """Return the keys of the times from other hosts in repeats of blocks that are not whole from one host."""
+    here = host.host_of(host.facts())
+    repeats: dict[tuple[str, int], list[str]] = {}
+    for job in planned:
+        if job.cell.probe == "time":
+            repeats.setdefault((block_of(job.cell), job.cell.repeat), []).append(job.cell.key)
+    broken = []
+    for keys in repeats.values():
+        timed = {key: final[key] for key in keys if key in final and final[key].status == "ok"}
+        hosts = {key: host.host_of(record.machine) for key, record in timed.items()}
+        if not all(key in final for key in keys) or len(set(hosts.values())) > 1:
+            broken += [key for key, name in hosts.items() if name != here]
+    return broken
 
 
 def order(cells: Iterable[Cell], seed: int) -> list[Cell]:
@@ -187,13 +217,16 @@ def configuration_of(cell: Cell) -> str:
     return replace(cell, repeat=0).key
 
 
-def _is_final(record: Record, job: Job) -> bool:
-    """True if the record answers the job: same code, machine and data, and limits no tighter than now."""
+def _is_final(record: Record, job: Job, anywhere: bool = False) -> bool:
+    """True if the record answers the job: same code, machine and data, and limits no tighter than now.
+
+    ``anywhere``: the machine may be another.
+    """
     if record.status == "interrupted" or (record.code, record.data) != (job.code, job.data):
         return False
     if record.status == "ok" and job.predictions and not files.is_dir(Path(job.predictions)):
         return False
-    if record.machine.get("name") != machine.name():
+    if not anywhere and record.machine.get("name") != machine.name():
         return False
     if record.status in ("oom", "timeout", "skipped") and record.limits is not None:
         tighter = record.limits.timeout_s < job.limits.timeout_s

@@ -38,7 +38,7 @@ _STYLES = ("report.css",)
 _SCRIPTS = ("report_charts.js", "report_tables.js", "report_page.js")
 # A page of this policy can fetch nothing, whatever a text in it says.
 _POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
     "worker-src blob:"
 )
 _WORDS = {
@@ -124,7 +124,9 @@ def _page(
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>effbench report: {escape(names)}</title>{styles}</head><body>"
+        f"<title>effbench report: {escape(names)}</title>{styles}"
+        f'<script type="text/plain" id="library">{library()}</script>'
+        f"<script>{_asset('report_library.js')}</script></head><body>"
         f"<header><h1>effbench report: {escape(names)}</h1>"
         "<p>Which attention mechanism should I use at this sequence length, on this machine, and what does "
         f'it cost me in accuracy?</p><nav aria-label="sections">{links}</nav>'
@@ -135,7 +137,7 @@ def _page(
         '<button type="button" id="everything" disabled>show all</button></div>'
         f'<main>{body}</main><p id="said" role="status" aria-live="polite"></p>'
         f'<script type="application/json" id="data">{as_json(data)}</script>'
-        f'<script type="text/plain" id="library">{library()}</script>{scripts}</body></html>\n'
+        f"{scripts}</body></html>\n"
     )
 
 

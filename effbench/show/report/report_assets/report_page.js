@@ -43,14 +43,6 @@ document.getElementById("legend").addEventListener("click", event => {
   showMechanisms();
 });
 
-async function loadLibrary() {
-  const packed = Uint8Array.from(atob(document.getElementById("library").textContent), sign => sign.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const script = document.createElement("script");
-  script.textContent = await new Response(stream).text();
-  document.head.append(script);
-}
-
 function drawAll() {
   for (const place of CHARTS) {
     if (!DRAWN.has(place)) drawChart(place);
@@ -91,6 +83,6 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { re
 
 readTheme();
 TABLES.forEach(equip);
-loadLibrary().then(drawInView).catch(error => {
+LIBRARY.then(drawInView).catch(error => {
   for (const place of CHARTS) place.textContent = `This browser cannot draw charts (${error.message}). The tables hold all numbers.`;
 });
