@@ -28,11 +28,12 @@ nitpick_ignore_regex = [
 ]
 
 myst_heading_anchors = 4  # links such as method.md#accuracy, as a code host makes them
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["attrs_block"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 default_role = "code"
+highlight_language = "text"  # a block without a language is no Python
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
