@@ -35,11 +35,12 @@ class Legend:
         return self._places.get(name)
 
     def as_data(self) -> list[dict[str, object]]:
-        """Return name, number of the colour, symbol and dash of each mechanism, for the charts."""
+        """Return name, number of the colour and of the marker, symbol and dash of each mechanism."""
         return [
             {
                 "name": name,
                 "colour": COLOURS.index(style["color"]),
+                "marker": MARKERS.index(style["marker"]),
                 "symbol": _SYMBOLS[MARKERS.index(style["marker"])],
                 "dash": _LINES[DASHES.index(style["linestyle"])],
             }
@@ -71,7 +72,9 @@ def colours_css() -> str:
     light = "".join(f"--c{place}:{colour};" for place, colour in enumerate(COLOURS))
     dark = "".join(f"--c{place}:{_on_dark(colour)};" for place, colour in enumerate(COLOURS))
     colours = "".join(f".c{place}{{color:var(--c{place})}}" for place in range(len(COLOURS)))
-    signs = "".join(f'.m{place}::before{{content:"{sign}"}}' for place, sign in enumerate(_SIGNS))
+    signs = "".join(  # the second one, in newer browsers, is not read aloud
+        f'.m{place}::before{{content:"{sign}";content:"{sign}" / ""}}' for place, sign in enumerate(_SIGNS)
+    )
     in_the_dark = f"@media screen and (prefers-color-scheme:dark){{:root:not(.paper){{{dark}}}}}"
     return f":root{{{light}}}{in_the_dark}{colours}{signs}"
 
