@@ -31,6 +31,7 @@ COMMANDS = {
     "audit": "effbench.cli.audit:audit",
     "doctor": "effbench.cli.doctor:doctor",
     "gate": "effbench.cli.gate:gate",
+    "merge": "effbench.cli.merge:merge",
     "pack": "effbench.cli.pack:pack",
     "unpack": "effbench.cli.pack:unpack",
     "list": "effbench.cli.listing:list_",
