@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from effbench.common.exits import Fault
-from effbench.common.spec import Record, UsageError
+from effbench.common.spec import Record, UsageError, block_of
 from effbench.records.packing import pack
 from effbench.records.store import Store
 from effbench.sweep import loop, planning
@@ -27,7 +27,6 @@ from effbench.sweep.cluster.bundles import BASE_BYTES, RESERVE_S, bundled_in, bu
 from effbench.sweep.cluster.job_request import Settings
 from effbench.sweep.cluster.ledger import Ledger
 from effbench.sweep.cluster.shared_store import SharedStore
-from effbench.sweep.parts import block_of
 from effbench.sweep.planning import plan
 from effbench.sweep.sweep import Sweep
 

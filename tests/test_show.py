@@ -24,8 +24,8 @@ from effbench.show import plots, tables, units
 from effbench.show.blocks import FORMATS, as_text, renderable
 from effbench.show.complexity_tables import complexity_blocks
 from effbench.show.look import NothingToDraw
-from effbench.show.palette import looks
 from effbench.show.overview import overview
+from effbench.show.palette import looks
 
 FAILS: Failures = {
     ("vanilla", "train", 4096): ("oom", "out of memory within 1 GiB"),
