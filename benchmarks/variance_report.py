@@ -28,6 +28,7 @@ from effbench.common.spec import Cell, Record
 from effbench.gate.stored_pairs import pairs_of
 from effbench.gate.unpaired import difference
 from effbench.records.analyse.load import comparable, is_crowded
+from effbench.records.analyse.pairs import Pair, by_pair
 from effbench.records.analyse.runs import Run, learn
 from effbench.records.analyse.statistics import paired_ratio, student_t
 from effbench.records.analyse.uncertainty import (
@@ -200,11 +201,10 @@ METHODS: dict[str, Callable[[Sequence[Record], Sequence[Run]], Result]] = {
 
 def _result(frame: pd.DataFrame, alone: Callable[[list[list[float]]], Interval] | None) -> Result:
     noise = noise_of(frame) if alone is None else Noise()
-    samples: dict[Key, dict[int, list[float]]] = defaultdict(dict)
-    for row in frame.itertuples():
-        samples[str(row.mechanism).replace("-", ":"), int(str(row.seq_len))][int(str(row.repeat))] = (
-            row.samples_time_s
-        )
+    samples: dict[Key, dict[Pair, list[float]]] = {
+        (str(mechanism).replace("-", ":"), int(str(n))): by_pair(rows)
+        for (mechanism, n), rows in frame.groupby(["mechanism", "seq_len"], sort=False)
+    }
     times = {
         key: alone(list(own.values())) if alone else time_interval(list(own.values()), noise)
         for key, own in samples.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from effbench.common import machine
+from effbench.common import host
 from effbench.common.spec import Job, Record
 
 
@@ -48,7 +48,7 @@ class Fake:
             reason=reason,
             samples=samples,
             values=values,
-            machine={"name": machine.name()},
+            machine=host.identity(),
             code=job.code,
             data=job.data,
             limits=job.limits,

@@ -206,18 +206,23 @@ def stored(one: Sweep, folder: Path) -> Record:
 def test_the_first_final_record_stays_and_a_later_one_is_kept_beside_it(tmp_path):
     one, folder = sweep(), tmp_path / "out"
     first = stored(one, folder)
-    store = SharedStore(folder, [first.cell.key])
+    store, reader = SharedStore(folder, [first.cell.key]), SharedStore(folder, [first.cell.key])
     store.create()
     store.write(replace(first, status="interrupted"))
     store.write(first)
     assert not (folder / "superseded").exists(), "an interrupted record is no result"
     for status in ("ok", "crashed", "interrupted"):
         store.write(replace(first, status=status, seconds=3.0))
-        assert store.read() == ([first], [])
+        assert reader.read() == ([first], [])
     assert len(list((folder / "superseded").iterdir())) == 2, "an interrupted record is no surplus"
     newer = replace(first, code="d")
     store.write(newer)
     assert store.read()[0] == [newer], "other code is measured anew"
+    store.write(replace(newer, status="interrupted"))
+    assert reader.read()[0] == [newer], "a result is not lost if it is measured again and interrupted"
+    again = replace(newer, seconds=4.0)
+    store.write(again)
+    assert reader.read()[0] == [again], "what was known is measured again on purpose"
     assert SharedStore(folder, ["0" * 16]).read() == ([], []), "it reads its own cells only"
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 import effbench
 from effbench.cli import app as cli
-from effbench.common import files, machine
+from effbench.common import files, host
 from effbench.common.spec import Cell, Record, Status, UsageError
 from effbench.records import pack_file
 from effbench.records.packing import pack, unpack
@@ -116,7 +116,7 @@ class Fake:
 
     def run(self, job, progress):
         self.calls += 1
-        return replace(Record.of(job, "ok", machine=machine.name()), samples={"time_s": (1.0,) * 5})
+        return replace(Record.of(job, "ok", machine=host.identity()), samples={"time_s": (1.0,) * 5})
 
     def close(self):
         pass

@@ -13,6 +13,7 @@ from frames import ORIGIN, cost_records, generation_records, raw
 
 from effbench.common.spec import Cell, Record, UsageError
 from effbench.records.analyse.load import comparable
+from effbench.records.analyse.pairs import by_pair
 from effbench.records.analyse.statistics import mean_interval
 from effbench.records.analyse.summary import label, summarise
 from effbench.records.analyse.uncertainty import noise_of, ratio_interval
@@ -329,7 +330,7 @@ def test_figure2_is_the_ratio_to_fastformer_paired_by_repeat_beside_the_papers()
         (bars,) = [c for c in axes.collections if c.get_gid() == "bars-linear"]
         for n, y, bar in zip(line.get_xdata(), line.get_ydata(), bars.get_segments(), strict=True):
             ours, base = (
-                dict(zip(rows["repeat"], rows["samples_time_s"], strict=True))
+                by_pair(rows)
                 for rows in (
                     of("times", m, mode=mode, seq_len=n, probe="time") for m in ("linear", "fastformer")
                 )

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from effbench.common import machine
 from effbench.common.spec import Cell, Record
 from effbench.records.analyse.load import comparable
+from effbench.records.analyse.pairs import by_pair
 from effbench.records.analyse.runs import Run, between_runs, learn
 from effbench.records.analyse.summary import summarise
 from effbench.records.analyse.uncertainty import (
@@ -122,10 +123,7 @@ def test_equal_times_are_seldom_called_different_and_a_fifth_is_found():
     for _ in range(30):
         times = comparable(raw(a_run(rng)))
         noise = noise_of(times)
-        of = {
-            (m, n): dict(zip(rows["repeat"], rows["samples_time_s"], strict=True))
-            for (m, n), rows in times.groupby(["mechanism", "seq_len"])
-        }
+        of = {(m, n): by_pair(rows) for (m, n), rows in times.groupby(["mechanism", "seq_len"])}
         for n in (128, 1024):
             level = {r: [s / 1.1 for s in own] for r, own in of["b", n].items()}  # b is a tenth slower than a
             false.append(differs(ratio_interval(level, of["a", n], noise)))

@@ -28,6 +28,7 @@ COMMANDS = {
     "paper": "effbench.cli.paper:paper",
     "plot": "effbench.cli.plot:plot",
     "report": "effbench.cli.html_report:report",
+    "export": "effbench.cli.export:export",
     "audit": "effbench.cli.audit:audit",
     "doctor": "effbench.cli.doctor:doctor",
     "gate": "effbench.cli.gate:gate",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from effbench.cli.cluster_jobs import SLURM_EXECUTOR, by_jobs, job_settings
 from effbench.cli.completion import preset_names, task_names
 from effbench.cli.options import (
     LIMITS,
@@ -47,18 +48,13 @@ from effbench.sweep.executor import EXECUTORS
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from effbench.cli.cluster_jobs import Measure
     from effbench.records.store import Store
     from effbench.show.progress import TerminalProgress
-    from effbench.sweep.cluster.job_request import Settings
     from effbench.sweep.executor import Executor
     from effbench.sweep.loop import Outcome
     from effbench.sweep.planning import Plan
     from effbench.sweep.sweep import Sweep
-
-    Measure = Callable[[Sweep, Store, Plan, TerminalProgress], Outcome | None]
-
-SLURM_EXECUTOR = "slurm"
-_REQUEST = ("account", "partition", "qos", "constraint", "gpu", "time_limit")
 
 
 def run(
@@ -148,7 +144,18 @@ def run(
             panel=SLURM,
         ),
     ] = True,
-    out: Annotated[Path | None, value("DIR", "Results folder. Default: results/NAME.", OUTPUT)] = None,
+    shard: Annotated[
+        str | None,
+        value(
+            "I/N",
+            "Measure one part of N, such as 3/8: whole blocks. effbench merge joins the folders.",
+            LIMITS,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        value("DIR", "Results folder. Default: results/NAME, of a shard results/NAME-IofN.", OUTPUT),
+    ] = None,
     resume: Annotated[
         bool,
         flag(
@@ -189,14 +196,17 @@ def run(
 
     sweep = _resolve(preset, config, given(context, AXES), timeout, memory_limit, budget, seed)
     folder = out or Path("results") / sweep.name
+    if shard is not None:
+        sweep, suffix = _shard(sweep, shard)
+        folder = out or folder.with_name(f"{folder.name}{suffix}")
     one_of("executor", executor, [*EXECUTORS, SLURM_EXECUTOR])
-    jobs = _slurm(context, executor, budget, resume)
+    jobs = job_settings(context, executor)
     if seq_len is not None and not quiet:
         _warn_of_training_lengths(sweep, asked=probe is not None or bool(task))
     if dry_run:
         _print_plan(sweep, folder, data_dir, resume, predictions)
         return
-    how = _waiting(jobs, wait) if jobs else _measuring(executor)
+    how = by_jobs(jobs, wait) if jobs else _measuring(executor)
     raise typer.Exit(
         _run(sweep, folder, data_dir, resume, predictions, jobs is not None, how, quiet, verbose, strict)
     )
@@ -232,6 +242,19 @@ def _resolve(
     return changed
 
 
+def _shard(sweep: Sweep, text: str) -> tuple[Sweep, str]:
+    """Return the shard of a sweep, and what distinguishes the name of its folder; say how large it is."""
+    from effbench.sweep import parts
+
+    number, count = parts.parse_shard(text)
+    mine = parts.shard(sweep, number, count)
+    cells, every = mine.cells(), sweep.cells()
+    blocks = f"{len(parts.blocks_of(cells))} of {plural(len(parts.blocks_of(every)), 'block')}"
+    size = f"{blocks}, {len(cells)} of {plural(len(every), 'cell')}"
+    print(f"effbench: shard {number} of {count}: {size}", file=sys.stderr)
+    return mine, f"-{number}of{count}"
+
+
 def _warn_of_training_lengths(sweep: Sweep, *, asked: bool) -> None:
     """Say that a length is also that of trainings; ``asked``: the trainings were asked for by name."""
     trained = [cell for cell in sweep.cells() if cell.probe == "accuracy"]
@@ -263,36 +286,6 @@ def _measuring(executor: str) -> Measure:
 def _executor(name: str) -> Executor:
     made: Executor = resolve_name(EXECUTORS[name])()
     return made
-
-
-def _waiting(settings: Settings, wait: bool) -> Measure:
-    """Return how a plan is measured by Slurm jobs."""
-
-    def measure(sweep: Sweep, store: Store, todo: Plan, progress: TerminalProgress) -> Outcome | None:
-        from effbench.sweep.cluster import driver
-
-        return driver.run(sweep, store, todo, settings, progress, progress.say, wait=wait)
-
-    return measure
-
-
-def _slurm(context: typer.Context, executor: str, budget: str | None, resume: bool) -> Settings | None:
-    """Return the settings of Slurm jobs, None for another executor; refuse options that clash."""
-    params = context.params
-    if executor != SLURM_EXECUTOR:
-        for name in ("cluster", *_REQUEST, "sbatch"):
-            if params[name]:
-                raise UsageError(f"--{name.replace('_', '-')} is an option of --executor slurm")
-        if not params["wait"]:
-            raise UsageError("--no-wait is an option of --executor slurm")
-        return None
-    from effbench.sweep.cluster import job_request
-
-    if budget is not None:
-        raise UsageError("--budget does not go with --executor slurm: jobs have --time-limit")
-    if not resume:
-        raise UsageError("--no-resume does not go with --executor slurm; give another --out")
-    return job_request.load(params["cluster"], given(context, _REQUEST), params["sbatch"] or ())
 
 
 def _run(

@@ -149,13 +149,15 @@ class Record:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, job: Job, status: Status, reason: str = "", machine: str = "") -> Record:
+    def of(
+        cls, job: Job, status: Status, reason: str = "", machine: Mapping[str, Any] | None = None
+    ) -> Record:
         """Return a record of the job without a measurement: cell, limits, fingerprints and the time now."""
         return cls(
             cell=job.cell,
             status=status,
             reason=reason,
-            machine={"name": machine} if machine else {},
+            machine=machine or {},
             code=job.code,
             data=job.data,
             limits=job.limits,

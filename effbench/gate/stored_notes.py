@@ -33,6 +33,12 @@ def notes_of(
             f"effbench itself or torch differs between the runs ({joined(base)}; {joined(head)}): a change "
             "need not come from the mechanism"
         )
+    base, head = (fact_values(records[side], "host") for side in SIDES)
+    if base and head and base != head:
+        yield (
+            f"the runs were made on different hosts of equal hardware ({joined(base)} in the base, "
+            f"{joined(head)} in the head): a change need not come from the code"
+        )
     for fact, name in NOTED.items():
         base, head = (fact_values(records[side], fact) for side in SIDES)
         if base and head and base != head:

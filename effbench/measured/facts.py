@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from effbench.common import machine
+from effbench.common import host, machine
 from effbench.measured.gpu import Nvml
 
 
@@ -31,7 +31,7 @@ def _gpu_facts(device: torch.device) -> dict[str, Any]:
 def facts() -> dict[str, Any]:
     """Return the facts of the machine as it is now. Call it in the measured process."""
     known: dict[str, Any] = {
-        "name": machine.name(),
+        **host.identity(),
         "processor": machine.processor(),
         "cores": machine.cores(),
         "machine_cores": os.cpu_count(),

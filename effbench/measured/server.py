@@ -2,8 +2,8 @@
 
 It reads commands from standard input, one JSON object per line: ``{"job": ...}`` measures, ``{"kill": true}``
 kills the child. It answers on standard output, one JSON object per line: ``hello`` once, then for each job
-any number of ``progress``, at most one ``record``, and always ``exit`` last. The end of its input ends the
-server and its child.
+any number of ``progress``, on CUDA the ``gpu``, at most one ``record``, and always ``exit`` last. The end of
+its input ends the server and its child.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import IO, Any
+
+import torch
 
 from effbench.common.processes import (
     Messages,
@@ -129,6 +131,9 @@ def _child(job: Job, writing: int, log: IO[bytes]) -> None:
     def progress(fraction: float, text: str) -> None:
         send(writing, {"progress": [fraction, text]})
 
+    if job.cell.device.startswith("cuda"):
+        with contextlib.suppress(RuntimeError, AssertionError):  # there is none: the record says so
+            send(writing, {"gpu": torch.cuda.get_device_name(job.cell.device)})
     record = worker.measure(job, progress)
     send(writing, {"record": json.loads(to_json(record))})
 

@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from effbench.common import columns
+from effbench.common.host import host_of
 from effbench.common.spec import Cell, Record, spec_label
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def _row(record: Record) -> dict[str, Any]:
         **{name: record.machine.get(name) for name in columns.of_role("fact")},
         "torch": record.machine.get("torch"),
         "machine": _machine_name(record),
+        "host": host_of(record.machine),
+        "slurm_job": record.machine.get("slurm_job"),
         "code": record.code,
         "data": record.data,
         "started": record.started,

@@ -13,7 +13,10 @@ from effbench.common.wording import shown
 
 # Facts of the machine that are no columns of their own.
 _NUMBER_FACTS = ("cores", "memory_bytes", "threads", "cpu_quota_cores", *columns.of_role("fact"))
-_TEXT_FACTS = ("name", "processor", "system", "libc", "python", "torch", "cpu_capability", "gpu")
+_TEXT_FACTS = (
+    *("name", "processor", "system", "libc", "python", "torch", "cpu_capability", "gpu"),
+    *("host", "slurm_job", "slurm_cluster"),
+)
 _OF_A_ROOF = ("flops", "bytes_moved")
 _OF_A_TRAINING = ("tokens_per_s", "train_seconds")
 

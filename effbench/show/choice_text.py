@@ -210,6 +210,8 @@ def _against(choice: Choice, row: Any, limit: str) -> str:
     if limit == "time":
         between = _interval(row, "time", units.seconds, "_s")
         return f"time {units.seconds(row['time_s'])}{between}, limit {units.seconds(most.time_s or 0)}"
+    if limit == "time_factor" and pd.isna(row["pool_ratio"]):
+        return f"its time and that of {choice.pool_quickest} were measured on different hosts"
     if limit == "time_factor":
         times = f"{_times(row, 'pool_ratio')} the time of {choice.pool_quickest}"
         return f"{times}, limit {most.time_factor:g}"

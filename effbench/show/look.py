@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from effbench.common.spec import UsageError
 from effbench.common.wording import plural
+from effbench.records.analyse.pairs import several_hosts
 from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.tables import compiled_in_words, each_row, labels, what_was_measured
@@ -110,6 +111,12 @@ def set_title(figure: Figure, shape: Mapping[str, Any], note: str) -> None:
     lines = filter(None, [f"{subject} on {shape['machine']}", second, note])
     width = int(figure.get_figwidth() * TITLE_CHARACTERS_PER_INCH)
     figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines), fontsize=9)
+
+
+def hosts_note(rows: pd.DataFrame) -> str:
+    """A caption's note if the times of these rows come from several hosts, empty if not."""
+    hosts = several_hosts(rows)
+    return f"measured on {hosts} of equal hardware" if hosts else ""
 
 
 def span(values: Iterable[float]) -> str:

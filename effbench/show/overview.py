@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -34,6 +34,8 @@ _DECODE_COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("peak_bytes", "peak memory of a step beside the state", units.size),
     ("flops", "FLOPs of a step", units.count),
 )
+
+_OF_A_CELL = ("mechanism", "options", "seq_len", "status", "noisy", "time_low_s", "time_high_s")
 
 
 def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block]:
@@ -129,21 +131,24 @@ def _matrix(
     notes: list[str],
     warnings: list[str],
 ) -> Block:
-    lengths = sorted(rows["seq_len"].unique())
-    winners = {n: fastest(rows[rows["seq_len"] == n]) if column == "time_s" else [] for n in lengths}
+    by_length = dict(list(rows.groupby("seq_len")))
+    winners = {n: fastest(group) if column == "time_s" else [] for n, group in by_length.items()}
+    needed = rows[[*dict.fromkeys((*_OF_A_CELL, column))]].to_dict(orient="records")
+    at = {(row["mechanism"], row["options"], row["seq_len"]): row for row in reversed(needed)}
     texts = []
-    for (mechanism, options), group in rows.groupby(["mechanism", "options"], sort=False):
+    for mechanism, options in dict.fromkeys((row["mechanism"], row["options"]) for row in needed):
         name = label(mechanism, options)
-        at = {n: group[group["seq_len"] == n] for n in lengths}
-        texts.append([name, *(_written(at[n], column, pretty, name in winners[n]) for n in lengths)])
-    head = ["mechanism", *map(units.length, lengths)]
+        cells = ((at.get((mechanism, options, n)), name in winners[n]) for n in by_length)
+        texts.append([name, *(_written(row, column, pretty, winner) for row, winner in cells)])
+    head = ["mechanism", *map(units.length, by_length)]
     return Block(title=title, head=head, rows=texts, notes=notes, warnings=warnings)
 
 
-def _written(configuration: pd.DataFrame, column: str, pretty: Callable[[float], str], winner: bool) -> str:
-    if configuration.empty:
+def _written(
+    row: Mapping[Hashable, Any] | None, column: str, pretty: Callable[[float], str], winner: bool
+) -> str:
+    if row is None:
         return ""
-    row = configuration.iloc[0]
     if pd.isna(row[column]):
         return str(row["status"]) if row["status"] != "ok" else ""
     timed = column == "time_s"

@@ -14,7 +14,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from effbench.common import machine, registry
+from effbench.common import host, registry
 from effbench.common.blame import fault_place
 from effbench.common.exits import Fault
 from effbench.common.processes import Messages, compiler_settings, environment, last_line, send
@@ -65,7 +65,7 @@ class LocalExecutor:
 
     def run(self, job: Job, progress: Progress) -> Record:
         """Measure in a child of the server; a child is killed when its time is over."""
-        unmeasured = Record.of(job, "crashed", machine=machine.name())
+        unmeasured = Record.of(job, "crashed", machine=host.identity())
         clock = time.monotonic()
         try:
             if self._server is None:
@@ -78,7 +78,10 @@ class LocalExecutor:
         if record is None:
             status, reason = _verdict(job, ending, timed_out)
             values = {"peak_rss_bytes": ending["max_rss_bytes"]} if "max_rss_bytes" in ending else {}
-            return replace(unmeasured, status=status, reason=reason, values=values, seconds=seconds)
+            facts = {**unmeasured.machine, **({"gpu": ending["gpu"]} if "gpu" in ending else {})}
+            return replace(
+                unmeasured, status=status, reason=reason, values=values, machine=facts, seconds=seconds
+            )
         if record.status == "oom":
             record = replace(
                 record, reason=f"out of memory within {_gib(job.limits.memory_bytes)}: {record.reason}"
@@ -116,6 +119,7 @@ class LocalExecutor:
         self._send({"job": json.loads(to_json(job))})
         record: Record | None = None
         timed_out = False
+        gpu: dict[str, str] = {}
         while True:
             message = self._read(deadline)
             if message is None:
@@ -126,10 +130,12 @@ class LocalExecutor:
                 self._send({"kill": True})
             elif "progress" in message:
                 progress(*message["progress"])
+            elif "gpu" in message:
+                gpu = message
             elif "record" in message:
                 record = record_from(message["record"])
             elif "exit" in message:
-                return record, message["exit"], timed_out
+                return record, {**message["exit"], **gpu}, timed_out
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._server is not None

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from effbench.common import files, machine
+from effbench.common import files, host
 from effbench.common.spec import Cell, Job, Record, Status
 from effbench.records.analyse.summary import summarise
 from effbench.records.frame import raw_frame
-from effbench.records.store import Problem, Store, StoreFull, export
+from effbench.records.store import Problem, Store, StoreFull, write_tables
 from effbench.sweep import planning
 from effbench.sweep.devices import trains_on_any, workers
 from effbench.sweep.estimate import Estimate
@@ -140,7 +140,7 @@ def measure(sweep: Sweep, store: Store, plan: Plan, executor: Executor, listener
             try:
                 wrote = carry_out(sweep, store, plan, executor, listener, gpus)
             except KeyboardInterrupt:
-                export(store.folder)
+                write_tables(store.folder)
                 raise
             return tables(store.read()[0] if wrote else plan.stored, sweep, store)
     finally:
@@ -153,7 +153,7 @@ def tables(records: Sequence[Record], sweep: Sweep, store: Store) -> Outcome:
     They are written also if nothing was left to measure: the run before may have been killed before it wrote
     them.
     """
-    all_raw, all_summary = export(store.folder, records)
+    all_raw, all_summary = write_tables(store.folder, records)
     own = {cell.key for cell in sweep.cells(most=True)}
     mine = [record for record in records if record.cell.key in own]
     if len(mine) == len(records):
@@ -318,7 +318,7 @@ class _Loop:
 
 
 def _unmeasured(job: Job, status: Status, reason: str) -> Record:
-    return Record.of(job, status, reason, machine.name())
+    return Record.of(job, status, reason, host.identity())
 
 
 def write_sweep(sweep: Sweep, folder: Path) -> None:

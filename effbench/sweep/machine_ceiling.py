@@ -32,9 +32,9 @@ class Ceilings:
     def beside(self, record: Record) -> Record:
         """Return the record of a FLOPs cell with the ceiling in its machine's facts; any other unchanged.
 
-        The ceiling is measured on first use and kept in the cache folder, by the machine's name, torch's
-        version and the settings. Other load would make it too low: if there is other load in all of three
-        attempts, or if the ceiling cannot be measured, the record holds a reason instead.
+        The ceiling is measured on first use and kept in the cache folder, by the machine's name, its GPU,
+        torch's version and the settings. Other load would make it too low: if there is other load in all of
+        three attempts, or if the ceiling cannot be measured, the record holds a reason instead.
         """
         if record.cell.probe != "flops" or record.status != "ok":
             return record
@@ -48,11 +48,12 @@ class Ceilings:
             allocator=record.cell.allocator,
         )
         if cell.key not in self._known:
-            self._known[cell.key] = self._find(cell)
+            self._known[cell.key] = self._find(cell, str(record.machine.get("gpu") or ""))
         return replace(record, machine={**record.machine, "ceiling": self._known[cell.key]})
 
-    def _find(self, cell: Cell) -> Mapping[str, Any]:
-        key = f"{_VERSION} {cell.key} {machine.name()} {version('torch')}"
+    def _find(self, cell: Cell, gpu: str) -> Mapping[str, Any]:
+        # nodes of equal processors and other GPUs may share the cache
+        key = f"{_VERSION} {cell.key} {machine.name()} {version('torch')} {gpu}".rstrip()
         path = machine.cache_dir() / f"ceiling-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
         kept = _read(path)
         if kept is not None:

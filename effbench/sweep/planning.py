@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effbench.common import files, folders, machine, registry
+from effbench.common import files, folders, host, machine, registry
 from effbench.common.probes import PROBES
 from effbench.common.spec import Cell, Job, Record, UsageError
 from effbench.records.analyse.load import comparable, is_crowded
@@ -88,30 +88,51 @@ def plan(
 
 
 def pending(cells: Iterable[Cell], sweep: Sweep, plan: Plan) -> tuple[list[Job], list[Record]]:
-    """Return the jobs that are left of these cells, in order, and the final records of the others."""
-    jobs: list[Job] = []
-    done: list[Record] = []
-    codes: dict[tuple[str, str | None], str] = {}
+    """Return the jobs that are left of these cells, in order, and the final records of the others.
+
+    Times are compared in pairs of one host. So if the same repeat of a block is not whole from one host, its
+    times from another host than this one are measured again, here, with the rest.
+    """
+    final: dict[str, Record] = {}
+    planned: list[Job] = []
+    codes: dict[tuple[str, str | None], str] = {}  # of a model and a task, since a digest takes milliseconds
     for cell in order(cells, sweep.seed):
+        sources = cell.label, cell.task
+        codes[sources] = codes.get(sources) or code_of(cell)
         task = cell.task_label
-        plugins = cell.label, cell.task
-        if plugins not in codes:
-            codes[plugins] = code_of(cell)
         predictions = plan.predictions_of(cell) if plan.predictions_of and task else None
         job = Job(
             cell=cell,
             limits=sweep.limits(cell.probe),
             data_dir=plan.data_dir if task else None,
-            code=codes[plugins],
+            code=codes[sources],
             data=plan.data.get(task, ""),
             predictions=str(predictions) if predictions else None,
         )
         record = plan.known.get(cell.key)
         if record is not None and _is_final(record, job, plan.anywhere):
-            done.append(record)
-        else:
-            jobs.append(job)
-    return jobs, done
+            final[cell.key] = record
+        planned.append(job)
+    for key in _of_broken_repeats(planned, final):
+        del final[key]
+    jobs = [job for job in planned if job.cell.key not in final]
+    return jobs, [final[job.cell.key] for job in planned if job.cell.key in final]
+
+
+def _of_broken_repeats(planned: Iterable[Job], final: Mapping[str, Record]) -> list[str]:
+    """Return the keys of the times from other hosts in repeats of blocks that are not whole from one host."""
+    here = host.host_of(host.facts())
+    repeats: dict[tuple[str, int], list[str]] = {}
+    for job in planned:
+        if job.cell.probe == "time":
+            repeats.setdefault((block_of(job.cell), job.cell.repeat), []).append(job.cell.key)
+    broken = []
+    for keys in repeats.values():
+        timed = {key: final[key] for key in keys if key in final and final[key].status == "ok"}
+        hosts = {key: host.host_of(record.machine) for key, record in timed.items()}
+        if not all(key in final for key in keys) or len(set(hosts.values())) > 1:
+            broken += [key for key, name in hosts.items() if name != here]
+    return broken
 
 
 def order(cells: Iterable[Cell], seed: int) -> list[Cell]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from effbench.common.spec import UsageError
 from effbench.records.analyse.load import comparable
+from effbench.records.analyse.pairs import Pair, Samples, by_pair, on_one_host
 from effbench.records.analyse.summary import IDENTITY, ORIGIN, label, summarise
 from effbench.records.analyse.uncertainty import Interval, Noise, noises, ratio_interval
 
@@ -45,12 +46,12 @@ class AtLength:
 
     ``weights`` maps each measured length that the costs come from to its weight: one length has the weight 1,
     two neighbours those of a linear interpolation in the logarithms. ``rows`` are those of ``costs`` at these
-    lengths, ``samples`` the times by (label, length) and repeat, ``noise`` that of each folder's times.
+    lengths, ``samples`` the times by (label, length) and pair, ``noise`` that of each folder's times.
     """
 
     rows: pd.DataFrame
     weights: Mapping[int, float]
-    samples: Mapping[tuple[str, int], Mapping[int, Sequence[float]]]
+    samples: Mapping[tuple[str, int], Mapping[Pair, Samples]]
     noise: Mapping[str, Noise]
 
     @classmethod
@@ -68,7 +69,7 @@ class AtLength:
             weights = {low: 1 - upper, high: upper}
         rows = rows[rows["seq_len"].isin(list(weights))]
         _refuse_twice(rows)
-        samples: dict[tuple[str, int], Mapping[int, Sequence[float]]] = {}
+        samples: dict[tuple[str, int], Mapping[Pair, Samples]] = {}
         noise = {}
         machine = str(rows["machine"].iloc[0])
         for folder, group in _by_folder(raw[(raw["probe"] == "time") & (raw["status"] == "ok")]):
@@ -77,7 +78,7 @@ class AtLength:
             own = rows[rows["folder"] == folder]
             mine_only = times.merge(own[[*_ROW, "label"]], on=_ROW)
             for key, mine in mine_only.groupby(["label", "seq_len"]):
-                samples[key] = dict(zip(mine["repeat"], mine["samples_time_s"], strict=True))
+                samples[key] = by_pair(mine)
         return cls(rows=rows, weights=weights, samples=samples, noise=noise)
 
     def of_label(self, name: str) -> dict[str, Any]:
@@ -111,7 +112,8 @@ class AtLength:
     def ratio(self, ours: str, theirs: str) -> Interval:
         """Return the time of one label over that of another with its interval, as ``ratio_interval`` does.
 
-        Times of two folders share no repeats: the interval then has the ends of their two intervals.
+        Times of two folders share no repeats: the interval then has the ends of their two intervals, and
+        without a common host all is NaN.
         Interpolated, it has the relative width of the wider of the neighbours' intervals.
         """
         if ours == theirs:
@@ -125,6 +127,8 @@ class AtLength:
         a, b = at.loc[ours], at.loc[theirs]
         if a["folder"] == b["folder"]:
             return ratio_interval(self.samples[ours, n], self.samples[theirs, n], self.noise[a["folder"]])
+        if not on_one_host((a["hosts"], b["hosts"])):
+            return math.nan, math.nan, math.nan
         low, high = a["time_low_s"] / b["time_high_s"], a["time_high_s"] / b["time_low_s"]
         return float(a["time_s"] / b["time_s"]), float(low), float(high)
 

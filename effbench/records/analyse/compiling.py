@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from effbench.records.analyse.pairs import by_pair, shared_pairs
 from effbench.records.analyse.uncertainty import Noise, ratio_interval
 
 RATIO = ["compile_ratio", "compile_ratio_low", "compile_ratio_high"]
@@ -24,12 +25,9 @@ def compile_ratios(
     ratios: dict[tuple[object, ...], tuple[float, float, float]] = {}
     others = [name for name in [*identity, "machine"] if name != "compile"]
     for _, block in times.groupby(others, sort=False, dropna=False):
-        samples = {
-            kind: dict(zip(rows["repeat"], rows["samples_time_s"], strict=True))
-            for kind, rows in block.groupby("compile", sort=False)
-        }
+        samples = {kind: by_pair(rows) for kind, rows in block.groupby("compile", sort=False)}
         for kind in samples:
-            if kind != "none" and "none" in samples and set(samples[kind]) & set(samples["none"]):
+            if kind != "none" and "none" in samples and shared_pairs(samples[kind], samples["none"]):
                 row = block[block["compile"] == kind].iloc[0]
                 ratio = ratio_interval(samples[kind], samples["none"], noise[str(row["machine"])])
                 ratios[tuple(row[list(identity)])] = ratio

@@ -10,6 +10,7 @@ import pandas as pd
 
 from effbench.common.growth import Growth, slope
 from effbench.records.analyse.load import comparable
+from effbench.records.analyse.pairs import several_hosts
 from effbench.records.analyse.statistics import student_t
 from effbench.records.analyse.summary import IDENTITY, ORIGIN, label
 from effbench.records.analyse.uncertainty import NOTHING, Noise, Variance, noises
@@ -45,11 +46,13 @@ def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
     ``exponent`` is the slope of log quantity against log N by least squares on the four longest lengths that
     were measured (``first`` to ``last``), or three if there are no more: at short lengths fixed costs
-    dominate. Each repeat has its own slope of the time, because a repeat of the whole grid is one stretch of
-    the machine's time. The exponent is the slope of the medians over repeats, and its 95 % interval is
-    Student's t of the repeats' slopes about it, and the noise between runs; with one repeat, it comes from
-    the standard error of the fit. Memory and FLOPs are exact, and so is their exponent. Series with fewer
-    than three lengths are left out. Nothing is extrapolated.
+    dominate. Each repeat has its own slope of the time, because a repeat of the whole grid on one host is one
+    stretch of the machine's time. The exponent is the slope of the medians over repeats, and its 95 %
+    interval is Student's t of the repeats' slopes about it, and the noise between runs; with one repeat of
+    all lengths or none, it comes from the standard error of the fit. If the lengths were not all measured on
+    the same hosts, each length's time has the whole noise between runs. The statement names several hosts.
+    Memory and FLOPs are exact, and so is their exponent. Series with fewer than three lengths are left out.
+    Nothing is extrapolated.
 
     ``declared`` is the growth that the mechanism declares and ``declared_exponent`` its slope on these
     lengths. ``verdict`` is ``agrees`` (the interval lies within 0.15 of the declared slope), ``grows faster``
@@ -72,7 +75,9 @@ def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:
             continue
         group = group[group["seq_len"].isin(lengths)]
         series = dict(zip(SERIES, key, strict=True))
-        own = noise[series["machine"]].between.own if noise else NOTHING
+        between = noise[series["machine"]].between if noise else None
+        alike = group.groupby("seq_len")["host"].agg(frozenset).nunique() < 2  # the hosts of each length
+        own = NOTHING if between is None else between.own if alike else between.time
         fit = {"first": lengths[0], "last": lengths[-1], **_fit(group, lengths, quantity, own)}
         rows.append({**series, **fit, **_compared(series, group, lengths, quantity, fit)})
     return pd.DataFrame(rows, columns=columns)
@@ -88,7 +93,7 @@ def _is_known(low: float, high: float, verdict: str) -> bool:
 
 
 def _fit(group: pd.DataFrame, lengths: list[int], quantity: str, between: Variance) -> dict[str, Any]:
-    table = group.pivot_table(index="repeat", columns="seq_len", values=quantity, aggfunc="median")
+    table = group.pivot_table(index=["host", "repeat"], columns="seq_len", values=quantity, aggfunc="median")
     medians = table.median().loc[lengths].to_numpy(dtype=float)
     center = slope(lengths, list(medians))
     half = 0.0
@@ -151,6 +156,8 @@ def _compared(
     first, last = fit["steps"]
     if abs(last - first) > CURVED:
         statement += f"; the exponent is still changing ({first:.2f} to {last:.2f})"
+    if quantity == "time_s" and (hosts := several_hosts(group)):
+        statement += f"; measured on {hosts}"
     return {**claim, "statement": statement}
 
 

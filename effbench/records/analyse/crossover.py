@@ -11,6 +11,7 @@ import pandas as pd
 
 from effbench.records.analyse.complexity import SERIES
 from effbench.records.analyse.load import comparable
+from effbench.records.analyse.pairs import Pair, by_pair, one_host, shared_pairs
 from effbench.records.analyse.statistics import LEVEL, student_t
 from effbench.records.analyse.summary import label
 from effbench.records.analyse.uncertainty import Noise, differs, noises, ratio_interval
@@ -20,7 +21,7 @@ SHAPE = [name for name in SERIES if name not in ("mechanism", "options", "code",
 _COLUMNS = ["first_label", "second_label", "faster_before", "faster_after", "crossover"]
 COLUMNS = [*SHAPE, *_COLUMNS, "crossover_low", "crossover_high", "first", "last", "statement"]
 
-Times = dict[int, dict[int, list[float]]]  # length -> repeat -> samples
+Times = dict[int, dict[Pair, list[float]]]  # length -> pair -> samples
 
 
 def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -31,10 +32,10 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
     curves cross. ``crossover`` is where the logarithm of the ratio, interpolated linearly in log N, is 0,
     among the neighbouring lengths where the ratio changes sides. Its 95 % interval is Student's t times the
     spread of its logarithm in a bootstrap that draws repeats, for both alike, samples inside them, and the
-    noise between runs; it ends at those two lengths. A length with one repeat has no interval and is left
-    out, and the statement says so. Nothing is extrapolated: an interval that would extend beyond the measured
-    lengths is open, with ``crossover_low`` or ``crossover_high`` missing and ``< first`` or ``> last`` in the
-    statement.
+    noise between runs; it ends at those two lengths. A length with one repeat, or where the two were measured
+    on different hosts, has no interval and is left out, and the statement says so. Nothing is extrapolated:
+    an interval that would extend beyond the measured lengths is open, with ``crossover_low`` or
+    ``crossover_high`` missing and ``< first`` or ``> last`` in the statement.
 
     A pair that does not cross has no ``crossover``; ``faster_before`` and ``faster_after`` are the
     significantly faster ones at the first and the last common length, missing if there is none. A mechanism
@@ -51,7 +52,9 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
         series: dict[str, Times] = {}
         for (mechanism, options, code), cells in group.groupby(["mechanism", "options", "code"]):
             name = label(str(mechanism), str(options))
-            series[f"{name} ({code})" if codes[mechanism, options] > 1 else name] = _times(cells)
+            series[f"{name} ({code})" if codes[mechanism, options] > 1 else name] = {
+                int(str(n)): by_pair(own) for n, own in cells.groupby("seq_len", sort=False)
+            }
         for first, second in itertools.combinations(sorted(series), 2):
             rng = np.random.default_rng(seed)
             pair = _pair(
@@ -59,15 +62,6 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
             )
             rows += [{**shape, **row} for row in pair]
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _times(cells: pd.DataFrame) -> Times:
-    times: Times = {}
-    for n, repeat, samples in zip(cells["seq_len"], cells["repeat"], cells["samples_time_s"], strict=True):
-        own = times.setdefault(int(n), {})
-        # two folders may both hold a repeat; sorted, so that the order of records does not matter
-        own[int(repeat)] = sorted([*own.get(int(repeat), []), *samples])
-    return times
 
 
 def _pair(
@@ -85,7 +79,8 @@ def _pair(
         return []
     if not lengths:
         span = f"at {common[0]}" if len(common) == 1 else f"from {common[0]} to {common[-1]}"
-        statement = f"{first} and {second} were not compared {span}: one repeat has no interval"
+        why = "; ".join(dict.fromkeys(_why_not(ours[n], theirs[n]) for n in common))
+        statement = f"{first} and {second} were not compared {span}: {why}"
         known = {"first_label": first, "second_label": second, "first": common[0], "last": common[-1]}
         return [{**known, "statement": statement}]
     known = {"first_label": first, "second_label": second, "first": lengths[0], "last": lengths[-1]}
@@ -93,8 +88,11 @@ def _pair(
     sides = {n: _side(ours[n], theirs[n], noise) for n in lengths}
     sure = [n for n in lengths if sides[n]]
     names = {-1: first, 1: second}
-    alone = [n for n in common if n not in lengths]
-    note = f"; not compared at {_listed(alone)}: one repeat has no interval" if alone else ""
+    alone: dict[str, list[int]] = {}
+    for n in common:
+        if n not in lengths:
+            alone.setdefault(_why_not(ours[n], theirs[n]), []).append(n)
+    note = "".join(f"; not compared at {_listed(where)}: {why}" for why, where in alone.items())
     changes = [(a, b) for a, b in itertools.pairwise(sure) if sides[a] != sides[b]]
     crossings = []
     for low, high in changes:
@@ -157,24 +155,30 @@ def _listed(lengths: list[int]) -> str:
     return ", ".join(map(str, lengths))
 
 
-def _side(ours: dict[int, list[float]], theirs: dict[int, list[float]], noise: Noise) -> int:
+def _side(ours: dict[Pair, list[float]], theirs: dict[Pair, list[float]], noise: Noise) -> int:
     interval = ratio_interval(ours, theirs, noise)
     return (-1 if interval[0] < 1 else 1) if differs(interval) else 0
 
 
-def _repeats(ours: dict[int, list[float]], theirs: dict[int, list[float]]) -> int:
-    """Return the number of common repeats, or the smaller number of the two if they have none in common."""
-    return len(ours.keys() & theirs.keys()) or min(len(ours), len(theirs))
+def _repeats(ours: dict[Pair, list[float]], theirs: dict[Pair, list[float]]) -> int:
+    """Return the number of pairs, or the smaller number of repeats if there are none on one host."""
+    alone = min(len(ours), len(theirs)) if one_host(ours, theirs) else 0
+    return len(shared_pairs(ours, theirs)) or alone
+
+
+def _why_not(ours: dict[Pair, list[float]], theirs: dict[Pair, list[float]]) -> str:
+    """Return why two times have no interval of their ratio."""
+    return "one repeat has no interval" if one_host(ours, theirs) else "measured on different hosts"
 
 
 def _log_ratios(
-    ours: dict[int, list[float]], theirs: dict[int, list[float]], resamples: int, rng: np.random.Generator
+    ours: dict[Pair, list[float]], theirs: dict[Pair, list[float]], resamples: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return [1 + resamples]: the mean over repeats of the log ratio of medians, as measured, then as drawn.
+    """Return [1 + resamples]: the mean over pairs of the log ratio of medians, as measured, then as drawn.
 
-    Repeats that only one of the two has are left out; without common ones, each is drawn by itself.
+    Repeats that only one of the two has are left out; without pairs, each is drawn by itself.
     """
-    common = sorted(ours.keys() & theirs.keys())
+    common = shared_pairs(ours, theirs)
     if not common:
         a, b = (_log_medians(list(t.values()), resamples, rng) for t in (ours, theirs))
         apart: np.ndarray = _draw(a, rng) - _draw(b, rng)
@@ -186,9 +190,13 @@ def _log_ratios(
 def _log_medians(repeats: list[list[float]], resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Return [repeats, 1 + resamples]: the log median of each repeat, then of its resampled samples."""
     rows = []
-    for samples in map(np.asarray, repeats):
-        drawn = samples[rng.integers(len(samples), size=(resamples, len(samples)))]
-        rows.append(np.log([np.median(samples), *np.median(drawn, axis=1)]))
+    for samples in map(np.sort, repeats):
+        count = len(samples)
+        drawn = rng.integers(count, size=(resamples, count))
+        # the samples are in order: their median is at the median place, and NumPy sorts small integers quickly
+        small = drawn.astype(np.int16 if count <= np.iinfo(np.int16).max else np.int64)
+        places = np.sort(small, axis=1)[:, (count - 1) // 2 : count // 2 + 1]
+        rows.append(np.log([np.median(samples), *samples[places].mean(axis=1)]))
     return np.stack(rows)
 
 
@@ -207,15 +215,11 @@ def _crossing(lengths: list[int], logs: np.ndarray, before: int) -> np.ndarray:
     A draw that starts on the other side crosses at the first length, one that never leaves at the last.
     """
     x = np.log(np.array(lengths, dtype=float))
-    places = np.full(logs.shape[1], x[-1])
-    for draw in range(logs.shape[1]):
-        value = logs[:, draw] * before
-        left = np.flatnonzero(value <= 0)
-        if not len(left):
-            continue
-        k = int(left[0])
-        places[draw] = (
-            x[0] if k == 0 else x[k - 1] + (x[k] - x[k - 1]) * value[k - 1] / (value[k - 1] - value[k])
-        )
-    crossings: np.ndarray = np.exp(places)
+    values = logs * before
+    at = (values <= 0).argmax(axis=0)  # the first length on the other side; 0 too if there is none
+    draws = np.arange(logs.shape[1])
+    low, high = values[at - 1, draws], values[at, draws]  # where ``at`` is 0, they are not used
+    between = x[at - 1] + (x[at] - x[at - 1]) * low / np.where(at > 0, low - high, 1.0)
+    stays = (values > 0).all(axis=0)
+    crossings: np.ndarray = np.exp(np.where(stays, x[-1], np.where(at > 0, between, x[0])))
     return crossings

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from effbench.records.analyse.load import comparable
+from effbench.records.analyse.pairs import several_hosts
 from effbench.records.analyse.statistics import mean_interval
 from effbench.records.analyse.summary import IDENTITY, ORIGIN
 
@@ -20,7 +21,8 @@ _FEWEST = 5  # cells of a repeat that a report is based on
 def doubts(raw: pd.DataFrame) -> list[str]:
     """Return sentences about disturbances of the machine while these records were made, possibly none.
 
-    A repeat of the whole grid is slower or faster than the others if the mean, over cells, of the logarithm
+    The first one says if the times of one machine come from several hosts. A repeat of the whole grid on one
+    host is slower or faster than the others if the mean, over cells, of the logarithm
     of its times, divided by the control, over the cell's own median differs from 0 by more than 3 % and its
     95 % interval excludes 0. Load by other processes, stolen time and changes of the clock are read from the
     records, if the system shows them.
@@ -31,6 +33,11 @@ def doubts(raw: pd.DataFrame) -> list[str]:
 def _doubts(raw: pd.DataFrame) -> Iterator[str]:
     times = comparable(raw[(raw["probe"] == "time") & (raw["status"] == "ok")])
     if not times.empty:
+        if hosts := several_hosts(times):
+            yield (
+                f"the times were measured on {hosts} of equal hardware: two times are compared only where "
+                "both are of one host"
+            )
         yield from _repeats(times)
     measured = raw[raw["status"] == "ok"]
     seconds = measured["seconds"].clip(lower=1e-3)
@@ -56,7 +63,8 @@ def _repeats(times: pd.DataFrame) -> Iterator[str]:
     cell = times.groupby([*IDENTITY, *ORIGIN], dropna=False)["time_s"]
     relative = np.log(times["time_s"].astype(float)) - np.log(cell.transform("median").astype(float))
     relative = relative[cell.transform("size") > 1]
-    for repeat, group in relative.groupby(times["repeat"]):
+    several = times["host"].nunique() > 1
+    for (host, repeat), group in relative.groupby([times["host"], times["repeat"]]):
         if len(group) < _FEWEST:
             continue
         mean, low, high = mean_interval(list(group))
@@ -64,4 +72,5 @@ def _repeats(times: pd.DataFrame) -> Iterator[str]:
             when = times.loc[group.index, "started"].astype(str).str.slice(11, 16)
             span = f"{when.min()} to {when.max()} UTC" if when.min() else "no time recorded"
             how = f"{100 * abs(np.expm1(mean)):.0f} % {'slower' if mean > 0 else 'faster'} than the others"
-            yield f"repeat {int(str(repeat)) + 1} ({span}) was {how}, over {len(group)} cells"
+            where = f" on {host or 'a host that is not recorded'}" if several else ""
+            yield f"repeat {int(repeat) + 1}{where} ({span}) was {how}, over {len(group)} cells"

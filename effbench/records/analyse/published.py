@@ -13,6 +13,7 @@ import pandas as pd
 
 from effbench.common.spec import UsageError
 from effbench.records.analyse.load import comparable
+from effbench.records.analyse.pairs import by_pair, shared_pairs
 from effbench.records.analyse.published_data import ALONE as ALONE
 from effbench.records.analyse.published_data import PANELS, read
 from effbench.records.analyse.published_data import SCORED as SCORED
@@ -259,7 +260,7 @@ def compare_times(raw: pd.DataFrame) -> pd.DataFrame:
 
     ``ratio`` is paired by repeat and has the 95 % interval ``ratio_low``, ``ratio_high``. ``factor`` and its
     interval are our ratio over the published one, whose own error (about 2 %) they do not include. Lengths
-    that only one of the two has are left out.
+    that only one of the two has, or that were measured on different hosts, are left out.
 
     Raises UsageError if nothing can be compared, or if a mechanism was timed twice at one point.
     """
@@ -279,19 +280,18 @@ def compare_times(raw: pd.DataFrame) -> pd.DataFrame:
                 f"{row['label']} at {row['seq_len']}, {row['mode']}, repeat {row['repeat']}, was timed more "
                 "than once: name folders that hold each time once"
             )
-        samples = {
-            str(name): dict(zip(mine["repeat"], mine["samples_time_s"], strict=True))
-            for name, mine in group.groupby("name", sort=False)
-        }
+        samples = {str(name): by_pair(mine) for name, mine in group.groupby("name", sort=False)}
         for name, mine in samples.items():
             place = (shape["mode"], name, shape["seq_len"])
             if name == against or against not in samples or place not in published_ratios.index:
                 continue
             ratio, low, high = ratio_interval(mine, samples[against], noise[shape["machine"]])
+            if math.isnan(ratio):  # measured on different hosts
+                continue
             theirs = float(published_ratios.loc[place])
             ratios.append(
                 {**shape, "name": name, "ours": group.loc[group["name"] == name, "label"].iloc[0],
-                 "repeats": len(mine.keys() & samples[against].keys()), "published_ratio": theirs,
+                 "repeats": len(shared_pairs(mine, samples[against])), "published_ratio": theirs,
                  "ratio": ratio, "ratio_low": low, "ratio_high": high,
                  "factor": ratio / theirs, "factor_low": low / theirs, "factor_high": high / theirs}
             )  # fmt: skip

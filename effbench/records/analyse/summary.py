@@ -11,6 +11,7 @@ from effbench.common import columns
 from effbench.common.wording import plural
 from effbench.records.analyse.compiling import RATIO, compile_ratios
 from effbench.records.analyse.load import BESIDE_LOAD, comparable, crowded_rows
+from effbench.records.analyse.pairs import by_pair, joined_hosts
 from effbench.records.analyse.roofline import roofline
 from effbench.records.analyse.scores import metric_of, scores_of
 from effbench.records.analyse.statistics import (
@@ -123,6 +124,7 @@ def _values(group: pd.DataFrame, quiet: pd.DataFrame | None, noise: Noise) -> di
     times = ok[ok["probe"] == "time"]
     trained = ok[ok["probe"] == "accuracy"]
     values["repeats"] = max(len(times), len(trained))
+    values["hosts"] = joined_hosts((trained if quiet is None else quiet)["host"])
     if quiet is not None:
         repeats = list(quiet["samples_time_s"])
         center, low, high = time_interval(repeats, noise)
@@ -193,7 +195,7 @@ def _ratios(frame: pd.DataFrame, times: pd.DataFrame, noise: Mapping[str, Noise]
     rivals = [name for name in [*IDENTITY, "machine"] if name not in ("mechanism", "options")]
     for _, block in times.groupby(rivals, sort=False, dropna=False):
         samples_of = {
-            place[key]: dict(zip(rows["repeat"], rows["samples_time_s"], strict=True))
+            place[key]: by_pair(rows)
             for key, rows in block.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False)
         }
         best = frame.loc[list(samples_of), "time_s"].idxmin()

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from effbench.common.columns import of_role
+from effbench.records.analyse.pairs import Pair, Samples, one_host, shared_pairs
 from effbench.records.analyse.statistics import LEVEL, student_t
 
 Interval = tuple[float, float, float]
-Samples = Sequence[float]
 # A variance counts as no smaller than this: the clock is not exact, and neither is a model of noise.
 _LEAST_SD = 1e-3
 # The noise of a few repeats is estimated from all configurations together, if there are so many.
@@ -125,7 +125,7 @@ def noise_of(times: pd.DataFrame) -> Noise:
     logs = np.log(times["samples_time_s"].map(np.median).astype(float))
     configuration = [times[name] for name in of_role("identity", "origin")]
     block = [times[name] for name in of_role("identity", "origin") if name not in _OF_A_MECHANISM]
-    in_block = logs.groupby([*block, times["repeat"]], dropna=False)
+    in_block = logs.groupby([*block, times["host"], times["repeat"]], dropna=False)
     size = in_block.transform("size")
     apart = (logs - in_block.transform("mean")) * np.sqrt(size / (size - 1).clip(lower=1))
     return Noise(
@@ -168,21 +168,25 @@ def own_error(repeats: Sequence[Samples], noise: Noise) -> float:
     return math.expm1(student_t(LEVEL, variance.degrees) * math.sqrt(variance.value))
 
 
-def ratio_interval(ours: Mapping[int, Samples], theirs: Mapping[int, Samples], noise: Noise) -> Interval:
-    """Return (ratio, low, high) of two times, ours over theirs, whose samples are keyed by repeat.
+def ratio_interval(ours: Mapping[Pair, Samples], theirs: Mapping[Pair, Samples], noise: Noise) -> Interval:
+    """Return (ratio, low, high) of two times, ours over theirs, whose samples are those of ``pairs.by_pair``.
 
     The interval predicts the ratio of another run; ``differs`` tells if the two times differ. Repeats of the
-    same number were measured within seconds of each other, so that disturbances of the machine affected both:
-    the ratio is the geometric mean over pairs of the ratio of medians. The variance of the pairs is pooled
-    with twice ``noise.apart``, and the variance between runs is twice ``noise.between.own``. With fewer than
-    two pairs the two times count as separate; the bounds are NaN if one of the two has a single repeat.
+    same host and number were measured within seconds of each other, so that disturbances of the machine
+    affected both: the ratio is the geometric mean over pairs of the ratio of medians. The variance of the
+    pairs is pooled with twice ``noise.apart``, and the variance between runs is twice ``noise.between.own``.
+    With fewer than two pairs the two times count as separate if they are of one host; the bounds are NaN if
+    one of the two has a single repeat. Times of several hosts are not compared: with one pair the bounds are
+    NaN, without any the ratio is NaN too.
     """
-    shared = sorted(ours.keys() & theirs.keys())
+    shared = shared_pairs(ours, theirs)
     between = noise.between.own.times(2)
+    pairs = _logs([ours[pair] for pair in shared]) - _logs([theirs[pair] for pair in shared])
     if len(shared) >= 2:
-        pairs = _logs([ours[r] for r in shared]) - _logs([theirs[r] for r in shared])
         variance = _variance(pairs).pooled(noise.apart.times(2)).times(1 / len(pairs))
         return _around(float(np.mean(pairs)), variance, between)
+    if not one_host(ours, theirs):
+        return math.exp(pairs[0]) if shared else math.nan, math.nan, math.nan
     a, b = _logs(list(ours.values())), _logs(list(theirs.values()))
     center = float(np.median(a) - np.median(b))
     if min(len(a), len(b)) < 2:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from effbench.records.analyse.load import BESIDE_LOAD
+from effbench.records.analyse.pairs import on_one_host
 from effbench.records.analyse.summary import ONE_REPEAT, label
 from effbench.records.analyse.uncertainty import differs
 
 ONE_MECHANISM = "one mechanism was timed"
+SEVERAL_HOSTS = "measured on different hosts"
 
 
 def fastest(rows: pd.DataFrame) -> list[str]:
@@ -44,7 +46,15 @@ def undecided(rows: pd.DataFrame) -> str:
         return "one repeat has no confidence interval"
     if noisy.str.contains(BESIDE_LOAD, regex=False).any():
         return "measured beside other load"
-    return ""
+    return SEVERAL_HOSTS if _apart(timed) else ""
+
+
+def _apart(timed: pd.DataFrame) -> bool:
+    """True if not all of these times are of one host, so that they are no pairs and cannot be compared."""
+    others = timed[timed["time_ratio"] != 1]
+    if len(others) == len(timed) - 1:  # the ratios of one summary: without two pairs, one has no interval
+        return bool(others["time_ratio_low"].isna().any())
+    return "hosts" in timed and not on_one_host(timed["hosts"])
 
 
 def in_words(rows: pd.DataFrame) -> str:

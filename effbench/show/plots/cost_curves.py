@@ -22,6 +22,7 @@ from effbench.show.look import (
     NothingToDraw,
     Style,
     failures_note,
+    hosts_note,
     looks,
     mark_failures,
     set_length_axis,
@@ -128,11 +129,12 @@ def _figure(
 
 
 def interval_notes(rows: pd.DataFrame, *, timed: bool) -> list[str]:
-    """The caption's explanation of bars and hollow markers, as far as the figure has them."""
+    """The caption's explanation of bars, hollow markers and hosts, as far as the figure has them."""
     if not timed:
         return []
     bars = "bars: another run is inside with 95 %" if rows["time_low_s"].notna().any() else ""
-    return [bars, "hollow: noisy" if rows["noisy"].fillna("").astype(bool).any() else ""]
+    hollow = "hollow: noisy" if rows["noisy"].fillna("").astype(bool).any() else ""
+    return [bars, hollow, hosts_note(rows)]
 
 
 def _at_one_length(

@@ -8,7 +8,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from effbench.show import units
-from effbench.show.look import NothingToDraw, Style, failures_note, looks, mark_failures, set_title
+from effbench.show.look import (
+    NothingToDraw,
+    Style,
+    failures_note,
+    hosts_note,
+    looks,
+    mark_failures,
+    set_title,
+)
 from effbench.show.plots.cost_curves import (
     Cost,
     draw_series,
@@ -101,5 +109,5 @@ def _scatter(rows: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Style]
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     lengths = sorted(known["seq_len"].unique())
     span = f"N from {units.length(lengths[0])} to {units.length(lengths[-1])}; large marker: the longest N"
-    set_title(figure, shape, span)
+    set_title(figure, shape, "; ".join(filter(None, [span, hosts_note(known)])))
     return figure

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from effbench.records.analyse.load import comparable
+from effbench.records.analyse.pairs import Pair, by_pair
 from effbench.records.analyse.published import MODES, published_times
 from effbench.records.analyse.uncertainty import noise_of, ratio_interval
 from effbench.show import units
@@ -21,6 +22,7 @@ from effbench.show.look import (
     NothingToDraw,
     Style,
     failures_note,
+    hosts_note,
     looks,
     mark_failures,
     set_length_axis,
@@ -99,9 +101,9 @@ def _reference(timed: pd.DataFrame) -> str | None:
     return "" if "" in options else options[0] if len(options) == 1 else None
 
 
-def _samples(cells: pd.DataFrame) -> dict[int, list[float]]:
+def _samples(cells: pd.DataFrame) -> dict[Pair, list[float]]:
     ok = comparable(cells[cells["status"] == "ok"])
-    return dict(zip(ok["repeat"], ok["samples_time_s"], strict=True)) if len(ok) else {}
+    return by_pair(ok) if len(ok) else {}
 
 
 def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) -> Figure:
@@ -154,7 +156,7 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
         notes.append(
             "paper: different machine and library, values read from its figure (about ± 2 %), no intervals"
         )
-    notes.append(failures_note(failed))
+    notes += [failures_note(failed), hosts_note(timed)]
     shape = {name: timed[name].iloc[0] for name in (*SHAPE, "machine")}
     set_title(figure, {**shape, "batch_size": span(timed["batch_size"])}, "; ".join(filter(None, notes)))
     for axes, texts in zip(panels, ends, strict=True):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from effbench.show import units
-from effbench.show.look import NothingToDraw, Style, looks, minor_tick, set_title
+from effbench.show.look import NothingToDraw, Style, hosts_note, looks, minor_tick, set_title
 from effbench.show.tables import SHAPE, by_label, labels, of_shape
 
 
@@ -75,5 +75,6 @@ def _figure(
     figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
     limits = f"grey: measured limits of this machine ({units.count(peak, 'FLOP')}/s and bandwidth)"
     most = units.length(known["seq_len"].max())
-    set_title(figure, shape, f"{limits}; black edge: longest length of a series (at most {most})")
+    edge = f"black edge: longest length of a series (at most {most})"
+    set_title(figure, shape, "; ".join(filter(None, [limits, edge, hosts_note(known)])))
     return figure

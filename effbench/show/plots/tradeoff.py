@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from effbench.records.analyse.scores import with_score
 from effbench.records.analyse.summary import label
 from effbench.show import units
-from effbench.show.look import NothingToDraw, Style, looks, minor_tick, set_title
+from effbench.show.look import NothingToDraw, Style, hosts_note, looks, minor_tick, set_title
 from effbench.show.plots.label_layout import label_spots
 from effbench.show.plots.trainings import metric_words
 from effbench.show.tables import SHAPE, each_row
@@ -73,7 +73,8 @@ def _figure(known: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Style]
     ]  # fmt: skip
     axes.legend(handles=handles, title="peak memory of\na training step\n(area)", loc="center left",
                 labelspacing=2.0, bbox_to_anchor=(1.0, 0.5), borderpad=1.2, handletextpad=1.4)  # fmt: skip
-    set_title(figure, shape, f"bars: 95 % confidence interval of the {metric_words(known)}")
+    bars_are = f"bars: 95 % confidence interval of the {metric_words(known)}"
+    set_title(figure, shape, "; ".join(filter(None, [bars_are, hosts_note(known)])))
     bars = [(row.tokens_per_s, row.score_low, row.tokens_per_s, row.score_high) for row in each_row(known)]
     label_spots(axes, spots, [bar for bar in bars if pd.notna(bar[1])])
     return figure

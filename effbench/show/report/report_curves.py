@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from effbench.common.wording import plural
 from effbench.records.analyse.load import comparable
+from effbench.records.analyse.pairs import Pair, by_pair
 from effbench.records.analyse.summary import label
 from effbench.records.analyse.uncertainty import Interval, Noise, noises, ratio_interval
 from effbench.show.report.report_legend import Legend
@@ -19,7 +21,6 @@ from effbench.show.report.report_text import known, numbers
 from effbench.show.tables import (
     SHAPE,
     compiled_in_words,
-    each_row,
     items_in_words,
     of_shape,
     what_was_measured,
@@ -38,7 +39,7 @@ METRICS: Mapping[str, tuple[str, str, str]] = {
     "energy_j": ("energy per call", "energy of a step", "J"),
 }
 _TIMED = ("time_s", "tokens_per_s")
-Samples = dict[int, list[float]]  # repeat -> samples
+Samples = dict[Pair, list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def shape_in_words(shape: Mapping[str, Any]) -> str:
 
 def _mode(rows: pd.DataFrame, times: pd.DataFrame, noise: Noise, legend: Legend) -> dict[str, Any]:
     series, samples = [], []
-    own = {key: _samples(group) for key, group in times.groupby(["mechanism", "options", "code", "seq_len"])}
+    own = {key: by_pair(group) for key, group in times.groupby(["mechanism", "options", "code", "seq_len"])}
     for (mechanism, options, code), group in rows.groupby(["mechanism", "options", "code"], sort=False):
         group = group.drop_duplicates("seq_len").sort_values("seq_len")
         series.append({"mechanism": legend.place(label(mechanism, options)), **_series(group)})
@@ -125,16 +126,16 @@ def _series(group: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _samples(cells: pd.DataFrame) -> Samples:
-    return {int(row.repeat): list(row.samples_time_s) for row in each_row(cells)}
-
-
 def pair_ratios(
     ours: Mapping[int, Samples], theirs: Mapping[int, Samples], noise: Noise
 ) -> dict[int, Interval]:
-    """Return length -> (ratio, low, high) of two mechanisms' times, ours over theirs, where both have one."""
-    return {
+    """Return length -> (ratio, low, high) of two mechanisms' times, ours over theirs, where both have one.
+
+    Lengths at which the two were measured on different hosts are left out.
+    """
+    ratios = {
         n: ratio_interval(ours[n], theirs[n], noise)
         for n in sorted(ours.keys() & theirs.keys())
         if ours[n] and theirs[n]
     }
+    return {n: interval for n, interval in ratios.items() if not math.isnan(interval[0])}

@@ -15,7 +15,7 @@ from effbench.show.report.report_text import known
 
 # A machine's facts that say what it is; those that change from record to record are in raw.csv.
 _FACTS = ("name", "processor", "gpu", "cores", "machine_cores", "cpu_quota_cores", "memory_bytes",
-          "cpu_capability", "system", "libc", "python", "torch")  # fmt: skip
+          "cpu_capability", "system", "libc", "python", "torch", "host", "slurm_cluster")  # fmt: skip
 _MOST_VALUES = 6
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from effbench.common import machine
+from effbench.common import host
 from effbench.common.exits import Fault
 from effbench.common.spec import Job, Record, UsageError
 from effbench.common.wording import plural
@@ -280,12 +280,13 @@ class _Driver:
         for record in store.read()[0]:
             if record.status == "interrupted":
                 why = f"; {record.reason}"
-            elif (record.code, record.data) != (job.code, job.data):
+                continue
+            if (record.code, record.data) != (job.code, job.data):
                 self._say(
                     f"{job.cell.label} N={job.cell.seq_len}: the nodes measure other code or data than this "
                     f"machine has: {record.code} {record.data}, not {job.code} {job.data}"
                 )
-                return
+            return  # it stays, although it is a time of another host than the rest of its repeat
         last = next(
             submission.job_of(place)
             for submission in reversed(now.submissions)
@@ -297,7 +298,7 @@ class _Driver:
             f"{MOST_SUBMISSIONS} Slurm jobs ended without a record of it; the last one, {last}: {how}; "
             f"its output is in {CLUSTER}/{JOBS}{why}"
         )
-        store.write(Record.of(job, "interrupted", reason, machine.name()))
+        store.write(Record.of(job, "interrupted", reason, host.identity()))
 
     def wait(self) -> None:
         """Wait until no job is left, and submit again what jobs left unfinished. Raises Cancelled."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from effbench.common import files, machine
+from effbench.common import files, host
 from effbench.common.spec import Cell, Job, Record
 from effbench.records.store import Problem, Store
 from effbench.sweep import loop, planning
@@ -76,7 +76,7 @@ def measure(order: Order) -> None:
                     f"neither a record nor a checkpoint came of it within {order.minutes} minutes, the time "
                     "limit of its Slurm job: give a longer --time-limit"
                 )
-                store.write(Record.of(attempts.last, "interrupted", reason, machine.name()))
+                store.write(Record.of(attempts.last, "interrupted", reason, host.identity()))
             sys.exit(1)
         finally:
             executor.close()
@@ -139,7 +139,7 @@ def _without_deadly(part: Sweep, plan: Plan, store: Store, attempts: Attempts) -
             f"{count} Slurm jobs ended while they measured this mechanism, without a record: most likely "
             f"they exceeded the memory of the job; see {CLUSTER}/{JOBS}"
         )
-        store.write(Record.of(job, "crashed", reason, machine.name()))
+        store.write(Record.of(job, "crashed", reason, host.identity()))
     return replace(plan, jobs=tuple(jobs))
 
 

@@ -26,12 +26,16 @@ class SharedStore(Store):
     def __init__(self, folder: Path, keys: Collection[str]) -> None:
         super().__init__(folder)
         self._keys = frozenset(keys)
+        self._seen: dict[str, Record] = {}
 
     def read(self) -> tuple[list[Record], list[Problem]]:
         """Return the sound records of these cells. Damaged files are told by the folder's reader."""
         if files.is_file(self.pack):
-            return [record for record in super().read()[0] if record.cell.key in self._keys], []
-        return [record for path in self.paths() if (record := sound(path))], []
+            records = [record for record in super().read()[0] if record.cell.key in self._keys]
+        else:
+            records = [record for path in self.paths() if (record := sound(path))]
+        self._seen = {record.cell.key: record for record in records}
+        return records, []
 
     def paths(self) -> list[Path]:
         """Return the record files of these cells."""
@@ -39,7 +43,11 @@ class SharedStore(Store):
         return [path for path in found if record_file.key_in(path.name) in self._keys]
 
     def write(self, record: Record) -> Path:
-        """Write a record, beside the first final one of the same code and data if there is one."""
+        """Write a record, beside the first final one of the same code and data if there is one.
+
+        A record that ``read`` returned is replaced: it was known when the cell was planned again, for example
+        since it is a time of another host than the rest of its repeat. An interrupted record replaces none.
+        """
         path = self.folder / RECORDS / record_file.name_of(record)
         first = sound(path)
         same = first is not None and (first.code, first.data) == (record.code, record.data)
@@ -47,6 +55,8 @@ class SharedStore(Store):
             return super().write(record)
         if record.status == "interrupted":
             return path
+        if first == self._seen.get(record.cell.key):
+            return super().write(record)
         content = record_file.content_of(record)
         name = record_file.superseded_name(record_file.name_of(record), content)
         target = self.folder / SUPERSEDED / name

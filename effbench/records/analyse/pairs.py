@@ -1,0 +1,58 @@
+"""Which two times are a pair: those of one host and one repeat, measured at nearly the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+_NAMED = 4
+_BETWEEN = "; "
+
+Pair = tuple[str, int]  # host ("" in older records), repeat
+Samples = Sequence[float]
+
+
+def by_pair(rows: pd.DataFrame) -> dict[Pair, list[float]]:
+    """Return the samples of one configuration's times by host and repeat; ``rows`` are of the raw frame.
+
+    Two folders may both hold a repeat: its samples are then joined. They are sorted, so that the order of the
+    records does not matter.
+    """
+    samples: dict[Pair, list[float]] = {}
+    for host, repeat, own in zip(rows["host"], rows["repeat"], rows["samples_time_s"], strict=True):
+        key = str(host), int(repeat)
+        samples[key] = sorted([*samples.get(key, []), *own])
+    return samples
+
+
+def shared_pairs(ours: Mapping[Pair, Any], theirs: Mapping[Pair, Any]) -> list[Pair]:
+    """Return the keys that both have, sorted."""
+    return sorted(ours.keys() & theirs.keys())
+
+
+def one_host(*times: Iterable[Pair]) -> bool:
+    """True if all these times are of one host: only then can two of them be compared without being pairs."""
+    return len({host for pairs in times for host, _ in pairs}) < 2
+
+
+def joined_hosts(hosts: Iterable[str]) -> str:
+    """Return the different hosts as the column ``hosts`` of a summary has them; "" if none is recorded."""
+    return _BETWEEN.join(sorted({host for host in hosts if host}))
+
+
+def on_one_host(hosts: Iterable[object]) -> bool:
+    """True if these rows of the column ``hosts`` of a summary name the same host alone, or none."""
+    names = {host if isinstance(host, str) else "" for host in hosts}
+    return len(names) < 2 and not any(_BETWEEN in name for name in names)
+
+
+def several_hosts(rows: pd.DataFrame) -> str:
+    """Return ``2 hosts (n1, n2)`` if these rows, of the raw frame or a summary, name several; else ""."""
+    texts = rows["host" if "host" in rows else "hosts"].dropna()
+    names = sorted({name for text in texts for name in str(text).split(_BETWEEN) if name})
+    if len(names) < 2:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{len(names)} hosts ({', '.join(names[:_NAMED])}{more})"
