@@ -206,18 +206,24 @@ def stored(one: Sweep, folder: Path) -> Record:
 def test_the_first_final_record_stays_and_a_later_one_is_kept_beside_it(tmp_path):
     one, folder = sweep(), tmp_path / "out"
     first = stored(one, folder)
-    store = SharedStore(folder, [first.cell.key])
+    store, reader = (SharedStore(folder, [first.cell.key]) for _ in range(2))
     store.create()
     store.write(replace(first, status="interrupted"))
     store.write(first)
     assert not (folder / "superseded").exists(), "an interrupted record is no result"
     for status in ("ok", "crashed", "interrupted"):
         store.write(replace(first, status=status, seconds=3.0))
-        assert store.read() == ([first], [])
+        assert reader.read() == ([first], [])
     assert len(list((folder / "superseded").iterdir())) == 2, "an interrupted record is no surplus"
     newer = replace(first, code="d")
     store.write(newer)
-    assert store.read()[0] == [newer], "other code is measured anew"
+    assert reader.read()[0] == [newer], "other code is measured anew"
+    store.read()
+    store.write(replace(newer, status="interrupted"))
+    assert reader.read()[0] == [newer], "an interrupted record replaces no final one"
+    again = replace(newer, machine={"name": "m", "host": "n2"})
+    store.write(again)
+    assert reader.read()[0] == [again], "what was known when the cell was planned again is replaced"
     assert SharedStore(folder, ["0" * 16]).read() == ([], []), "it reads its own cells only"
 
 
