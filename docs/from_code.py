@@ -87,7 +87,7 @@ FILLED: dict[str, Callable[[], str]] = {
 
 
 def fill(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Replace each marker of a page by what it names, and links to files beside docs/ by downloads of them."""
+    """Replace each marker of a page by what it names, and links to files beside docs/ by downloads."""
     for name, made in FILLED.items():
         marker = f"<!-- {name} -->"
         if marker in source[0]:
@@ -96,13 +96,13 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"\[([^]]+)\]\((\.\./[^)]+\.md)\)", r"{download}`\1 <\2>`", source[0])
 
 
-def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> Any:
-    """Drop the marks that shorten names in a signature, where Sphinx leaves them as text."""
-    return re.sub(r"~[\w.]+\.(\w+)", r"\1", signature or ""), returns
+def readable(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, _: Any) -> Any:
+    """Write ``...`` for the default of a field that a function makes: Sphinx cannot read ``<factory>``."""
+    return (signature.replace("<factory>", "..."), _) if signature else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("source-read", fill)
-    app.connect("autodoc-process-signature", plain)
+    app.connect("autodoc-process-signature", readable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
