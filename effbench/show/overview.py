@@ -21,6 +21,8 @@ from effbench.show.generation_table import generation_block
 from effbench.show.tables import SHAPE, compiled_in_words, each_row, labels, what_was_measured
 
 ABOVE_THE_ROOF = 1.1
+_OF_A_TIME = ["time_s", "time_low_s", "time_high_s", "noisy", "hosts"]
+_OF_A_TIME += ["time_ratio", "time_ratio_low", "time_ratio_high"]
 _OTHERS = 3  # scores beside the metric in one table
 _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("time_s", "time per call", units.seconds),
@@ -129,20 +131,22 @@ def _matrix(
     notes: list[str],
     warnings: list[str],
 ) -> Block:
-    lengths = sorted(rows["seq_len"].unique())
-    winners = {n: fastest(rows[rows["seq_len"] == n]) if column == "time_s" else [] for n in lengths}
+    # a selection of rows copies every column, and there are many
+    rows = rows[list(dict.fromkeys(["mechanism", "options", "seq_len", "status", column, *_OF_A_TIME]))]
+    by_length = {n: same for n, same in rows.groupby("seq_len")}
+    lengths = list(by_length)
+    winners = {n: fastest(same) if column == "time_s" else [] for n, same in by_length.items()}
     texts = []
     for (mechanism, options), group in rows.groupby(["mechanism", "options"], sort=False):
         name = label(mechanism, options)
-        at = {n: group[group["seq_len"] == n] for n in lengths}
-        texts.append([name, *(_written(at[n], column, pretty, name in winners[n]) for n in lengths)])
+        at = {n: own for n, own in group.groupby("seq_len")}
+        cells = (_written(at[n], column, pretty, name in winners[n]) if n in at else "" for n in lengths)
+        texts.append([name, *cells])
     head = ["mechanism", *map(units.length, lengths)]
     return Block(title=title, head=head, rows=texts, notes=notes, warnings=warnings)
 
 
 def _written(configuration: pd.DataFrame, column: str, pretty: Callable[[float], str], winner: bool) -> str:
-    if configuration.empty:
-        return ""
     row = configuration.iloc[0]
     if pd.isna(row[column]):
         return str(row["status"]) if row["status"] != "ok" else ""
