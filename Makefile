@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV ?= $(shell command -v uv 2>/dev/null)
 INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check)
 
-.PHONY: run test lint gate gpu coverage clean
+.PHONY: run test lint docs gate gpu coverage clean
 
 run: $(VENV)/.installed
 	$(BIN)/effbench run
@@ -19,6 +19,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site, in build/docs; a warning is an error, and a page that no table of contents names is one.
+docs: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env -b html docs build/docs
 
 # The lines that the tests run, in the measured processes too; twice as slow as `make test`. The two tests left out are
 # about processes that end at once, which coverage.py delays.
@@ -59,7 +63,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(INSTALL) --quiet -c constraints.txt -e '.[dev]'
+	$(INSTALL) --quiet -c constraints.txt -e '.[dev,docs]'
 	touch $@ $(VENV)/.installed
 
 clean:

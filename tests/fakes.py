@@ -40,6 +40,8 @@ class Fake:
             samples = {"time_s": (1e-6 * cell.seq_len**2 * (1 + noise),) * 3}
         if status == "ok" and cell.probe == "memory":
             values = {"peak_bytes": 1000 * cell.seq_len}
+        if status == "ok" and cell.probe == "accuracy":
+            values = {"accuracy": 0.5, "tokens_per_s": 1e4, "train_seconds": 1.0}
         return Record(
             cell=cell,
             status=status,

@@ -51,7 +51,7 @@ def executor(monkeypatch):
 
     def use(*arguments, **options) -> Fake:
         fake = Fake(*arguments, **options)
-        monkeypatch.setattr("effbench.cli.run._executor", lambda isolate: fake)
+        monkeypatch.setattr("effbench.cli.run._executor", lambda name: fake)
         monkeypatch.setattr("effbench.cli.run.draw", lambda *arguments: [])
         return fake
 
@@ -74,7 +74,8 @@ def executor(monkeypatch):
         (["run", "-m", "mine.py:Attention"], "unknown class in mine.py 'Attention'"),
         (["run", "--memory-limit", "lots"], "'lots' is not an amount of memory"),
         (["run", "--timeout", "never"], "'never' is not a time"),
-        (["run", "--isolate", "container"], "isolate 'container' is not one of process, inline"),
+        (["run", "--executor", "container"], "executor 'container' is not one of process, inline, slurm"),
+        (["run", "--partition", "gpu"], "--partition is an option of --executor slurm"),
         (["run", "--preset", "quick", "--config", "broken.toml"], "not both"),
         (["run", "--out", "mine.py", "--seq-len", "16", "--probe", "time"], "mine.py"),
         (["run", "--out", ".", "--seq-len", "16", "--probe", "time"], "not a results folder"),

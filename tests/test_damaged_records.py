@@ -24,7 +24,7 @@ from effbench.common.spec import Cell, Record, UsageError, cell_key, to_json
 from effbench.common.strict_json import parse_json
 from effbench.measured.models.checkpoint import Checkpoint
 from effbench.records.soundness import check_ceiling
-from effbench.records.store import Store, export
+from effbench.records.store import Store, write_tables
 from effbench.sweep import machine_ceiling as ceiling
 from effbench.sweep import planning, skipping
 from effbench.sweep.estimate import Estimate
@@ -307,7 +307,7 @@ def test_any_content_with_a_right_checksum_is_a_problem_or_a_row(few):
         changed_paths = [apply(path, change) for path, change in zip(paths, each, strict=True)]
         records, problems = few.read()
         assert len(records) + len(problems) == FEW
-        export(few.folder)
+        write_tables(few.folder)
         resumed(few)
         for path in changed_paths:
             path.unlink()

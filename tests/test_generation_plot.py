@@ -13,7 +13,7 @@ from effbench.common.spec import Status
 from effbench.records.analyse.statistics import mean_interval
 from effbench.records.analyse.summary import summarise
 from effbench.show import plots
-from effbench.show.look import looks
+from effbench.show.palette import looks
 
 LENGTHS = (128, 512, 2048)
 FAILED: dict[tuple[str, int], Status] = {("vanilla", 2048): "oom", ("bigbird", 512): "timeout"}

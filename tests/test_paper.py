@@ -526,7 +526,7 @@ repeats = 2
         'name = "small"' + grid.format("vanilla", 8) + grid.format("fastformer", 16)
     )
     effbench(
-        "run", "--config", "small.toml", "--data-dir", "data", "--out", "out", "--isolate", "inline", "-q"
+        "run", "--config", "small.toml", "--data-dir", "data", "--out", "out", "--executor", "inline", "-q"
     )
     exported = json.loads(effbench("paper", "table4", "out", "--format", "json"))
     rows = {row["name"]: row for row in exported["rows"] if row["metric"] == "accuracy"}

@@ -12,11 +12,11 @@ from fakes import Fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effbench.common.spec import UsageError
+from effbench.common.spec import UsageError, block_of
 from effbench.records.store import Store
 from effbench.sweep.estimate import Estimate
 from effbench.sweep.loop import run
-from effbench.sweep.parts import block_of, blocks_of, parse_shard, shard
+from effbench.sweep.parts import blocks_of, parse_shard, shard
 from effbench.sweep.sweep import Sweep
 
 

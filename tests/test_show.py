@@ -23,8 +23,9 @@ from effbench.records.analyse.winners import fastest, in_words
 from effbench.show import plots, tables, units
 from effbench.show.blocks import FORMATS, as_text, renderable
 from effbench.show.complexity_tables import complexity_blocks
-from effbench.show.look import NothingToDraw, looks
+from effbench.show.look import NothingToDraw
 from effbench.show.overview import overview
+from effbench.show.palette import looks
 
 FAILS: Failures = {
     ("vanilla", "train", 4096): ("oom", "out of memory within 1 GiB"),

@@ -16,7 +16,7 @@ import pytest
 import effbench
 from effbench.common.spec import Cell, Record, Status, UsageError, cell_key
 from effbench.records.frame import raw_frame
-from effbench.records.store import Store, StoreFull, export
+from effbench.records.store import Store, StoreFull, write_tables
 
 
 def record(seq_len: int = 8, status: Status = "ok", time_s: float = 1.0, **changes) -> Record:
@@ -139,7 +139,7 @@ def test_other_folders_are_refused(tmp_path):
 def test_exports_hold_what_load_returns(store):
     store.write(record(8))
     store.write(record(16, "timeout", reason='slow, "very" slow'))
-    export(store.folder)
+    write_tables(store.folder)
     frame = effbench.load(store.folder)
     parquet = pd.read_parquet(store.folder / "results.parquet")
     pd.testing.assert_frame_equal(parquet, frame, check_dtype=False)

@@ -609,7 +609,7 @@ def test_what_is_json_is_read(value):
 
 OPTIONS = (
     "seq-len batch-size batch-tokens d-model heads layers dtype device mode scope probe task mechanism "
-    "repeats max-repeats seconds precision threads allocator timeout memory-limit budget seed isolate config"
+    "repeats max-repeats seconds precision threads allocator timeout memory-limit budget seed executor config"
 )
 
 

@@ -29,12 +29,12 @@ EPSILON = 1e-6
 class CosFormer(Mechanism):
     """Linear attention with ReLU features and a cosine of the distance.
 
-    Per head, with M = ``max_len`` and no 1/sqrt(d):
+    Per head, with M = ``max_len`` and no 1/sqrt(d)::
 
         w_ij = relu(q_i) . relu(k_j) cos(pi (i - j) / 2 M)
         out_i = sum_j w_ij v_j / max(sum_j w_ij, 1e-6)
 
-    No weight is negative, since |i - j| < M. By cos(a - b) = cos a cos b + sin a sin b, w_ij is
+    No weight is negative, since ``|i - j| < M``. By cos(a - b) = cos a cos b + sin a sin b, w_ij is
     phi(q_i) . phi(k_j) with phi(t_i) = [relu(t_i) cos(pi i / 2 M); relu(t_i) sin(pi i / 2 M)], 2 d wide. The
     sums over keys, S = sum_j phi(k_j) [v_j, 1] [2 d, d + 1], are computed once: O(N D^2), memory O(N D).
     x [B, N, D] -> [B, N, D]. Public code uses the length of each input for M. With ``max_len`` a token's

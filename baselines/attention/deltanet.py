@@ -31,7 +31,7 @@ BLOCK = 4  # tokens whose triangular system is inverted at once
 class DeltaNet(Recurrent):
     """DeltaNet, and with ``gated`` Gated DeltaNet.
 
-    Per head, with q and k = silu(W x) / |silu(W x)| and beta_i = sigmoid(w_beta . x_i):
+    Per head, with q and k = ``silu(W x) / |silu(W x)|`` and beta_i = sigmoid(w_beta . x_i)::
 
         S_i = a_i S_{i-1} + beta_i k_i (v_i - a_i S_{i-1}^T k_i)^T [d, d];  o_i = S_i^T q_i
         output_i = W_o rms_norm(o_i)

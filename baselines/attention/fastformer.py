@@ -19,7 +19,7 @@ from baselines.attention._stepping import SoftmaxSums, mean_of, with_token
 class Fastformer(FastformerCosts):
     """Additive attention: a global query, a global key, and their interaction with every token.
 
-    The paper's equations, per head, with Q, K, V = x W (no bias) and d the width of a head:
+    The paper's equations, per head, with Q, K, V = x W (no bias) and d the width of a head::
 
         alpha_i = softmax_i(w_q . q_i / sqrt(d))     q = sum_i alpha_i q_i         (3), (4)
         p_i = q * k_i
@@ -34,7 +34,7 @@ class Fastformer(FastformerCosts):
     and the added q_i are the token's.
 
     Apart from the two softmaxes the layer is linear in x, so the query, key and value of a single token are
-    never computed. With W_h the columns of W of head h:
+    never computed. With W_h the columns of W of head h::
 
         w_q . q_i = (W_q,h w_q) . x_i                 q = W_q,h^T sum_i alpha_i x_i
         w_k . p_i = (W_k,h (w_k * q)) . x_i           k = q * W_k,h^T sum_i beta_i x_i
@@ -47,7 +47,7 @@ class Fastformer(FastformerCosts):
     Choices where the paper says nothing: W_r [D, D] with bias mixes heads, as in the authors' code; attention
     weights of padding are exactly 0.
 
-    ``variant``: ``paper``, as above; ``official``, the block of the authors' PyTorch release, another model:
+    ``variant``: ``paper``, as above; ``official``, the block of the authors' PyTorch release, another model::
 
         q_i, k_i = x_i W + b     v_i = q_i
         logits s . q_i / sqrt(d) and s . p_i / sqrt(d) with s [D]: each head sees the features of all heads
@@ -56,7 +56,7 @@ class Fastformer(FastformerCosts):
     Sums over tokens and r_i are as in the paper. The bias of the release's scorers is left out: it shifts all
     logits of a head alike, which does not change a softmax. Its feed-forward layer (GELU, D -> D -> D,
     post-norm) and its dropout belong to the encoder around it. The official block too is linear in x between
-    its softmaxes and the norm:
+    its softmaxes and the norm::
 
         output_i = LayerNorm(x_i + x_i W_q (diag(k) W_r + 1) W_o + shift)
 

@@ -15,6 +15,8 @@ from effbench import Mechanism
 class FNet(Mechanism):
     """The real part of the Fourier transform over tokens and features; no parameters, ``heads`` is unused.
 
+    Definition::
+
         out = Re(F_N (F_D x))        out[k, l] = sum_n sum_m cos(2 pi (n k / N + m l / D)) x[n, m]
 
     Unscaled, as in the paper. x [B, N, D] -> [B, N, D]. Time O(N D log(N D)), memory O(N D).

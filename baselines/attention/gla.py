@@ -25,7 +25,7 @@ from effbench import State
 class GatedLinearAttention(Recurrent):
     """Gated linear attention.
 
-    Per head, with a decay for each feature of the keys, made by a map of low rank:
+    Per head, with a decay for each feature of the keys, made by a map of low rank::
 
         alpha_i = sigmoid(W_2 W_1 x_i + b_alpha)^(1 / tau) [d]
         S_i = diag(alpha_i) S_{i-1} + k_i v_i^T [d, d];  o_i = S_i^T q_i

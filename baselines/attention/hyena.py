@@ -34,7 +34,7 @@ class Hyena(Mechanism):
     """The operator of order 2: a long causal convolution between two gates.
 
     q, k and v are projections of x, each feature convolved with three causal taps of its own. With z = k * v,
-    a filter h and a factor b per feature,
+    a filter h and a factor b per feature::
 
         y_i = q_i * (sum_{j <= i} h_{i-j} * z_j + b * z_i),        out_i = W_o y_i + b_o
 

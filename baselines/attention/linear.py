@@ -28,7 +28,7 @@ EPSILON = 1e-6
 class LinearAttention(Mechanism):
     """Linear attention with the feature map elu(x) + 1.
 
-    Per head h, with phi(x) = elu(x) + 1 and no 1/sqrt(d):
+    Per head h, with phi(x) = elu(x) + 1 and no 1/sqrt(d)::
 
         out_i = sum_j (phi(q_i) . phi(k_j)) v_j / (sum_j phi(q_i) . phi(k_j) + 1e-6)
 

@@ -28,7 +28,7 @@ class Longformer(Chosen):
     """Sliding-window attention with global tokens.
 
     The first ``global_tokens`` tokens are global. Any other token i attends to the tokens j with
-    |i - j| <= ``window`` (one-sided: 2 window + 1 wide) and to the global tokens, each key once, in one
+    ``|i - j| <= window`` (one-sided: 2 window + 1 wide) and to the global tokens, each key once, in one
     softmax of q . k / sqrt(d). Global tokens attend to all tokens through query, key and value projections of
     their own (without bias). ``global_tokens=0`` is a pure sliding window. x [B, N, D] -> [B, N, D];
     time O(N window D); memory O(N D).

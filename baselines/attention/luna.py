@@ -21,7 +21,7 @@ from effbench import Mechanism
 class Luna(Mechanism):
     """Two nested attentions through a learned sequence P of l = ``length`` rows.
 
-    With attend(q, k, v) = softmax(q k^T / sqrt(d)) v per head, heads concatenated:
+    With attend(q, k, v) = softmax(q k^T / sqrt(d)) v per head, heads concatenated::
 
         packed = attend(P W_1, x W_2, x W_3)                     [B, l, D]
         out = attend(x W_4, packed W_5, packed W_6) W_o          [B, N, D]

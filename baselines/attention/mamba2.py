@@ -28,7 +28,7 @@ SHORTEST, LONGEST = 1e-3, 1e-1  # the range of the first time steps, as in the p
 class Mamba2(Recurrent):
     """The mixer of Mamba-2 by state space duality.
 
-    Per head h, with x, B, C after SiLU, a time step dt > 0, a rate exp(A_h), and B, C [state] of all heads:
+    Per head h, with x, B, C after SiLU, a time step dt > 0, a rate exp(A_h), and B, C [state] of all heads::
 
         dt_i = softplus(W_dt x_i + b_h);  a_i = exp(-dt_i exp(A_h))
         S_i = a_i S_{i-1} + B_i (dt_i x_i)^T [state, d];  y_i = S_i^T C_i + D_h x_i

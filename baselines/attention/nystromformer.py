@@ -26,7 +26,7 @@ LONGEST = 31
 class Nystromformer(Mechanism):
     """Softmax attention by the Nyström method.
 
-    Per head, with q, k, v = x W + b [N, d], landmarks q~, k~ [m, d] the means of q and k over m segments:
+    Per head, with q, k, v = x W + b [N, d], landmarks q~, k~ [m, d] the means of q and k over m segments::
 
         out = F A^+ (G v)         F = softmax(q k~^T / sqrt(d)) [N, m], G = softmax(q~ k^T / sqrt(d)) [m, N]
         A = softmax(q~ k~^T / sqrt(d)) [m, m]        A^+ = Z after ``iterations`` steps from

@@ -34,7 +34,7 @@ RISE = 16.0  # by which a key's exponent may exceed those that the sums are rela
 class Performer(Mechanism):
     """FAVOR+ attention: exp(q . k / sqrt(d)) as a product of positive random features.
 
-    With x' = x / d^(1/4) and m random directions w_r, the same for all heads,
+    With x' = x / d^(1/4) and m random directions w_r, the same for all heads::
 
         phi_r(x) = exp(w_r . x' - |x'|^2 / 2)      E[phi(q) . phi(k)] / m = exp(q . k / sqrt(d))
         out_i = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j phi(q_i) . phi(k_j)
@@ -44,9 +44,12 @@ class Performer(Mechanism):
     codes. The directions are drawn from ``seed``: Gaussian lengths, orthogonal in groups of d. They are a
     buffer and are not drawn again during training.
 
-    Overflow is prevented without an epsilon: with M_r the largest exponent of feature r among the keys,
-    phi_r(q) phi_r(k) = exp(w_r . q' + M_r - c) exp(w_r . k' - |k'|^2 / 2 - M_r) up to a factor per query that
-    cancels in the quotient. So c is the query's largest exponent, and every denominator is at least 1.
+    Overflow is prevented without an epsilon: with M_r the largest exponent of feature r among the keys::
+
+        phi_r(q) phi_r(k) = exp(w_r . q' + M_r - c) exp(w_r . k' - |k'|^2 / 2 - M_r)
+
+    up to a factor per query that cancels in the quotient. So c is the query's largest exponent, and every
+    denominator is at least 1.
 
     Causal: the sums run over j <= i, in chunks of 32 tokens, with M_r the largest exponent up to the end of
     the chunk. A token's denominator underflows if a later key of its chunk exceeds all keys that the token

@@ -33,12 +33,12 @@ _State = tuple[
 class Poolingformer(Mechanism):
     """Two levels of attention: a sliding window, then a wider window over pooled keys and values.
 
-    Level 1: token i sees the tokens j with |i - j| <= ``window`` (one-sided: 2 window + 1 wide) in one
+    Level 1: token i sees the tokens j with ``|i - j| <= window`` (one-sided: 2 window + 1 wide) in one
     softmax of q . k / sqrt(d); q, k, v = x W + b. y_i is the concatenation of the heads.
     Level 2: q, k, v = y W2 + b2. Pooled row p is the mean (or with ``pooling=max`` the element-wise maximum)
     of the keys, and of the values, of tokens p stride to p stride + kernel - 1, as far as they exist and are
     real. There are ceil(N / stride) rows. Token i sees row p if p pools a real token and
-    |p stride - i| <= ``pool_window``: it is our choice that the row's first token decides. z_i is the softmax
+    ``|p stride - i| <= pool_window``: it is our choice that the row's first token decides. z_i is the softmax
     over the visible rows, 0 if there is none. Out: W_o (y_i + z_i) + b_o. x [B, N, D] -> [B, N, D].
 
     A mean is linear and does not change the bias, mean_j (y_j W2 + b2) = (mean_j y_j) W2 + b2. So y is pooled

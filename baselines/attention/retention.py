@@ -24,7 +24,7 @@ from effbench import State
 class Retention(Recurrent):
     """Multi-scale retention.
 
-    Per head h = 0, 1, ..., with gamma_h = 1 - 2^(-5 - h) and R_i the rotation by the position i:
+    Per head h = 0, 1, ..., with gamma_h = 1 - 2^(-5 - h) and R_i the rotation by the position i::
 
         S_i = gamma_h S_{i-1} + (R_i k_i / sqrt(d)) v_i^T [d, d];  o_i = S_i^T R_i q_i
             = sum_{j <= i} gamma_h^(i-j) (R_i q_i . R_j k_j) v_j / sqrt(d)

@@ -20,9 +20,11 @@ PART = 2**25
 class FIM(Recommender):
     """Words of a candidate matched with the words of every click, at several widths of context.
 
-    Each title has features d_0 ... d_3 of its words: d_0 are their vectors, and
+    Each title has features d_0 ... d_3 of its words: d_0 are their vectors, and for l = 1, 2, 3::
 
-        d_l = relu(norm(convolution_l(d_{l-1}))), kernel 3, dilation l, ``filters`` features.
+        d_l = relu(norm(convolution_l(d_{l-1})))
+
+    with kernel 3, dilation l and ``filters`` features.
 
     A candidate and click h have a matrix of products at each level: M[l, h, i, j] = d_l,i . d_l,j over the
     root of the level's width. The matrices of the whole history are a volume [4, history, title, title]. Two

@@ -12,6 +12,8 @@ from effbench import AdditivePooling, News, NewsIds, Recommender, TitleWords
 class MeanWords(Recommender):
     """The mean of the words' vectors of a title; the user is the mean of the history. No attention.
 
+    Definition::
+
         news = dropout(mean_i(word_i))      user = mean_j(news_j)      score of a candidate = news . user
 
     It is what the recommenders with attention have to beat. ``user=pooling`` pools the history by additive

@@ -11,6 +11,8 @@ from effbench import AdditivePooling, News, NewsIds, Recommender, TitleWords
 class NRMS(Recommender):
     """Self-attention and additive pooling over the words of a title, then over the news of a history.
 
+    Definition::
+
         news = pool(dropout(attend(dropout(words))))      user = pool(dropout(attend(history)))
         score of a candidate = news . user
 

@@ -15,6 +15,8 @@ from effbench import AdditivePooling, News, Recommender
 class PLMNR(Recommender):
     """The hidden states of a pre-trained encoder for a title, attended, pooled and mapped to a vector.
 
+    Definition::
+
         news = W pool(attend(dropout(states after layer ``layer``))) + b
         user = pool(history)      score of a candidate = news . user
 

@@ -32,7 +32,7 @@ def ensemble(
     from effbench.records.analyse.summary import summarise
     from effbench.records.ensembles import ensembles
     from effbench.records.frame import raw_frame
-    from effbench.records.store import Store, export
+    from effbench.records.store import Store, write_tables
     from effbench.show.overview import overview
 
     kinds = [(name, registry.model_kind(name)) for name in model or []]
@@ -43,7 +43,7 @@ def ensemble(
         records = ensembles(store, labels)
         for record in records:
             store.write(record)
-        export(folder)
+        write_tables(folder)
     raw = raw_frame(records)
     print_blocks(overview(summarise(raw), raw), "table")
     for record in records:

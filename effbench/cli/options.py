@@ -14,6 +14,7 @@ from effbench.common.spec import UsageError
 # The panels are the headings of --help.
 WHAT, SHAPE, MEASURING = "What to measure", "Shape of a call", "Measuring"
 LIMITS, OUTPUT, DECIDING, SHAPING = "Limits", "Output", "Deciding", "Shape of the rows"
+SLURM = "On a cluster: --executor slurm"
 
 
 def flag(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from effbench.cli.cluster_jobs import SLURM_EXECUTOR, by_jobs, job_settings
 from effbench.cli.completion import preset_names, task_names
 from effbench.cli.options import (
     LIMITS,
     MEASURING,
     OUTPUT,
+    SLURM,
     WHAT,
     Allocator,
     BatchSize,
@@ -46,7 +48,12 @@ from effbench.sweep.executor import EXECUTORS
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from effbench.cli.cluster_jobs import Measure
+    from effbench.records.store import Store
+    from effbench.show.progress import TerminalProgress
     from effbench.sweep.executor import Executor
+    from effbench.sweep.loop import Outcome
+    from effbench.sweep.planning import Plan
     from effbench.sweep.sweep import Sweep
 
 
@@ -101,9 +108,13 @@ def run(
     seed: Annotated[
         str | None, value("N", "Seed of the order, the weights and the data. Default: 0.", MEASURING)
     ] = None,
-    isolate: Annotated[
+    executor: Annotated[
         str,
-        value("HOW", "process (a fresh one per measurement) or inline (for a debugger).", MEASURING),
+        value(
+            "HOW",
+            "process (a fresh one per measurement), inline (for a debugger) or slurm (jobs on a cluster).",
+            MEASURING,
+        ),
     ] = "process",
     timeout: Annotated[str | None, value("TIME", "Time limit of one measurement: 60s, 5m.", LIMITS)] = None,
     memory_limit: Annotated[
@@ -113,6 +124,26 @@ def run(
         str | None,
         value("TIME", "Time limit of the whole run: 10m. The same command continues it.", LIMITS),
     ] = None,
+    cluster: Annotated[Path | None, value("FILE.toml", "Settings of the jobs.", SLURM)] = None,
+    account: Annotated[str | None, value("NAME", "Account.", SLURM)] = None,
+    partition: Annotated[str | None, value("NAME,...", "Partition.", SLURM)] = None,
+    qos: Annotated[str | None, value("NAME", "Quality of service.", SLURM)] = None,
+    constraint: Annotated[str | None, value("FEATURE", "Features that a node must have.", SLURM)] = None,
+    gpu: Annotated[str | None, value("TYPE", "GPU type of --device cuda: the TYPE of gres.", SLURM)] = None,
+    time_limit: Annotated[
+        str | None, value("TIME", "Longest time limit of a job. Default: 4h. Longer work is requeued.", SLURM)
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None, value("NAME=VALUE", "Further option of sbatch; repeat the option for more.", SLURM)
+    ] = None,
+    wait: Annotated[
+        bool,
+        flag(
+            "--wait/--no-wait",
+            help="Wait for the jobs and print the tables, or end when the jobs are submitted.",
+            panel=SLURM,
+        ),
+    ] = True,
     shard: Annotated[
         str | None,
         value(
@@ -168,14 +199,17 @@ def run(
     if shard is not None:
         sweep, suffix = _shard(sweep, shard)
         folder = out or folder.with_name(f"{folder.name}{suffix}")
-    one_of("isolate", isolate, EXECUTORS)
+    one_of("executor", executor, [*EXECUTORS, SLURM_EXECUTOR])
+    jobs = job_settings(context, executor)
     if seq_len is not None and not quiet:
         _warn_of_training_lengths(sweep, asked=probe is not None or bool(task))
     if dry_run:
         _print_plan(sweep, folder, data_dir, resume, predictions)
         return
-    executor = _executor(isolate)
-    raise typer.Exit(_run(sweep, folder, data_dir, resume, predictions, executor, quiet, verbose, strict))
+    how = by_jobs(jobs, wait) if jobs else _measuring(executor)
+    raise typer.Exit(
+        _run(sweep, folder, data_dir, resume, predictions, jobs is not None, how, quiet, verbose, strict)
+    )
 
 
 def _resolve(
@@ -238,8 +272,19 @@ def _warn_of_training_lengths(sweep: Sweep, *, asked: bool) -> None:
     )
 
 
-def _executor(isolate: str) -> Executor:
-    made: Executor = resolve_name(EXECUTORS[isolate])()
+def _measuring(executor: str) -> Measure:
+    """Return how a plan is measured on this machine, by the executor of this name."""
+
+    def measure(sweep: Sweep, store: Store, todo: Plan, progress: TerminalProgress) -> Outcome:
+        from effbench.sweep import loop
+
+        return loop.measure(sweep, store, todo, _executor(executor), progress)
+
+    return measure
+
+
+def _executor(name: str) -> Executor:
+    made: Executor = resolve_name(EXECUTORS[name])()
     return made
 
 
@@ -249,7 +294,8 @@ def _run(
     data_dir: Path | None,
     resume: bool,
     predictions: bool,
-    executor: Executor,
+    on_cluster: bool,
+    measure: Measure,
     quiet: bool,
     verbose: bool,
     strict: bool,
@@ -259,21 +305,30 @@ def _run(
 
     from effbench.records.store import Store
     from effbench.show.progress import TerminalProgress
-    from effbench.sweep.loop import measure
     from effbench.sweep.planning import plan
 
     progress = TerminalProgress(Console(stderr=True), quiet=quiet, verbose=verbose)
     try:
         with progress:
             store = Store(folder)
-            todo = plan(sweep, store, data_dir=data_dir, resume=resume, predictions=predictions)
-            outcome = measure(sweep, store, todo, executor, progress)
-    except KeyboardInterrupt:
+            todo = plan(
+                sweep, store, data_dir=data_dir, resume=resume, predictions=predictions, anywhere=on_cluster
+            )
+            outcome = measure(sweep, store, todo, progress)
+    except KeyboardInterrupt as error:
+        jobs = f" The jobs go on; effbench cancel {folder} ends them." if on_cluster else ""
+        if str(error):  # it says that the jobs were cancelled
+            jobs = f" {error}."
         print(
-            f"interrupted; what was measured is in {folder}. Run the same command again for the rest.",
+            f"interrupted; what was measured is in {folder}.{jobs} Run the same command again for the rest.",
             file=sys.stderr,
         )
         raise typer.Exit(Exit.INTERRUPTED) from None
+    if outcome is None:
+        print(
+            f"submitted; effbench status {folder} says how far it is. The same command waits for the tables."
+        )
+        return Exit.DONE
     plots = draw(outcome.all_summary, outcome.all_raw, folder / "plots")
     code = of_run(_outcomes(outcome.summary), strict=strict)
     if quiet:
@@ -286,7 +341,7 @@ def _run(
     others = len(outcome.all_summary) - len(outcome.summary)
     more = f"; {plural(others, 'configuration')} of other sweeps too" if others else ""
     print(f"results: {folder}  (results.csv, results.parquet, raw.csv{more}; effbench show {folder})")
-    for path in plots:
+    for path, _ in plots:
         print(f"plot: {path}")
     return code
 

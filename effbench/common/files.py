@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 import tomllib
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -90,10 +91,10 @@ def replacing(path: Path, partial: Path | None = None) -> Iterator[IO[bytes]]:
     """Replace a file atomically: the body writes a new file, which is flushed to the disk and then renamed.
 
     At any moment ``path`` is whole: the old file or the new one. If the body raises, the old one stays.
-    ``partial`` is the new file's name until then; by default a hidden file beside ``path``, of this process
-    alone. Raises OSError if the disk does not take the file.
+    ``partial`` is the new file's name until then; by default a hidden file beside ``path``, of this call
+    alone, since processes of other machines write too. Raises OSError if the disk does not take the file.
     """
-    partial = partial or path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = partial or path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
         with partial.open("w+b") as file:
             yield file

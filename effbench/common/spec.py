@@ -7,8 +7,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from effbench.common.probes import INTERNAL, PROBES
@@ -84,7 +85,7 @@ class Cell:
     seed: int = 0
     repeat: int = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Return a hash of the cell's JSON, which is part of the name of its record's file."""
         return cell_key(to_json(self))
@@ -184,7 +185,12 @@ def block_of(cell: Cell) -> str:
 
 def to_json(value: Cell | Job | Record) -> str:
     """Return canonical JSON: sorted keys, no spaces. Raises ValueError for NaN, which JSON does not have."""
-    return json.dumps(asdict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(value, default=_as_object, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _as_object(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, which json writes as an object."""
+    return {one.name: getattr(value, one.name) for one in fields(value)}
 
 
 def cell_from(data: object) -> Cell:

@@ -22,7 +22,7 @@ from effbench.common.wording import shown
 from effbench.records import pack_file, packing, record_file
 from effbench.records.merge_rule import Entry, chosen, conflicts, left_out
 from effbench.records.pack_file import RECORDS, SUPERSEDED
-from effbench.records.store import CHECKPOINTS, PREDICTIONS, Problem, Store, StoreFull, export
+from effbench.records.store import CHECKPOINTS, PREDICTIONS, Problem, Store, StoreFull, write_tables
 from effbench.records.sweep_files import keep_sweeps, sweeps_of
 
 _UNFINISHED = ".merge.part"  # in the merged folder; one place, since the lock keeps others away
@@ -83,7 +83,7 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, strict: bool = Fals
         superseded = _write(own, winners, entries.values(), every)
         keep_sweeps(store.folder, [text for one in every for text in one.sweeps])
         shutil.rmtree(store.folder / _UNFINISHED)
-        export(store.folder, [entry.record for entry in sorted(winners.values(), key=lambda e: e.name)])
+        write_tables(store.folder, [entry.record for entry in sorted(winners.values(), key=lambda e: e.name)])
     return Merged(
         records=len(winners),
         superseded=superseded,

@@ -199,28 +199,38 @@ def load(folders: str | Path | Sequence[str | Path], *, raw: bool = False) -> Da
     not sound records are left out, with a warning that names them. Raises UsageError for a folder that is
     not a results folder.
     """
-    names, frames = _raw_frames(folders)
+    names, frames, _ = _raw_frames(folders)
     return _joined(names, frames if raw else _summaries(frames))
 
 
 def load_both(folders: str | Path | Sequence[str | Path]) -> tuple[DataFrame, DataFrame]:
     """Return the summary and the raw frame of results, as ``load`` does, and read each folder once."""
-    names, frames = _raw_frames(folders)
-    return _joined(names, _summaries(frames)), _joined(names, frames)
+    return load_all(folders)[:2]
 
 
-def _raw_frames(folders: str | Path | Sequence[str | Path]) -> tuple[list[str], list[DataFrame]]:
-    """Return the folders' names and raw frames; warn of what is not a sound record."""
+def load_all(
+    folders: str | Path | Sequence[str | Path],
+) -> tuple[DataFrame, DataFrame, list[Record]]:
+    """Return the summary, the raw frame and its records, one for each row; ``load_both`` without these."""
+    names, frames, records = _raw_frames(folders)
+    return _joined(names, _summaries(frames)), _joined(names, frames), records
+
+
+def _raw_frames(
+    folders: str | Path | Sequence[str | Path],
+) -> tuple[list[str], list[DataFrame], list[Record]]:
+    """Return the folders' names, raw frames and records; warn of what is not a sound record."""
     many = [folders] if isinstance(folders, str | Path) else list(folders)
     if not many:
         raise UsageError("no results folder was given")
-    frames = []
+    frames, all_records = [], []
     for folder in many:
         records, problems = Store(Path(folder)).read()
         for problem in problems:
             warnings.warn(f"ignored {problem}", stacklevel=3)
         frames.append(raw_frame(records))
-    return [str(folder) for folder in many], frames
+        all_records += records
+    return [str(folder) for folder in many], frames, all_records
 
 
 def _summaries(frames: Sequence[DataFrame]) -> list[DataFrame]:
@@ -241,23 +251,23 @@ def _joined(names: Sequence[str], frames: Sequence[DataFrame]) -> DataFrame:
     return pd.concat(named, ignore_index=True)
 
 
-def export(folder: Path, records: Iterable[Record] | None = None) -> tuple[DataFrame, DataFrame]:
+def write_tables(folder: Path, records: Iterable[Record] | None = None) -> tuple[DataFrame, DataFrame]:
     """Write results.csv and results.parquet (the summary) and raw.csv (one row per record, without samples).
 
     ``records`` are those of the folder, if known. Returns the frame of records and the summary.
     Raises StoreFull when the disk does not take the files.
     """
     from effbench.records.analyse.summary import summarise
+    from effbench.records.table_files import as_csv, as_parquet
 
     if records is None:
         records, _ = Store(folder).read()
     raw = raw_frame(records)
     frame = summarise(raw)
-    series = [column for column in raw.columns if column.startswith("samples_")]
     contents = {
-        "results.csv": frame.to_csv(index=False).encode(),
-        "results.parquet": frame.to_parquet(index=False),
-        "raw.csv": raw.drop(columns=series).to_csv(index=False).encode(),
+        "results.csv": as_csv(frame),
+        "results.parquet": as_parquet(frame),
+        "raw.csv": as_csv(raw),
     }
     for name, data in contents.items():
         try:

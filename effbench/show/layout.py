@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.table import Table
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.control import strip_control_codes
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 
 _GAP = 2  # between columns
@@ -45,24 +48,30 @@ class Fitted:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table, or its parts with empty lines between them."""
-        for number, part in enumerate(self._forms(options.max_width)):
+        width = options.max_width
+        parts = self._forms(width)
+        if parts is None:
+            yield Text("\n\n".join(map(self._in_lines, self.rows)), overflow="fold")
+            return
+        for number, part in enumerate(parts):
             if number:
-                yield Text("")
-            yield part
+                yield Segment.line()
+            yield from Segment.simplify(self._table(part, console))
 
-    def _forms(self, width: int) -> list[RenderableType]:
+    def _forms(self, width: int) -> list[list[tuple[int, int]]] | None:
+        """Return (column, its width) of each part; None if a value needs a line of its own."""
         if self.width <= width:
-            return [self._table(self.places, [self._natural(place) for place in self.places])]
+            return [[(place, self._natural(place)) for place in self.places]]
         least = max(_LEAST, width // 4)
         longest = max((self.bodies[place] for place in self.left), default=0)
         fewest = self._parts(width, least)
         if fewest is None:
-            return [Text("\n\n".join(map(self._lines, self.rows)), overflow="fold")]
+            return None
         for cap in range(max(longest, least), least - 1, -1):
             parts = self._parts(width, cap)
             if parts is not None and len(parts) == len(fewest):
                 break
-        return [self._table(part, [self._folded(place, cap) for place in part]) for part in parts or fewest]
+        return [[(place, self._folded(place, cap)) for place in part] for part in parts or fewest]
 
     def _parts(self, width: int, cap: int) -> list[list[int]] | None:
         """Return the columns of each part, with texts of at most ``cap`` characters in a line.
@@ -83,7 +92,7 @@ class Fitted:
                 return None
         return parts if all(map(fits, parts)) else None
 
-    def _lines(self, row: Sequence[str]) -> str:
+    def _in_lines(self, row: Sequence[str]) -> str:
         return "\n".join(f"{name}: {text}" for name, text in zip(self.head, row, strict=True) if text)
 
     def _natural(self, place: int) -> int:
@@ -98,25 +107,44 @@ class Fitted:
     def _total(self, widths: Sequence[int]) -> int:
         return sum(widths) + _GAP * (len(widths) - 1)
 
-    def _table(self, places: Sequence[int], widths: Sequence[int]) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
-        for place, width in zip(places, widths, strict=True):
-            side = "left" if place in self.left else "right"
-            table.add_column(Text(self.head[place]), justify=side, overflow="fold", width=width)  # type: ignore[arg-type]
+    def _table(self, part: Sequence[tuple[int, int]], console: Console) -> Iterator[Segment]:
+        """Yield the lines of some columns: heads at the bottom of their row, texts at the top."""
+        bold = console.get_style("bold")
+        heads = [_broken(self.head[place], width) for place, width in part]
+        height = max(map(len, heads))
+        yield from self._row(
+            part, [[*[""] * (height - len(head)), *head] for head in heads], [bold] * len(part)
+        )
         for row in self.rows:
-            cells = zip((row[place] for place in places), widths, strict=True)
-            table.add_row(*(Text(_broken(text, width), self.style(text)) for text, width in cells))
-        return table
+            names = [self.style(row[place]) for place, _ in part]
+            styles = [console.get_style(name) if name else None for name in names]
+            yield from self._row(part, [_broken(row[place], width) for place, width in part], styles)
+
+    def _row(
+        self,
+        part: Sequence[tuple[int, int]],
+        cells: Sequence[Sequence[str]],
+        styles: Sequence[Style | None],
+    ) -> Iterator[Segment]:
+        for texts in itertools.zip_longest(*cells, fillvalue=""):
+            for number, ((place, width), text, style) in enumerate(zip(part, texts, styles, strict=True)):
+                blank = " " * (width - cell_len(text))
+                yield Segment(f"{text}{blank}" if place in self.left else f"{blank}{text}", style)
+                yield Segment(" " * _GAP if number + 1 < len(part) else "\n")
 
 
-def _broken(text: str, width: int) -> str:
-    """Return the text in lines that end after a colon, a comma or a blank where that is possible."""
+def _broken(text: str, width: int) -> list[str]:
+    """Return lines of a text that end after a colon, a comma or a blank where that is possible."""
+    text = strip_control_codes(text)
     lines = [""]
     for piece in re.findall(r"[^:,\s]*[:,\s]?", text) if cell_len(text) > width else [text]:
         if lines[-1] and cell_len(lines[-1] + piece.rstrip()) > width:
             lines.append("")
         lines[-1] += piece
-    return "\n".join(line.rstrip() for line in lines)
+    whole = "\n".join(line.rstrip() for line in lines).split("\n")
+    return [
+        part for line in whole for part in (chop_cells(line, width) if cell_len(line) > width else [line])
+    ]
 
 
 def _lines_width(text: str) -> int:

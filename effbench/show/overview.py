@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -21,8 +21,6 @@ from effbench.show.generation_table import generation_block
 from effbench.show.tables import SHAPE, compiled_in_words, each_row, labels, what_was_measured
 
 ABOVE_THE_ROOF = 1.1
-_OF_A_TIME = ["time_s", "time_low_s", "time_high_s", "noisy", "hosts"]
-_OF_A_TIME += ["time_ratio", "time_ratio_low", "time_ratio_high"]
 _OTHERS = 3  # scores beside the metric in one table
 _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("time_s", "time per call", units.seconds),
@@ -36,6 +34,8 @@ _DECODE_COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("peak_bytes", "peak memory of a step beside the state", units.size),
     ("flops", "FLOPs of a step", units.count),
 )
+
+_OF_A_CELL = ("mechanism", "options", "seq_len", "status", "noisy", "time_low_s", "time_high_s")
 
 
 def overview(frame: pd.DataFrame, raw: pd.DataFrame | None = None) -> list[Block]:
@@ -131,23 +131,24 @@ def _matrix(
     notes: list[str],
     warnings: list[str],
 ) -> Block:
-    # a selection of rows copies every column, and there are many
-    rows = rows[list(dict.fromkeys(["mechanism", "options", "seq_len", "status", column, *_OF_A_TIME]))]
-    by_length = {n: same for n, same in rows.groupby("seq_len")}
-    lengths = list(by_length)
-    winners = {n: fastest(same) if column == "time_s" else [] for n, same in by_length.items()}
+    by_length = dict(list(rows.groupby("seq_len")))
+    winners = {n: fastest(group) if column == "time_s" else [] for n, group in by_length.items()}
+    needed = rows[[*dict.fromkeys((*_OF_A_CELL, column))]].to_dict(orient="records")
+    at = {(row["mechanism"], row["options"], row["seq_len"]): row for row in reversed(needed)}
     texts = []
-    for (mechanism, options), group in rows.groupby(["mechanism", "options"], sort=False):
+    for mechanism, options in dict.fromkeys((row["mechanism"], row["options"]) for row in needed):
         name = label(mechanism, options)
-        at = {n: own for n, own in group.groupby("seq_len")}
-        cells = (_written(at[n], column, pretty, name in winners[n]) if n in at else "" for n in lengths)
-        texts.append([name, *cells])
-    head = ["mechanism", *map(units.length, lengths)]
+        cells = ((at.get((mechanism, options, n)), name in winners[n]) for n in by_length)
+        texts.append([name, *(_written(row, column, pretty, winner) for row, winner in cells)])
+    head = ["mechanism", *map(units.length, by_length)]
     return Block(title=title, head=head, rows=texts, notes=notes, warnings=warnings)
 
 
-def _written(configuration: pd.DataFrame, column: str, pretty: Callable[[float], str], winner: bool) -> str:
-    row = configuration.iloc[0]
+def _written(
+    row: Mapping[Hashable, Any] | None, column: str, pretty: Callable[[float], str], winner: bool
+) -> str:
+    if row is None:
+        return ""
     if pd.isna(row[column]):
         return str(row["status"]) if row["status"] != "ok" else ""
     timed = column == "time_s"

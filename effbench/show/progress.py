@@ -124,6 +124,11 @@ class TerminalProgress:
             repeat = max(cell.repeat for cell in cells) + 1
             self._print(f"repeat {repeat} of {plural(len(cells), 'noisy time')}, at N = {lengths}")
 
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        if not self._quiet:
+            self._print(escape(text))
+
     def _show(self, text: str) -> None:
         self._bar.update(self._task, description=escape(text), eta=f"{_duration(self._eta_s)} left")
 

@@ -14,9 +14,9 @@ from effbench.common import columns
 from effbench.common.spec import UsageError
 from effbench.common.wording import one_line, shown
 from effbench.records.analyse.winners import fastest
+from effbench.records.table_files import SERIES
 from effbench.show.tables import SHAPE, interval_columns, labels
 
-SERIES = "samples_"
 _LONGEST = 1000  # characters of a condition
 _KEYS = ("mechanism", "options", "task", "mode", "seq_len", "probe", "repeat")
 # What a condition may consist of: comparisons of columns and constants; no call, no attribute, no index.
@@ -56,7 +56,7 @@ def chosen(frame: pd.DataFrame, names: str) -> Shaped:
     Raises UsageError for an unknown column.
     """
     named = _names("--columns", names)
-    _check("--columns", frame, named, series=True)
+    check_columns("--columns", frame, named, series=True)
     return Shaped(frame=frame[named], keys=[name for name in named if name in _KEYS])
 
 
@@ -85,7 +85,7 @@ def ordered(frame: pd.DataFrame, names: str) -> pd.DataFrame:
     """Return the rows sorted by columns, ``mode,-time_s``: ``-`` is descending; missing values are last."""
     named = _names("--sort", names)
     plain = [name.removeprefix("-") for name in named]
-    _check("--sort", frame, plain)
+    check_columns("--sort", frame, plain)
     frame = frame.reset_index(drop=True)  # that of several folders has numbers twice
     for name, column in reversed(list(zip(named, plain, strict=True))):  # stable: the first column is last
         values = frame[column]
@@ -111,7 +111,7 @@ def pivoted(frame: pd.DataFrame, names: str) -> Shaped:
     rows, across, value = named[0].split("+"), named[1], named[2]
     every = [*rows, across, value]
     _names("--pivot", ",".join(every))
-    _check("--pivot", frame, every)
+    check_columns("--pivot", frame, every)
     # a row that was not asked for the value has no place; one that failed has an empty place
     held = frame[frame[value].notna() | (frame["status"] != "ok")].reset_index(drop=True)
     held = held.assign(
@@ -168,16 +168,19 @@ def _check_single(known: pd.DataFrame, keys: Sequence[str], names: str) -> None:
     for key, group in known.groupby(list(keys), sort=False):
         if len(group) < 2:
             continue
-        held = [
-            name for name in _what(known) if len(set(group[name].dropna())) + group[name].isna().any() > 1
-        ]
-        differ = [f"{name} ({', '.join(map(str, group[name].unique()[:4]))})" for name in held]
+        differ = differences(group)
         where = ", ".join(f"{name} {shown(part)}" for name, part in zip(keys, key, strict=True))
         raise UsageError(
             f"--pivot {shown(names)}: {len(group)} values at {where}; these rows differ in "
-            f"{', '.join(differ) or 'nothing'}: choose one with --where, or name rows like "
-            f"{keys[0]}+{held[0] if held else 'options'}"
+            f"{', '.join(differ.values()) or 'nothing'}: choose one with --where, or name rows like "
+            f"{keys[0]}+{next(iter(differ), 'options')}"
         )
+
+
+def differences(rows: pd.DataFrame) -> dict[str, str]:
+    """Return the columns in which these rows differ: ``mode`` -> ``mode (forward, train)``."""
+    held = [name for name in _what(rows) if len(set(rows[name].dropna())) + rows[name].isna().any() > 1]
+    return {name: f"{name} ({', '.join(map(str, rows[name].unique()[:4]))})" for name in held}
 
 
 def _what(frame: pd.DataFrame) -> list[str]:
@@ -195,7 +198,7 @@ def _names(option: str, text: str) -> list[str]:
     return names
 
 
-def _check(option: str, frame: pd.DataFrame, names: Sequence[str], *, series: bool = False) -> None:
+def check_columns(option: str, frame: pd.DataFrame, names: Sequence[str], *, series: bool = False) -> None:
     """Raise UsageError for a name that is no column, or is one of series unless these are allowed."""
     for name in names:
         if name not in frame:

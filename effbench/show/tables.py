@@ -136,6 +136,11 @@ def plain(row: Mapping[Any, object]) -> dict[str, object]:
     }
 
 
+def pretty(name: str) -> Callable[[float], str]:
+    """Return the function that formats the numbers of a column."""
+    return units.count if name in _LARGE_COUNTS else _PRETTY[column(name).unit]
+
+
 def interval_columns(name: str) -> tuple[str, str]:
     """Return the names of an interval's ends: ``time_low_s``, ``time_high_s`` of ``time_s``."""
     stem, unit = (name[:-2], "_s") if name.endswith("_s") else (name, "")
@@ -204,7 +209,5 @@ def _written(
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        known = column(name)
-        pretty = units.count if known.name in _LARGE_COUNTS else _PRETTY[known.unit]
-        return figure(float(value), pretty, interval, best=best, noisy=noisy)
+        return figure(float(value), pretty(name), interval, best=best, noisy=noisy)
     return str(value)

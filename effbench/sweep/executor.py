@@ -9,8 +9,8 @@ from effbench.common.spec import Job, Record, UsageError
 
 Progress = Callable[[float, str], None]
 
-# The choices of ``effbench run --isolate``: module:class, called without arguments. A new executor is one
-# file and an entry here.
+# The choices of ``effbench run --executor`` that measure here: module:class, called without arguments. A
+# new executor is one file and an entry here.
 EXECUTORS = {
     "process": "effbench.sweep.local:LocalExecutor",
     "inline": "effbench.sweep.inline:InlineExecutor",

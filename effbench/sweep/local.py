@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from effbench.common import host, registry
@@ -32,10 +34,12 @@ class LocalExecutor:
     """One fork server, started on demand and replaced when it dies; one child at a time.
 
     What torch.compile builds is kept in a temporary folder until the server ends, so that of the repeats of
-    a cell only the first one compiles, and none finds the code of an earlier sweep.
+    a cell only the first one compiles, and none finds the code of an earlier sweep. ``variables`` are added
+    to the environment of the server.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._variables = variables
         self._server: subprocess.Popen[bytes] | None = None
         self._answers: Messages | None = None
         self._built: tempfile.TemporaryDirectory[str] | None = None
@@ -48,7 +52,7 @@ class LocalExecutor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**environment(), **compiler_settings(self._built.name)},
+            env={**environment(), **compiler_settings(self._built.name), **self._variables},
             start_new_session=True,  # Ctrl-C in the terminal is for us, not for what we measure
         )
         assert self._server.stdout is not None

@@ -17,10 +17,11 @@ from effbench.common.spec import MAY_GO_ON, Cell, Job, Record, Status
 from effbench.records import sweep_files
 from effbench.records.analyse.summary import summarise
 from effbench.records.frame import raw_frame
-from effbench.records.store import Problem, Store, StoreFull, export
+from effbench.records.store import Problem, Store, StoreFull, write_tables
 from effbench.sweep import planning
+from effbench.sweep.devices import trains_on_any, workers
 from effbench.sweep.estimate import Estimate
-from effbench.sweep.executor import Executor, refuse_missing
+from effbench.sweep.executor import Executor, Progress, refuse_missing
 from effbench.sweep.local import LocalExecutor
 from effbench.sweep.machine_ceiling import Ceilings
 from effbench.sweep.machine_history import History
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 RESULTS = Path("results")
+
+_STOPPED = "stopped by the user while it ran"
 
 
 class Listener(Protocol):
@@ -120,33 +123,35 @@ def run(
 def measure(sweep: Sweep, store: Store, plan: Plan, executor: Executor, listener: Listener) -> Outcome:
     """Carry out a plan as ``run`` does, close the executor and return all tables of the run."""
     try:
+        gpus = 0
         if plan.jobs:
-            refuse_missing({job.cell.device for job in plan.jobs}, executor.start())
+            offers = executor.start()
+            refuse_missing({job.cell.device for job in plan.jobs}, offers)
+            gpus = offers["cuda_devices"]
         store.create()
         with store.lock():
             if plan.jobs:
-                _write_sweep(sweep, store.folder)
+                write_sweep(sweep, store.folder)
             if not plan.resume:
                 for job in plan.jobs:
                     store.drop_checkpoint(job.cell)
-            listener.planned(plan.jobs, plan.done, plan.problems)
             try:
-                wrote = _measure_all(plan, sweep, store, executor, listener)
+                wrote = carry_out(sweep, store, plan, executor, listener, gpus)
             except KeyboardInterrupt:
-                export(store.folder)
+                write_tables(store.folder)
                 raise
-            return _tables(store.read()[0] if wrote else plan.stored, sweep, store)
+            return tables(store.read()[0] if wrote else plan.stored, sweep, store)
     finally:
         executor.close()
 
 
-def _tables(records: Sequence[Record], sweep: Sweep, store: Store) -> Outcome:
+def tables(records: Sequence[Record], sweep: Sweep, store: Store) -> Outcome:
     """Write the tables of the folder's records and return them with the sweep's own.
 
     They are written also if nothing was left to measure: the run before may have been killed before it wrote
     them.
     """
-    all_raw, all_summary = export(store.folder, records)
+    all_raw, all_summary = write_tables(store.folder, records)
     own = {cell.key for cell in sweep.cells(most=True)}
     mine = [record for record in records if record.cell.key in own]
     if len(mine) == len(records):
@@ -155,9 +160,17 @@ def _tables(records: Sequence[Record], sweep: Sweep, store: Store) -> Outcome:
     return Outcome(summary=summarise(raw), raw=raw, all_summary=all_summary, all_raw=all_raw)
 
 
-def _measure_all(plan: Plan, sweep: Sweep, store: Store, executor: Executor, listener: Listener) -> bool:
-    """Measure the plan and further repeats of noisy times; return True if a record was written."""
-    loop = _Loop(sweep, store, executor, listener, plan.done)
+def carry_out(
+    sweep: Sweep, store: Store, plan: Plan, executor: Executor, listener: Listener, gpus: int = 0
+) -> bool:
+    """Measure the plan and further repeats of noisy times; return True if a record was written.
+
+    With several ``gpus``, trainings that may use any of them run at the same time, one on each, after all
+    costs. It neither locks the folder nor writes its tables, which ``measure`` does. The caller closes the
+    executor.
+    """
+    listener.planned(plan.jobs, plan.done, plan.problems)
+    loop = _Loop(sweep, store, executor, listener, plan.done, gpus)
     try:
         loop.go(plan.jobs)
         while not loop.out_of_budget and (more := planning.too_wide(sweep, loop.records)):
@@ -175,8 +188,15 @@ class _Loop:
     """Measures jobs one after the other, into the store, within the sweep's budget."""
 
     def __init__(
-        self, sweep: Sweep, store: Store, executor: Executor, listener: Listener, done: Iterable[Record]
+        self,
+        sweep: Sweep,
+        store: Store,
+        executor: Executor,
+        listener: Listener,
+        done: Iterable[Record],
+        gpus: int,
     ) -> None:
+        self._gpus = gpus
         self.records = list(done)
         self.out_of_budget = self.wrote = False
         self._budget_s, self._store = sweep.budget_s, store
@@ -191,16 +211,14 @@ class _Loop:
 
     def go(self, jobs: Sequence[Job], *, planned: bool = True) -> None:
         """Measure the jobs; ``planned`` jobs that the budget does not reach are recorded as interrupted."""
-        for position, job in enumerate(jobs):
+        apart = [job for job in jobs if self._gpus > 1 and trains_on_any(job.cell)]
+        alone = [job for job in jobs if self._gpus < 2 or not trains_on_any(job.cell)]
+        for position, job in enumerate(alone):
             eta_s = sum(self._estimate.seconds(other.cell) for other in jobs[position:])
-            if self._is_over(job.cell):
-                if not planned:
-                    return
-                reason = f"the budget of {self._budget_s:g} s ended before its turn"
-                record = _unmeasured(job, "interrupted", reason)
-            elif reason := reason_to_skip(job.cell, self.records):
-                record = _unmeasured(job, "skipped", reason)
-            else:
+            record = self._unneeded(job)
+            if record is not None and self.out_of_budget and not planned:
+                return
+            if record is None:
                 self._listener.began(job, eta_s)
                 try:
                     record = self._train(job) if job.cell.probe == "accuracy" else self._run(job)
@@ -208,9 +226,41 @@ class _Loop:
                     record = self.history.beside(record)
                 except KeyboardInterrupt:
                     self._executor.close()
-                    self._keep(_unmeasured(job, "interrupted", "stopped by the user while it ran"))
+                    self._keep(_unmeasured(job, "interrupted", _STOPPED))
                     raise
             self._keep(record)
+        if apart:
+            self._train_apart(apart)
+
+    def _train_apart(self, jobs: Sequence[Job]) -> None:
+        """Train on all GPUs at the same time, one training on each."""
+        self._executor.close()  # its server would keep memory on the first one
+        with workers(self._gpus) as on_gpus:
+            try:
+                for job in jobs:
+                    if (record := self._unneeded(job)) is not None:
+                        self._keep(record)
+                        continue
+                    self._preparation.of(job, lambda fraction, text: None)
+                    for record in on_gpus.start(job, self._train_on):
+                        self._keep(record)
+                for record in on_gpus.rest():
+                    self._keep(record)
+            except KeyboardInterrupt:
+                stopped = on_gpus.jobs()
+                on_gpus.close()
+                for job in stopped:
+                    self._keep(_unmeasured(job, "interrupted", _STOPPED))
+                raise
+
+    def _unneeded(self, job: Job) -> Record | None:
+        """Return the record of a job that is not measured: the budget ended, or it would fail; else None."""
+        if self._is_over(job.cell):
+            reason = f"the budget of {self._budget_s:g} s ended before its turn"
+            return _unmeasured(job, "interrupted", reason)
+        if reason := reason_to_skip(job.cell, self.records):
+            return _unmeasured(job, "skipped", reason)
+        return None
 
     def _run(self, job: Job) -> Record:
         """Run a job; a time whose other repeat passed the checks before the timing is not checked again."""
@@ -223,14 +273,22 @@ class _Loop:
         return record
 
     def _train(self, job: Job) -> Record:
-        """Train with a checkpoint, until the end of the budget if that comes first."""
+        """Train on the loop's own executor, and show the progress."""
         self._preparation.of(job, self._listener.progressed)
+        return self._train_with(job, self._executor, self._listener.progressed)
+
+    def _train_on(self, job: Job, executor: Executor) -> Record:
+        """Train beside others, whose progress would be mixed with this one's."""
+        return self._train_with(job, executor, lambda fraction, text: None)
+
+    def _train_with(self, job: Job, executor: Executor, progress: Progress) -> Record:
+        """Train with a checkpoint, until the end of the budget if that comes first."""
         self._store.drop_predictions(job.cell)
         job = replace(job, checkpoint=str(self._store.checkpoint(job.cell)))
         left_s = math.inf if self._budget_s is None else self._budget_s - self._spent_s()
         if left_s >= job.limits.timeout_s:
-            return self._run(job)
-        record = self._run(replace(job, limits=replace(job.limits, timeout_s=left_s)))
+            return executor.run(job, progress)
+        record = executor.run(replace(job, limits=replace(job.limits, timeout_s=left_s)), progress)
         if record.status == "timeout":
             self.out_of_budget = True
             reason = f"the budget of {self._budget_s:g} s ended while it trained"
@@ -261,7 +319,7 @@ def _unmeasured(job: Job, status: Status, reason: str) -> Record:
     return Record.of(job, status, reason, host.identity())
 
 
-def _write_sweep(sweep: Sweep, folder: Path) -> None:
+def write_sweep(sweep: Sweep, folder: Path) -> None:
     """Write the sweep beside its results; keep the files of other sweeps that were run into the folder."""
     text = sweep.to_toml(folder)
     for number in itertools.count(1):

@@ -26,7 +26,8 @@ class Plan:
     ``stored`` are all records of the folder; ``known`` are those that may answer a cell, by its key: none
     without ``resume``. ``data`` holds the fingerprints of the tasks' data by label; ``unchecked`` says why
     the data of other tasks is not known, and which folders of models are missing.
-    ``predictions_of`` gives the folder of a training's predictions, if they are asked for.
+    ``predictions_of`` gives the folder of a training's predictions, if they are asked for. ``anywhere``: a
+    record of any machine is final, since the nodes of a cluster are several.
     """
 
     jobs: tuple[Job, ...]
@@ -39,6 +40,7 @@ class Plan:
     data_dir: str | None
     unchecked: tuple[str, ...] = ()
     predictions_of: Callable[[Cell], Path] | None = None
+    anywhere: bool = False
 
 
 def plan(
@@ -49,12 +51,14 @@ def plan(
     resume: bool = True,
     check_data: bool = True,
     predictions: bool = False,
+    anywhere: bool = False,
 ) -> Plan:
     """Find out what is left to measure, in the order in which to measure it; writes nothing.
 
     Raises UsageError for tasks whose data is missing or damaged. Without ``check_data`` such tasks are named
     in ``unchecked`` instead, and all of their cells are planned. With ``predictions``, a training that wrote
-    none is made again. Raises UsageError if no task of the sweep can write them.
+    none is made again. Raises UsageError if no task of the sweep can write them. ``anywhere``: records of
+    other machines are final too.
     """
     cells = sweep.cells()
     data, unchecked = _check_tasks(
@@ -73,6 +77,7 @@ def plan(
         data_dir=str(data_dir) if data_dir is not None else None,
         unchecked=tuple(unchecked),
         predictions_of=store.predictions if predictions else None,
+        anywhere=anywhere,
     )
     jobs, done = pending(cells, sweep, empty)
     while not jobs and (more := too_wide(sweep, done)):
@@ -104,7 +109,7 @@ def pending(cells: Iterable[Cell], sweep: Sweep, plan: Plan) -> tuple[list[Job],
             predictions=str(predictions) if predictions else None,
         )
         record = plan.known.get(cell.key)
-        if record is not None and _is_final(record, job):
+        if record is not None and _is_final(record, job, plan.anywhere):
             final[cell.key] = record
         planned.append(job)
     for key in _of_broken_repeats(planned, final):
@@ -211,13 +216,16 @@ def configuration_of(cell: Cell) -> str:
     return replace(cell, repeat=0).key
 
 
-def _is_final(record: Record, job: Job) -> bool:
-    """True if the record answers the job: same code, machine and data, and limits no tighter than now."""
+def _is_final(record: Record, job: Job, anywhere: bool = False) -> bool:
+    """True if the record answers the job: same code, machine and data, and limits no tighter than now.
+
+    ``anywhere``: the machine may be another.
+    """
     if record.status == "interrupted" or (record.code, record.data) != (job.code, job.data):
         return False
     if record.status == "ok" and job.predictions and not files.is_dir(Path(job.predictions)):
         return False
-    if record.machine.get("name") != machine.name():
+    if not anywhere and record.machine.get("name") != machine.name():
         return False
     if record.status in ("oom", "timeout", "skipped") and record.limits is not None:
         tighter = record.limits.timeout_s < job.limits.timeout_s

@@ -29,6 +29,7 @@ from effbench.sweep.axes import (
     with_defaults,
 )
 
+KEYS = ("name", "description", "seed", "timeout", "memory_limit", "budget")  # of a file, beside its grids
 MOST_CELLS = 100_000  # of one sweep
 MOST_NUMBERS = 10**12  # of the input of one cell, batch x length x width
 
@@ -83,10 +84,9 @@ class Sweep:
         grids = data.pop("grid", [])
         if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) for grid in grids):
             raise UsageError(f"{where}: needs at least one [[grid]] table")
-        known = ("name", "description", "seed", "timeout", "memory_limit", "budget")
         for key in data:
-            if key not in known:
-                raise UsageError(f"{where}: {registry.unknown('key', key, [*known, 'grid'], 'allowed')}")
+            if key not in KEYS:
+                raise UsageError(f"{where}: {registry.unknown('key', key, [*KEYS, 'grid'], 'allowed')}")
         try:
             return cls(
                 name=_text(data, "name", name),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from effbench.records.analyse.load import comparable
 from effbench.records.analyse.pairs import Pair, by_pair, one_host, shared_pairs
 from effbench.records.analyse.statistics import LEVEL, student_t
 from effbench.records.analyse.summary import label
-from effbench.records.analyse.uncertainty import Noise, differs, noises, ratio_interval
+from effbench.records.analyse.uncertainty import Noise, differs, medians, noises, ratio_interval
 
 RESAMPLES = 1000
 SHAPE = [name for name in SERIES if name not in ("mechanism", "options", "code", "data")]
@@ -22,6 +22,13 @@ _COLUMNS = ["first_label", "second_label", "faster_before", "faster_after", "cro
 COLUMNS = [*SHAPE, *_COLUMNS, "crossover_low", "crossover_high", "first", "last", "statement"]
 
 Times = dict[int, dict[Pair, list[float]]]  # length -> pair -> samples
+
+
+class _Series(NamedTuple):
+    """The times of one mechanism: all samples, and only the median of each repeat."""
+
+    samples: Times
+    medians: Times
 
 
 def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -49,12 +56,10 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
     for key, group in times.groupby(SHAPE, sort=False, dropna=False):
         shape = dict(zip(SHAPE, key, strict=True))
         codes = group.groupby(["mechanism", "options"])["code"].nunique()
-        series: dict[str, Times] = {}
+        series: dict[str, _Series] = {}
         for (mechanism, options, code), cells in group.groupby(["mechanism", "options", "code"]):
             name = label(str(mechanism), str(options))
-            series[f"{name} ({code})" if codes[mechanism, options] > 1 else name] = {
-                int(str(n)): by_pair(own) for n, own in cells.groupby("seq_len", sort=False)
-            }
+            series[f"{name} ({code})" if codes[mechanism, options] > 1 else name] = _series(cells)
         for first, second in itertools.combinations(sorted(series), 2):
             rng = np.random.default_rng(seed)
             pair = _pair(
@@ -64,46 +69,52 @@ def crossovers(raw: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def _series(cells: pd.DataFrame) -> _Series:
+    times: Times = {int(str(n)): by_pair(own) for n, own in cells.groupby("seq_len", sort=False)}
+    return _Series(times, {n: medians(repeats) for n, repeats in times.items()})
+
+
 def _pair(
     first: str,
-    ours: Times,
+    ours: _Series,
     second: str,
-    theirs: Times,
+    theirs: _Series,
     noise: Noise,
     resamples: int,
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    common = sorted(ours.keys() & theirs.keys())
-    lengths = [n for n in common if _repeats(ours[n], theirs[n]) > 1]
+    common = sorted(ours.medians.keys() & theirs.medians.keys())
+    repeats = {n: _repeats(ours.medians[n], theirs.medians[n]) for n in common}
+    lengths = [n for n in common if repeats[n] > 1]
     if not common:
         return []
     if not lengths:
         span = f"at {common[0]}" if len(common) == 1 else f"from {common[0]} to {common[-1]}"
-        why = "; ".join(dict.fromkeys(_why_not(ours[n], theirs[n]) for n in common))
+        why = "; ".join(dict.fromkeys(_why_not(ours.medians[n], theirs.medians[n]) for n in common))
         statement = f"{first} and {second} were not compared {span}: {why}"
         known = {"first_label": first, "second_label": second, "first": common[0], "last": common[-1]}
         return [{**known, "statement": statement}]
     known = {"first_label": first, "second_label": second, "first": lengths[0], "last": lengths[-1]}
     # -1: the first is faster, 1: the second, 0: no significant difference
-    sides = {n: _side(ours[n], theirs[n], noise) for n in lengths}
+    sides = {n: _side(ours.medians[n], theirs.medians[n], noise) for n in lengths}
     sure = [n for n in lengths if sides[n]]
     names = {-1: first, 1: second}
     alone: dict[str, list[int]] = {}
     for n in common:
         if n not in lengths:
-            alone.setdefault(_why_not(ours[n], theirs[n]), []).append(n)
+            alone.setdefault(_why_not(ours.medians[n], theirs.medians[n]), []).append(n)
     note = "".join(f"; not compared at {_listed(where)}: {why}" for why, where in alone.items())
     changes = [(a, b) for a, b in itertools.pairwise(sure) if sides[a] != sides[b]]
     crossings = []
     for low, high in changes:
         between = [n for n in lengths if low <= n <= high]
-        logs = np.array([_log_ratios(ours[n], theirs[n], resamples, rng) for n in between])
+        logs = np.array([_log_ratios(ours.samples[n], theirs.samples[n], resamples, rng) for n in between])
         logs[:, 1:] += rng.normal(0.0, math.sqrt(2 * noise.between.own.value), (len(between), resamples))
         places = _crossing(between, logs, sides[low])
         center = float(places[0])
-        repeats = min(_repeats(ours[n], theirs[n]) for n in between)
+        fewest = min(repeats[n] for n in between)
         spread = float(np.std(np.log(places[1:])))
-        half = spread * student_t(LEVEL, repeats - 1) * (repeats / (repeats - 1)) ** 0.5
+        half = spread * student_t(LEVEL, fewest - 1) * (fewest / (fewest - 1)) ** 0.5
         start, end = center * math.exp(-half), center * math.exp(half)
         open_low, open_high = start < low == lengths[0], end > high == lengths[-1]
         start, end = max(start, low), min(end, high)
@@ -190,9 +201,13 @@ def _log_ratios(
 def _log_medians(repeats: list[list[float]], resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Return [repeats, 1 + resamples]: the log median of each repeat, then of its resampled samples."""
     rows = []
-    for samples in map(np.asarray, repeats):
-        drawn = samples[rng.integers(len(samples), size=(resamples, len(samples)))]
-        rows.append(np.log([np.median(samples), *np.median(drawn, axis=1)]))
+    for samples in map(np.sort, repeats):
+        count = len(samples)
+        drawn = rng.integers(count, size=(resamples, count))
+        # the samples are in order: their median is at the median place; NumPy sorts small integers quickly
+        small = drawn.astype(np.int16 if count <= np.iinfo(np.int16).max else np.int64)
+        places = np.sort(small, axis=1)[:, (count - 1) // 2 : count // 2 + 1]
+        rows.append(np.log([np.median(samples), *samples[places].mean(axis=1)]))
     return np.stack(rows)
 
 
@@ -211,15 +226,11 @@ def _crossing(lengths: list[int], logs: np.ndarray, before: int) -> np.ndarray:
     A draw that starts on the other side crosses at the first length, one that never leaves at the last.
     """
     x = np.log(np.array(lengths, dtype=float))
-    places = np.full(logs.shape[1], x[-1])
-    for draw in range(logs.shape[1]):
-        value = logs[:, draw] * before
-        left = np.flatnonzero(value <= 0)
-        if not len(left):
-            continue
-        k = int(left[0])
-        places[draw] = (
-            x[0] if k == 0 else x[k - 1] + (x[k] - x[k - 1]) * value[k - 1] / (value[k - 1] - value[k])
-        )
-    crossings: np.ndarray = np.exp(places)
+    values = logs * before
+    at = (values <= 0).argmax(axis=0)  # the first length on the other side; 0 too if there is none
+    draws = np.arange(logs.shape[1])
+    low, high = values[at - 1, draws], values[at, draws]  # where ``at`` is 0, they are not used
+    between = x[at - 1] + (x[at] - x[at - 1]) * low / np.where(at > 0, low - high, 1.0)
+    stays = (values > 0).all(axis=0)
+    crossings: np.ndarray = np.exp(np.where(stays, x[-1], np.where(at > 0, between, x[0])))
     return crossings

@@ -14,7 +14,7 @@ from effbench.common.wording import plural
 from effbench.records.analyse.load import comparable
 from effbench.records.analyse.pairs import Pair, by_pair
 from effbench.records.analyse.summary import label
-from effbench.records.analyse.uncertainty import Interval, Noise, noises, ratio_interval
+from effbench.records.analyse.uncertainty import Interval, Noise, medians, noises, ratio_interval
 from effbench.show.report.report_legend import Legend
 from effbench.show.report.report_sources import Source
 from effbench.show.report.report_text import known, numbers
@@ -39,7 +39,7 @@ METRICS: Mapping[str, tuple[str, str, str]] = {
     "energy_j": ("energy per call", "energy of a step", "J"),
 }
 _TIMED = ("time_s", "tokens_per_s")
-Samples = dict[Pair, list[float]]
+Samples = dict[Pair, list[float]]  # the median of each pair, as the only sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,10 @@ def shape_in_words(shape: Mapping[str, Any]) -> str:
 
 def _mode(rows: pd.DataFrame, times: pd.DataFrame, noise: Noise, legend: Legend) -> dict[str, Any]:
     series, samples = [], []
-    own = {key: by_pair(group) for key, group in times.groupby(["mechanism", "options", "code", "seq_len"])}
+    own = {
+        key: medians(by_pair(group))
+        for key, group in times.groupby(["mechanism", "options", "code", "seq_len"])
+    }
     for (mechanism, options, code), group in rows.groupby(["mechanism", "options", "code"], sort=False):
         group = group.drop_duplicates("seq_len").sort_values("seq_len")
         series.append({"mechanism": legend.place(label(mechanism, options)), **_series(group)})

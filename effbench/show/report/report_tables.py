@@ -71,8 +71,10 @@ def _table(block: Block, legend: Legend) -> str:
     )
     rows = "".join(_row(block, row, legend) for row in block.rows)
     caption = f"<caption>{escape(block.title)}</caption>" if block.title else ""
+    name = escape(block.title or "table")
     return (
-        f'<div class="scroll" tabindex="0"><table>{caption}<thead><tr>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">'
+        f"<table>{caption}<thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 

@@ -1,7 +1,6 @@
 "use strict";
 // The page: its switches, the legend, the library of charts, and what changes with the theme and on paper.
 const CHARTS = [...document.querySelectorAll(".chart")];
-const TABLES = [...document.querySelectorAll("table")];
 const DRAWN = new Set();
 
 function redraw() {
@@ -11,8 +10,8 @@ function redraw() {
 function showMechanisms() {
   for (const button of document.querySelectorAll("#legend button[data-mechanism]"))
     button.setAttribute("aria-pressed", String(!HIDDEN.has(Number(button.dataset.mechanism))));
-  document.getElementById("everything").disabled = HIDDEN.size === 0;
-  TABLES.forEach(showRows);
+  document.getElementById("everything").setAttribute("aria-disabled", String(HIDDEN.size === 0)); // keeps the focus
+  document.querySelectorAll("table").forEach(showRows);
   redraw();
 }
 
@@ -29,7 +28,13 @@ for (const select of document.querySelectorAll("select[data-choice]")) {
   select.addEventListener("change", () => {
     CHOICES[select.dataset.choice] = select.value;
     if (["source", "mode"].includes(select.dataset.choice)) showParts(); else redraw();
+    document.querySelectorAll("details.numbers").forEach(showNumbers);
   });
+}
+
+for (const details of document.querySelectorAll("details.numbers")) {
+  details.hidden = false;
+  details.addEventListener("toggle", () => showNumbers(details));
 }
 
 document.getElementById("legend").addEventListener("click", event => {
@@ -42,14 +47,6 @@ document.getElementById("legend").addEventListener("click", event => {
   }
   showMechanisms();
 });
-
-async function loadLibrary() {
-  const packed = Uint8Array.from(atob(document.getElementById("library").textContent), sign => sign.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const script = document.createElement("script");
-  script.textContent = await new Response(stream).text();
-  document.head.append(script);
-}
 
 function drawAll() {
   for (const place of CHARTS) {
@@ -90,7 +87,7 @@ addEventListener("afterprint", () => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readTheme(); redraw(); });
 
 readTheme();
-TABLES.forEach(equip);
-loadLibrary().then(drawInView).catch(error => {
+document.querySelectorAll("table").forEach(equip);
+LIBRARY.then(drawInView).catch(error => {
   for (const place of CHARTS) place.textContent = `This browser cannot draw charts (${error.message}). The tables hold all numbers.`;
 });
