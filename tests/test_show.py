@@ -25,7 +25,6 @@ from effbench.show.blocks import FORMATS, as_text, renderable
 from effbench.show.complexity_tables import complexity_blocks
 from effbench.show.look import NothingToDraw
 from effbench.show.overview import overview
-from effbench.show.palette import looks
 
 FAILS: Failures = {
     ("vanilla", "train", 4096): ("oom", "out of memory within 1 GiB"),
