@@ -16,6 +16,7 @@ from fakes import Fake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effbench.cli import app as cli
 from effbench.common.exits import Fault
 from effbench.common.spec import Record, UsageError, block_of
 from effbench.records.packing import pack
@@ -625,6 +626,20 @@ def test_a_folder_of_local_records_is_refused_and_so_is_a_second_driver(tmp_path
         drive(one, store.folder)
     with pytest.raises(UsageError, match="nothing was submitted from"):
         status_of.status(store.folder)
+
+
+def test_a_folder_of_jobs_is_not_measured_into_here(tmp_path, fake, monkeypatch, capsys):
+    drive(sweep(), tmp_path / "out", wait=False)
+    before = sorted(tmp_path.rglob("*"))
+    Path("one.toml").write_text(TEXT)
+    monkeypatch.setattr(
+        sys, "argv", ["effbench", "run", "--config", "one.toml", "--out", str(tmp_path / "out")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "come from Slurm jobs: add --executor slurm, or choose another --out" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, Path("one.toml").absolute()])
 
 
 def test_bundles_are_told_apart_by_block(tmp_path):

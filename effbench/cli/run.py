@@ -277,7 +277,13 @@ def _measuring(executor: str) -> Measure:
 
     def measure(sweep: Sweep, store: Store, todo: Plan, progress: TerminalProgress) -> Outcome:
         from effbench.sweep import loop
+        from effbench.sweep.cluster.ledger import Ledger
 
+        if todo.jobs and Ledger(store.folder).exists():
+            raise UsageError(
+                f"the records of {store.folder} come from Slurm jobs: add --executor slurm, or choose "
+                "another --out"
+            )
         return loop.measure(sweep, store, todo, _executor(executor), progress)
 
     return measure
