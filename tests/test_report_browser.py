@@ -238,3 +238,46 @@ def test_everything_works_with_the_keyboard_alone(window, page):
     copied = window.run("return navigator.clipboard.readText()")
     assert [line.split(",")[0] for line in copied.splitlines()] == ["mechanism", "vanilla"]
     assert window.log() == []
+
+
+# What a sheet of A4 between margins of 14 mm shows of each chart and table, in CSS pixels.
+ON_PAPER = """
+dispatchEvent(new Event("beforeprint"));
+const shown = all => [...document.querySelectorAll(all)].filter(one => one.checkVisibility());
+const right = one => Math.round(one.getBoundingClientRect().right);
+const found = {
+  charts: shown(".chart").map(one => right(one.querySelector(".main-svg"))),
+  legends: shown(".chart").filter(one => one.querySelector(".legend")).length,
+  tables: shown("table").map(right),
+  below: shown("figure").every(one => one.querySelector(".main-svg").getBoundingClientRect().bottom
+    <= one.getBoundingClientRect().bottom),
+  ink: getComputedStyle(document.body).color,
+};
+dispatchEvent(new Event("afterprint"));
+return found
+"""
+SHEET = 688
+
+
+def test_every_chart_and_table_fits_on_paper(window, page):
+    window.open(page)
+    assert window.run("return Boolean(window.Plotly)")  # the page counts as loaded when it can be printed
+    window.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    window.size(SHEET, 900)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    window.command("Emulation.setEmulatedMedia", media="print", features=dark)
+    found = window.run(ON_PAPER)
+    printed = window.pdf()
+    window.command("Emulation.setEmulatedMedia", media="", features=[])
+    window.size(1280, 900)
+    count = window.run("return CHARTS.length")
+    assert len(found["charts"]) == found["legends"] == count > 2
+    assert max(found["charts"]) <= SHEET
+    assert found["below"]
+    assert len(found["tables"]) > 8
+    assert max(found["tables"]) <= SHEET
+    assert found["ink"] == "rgb(26, 26, 26)"
+    assert window.run("return document.querySelector('table').style.zoom + CHARTS[0].style.height") == ""
+    assert printed.startswith(b"%PDF")
+    assert len(printed) > 20_000
+    assert window.log() == []

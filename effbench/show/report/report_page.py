@@ -35,7 +35,7 @@ from effbench.show.report.report_trainings import COSTS, curve_panels, front_pan
 from effbench.show.tables import of_shape
 
 _STYLES = ("report.css",)
-_SCRIPTS = ("report_charts.js", "report_tables.js", "report_numbers.js", "report_page.js")
+_SCRIPTS = ("report_charts.js", "report_tables.js", "report_numbers.js", "report_page.js", "report_print.js")
 # A page of this policy can fetch nothing, whatever a text in it says.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data: blob:; "

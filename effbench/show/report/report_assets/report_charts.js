@@ -42,7 +42,7 @@ const faint = hex => `${hex}33`;
 function look(mechanism) {
   const {name, symbol, dash} = DATA.mechanisms[mechanism];
   return {
-    name: plain(name), mode: "lines+markers", type: "scatter", visible: !HIDDEN.has(mechanism), meta: mechanism,
+    name: plain(name.length > 60 ? `${name.slice(0, 59)}…` : name), mode: "lines+markers", type: "scatter", visible: !HIDDEN.has(mechanism), meta: mechanism,
     hoverinfo: "text", line: {color: colour(mechanism), dash, width: 1.8},
     marker: {color: colour(mechanism), symbol, size: 8},
   };
@@ -192,7 +192,7 @@ function fronts(panel) {
   for (const mechanism of new Set(panel.mechanism)) {
     const at = panel.mechanism.map((_, i) => i).filter(i => panel.mechanism[i] === mechanism && known(values[i]));
     const style = look(mechanism), gap = (ends, sign) => at.map(i => known(ends[i]) ? sign * (ends[i] - panel.score[i]) : 0);
-    traces.push({...style, mode: several ? "markers+text" : "markers", x: at.map(i => values[i]), y: at.map(i => panel.score[i]),
+    traces.push({...style, mode: several ? "markers+text" : "markers", cliponaxis: false, x: at.map(i => values[i]), y: at.map(i => panel.score[i]),
       text: at.map(i => `N=${length(panel.n[i])}`), textposition: "middle right", textfont: {color: theme.dim, size: 10},
       marker: {...style.marker, size: at.map(i => front.includes(i) ? 12 : 9)},
       error_y: {type: "data", symmetric: false, thickness: 1.2, width: 3, color: colour(mechanism), array: gap(panel.high, 1), arrayminus: gap(panel.low, -1)},
@@ -201,7 +201,8 @@ function fronts(panel) {
         `${words}: ${UNITS[unit].write(values[i])}`, front.includes(i) ? "on the Pareto front" : "another is better in both"].join("<br>"))});
   }
   const y = axis(`test ${panel.metric}`, panel.share ? "share" : "number", "linear", []);
-  return {traces, layout: layout({xaxis: axis(words, unit, CHOICES.costScale, values), yaxis: {...y, rangemode: "normal"}})};
+  const room = several ? {margin: {l: 64, r: 56, t: 10, b: 48}} : {}; // for the text right of the last marker
+  return {traces, layout: layout({xaxis: axis(words, unit, CHOICES.costScale, values), yaxis: {...y, rangemode: "normal"}, ...room})};
 }
 
 function roofs(panel, name) {

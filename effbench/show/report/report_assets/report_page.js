@@ -68,22 +68,6 @@ function drawInView() {
   for (const place of CHARTS) watch.observe(place);
 }
 
-const PAPER_WIDTH = 640, PAPER_HEIGHT = 420; // CSS pixels of a page of A4 or Letter between its margins
-addEventListener("beforeprint", () => {
-  document.documentElement.classList.add("paper"); // light, whatever the screen is
-  if (!window.Plotly) return;
-  readTheme();
-  drawAll();
-  redraw();
-  for (const place of CHARTS) if (place.layout) Plotly.relayout(place, {width: PAPER_WIDTH, height: PAPER_HEIGHT, autosize: false});
-});
-addEventListener("afterprint", () => {
-  document.documentElement.classList.remove("paper");
-  if (!window.Plotly) return;
-  readTheme();
-  redraw();
-  for (const place of CHARTS) if (place.layout) Plotly.Plots.resize(place);
-});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readTheme(); redraw(); });
 
 readTheme();
