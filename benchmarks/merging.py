@@ -20,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from effbench.common.spec import Cell, Record, block_of
+from effbench.common.spec import Cell, Mode, Record, block_of
 from effbench.records import record_file
 
 MECHANISMS = ("vanilla", "linear", "fastformer", "linformer", "longformer", "bigbird", "performer", "fnet")
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+MODES: tuple[Mode, ...] = ("forward", "train")
 REPEATS, SAMPLES = 5, 30
 
 
@@ -62,14 +63,12 @@ def cpu_s() -> float:
 def cells() -> Iterator[Cell]:
     """Yield the cells of a sweep over width, length, mode, repeat, mechanism and probe, without an end."""
     for d_model in itertools.count(64, 64):
-        for n, mode, repeat, name in itertools.product(
-            LENGTHS, ("forward", "train"), range(REPEATS), MECHANISMS
-        ):
+        for n, mode, repeat, name in itertools.product(LENGTHS, MODES, range(REPEATS), MECHANISMS):
             for probe in ("time", "memory", "flops") if repeat == 0 else ("time",):
                 yield Cell(
                     mechanism=name, probe=probe, mode=mode, seq_len=n, d_model=d_model,
                     repeat=repeat if probe == "time" else 0,
-                )  # type: ignore[arg-type]  # fmt: skip
+                )  # fmt: skip
 
 
 def write(folder: Path, cell: Cell, number: int, host: str) -> None:

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import effbench
-from effbench.common.spec import Cell, Limits, Record, UsageError
+from effbench.common import files
+from effbench.common.spec import Cell, Limits, Record, UsageError, cell_key
 from effbench.records import merging, packing, record_file, sweep_files
 from effbench.records.merging import merge
 from effbench.records.store import Store
@@ -257,7 +258,7 @@ def test_merged_shards_are_the_folder_of_one_run(tmp_path):
     assert tree(tmp_path / "merged") == tree(tmp_path / "whole")
     for name in ("results.csv", "raw.csv", "results.parquet"):
         assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert done.conflicts == done.problems == ()
+    assert (done.conflicts, done.problems) == ((), ())
     assert sum(stay for stay, _ in done.kept.values()) == done.records == len(SWEEP.cells())
     again = Fake()
     run(SWEEP, tmp_path / "merged", executor=again)
@@ -403,7 +404,7 @@ def test_sweeps_are_renumbered_without_losing_one_at_any_moment(added, held, at)
         for number, text in held.items():
             sweep_files.path_of(here, number).write_text(text)
         count = 0
-        whole = sweep_files.files.replace
+        whole = files.replace
 
         def dies(path: Path, data: bytes) -> None:
             nonlocal count
@@ -414,7 +415,7 @@ def test_sweeps_are_renumbered_without_losing_one_at_any_moment(added, held, at)
 
         wanted = [*added, *held.values()]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sweep_files.files, "replace", dies)
+            patch.setattr(files, "replace", dies)
             with suppress(Killed):
                 sweep_files.keep_sweeps(here, wanted)
         assert set(held.values()) <= set(sweep_files.sweeps_of(here, here)) <= set(wanted)
@@ -431,7 +432,7 @@ def test_a_record_of_another_version_and_a_new_one_are_of_the_same_cell(tmp_path
     content = json.loads(record_file.content_of(time("a", "n1", 1)))
     del content["record"]["cell"]["compile"]
     body = json.dumps(content["record"], sort_keys=True, separators=(",", ":"))
-    key = record_file.cell_key(json.dumps(content["record"]["cell"], sort_keys=True, separators=(",", ":")))
+    key = cell_key(json.dumps(content["record"]["cell"], sort_keys=True, separators=(",", ":")))
     a = tmp_path / "a"
     Store(a).create()
     old = f'{{"checksum":"{record_file._checksum(body)}","record":{body}}}\n'
