@@ -113,7 +113,7 @@ def contents(*folders: Path) -> set[bytes]:
 def place() -> Iterator[Path]:
     """An empty folder, and merges without tables, which take long and follow from the records."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "export", lambda folder, records: None)
+        patch.setattr(merging, "write_tables", lambda folder, records: None)
         patch.setattr(os, "sync", lambda: None)
         yield Path(name)
 
