@@ -100,7 +100,7 @@ class Swallows(_Misbehaving):
     """Fills memory that it shares with nobody, which no limit of a process counts, and never returns."""
 
     def misbehave(self):
-        kept = []
+        kept = list[mmap.mmap]()
         while len(kept) < 64:
             kept.append(mmap.mmap(-1, 64 << 20))
             kept[-1].write(bytes(64 << 20))

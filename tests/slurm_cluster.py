@@ -58,7 +58,9 @@ class Cluster:
             self.ask("scancel", "--signal=KILL", "--full", job)
         for name in list(self._daemons):
             self.kill(name)
-        for process in _processes_of(str(self.folder)):
+        # slurmstepd, which tries for ever to tell the controller that its job has ended, and munged
+        own = _processes_with(f"SLURM_CONF={self.folder}/slurm.conf")
+        for process in {*own, *_processes_of(str(self.folder))} - {os.getpid()}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
@@ -192,7 +194,7 @@ def _processes_of(text: str) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if text.encode() in (entry / "cmdline").read_bytes() and int(entry.name) != os.getpid():
+            if text.encode() in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return found
 

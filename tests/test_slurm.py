@@ -119,7 +119,7 @@ def script(tmp_path, monkeypatch) -> Callable[[str, str], Path]:
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
     def make(name: str, text: str) -> Path:
-        path = folder / name
+        path: Path = folder / name
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
         return path
@@ -191,9 +191,10 @@ def test_a_preempted_training_and_a_lost_node_end_in_the_same_result(up, command
 
     (resumed,) = [record for record in found.values() if record.cell.probe == "accuracy"]
     assert resumed.values["resumed"] == 1
-    with_limits = {"limits": resumed.limits, "code": resumed.code, "data": resumed.data}
+    assert resumed.limits is not None
+    job = Job(cell=resumed.cell, limits=resumed.limits, code=resumed.code, data=resumed.data)
     executor = LocalExecutor()
-    whole = executor.run(Job(cell=resumed.cell, **with_limits), lambda fraction, text: None)
+    whole = executor.run(job, lambda fraction, text: None)
     executor.close()
     assert whole.values["resumed"] == 0
     for curve in ("step_loss", "train_loss", "validation_accuracy", "learning_rate", "curve_step"):
