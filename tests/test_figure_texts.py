@@ -12,6 +12,7 @@ from frames import cost_records, raw
 from matplotlib.figure import Figure
 
 import effbench
+from effbench.common.spec import Option
 from effbench.records.analyse.summary import summarise
 from effbench.show import plots
 from effbench.show.plots.sheet import Sheet
@@ -63,12 +64,14 @@ def test_bars_and_crossovers_have_room_for_their_texts(name, width, monkeypatch)
     monkeypatch.setattr(frames, "ORDER", dict.fromkeys(rivals, 2.0))
     lengths = (512,) if name == "one length" else (32, 64, 128, 256, 512)
     fails: frames.Failures = {("a", "train", 512): ("oom", "no")}
-    options = {"window": 64, "global_tokens": 16} if name == "one length" else {}
+    options: dict[str, Option] = {"window": 64, "global_tokens": 16} if name == "one length" else {}
     records = raw(cost_records((*rivals, "linear"), lengths, noise=1e-3, fail=fails, options=options))
     ((_, figure),) = plots.draw(summarise(records), records, "time", width)
     assert mistakes(figure) == []
     if name == "crossovers":
-        words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        legend = figure.axes[0].get_legend()
+        assert legend is not None
+        words = [text.get_text() for text in legend.get_texts()]
         assert sum("linear faster than" in text for text in words) == len(rivals)
 
 
@@ -86,8 +89,8 @@ def test_a_figure_for_a_paper_has_small_letters_and_a_caption_in_the_place_of_it
         plots.draw(records_of(name), records_of(name), "figure2", width) for width in (None, 3.3)
     )
     assert figure.get_suptitle().split() == usual.get_suptitle().split()
-    assert usual._suptitle.get_visible()
-    assert not figure._suptitle.get_visible()
+    titles = [next(t for t in one.texts if t.get_text() == one.get_suptitle()) for one in (usual, figure)]
+    assert [title.get_visible() for title in titles] == [True, False]
     assert {text.get_fontsize() for text in drawn_texts(figure)} <= {7.0, 8.0}
 
 

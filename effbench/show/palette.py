@@ -110,7 +110,7 @@ def ink(colour: str) -> str:
 
 def _luminance(parts: Sequence[int]) -> float:
     """Return the relative luminance of an sRGB colour, 0 to 1."""
-    linear = [(part / 255) ** 2.2 for part in parts]
+    linear: list[float] = [(part / 255) ** 2.2 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
