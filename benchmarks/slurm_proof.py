@@ -6,9 +6,9 @@
 It starts a real Slurm (tests/slurm_cluster.py; as root, with Debian's packages) and has a sweep measured.
 Some mechanisms of it crash, hang, or take too much memory for a process or for a whole job. Meanwhile it
 kills the command at 20 random moments and starts it again, kills nodes, and kills the controller. Then it
-checks the records against a log of everything that it saw (slurm_watch.py), and the table against one that is measured
-without Slurm. The second part measures what a cell costs more than without Slurm. The three nodes share the
-cores of this machine: what is measured says nothing about the noise of a real cluster.
+checks the records against a log of everything that it saw (slurm_watch.py), and the table against one that
+is measured without Slurm. The second part measures what a cell costs more than without Slurm. The three nodes
+share the cores of this machine: what is measured says nothing about the noise of a real cluster.
 """
 
 from __future__ import annotations
