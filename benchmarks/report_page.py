@@ -1,4 +1,4 @@
-"""Build the HTML report of 10,000 made-up records and measure its size and how long a browser takes to open it.
+"""Build the HTML report of 10,000 made-up records; measure its size and how long a browser takes to open it.
 
     python benchmarks/report_page.py [RECORDS] [LOADS]
 
@@ -94,7 +94,8 @@ def main(count: int, loads: int) -> None:
                 window.command("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
                 times.append(loaded(window, page))
                 elements = window.run("return document.querySelectorAll('*').length")
-    print(f"{name()}: {len(made):,} records, {len(frame):,} configurations, {len(text.encode()) / 1e6:.2f} MB, "
+    size = f"{len(text.encode()) / 1e6:.2f} MB"
+    print(f"{name()}: {len(made):,} records, {len(frame):,} configurations, {size}, "
           f"{elements:,} elements, summarised in {read:.1f} s, built in {built:.1f} s\n")  # fmt: skip
     print(f"| until | least of {loads} loads | median | most |\n| --- | ---: | ---: | ---: |")
     words = {"interactive": "tables and buttons work", "drawn": "and the charts in the window are drawn",

@@ -19,6 +19,9 @@ ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "-
              "--disable-background-networking", "--disable-component-update", "--disable-sync",
              "--disable-dev-shm-usage")  # fmt: skip
 
+# Keys in the WebDriver protocol.
+TAB, ENTER, SHIFT, SPACE, DOWN, END = "\ue004", "\ue007", "\ue008", " ", "\ue015", "\ue010"
+
 
 def missing() -> str:
     """Return why there is no browser here; empty if there is one."""
@@ -47,9 +50,33 @@ class Browser:
             with error:
                 raise RuntimeError(json.load(error)["value"]["message"]) from None
 
-    def open(self, path: Path) -> None:
-        """Load a file and wait for its load event."""
-        self._call("POST", f"{self._session}/url", {"url": path.resolve().as_uri()})
+    def open(self, path: Path, part: str = "") -> None:
+        """Load a file and wait for its load event; ``part`` is the id of the element to begin at."""
+        self._call("POST", f"{self._session}/url", {"url": f"{path.resolve().as_uri()}#{part}".rstrip("#")})
+
+    def size(self, width: int, height: int) -> None:
+        """Set the size of the window in CSS pixels, its frame included."""
+        self._call("POST", f"{self._session}/window/rect", {"width": width, "height": height})
+
+    def press(self, keys: str) -> None:
+        """Press and release keys one after the other, as a person does at a keyboard.
+
+        A key between SHIFT and another SHIFT is pressed while that is held.
+        """
+        actions, held = [], False
+        for key in keys:
+            if key == SHIFT:
+                held = not held
+                actions.append({"type": "keyDown" if held else "keyUp", "value": key})
+            else:
+                actions += [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
+        body = {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]}
+        self._call("POST", f"{self._session}/actions", body)
+
+    def name_of_focus(self) -> str:
+        """Return the accessible name of the element that has the focus."""
+        found = self._call("GET", f"{self._session}/element/active")
+        return str(self._call("GET", f"{self._session}/element/{next(iter(found.values()))}/computedlabel"))
 
     def run(self, script: str) -> Any:
         """Run the body of a function in the page and return its value; a promise is waited for."""

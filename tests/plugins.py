@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 import random
 import signal
@@ -32,6 +33,15 @@ class Plain(nn.Module):
 
     def forward(self, x, mask=None):
         return self.linear(x) * self.scale
+
+
+class Dawdles(Plain):
+    """Takes 50 ms more while the file that the variable DAWDLE names is there."""
+
+    def forward(self, x, mask=None):
+        if os.path.exists(os.environ.get("DAWDLE", "")):
+            time.sleep(0.05)
+        return super().forward(x, mask)
 
 
 class Empty(Mechanism):
@@ -84,6 +94,18 @@ class Hog(Mechanism):
     def forward(self, x, mask=None):
         big = torch.ones(x.shape[1], 16 << 20)
         return x * big[0, 0]
+
+
+class Swallows(_Misbehaving):
+    """Fills memory that it shares with nobody, which no limit of a process counts, and never returns."""
+
+    def misbehave(self):
+        kept = list[mmap.mmap]()
+        while len(kept) < 64:
+            kept.append(mmap.mmap(-1, 64 << 20))
+            kept[-1].write(bytes(64 << 20))
+        while True:
+            time.sleep(1)
 
 
 class Raises(_Misbehaving):

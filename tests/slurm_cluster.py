@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 COMMANDS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel", "scontrol", "srun", "runuser")
@@ -58,7 +58,9 @@ class Cluster:
             self.ask("scancel", "--signal=KILL", "--full", job)
         for name in list(self._daemons):
             self.kill(name)
-        for process in _processes_of(str(self.folder)):
+        # slurmstepd, which tries for ever to tell the controller that its job has ended, and munged
+        own = _processes_with(f"SLURM_CONF={self.folder}/slurm.conf")
+        for process in {*own, *_processes_of(str(self.folder))} - {os.getpid()}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
@@ -78,9 +80,10 @@ class Cluster:
         daemon.wait()
 
     def fail_node(self, node: str) -> None:
-        """Kill a node with everything that its jobs run."""
+        """Kill a node with all that its jobs run; Slurm's own processes first, so that none reports."""
         self.kill(node)
-        for process in _processes_with(f"SLURMD_NODENAME={node}", f"SLURM_CONF={self.folder}/slurm.conf"):
+        tasks = _processes_with(f"SLURMD_NODENAME={node}", f"SLURM_CONF={self.folder}/slurm.conf")
+        for process in [*_parents(tasks, "slurmstepd"), *tasks]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
@@ -191,7 +194,7 @@ def _processes_of(text: str) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if text.encode() in (entry / "cmdline").read_bytes() and int(entry.name) != os.getpid():
+            if text.encode() in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return found
 
@@ -204,4 +207,15 @@ def _processes_with(*settings: str) -> list[int]:
             own = (entry / "environ").read_bytes().split(b"\0")
             if all(setting.encode() in own for setting in settings):
                 found.append(int(entry.name))
+    return found
+
+
+def _parents(processes: Iterable[int], command: str) -> set[int]:
+    """Return the parents of processes that run a command of this name."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+            if Path(f"/proc/{parent}/comm").read_text().startswith(command):
+                found.add(parent)
     return found

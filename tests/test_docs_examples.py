@@ -28,6 +28,7 @@ MEASURES = {
     "audit": "effbench.sweep.local.LocalExecutor.start",
     "doctor": "effbench.sweep.checkup.examine",
     "gate": "effbench.gate.judge.judge",
+    "status": "effbench.sweep.cluster.status.status",  # tests/test_slurm.py has a queue to ask
 }
 # An example that ends with another exit code than 0, or than the sentence before its block says.
 CODES = {

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from effbench.common import host
 from effbench.common.host import host_of
-from effbench.common.spec import Cell, Job, Limits, Record, record_from
+from effbench.common.spec import Cell, Job, Limits, Record, block_of, record_from
 from effbench.records.analyse.choice import Most, choose
 from effbench.records.analyse.complexity import exponents
 from effbench.records.analyse.crossover import crossovers
@@ -36,7 +36,6 @@ from effbench.sweep.inline import InlineExecutor
 from effbench.sweep.local import LocalExecutor
 from effbench.sweep.loop import run
 from effbench.sweep.machine_ceiling import Ceilings
-from effbench.sweep.parts import block_of
 from effbench.sweep.planning import plan
 from effbench.sweep.sweep import Sweep
 

@@ -12,11 +12,11 @@ from fakes import Fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effbench.common.spec import UsageError
+from effbench.common.spec import UsageError, block_of
 from effbench.records.store import Store
 from effbench.sweep.estimate import Estimate
 from effbench.sweep.loop import run
-from effbench.sweep.parts import block_of, blocks_of, parse_shard, shard
+from effbench.sweep.parts import blocks_of, parse_shard, shard
 from effbench.sweep.sweep import Sweep
 
 
@@ -84,7 +84,8 @@ def test_shards_take_about_equally_long(sweep, count):
 
 def test_the_block_of_a_cost_has_all_mechanisms_repeats_and_probes_and_that_of_a_training_one_seed():
     sweep = Sweep.from_toml(
-        '[[grid]]\nmechanism = ["vanilla", "linear"]\nprobe = ["time", "memory"]\nmode = "forward"\nseq_len = [16, 32]\n'
+        '[[grid]]\nmechanism = ["vanilla", "linear"]\nprobe = ["time", "memory"]\nmode = "forward"\n'
+        "seq_len = [16, 32]\n"
         'compile = ["none", "default"]\nthreads = 1\nrepeats = 2\n'
         '[[grid]]\nmechanism = ["vanilla", "linear"]\nprobe = "accuracy"\ntask = "listops"\nseq_len = 16\n'
         "threads = 1\nrepeats = 2\n",
@@ -118,7 +119,7 @@ def test_what_is_measured_already_does_not_move_a_cell_to_another_shard(tmp_path
     assert [shard(SWEEP, number, 2).only for number in (1, 2)] == before
     executor = Fake()
     run(shard(SWEEP, 2, 2), tmp_path / "out", executor=executor)
-    assert {job.cell.key for job in executor.ran} <= set(before[1])
+    assert {job.cell.key for job in executor.ran} <= set(before[1] or ())
     last = Fake()
     run(SWEEP, tmp_path / "out", executor=last)
     assert last.ran == []
@@ -155,8 +156,8 @@ def effbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_each_shard_has_a_folder_of_its_own_and_one_without_a_cell_is_a_results_folder_too(tmp_path):
     (tmp_path / "small.toml").write_text(
-        '[[grid]]\nmechanism = "linear"\nprobe = "memory"\nmode = "forward"\nseq_len = [16]\nd_model = 8\nheads = 2\n'
-        "threads = 1\n"
+        '[[grid]]\nmechanism = "linear"\nprobe = "memory"\nmode = "forward"\nseq_len = [16]\n'
+        "d_model = 8\nheads = 2\nthreads = 1\n"
     )
     common = ("run", "--config", "small.toml")
     planned = effbench(*common, "--shard", "2/2", "--dry-run", cwd=tmp_path)

@@ -6,8 +6,6 @@ import base64
 import gzip
 import json
 import sys
-import time
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
@@ -15,49 +13,28 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import browser
 import numpy as np
 import pytest
-from frames import SIX, Failures, accuracy_records, cost_records
+from frames import SIX, accuracy_records
 from hypothesis import given
 from hypothesis import strategies as st
+from report_records import FAILS, NASTY, costs, source
 
 from effbench import cli
-from effbench.common.spec import Record, UsageError
-from effbench.records.analyse.summary import label, summarise
-from effbench.records.frame import raw_frame
+from effbench.common.spec import UsageError
+from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.report import report_page
 from effbench.show.report.report_answer import ratio_at
-from effbench.show.report.report_sources import Source, read_sources
+from effbench.show.report.report_sources import read_sources
 from effbench.show.report.report_tables import number_in
 from effbench.show.report.report_trainings import pareto
 
 pytest.importorskip("plotly")
 
-FAILS: Failures = {
-    ("vanilla", "train", 512): ("oom", "out of memory within 1 GiB"),
-    ("bigbird", "forward", 256): ("crashed", 'SIGSEGV in <kernel> & "more"'),
-}
 MOST_BYTES = 6_000_000
-NASTY = (
-    "<script>alert(1)</script>",
-    "</script><img src=x onerror=alert(2)>",
-    "\"quoted\" & 'single' <b>bold</b>",
-    "&lt;b&gt; %{x} ${1} <!--",
-)
 # Elements and attributes by which a page loads something.
 LOADING = {"src", "srcset", "data", "poster", "background", "action", "ping"}
-
-
-def costs(mechanisms: Iterable[str] = SIX, **more) -> list[Record]:
-    return cost_records(mechanisms, (128, 256, 512), repeats=2, **more)
-
-
-def source(records: list[Record], number: int = 0, name: str = "one") -> Source:
-    raw = raw_frame(records)
-    return Source(number=number, name=name, folder=Path(name), machine=str(raw["machine"].iloc[0]), raw=raw,
-                  frame=summarise(raw), records=records, sweep='name = "</pre>"')  # fmt: skip
 
 
 @cache
@@ -308,98 +285,3 @@ def test_a_point_is_on_the_front_if_and_only_if_no_other_beats_it(pairs, more_is
     front = pareto(costs_of, scores, more_is_better)
     assert set(front) == free
     assert np.all(np.diff([sign * costs_of[place] for place in front]) >= 0)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "there is a browser")
-def test_a_browser_shows_hides_switches_sorts_copies_and_prints(tmp_path):
-    path = tmp_path / "report.html"
-    records = [*costs((*SIX[:3], NASTY[0], NASTY[2]), fail=FAILS), *accuracy_records()]
-    path.write_text(report_page.report([source(records)]), encoding="utf-8")
-    with browser.browser(tmp_path) as window:
-        window.open(path)
-        window.wait("window.Plotly")
-        window.run("drawAll()")
-        window.wait("document.querySelectorAll('.chart .main-svg').length >= CHARTS.length")
-        assert window.log() == []
-        assert window.run("return document.documentElement.scrollWidth <= innerWidth")
-
-        # a mechanism that is hidden is in no chart and no table; one click more, and it is back
-        press = "document.querySelector('#legend button[data-mechanism]').click();"
-        seen = (
-            "const found = CHARTS.flatMap(chart => chart.data || [])"
-            ".filter(trace => trace.meta === 0 && trace.visible);"
-            "const rows = [...document.querySelectorAll('tr[data-mechanism=\"0\"]')]"
-            ".filter(row => !row.hidden);"
-            "return [found.length, rows.length];"
-        )
-        before = window.run(seen)
-        assert min(before) > 0
-        assert window.run(press + seen) == [0, 0]
-        assert window.run(press + seen) == before
-
-        # every choice of every switch draws
-        title = "return document.querySelector('.costs .chart').layout.yaxis.title.text"
-        first = window.run(title)
-        choices = window.run(
-            "return [...document.querySelectorAll('select[data-choice]')]"
-            ".map(s => [s.dataset.choice, [...s.options].map(option => option.value)])"
-        )
-        assert {"metric", "mode", "relative", "scale", "cost"} <= {name for name, _ in choices}
-        for name, values in choices:
-            for value in [*values[1:], values[0]]:
-                window.run(
-                    f"const s = document.querySelector('select[data-choice={name}]'); s.value = '{value}';"
-                    "s.dispatchEvent(new Event('change'));"
-                )
-                assert window.run("return document.querySelectorAll('.costs .main-svg').length") > 0
-                assert (window.run(title) != first) == (name in ("metric", "relative") and value != values[0])
-        hovers = window.run(
-            "return CHARTS.flatMap(c => c.data || []).flatMap(t => t.hovertext || []).join(' ')"
-        )
-        assert "<script" not in hovers
-        assert "status: ok" in hovers
-
-        # a table in order of a column, up and down
-        column = (
-            "const table = document.querySelector('#tables table'), head = table.tHead.rows[0].cells[2];"
-            "head.querySelector('button').click();"
-            "return [...table.tBodies[0].rows]"
-            ".map(row => row.cells[2].dataset.v).filter(Boolean).map(Number);"
-        )
-        rising, falling = window.run(column), window.run(column)
-        assert len(rising) > 2
-        assert rising == sorted(rising) == falling[::-1]
-
-        # what is copied is what the table shows
-        window.command(
-            "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
-        )
-        for form, begins in (
-            ("CSV", "mechanism,128"),
-            ("Markdown", "| mechanism | 128"),
-            ("LaTeX", "\\begin{tabular}"),
-        ):
-            copied = window.run(
-                f"document.querySelector('#tables [data-form={form}]').click();"
-                "return new Promise(done => setTimeout("
-                "() => navigator.clipboard.readText().then(done, done), 300))"
-            )
-            assert copied.startswith(begins)
-            assert "vanilla" in copied
-
-        # a filter
-        left = window.run(
-            "const table = document.querySelector('#tables table');"
-            "const box = document.querySelector('#tables input');"
-            "box.value = 'vanilla'; box.dispatchEvent(new Event('input'));"
-            "return shownRows(table).map(cells => cells[0].textContent)"
-        )
-        assert left == ["vanilla"]
-
-        start = time.monotonic()
-        printed = window.pdf()
-        assert printed.startswith(b"%PDF")
-        assert len(printed) > 20_000
-        assert time.monotonic() - start < 120
-        assert window.log() == []

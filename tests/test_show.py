@@ -23,7 +23,7 @@ from effbench.records.analyse.winners import fastest, in_words
 from effbench.show import plots, tables, units
 from effbench.show.blocks import FORMATS, as_text, renderable
 from effbench.show.complexity_tables import complexity_blocks
-from effbench.show.look import NothingToDraw, looks
+from effbench.show.look import NothingToDraw
 from effbench.show.overview import overview
 
 FAILS: Failures = {
@@ -206,7 +206,9 @@ def test_every_kind_draws_what_there_is(name):
 
 
 def test_all_kinds_are_those_that_there_is_data_for(monkeypatch):
-    monkeypatch.setattr(plots, "draw", lambda frame, raw, kind: list(figures("two shapes", kind).items()))
+    monkeypatch.setattr(
+        plots, "draw", lambda frame, raw, kind, inches: list(figures("two shapes", kind).items())
+    )
     drawn = [each for each, _ in plots.draw_all(summary("two shapes"), RAWS["two shapes"])]
     costs, scores = ("time", "tokens", "memory", "flops"), ("accuracy", "tradeoff", "bubble")
     assert drawn == [f"{kind}-{number}" for kind in (*costs, *scores) for number in (1, 2)]
@@ -245,19 +247,6 @@ def test_each_failure_is_a_cross_at_the_upper_edge():
     assert "oom" in figure.get_suptitle()
 
 
-def test_a_mechanism_looks_the_same_in_every_picture_and_differs_from_the_others():
-    looks: dict[str, set[Any]] = {}
-    for kind in ("time", "memory"):
-        (figure,) = figures("twelve", kind).values()
-        for axes in figure.axes:
-            for line in axes.lines:
-                name = line.get_label().split("  ")[0]
-                looks.setdefault(name, set()).add((line.get_color(), line.get_marker(), line.get_linestyle()))
-    assert len(looks) == 12
-    assert all(len(look) == 1 for look in looks.values())
-    assert len(set.union(*looks.values())) == 12
-
-
 def test_slopes_are_in_the_legend():
     (figure,) = figures("six", "flops").values()
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
@@ -282,8 +271,15 @@ def test_crossovers_are_marked_only_where_they_are_few(rivals, marks, monkeypatc
     records = raw(cost_records((*rivals, "linear"), (32, 64, 128, 256, 512), modes=("forward",), noise=1e-3))
     assert crossovers(records)["crossover"].notna().sum() == len(rivals)
     ((_, figure),) = plots.draw(summarise(records), records, "time")
-    found = {text.get_text() for text in figure.axes[0].texts}
-    assert found == {f"linear faster than {name}" for name in rivals[:marks]}
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    found = [text.get_text() for text in legend.get_texts() if "faster" in text.get_text()]
+    assert [text.rpartition(" from ")[0] for text in sorted(found)] == [
+        f"linear faster than {name}" for name in rivals[:marks]
+    ]
+    lengths = [float(text.rpartition(" ")[2]) for text in found]
+    assert lengths == sorted(lengths), "in the order in which the lines are met"
+    assert all(32 < length < 512 for length in lengths)
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
@@ -449,18 +445,6 @@ def test_contradictions_and_a_changing_machine_are_said():
     assert "other processes kept 1.0 cores busy" in text
 
 
-def test_a_mechanism_keeps_its_look_whatever_else_is_shown():
-    both = looks(RAWS["six"])
-    for name in SIX:
-        assert looks(raw(cost_records((name,), FEW)))[name] == both[name]
-        assert looks(raw(cost_records((name, *LONG), FEW)), more=("fnet", "luna"))[name] == both[name]
-    assert len({style["color"] for style in both.values()}) == len(SIX)
-    windowed = looks(raw(cost_records(("longformer",), FEW, options={"window": 16})))
-    assert windowed["longformer:window=16"] == both["longformer"], "the only one of its name"
-    several = looks(raw(cost_records(SIX[:3], FEW)), more=("longformer:window=16", "longformer:window=64"))
-    assert len({(s["color"], s["marker"], str(s["linestyle"])) for s in several.values()}) == 5
-
-
 def test_one_repeat_names_no_winner_and_one_mechanism_has_no_contest():
     frame = summarise(raw(cost_records(SIX[:3], FEW, repeats=1)))
     text = text_of(report(frame))
@@ -483,24 +467,70 @@ def test_an_exponent_that_noise_hides_is_not_printed():
             lambda series, factor=factor: [factor * value for value in series]
         )
     (row,) = exponents(frame, "time_s").itertuples()
-    assert row.statement == "vanilla, forward: too noisy to estimate the growth from 128 to 512"
-    assert "too noisy" in as_text(complexity_blocks(frame), "markdown")
+    assert row.statement.startswith(
+        "vanilla, forward: the growth from 128 to 512 is not known (95 % interval"
+    )
+    assert "| not known" in as_text(complexity_blocks(frame), "markdown")
     ((_, figure),) = plots.draw(summarise(frame), frame, "time")
     legend = figure.axes[0].get_legend()
     assert legend is not None
-    assert [t.get_text() for t in legend.get_texts()] == ["vanilla"]
+    assert [t.get_text() for t in legend.get_texts()] == ["vanilla  $N^?$"]
+    assert "N^?: not known" in figure.get_suptitle()
 
 
-def test_one_length_is_drawn_as_dots_with_intervals_and_priors_as_rows():
-    for kind in ("time", "memory", "flops", "tokens"):
+@pytest.mark.parametrize("spread", [0.01, 0.05, 0.25, 0.6])
+def test_an_exponent_is_named_only_where_its_interval_is_narrower_than_half(spread):
+    frame = raw(cost_records(("vanilla",), (128, 256, 512), modes=("forward",), noise=0.0))
+    frame["declared_order"] = "N"
+    for repeat, factor in enumerate((1 - spread, 1.0, 1 + spread)):
+        mine = (frame["probe"] == "time") & (frame["seq_len"] == 512) & (frame["repeat"] == repeat)
+        frame.loc[mine, "samples_time_s"] = frame.loc[mine, "samples_time_s"].map(
+            lambda series, factor=factor: [factor * value for value in series]
+        )
+        frame.loc[mine, "time_s"] *= factor
+    (row,) = exponents(frame, "time_s").itertuples()
+    named = row.exponent_high - row.exponent_low < 0.5
+    assert named == (spread < 0.1), "both cases are tried"
+    ((_, figure),) = plots.draw(summarise(frame), frame, "time")
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    drawn = legend.get_texts()[0].get_text()
+    table = complexity_blocks(frame)[0].rows[0][1]
+    for text in (row.statement, drawn, table):
+        assert (f"{row.exponent:.2f}" in text) == named
+    if row.verdict == "grows faster":  # what is known is still said
+        assert "(declared N)" in drawn
+        assert "faster than declared" in row.statement
+
+
+def test_one_length_is_drawn_as_bars_with_their_intervals_sorted_by_value():
+    for kind, column in (("time", "time_s"), ("memory", "peak_bytes"), ("flops", "flops")):
         (figure,) = figures("one length", kind).values()
         assert [axes.get_title() for axes in figure.axes] == ["forward", "train"]
-        names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-        assert sorted(names) == sorted(SIX)
         assert all("at 512 tokens" in axes.get_xlabel() for axes in figure.axes)
+        rows = summary("one length")
+        for axes in figure.axes:
+            mine = rows[(rows["mode"] == axes.get_title()) & rows[column].notna() & (rows["task"] == "")]
+            values = dict(zip(mine["mechanism"], mine[column], strict=True))
+            bars = {bar.get_gid().removeprefix("bar-"): bar for bar in axes.patches}
+            assert {name: bar.get_width() for name, bar in bars.items()} == pytest.approx(values)
+            if axes is figure.axes[0]:  # the others have the same rows
+                names = [text.get_text() for text in axes.get_yticklabels()]
+                assert sorted(names) == sorted(SIX)
+                assert [values[name] for name in names] == sorted(values.values(), reverse=True)
+            if kind == "time":
+                ends = {tuple(segment[:, 0]) for c in axes.collections for segment in c.get_segments()}
+                assert ends == set(zip(mine["time_low_s"], mine["time_high_s"], strict=True))
+
+
+def test_a_failure_has_its_status_in_the_place_of_a_bar():
     fails = raw(cost_records(SIX[-2:], (512,), fail={("linear", "train", 512): ("oom", "no")}))
     ((_, figure),) = plots.draw(summarise(fails), fails, "time")
-    assert [text.get_text() for text in figure.axes[1].texts] == ["oom"]
+    assert len(figure.axes[1].patches) == 1
+    assert "oom" in [text.get_text() for text in figure.axes[1].texts]
+
+
+def test_scores_at_one_length_are_dots_and_their_baselines_rows():
     one = raw(accuracy_records(lengths=(128,)))
     ((_, figure),) = plots.draw(summarise(one), one, "accuracy")
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
@@ -519,17 +549,6 @@ def test_long_labels_of_dots_are_wrapped_and_leave_the_axis_its_width():
     names = {text.get_text().replace("\n", "") for text in axes.get_yticklabels()}
     assert {f"vanilla:{options}", f"linear:{options}", "majority", "root operator"} == names
     assert axes.get_window_extent().width > 3 * figure.dpi
-
-
-def test_labels_of_neighbouring_crossovers_do_not_touch(monkeypatch):
-    rivals = ("a", "b", "c")
-    monkeypatch.setattr(frames, "ORDER", dict.fromkeys(rivals, 2.0))
-    records = raw(cost_records((*rivals, "linear"), (32, 64, 128, 256, 512), modes=("forward",), noise=1e-3))
-    ((_, figure),) = plots.draw(summarise(records), records, "time")
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert len(boxes) == 3
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
 
 
 @pytest.mark.parametrize("format", ["csv", "json", "markdown", "latex"])

@@ -19,6 +19,7 @@ from effbench.records.analyse.summary import label, summarise
 from effbench.records.analyse.uncertainty import noise_of, ratio_interval
 from effbench.show import look, plots
 from effbench.show.plots import ablation, label_layout, relative_time
+from effbench.show.plots import trainings as trainings_module
 from effbench.show.plots.baseline_lines import baseline_scores
 
 SIX = ("vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear")
@@ -256,6 +257,31 @@ def test_one_seed_has_no_interval_and_the_caption_says_so(kind):
     assert "one seed" in figure.get_suptitle()
     for prefix in ("accuracy", "speed", "band"):
         assert not by_gid(figure, f"{prefix}-vanilla")
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_two_seeds_show_their_range_and_more_an_interval_in_every_kind(seeds):
+    frame = raw(trainings(("vanilla", "linear"), seeds=seeds))
+    mine = frame.loc[frame["mechanism"] == "vanilla", "accuracy"]
+    ends = (mine.min(), mine.max()) if seeds == 2 else mean_interval(list(mine))[1:]
+    for kind in ("bubble", "tradeoff", "accuracy"):
+        ((_, figure),) = plots.draw(summarise(frame), frame, kind)
+        assert ("range of 2 runs" in figure.get_suptitle()) == (seeds == 2)
+        assert ("95 % confidence interval" in figure.get_suptitle()) == (seeds > 2)
+        lines = [line for axes in figure.axes for c in axes.collections for line in segments(c)]
+        assert any(np.allclose(np.sort(line[:, 0 if kind == "accuracy" else 1]), ends) for line in lines)
+
+
+def segments(collection):
+    return collection.get_segments() if hasattr(collection, "get_segments") else []
+
+
+def test_a_caption_names_what_its_bars_are():
+    assert trainings_module.seeds_note([2, 2]) == "bars: range of 2 runs"
+    both = trainings_module.seeds_note([5, 2, 3, 1])
+    assert both == (
+        "bars: 95 % confidence interval (Student's t, 3 to 5 seeds), or range of 2 runs; no bars: one seed"
+    )
 
 
 def test_curves_are_means_over_seeds_in_a_band_from_the_lowest_to_the_highest():

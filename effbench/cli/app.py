@@ -34,6 +34,7 @@ COMMANDS = {
     "gate": "effbench.cli.gate:gate",
     "status": "effbench.cli.cluster_jobs:status",
     "cancel": "effbench.cli.cluster_jobs:cancel",
+    "merge": "effbench.cli.merge:merge",
     "pack": "effbench.cli.pack:pack",
     "unpack": "effbench.cli.pack:unpack",
     "list": "effbench.cli.listing:list_",

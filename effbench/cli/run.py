@@ -341,7 +341,7 @@ def _run(
     others = len(outcome.all_summary) - len(outcome.summary)
     more = f"; {plural(others, 'configuration')} of other sweeps too" if others else ""
     print(f"results: {folder}  (results.csv, results.parquet, raw.csv{more}; effbench show {folder})")
-    for path in plots:
+    for path, _ in plots:
         print(f"plot: {path}")
     return code
 

@@ -155,6 +155,21 @@ def why(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def move_reference(text: str, start: Path, end: Path) -> str:
+    """Rename ``file.py:Class``, given relative to folder ``start``, relative to ``end``; keep other texts.
+
+    A file outside the working folder gets its absolute path, unless it is written into a sweep's own file,
+    which may be moved together with its neighbours.
+    """
+    file, colon, rest = text.partition(":")
+    if not file.endswith(".py") or Path(file).is_absolute():
+        return text
+    whole = os.path.normpath(Path.cwd() / start / file)
+    if end == Path() and not Path(whole).is_relative_to(Path.cwd()):
+        return f"{whole}{colon}{rest}"
+    return f"{os.path.relpath(whole, Path.cwd() / end)}{colon}{rest}"
+
+
 def size(count: int) -> str:
     """Return a number of bytes with a unit, for limits in messages, which are whole numbers of a unit."""
     for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -24,6 +24,8 @@ Allocator = Literal["kept", "system"]
 Compile = Literal["none", "default", "max-autotune"]
 Status = Literal["ok", "oom", "timeout", "crashed", "unsupported", "incorrect", "skipped", "interrupted"]
 
+# A cell with one of these may be measured again, some once the limits are raised: its checkpoint is kept.
+MAY_GO_ON: tuple[Status, ...] = ("interrupted", "timeout", "oom", "skipped")
 MACHINE = "machine"  # the mechanism of a cell that measures the machine alone
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -168,6 +170,17 @@ class Record:
 def cell_key(text: str) -> str:
     """Return the key of a cell from its JSON, written by this version or an earlier one with fewer fields."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def block_of(cell: Cell) -> str:
+    """Return a key that all cells of a block share.
+
+    The block of a cost is all mechanisms, repeats and probes at one shape, length and mode: its times are
+    compared pair by pair. The block of a training is all mechanisms with one seed, since scores are paired by
+    seed.
+    """
+    bare = replace(cell, mechanism="", options={}, compile="none", seconds=0.0, precision=0.0)
+    return bare.key if cell.probe == "accuracy" else replace(bare, probe="time", repeat=0).key
 
 
 def to_json(value: Cell | Job | Record) -> str:

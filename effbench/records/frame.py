@@ -59,7 +59,7 @@ def _row(record: Record) -> dict[str, Any]:
         **_history(record),
         **{name: record.machine.get(name) for name in columns.of_role("fact")},
         "torch": record.machine.get("torch"),
-        "machine": _machine_name(record),
+        "machine": machine_name(record),
         "host": host_of(record.machine),
         "slurm_job": record.machine.get("slurm_job"),
         "code": record.code,
@@ -105,7 +105,8 @@ def _slowdowns(frame: DataFrame) -> Series[float]:
     return frame["control_s"] / quickest
 
 
-def _machine_name(record: Record) -> str:
+def machine_name(record: Record) -> str:
+    """Return the machine's name with its GPU: nodes of equal hardware have the same."""
     gpu = record.machine.get("gpu")
     return f"{record.machine.get('name', '')}{f', {gpu}' if gpu else ''}"
 

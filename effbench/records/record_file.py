@@ -40,6 +40,17 @@ def key_in(name: str) -> str:
     return parts[-2] if len(parts) > 2 else ""
 
 
+def plain_name(name: str, record: Record) -> str:
+    """Return the name that the file of a sound record has in records/, from its name here or in superseded/.
+
+    The key in it is that of the cell as it was written: another version may have written other fields.
+    """
+    stem, _, key = stem_of(record.cell).rpartition(".")
+    parts = name.split(".")
+    written = key if key in parts else next(part for part in parts if re.fullmatch("[0-9a-f]{16}", part))
+    return f"{stem}.{written}.json"
+
+
 def superseded_name(name: str, content: bytes) -> str:
     """Return the name that a record file gets in superseded/: with a digest, so that names do not collide."""
     return f"{name.removesuffix('.json')}.{hashlib.sha256(content).hexdigest()[:8]}.json"

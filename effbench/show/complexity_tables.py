@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from effbench.common.wording import plural
-from effbench.records.analyse.complexity import QUANTITIES, TOLERANCE, exponents, is_known
+from effbench.records.analyse.complexity import QUANTITIES, TOLERANCE, WIDEST, exponents, is_known
 from effbench.records.analyse.crossover import crossovers
 from effbench.records.analyse.summary import label
 from effbench.show.blocks import Block
@@ -18,7 +18,7 @@ _TITLES = {"time_s": "time", "peak_bytes": "peak memory", "flops": "FLOPs", "sta
 _GROUPS = [*SHAPE, "machine"]
 _LEGEND = (
     "N^a [95 % confidence interval of a], fitted to the longest lengths; agrees: the whole interval is "
-    f"within {TOLERANCE} of the declared exponent"
+    f"within {TOLERANCE} of the declared exponent; not known: the interval is {WIDEST} wide or wider"
 )
 
 
@@ -114,7 +114,7 @@ def _block(title: str, fits: dict[str, pd.DataFrame]) -> Block:
 
 def _exponent(row: Any) -> str:
     if not is_known(row):
-        return "too noisy"
+        return "not known"
     exact = row.exponent_high == row.exponent_low
     interval = "" if exact else f" [{row.exponent_low:.2f}, {row.exponent_high:.2f}]"
     return f"N^{row.exponent:.2f}{interval}"

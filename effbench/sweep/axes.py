@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.common import machine, registry
+from effbench.common import files, machine, registry
 from effbench.common.probes import PROBES
 from effbench.common.spec import (
     ALLOCATORS,
@@ -140,7 +139,7 @@ def read_grid(data: Mapping[str, Any], folder: Path) -> dict[str, Axis]:
     moved = dict(data)
     for kind in PLUGINS:
         if kind in data and all(isinstance(item, str) for item in listed(data[kind])):
-            moved[kind] = [move_reference(item, folder, Path()) for item in listed(data[kind])]
+            moved[kind] = [files.move_reference(item, folder, Path()) for item in listed(data[kind])]
     return {key: read_axis(key, value) for key, value in moved.items()}
 
 
@@ -152,18 +151,3 @@ def with_defaults(grid: Mapping[str, Axis]) -> dict[str, Axis]:
     if "batch_tokens" in grid:
         del full["batch_size"]
     return full
-
-
-def move_reference(text: str, start: Path, end: Path) -> str:
-    """Rename ``file.py:Class``, given relative to folder ``start``, relative to ``end``; keep other texts.
-
-    A file outside the working folder gets its absolute path, unless it is written into a sweep's own file,
-    which may be moved together with its neighbours.
-    """
-    file, colon, rest = text.partition(":")
-    if not file.endswith(".py") or Path(file).is_absolute():
-        return text
-    whole = os.path.normpath(Path.cwd() / start / file)
-    if end == Path() and not Path(whole).is_relative_to(Path.cwd()):
-        return f"{whole}{colon}{rest}"
-    return f"{os.path.relpath(whole, Path.cwd() / end)}{colon}{rest}"

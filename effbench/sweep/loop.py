@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from effbench.common import files, host
-from effbench.common.spec import Cell, Job, Record, Status
+from effbench.common.spec import MAY_GO_ON, Cell, Job, Record, Status
+from effbench.records import sweep_files
 from effbench.records.analyse.summary import summarise
 from effbench.records.frame import raw_frame
 from effbench.records.store import Problem, Store, StoreFull, write_tables
@@ -33,11 +34,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 RESULTS = Path("results")
-SWEEP_FILES = "sweep{}.toml"  # one for each sweep that was run into a folder: sweep.toml, sweep-2.toml, ...
 
 _STOPPED = "stopped by the user while it ran"
-# A cell with one of these may be measured again, some once the limits are raised: its checkpoint is kept.
-_MAY_GO_ON: tuple[Status, ...] = ("interrupted", "timeout", "oom", "skipped")
 
 
 class Listener(Protocol):
@@ -310,7 +308,7 @@ class _Loop:
     def _keep(self, record: Record) -> None:
         self._store.write(record)
         self.wrote = True
-        if record.cell.probe == "accuracy" and record.status not in _MAY_GO_ON:
+        if record.cell.probe == "accuracy" and record.status not in MAY_GO_ON:
             self._store.drop_checkpoint(record.cell)
         self.records.append(record)
         self._estimate.learn(record)
@@ -325,7 +323,7 @@ def write_sweep(sweep: Sweep, folder: Path) -> None:
     """Write the sweep beside its results; keep the files of other sweeps that were run into the folder."""
     text = sweep.to_toml(folder)
     for number in itertools.count(1):
-        path = folder / SWEEP_FILES.format(f"-{number}" if number > 1 else "")
+        path = sweep_files.path_of(folder, number)
         if not path.exists():
             break
         with contextlib.suppress(OSError, UnicodeDecodeError):

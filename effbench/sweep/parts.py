@@ -6,21 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from effbench.common.spec import Cell, UsageError
+from effbench.common.spec import Cell, UsageError, block_of
 from effbench.common.wording import shown
 from effbench.sweep.estimate import Estimate
 from effbench.sweep.sweep import Sweep
-
-
-def block_of(cell: Cell) -> str:
-    """Return a key that all cells of a block share.
-
-    The block of a cost is all mechanisms, repeats and probes at one shape, length and mode: its times are
-    compared pair by pair. The block of a training is all mechanisms with one seed, since scores are paired by
-    seed.
-    """
-    bare = replace(cell, mechanism="", options={}, compile="none", seconds=0.0, precision=0.0)
-    return bare.key if cell.probe == "accuracy" else replace(bare, probe="time", repeat=0).key
 
 
 def blocks_of(cells: Iterable[Cell]) -> dict[str, list[Cell]]:

@@ -10,13 +10,12 @@ from typing import Any
 
 from effbench.common import files, folders, host, machine, registry
 from effbench.common.probes import PROBES
-from effbench.common.spec import Cell, Job, Record, UsageError
+from effbench.common.spec import Cell, Job, Record, UsageError, block_of
 from effbench.records.analyse.load import comparable, is_crowded
 from effbench.records.analyse.uncertainty import noises, own_error
 from effbench.records.frame import raw_frame
 from effbench.records.store import Problem, Store
 from effbench.sweep.fingerprint import code_of
-from effbench.sweep.parts import block_of
 from effbench.sweep.sweep import Sweep
 
 
@@ -165,7 +164,7 @@ def too_wide(sweep: Sweep, records: Sequence[Record]) -> list[Cell]:
     processes disturbed so many of its repeats that fewer than the planned number are left. If a repeat beyond
     the planned ones was disturbed too, the load is there to stay, and no further one is made because of it.
 
-    A block (effbench.sweep.parts) is repeated whole, without the mechanisms that failed in it, so that its
+    A block (``spec.block_of``) is repeated whole, without the mechanisms that failed in it, so that its
     repeats stay pairs that can be compared; up to ``max_repeats``. A sweep with one
     repeat gets no further ones: one repeat has no interval.
     """

@@ -23,7 +23,6 @@ from effbench.sweep.axes import (
     PLUGINS,
     Axis,
     items_of,
-    move_reference,
     parse_plugin,
     read_axis,
     read_grid,
@@ -202,7 +201,7 @@ class Sweep:
         full = [with_defaults(grid) for grid in self.grids]
         for grid in full:
             for kind in PLUGINS:
-                grid[kind] = tuple(move_reference(text, Path(), folder) for text in grid[kind])
+                grid[kind] = tuple(files.move_reference(text, Path(), folder) for text in grid[kind])
         data["grid"] = [
             {key: grid[key][0] if len(grid[key]) == 1 else list(grid[key]) for key in AXES if key in grid}
             for grid in full

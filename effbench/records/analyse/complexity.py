@@ -21,7 +21,7 @@ UPPER = 4
 TOLERANCE = 0.15
 # If the slopes of the first and the last pair of lengths differ by more, the curve is no power law yet.
 CURVED = 0.3
-# An interval that extends further than this to either side does not distinguish one growth from another.
+# An exponent is named only if its 95 % interval is narrower: a wider one holds both N and N times its root.
 WIDEST = 0.5
 # What a series has in common: its points differ only in length. Other machines or code are other series.
 SERIES = [name for name in [*IDENTITY, *ORIGIN] if name != "seq_len"]
@@ -84,12 +84,15 @@ def exponents(raw: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 
 def is_known(row: Any) -> bool:
-    """True if the exponent in a row of ``exponents`` is precise enough to be printed."""
-    return _is_known(row.exponent_low, row.exponent_high, row.verdict)
+    """True if the exponent in a row of ``exponents`` is precise enough to be named.
+
+    Every table, page and plot asks this function.
+    """
+    return _is_known(row.exponent_low, row.exponent_high)
 
 
-def _is_known(low: float, high: float, verdict: str) -> bool:
-    return (high - low) / 2 <= WIDEST or verdict in ("grows faster", "grows slower")
+def _is_known(low: float, high: float) -> bool:
+    return high - low < WIDEST
 
 
 def _fit(group: pd.DataFrame, lengths: list[int], quantity: str, between: Variance) -> dict[str, Any]:
@@ -141,8 +144,13 @@ def _compared(
     claim = {"declared": str(declared or ""), "declared_exponent": expected, "verdict": verdict}
     name = f"{label(series['mechanism'], series['options'])}, {series['mode']}"
     span = f"from {lengths[0]} to {lengths[-1]}"
-    if not _is_known(low, high, verdict):
-        return {**claim, "statement": f"{name}: too noisy to estimate the growth {span}"}
+    if not _is_known(low, high):
+        unknown = (
+            f"{name}: the growth {span} is not known (95 % interval of the exponent: {low:.2f} to {high:.2f})"
+        )
+        if verdict in ("grows faster", "grows slower"):
+            unknown += f", but {verdict.replace('grows', 'it is')} than declared ({declared})"
+        return {**claim, "statement": unknown}
     interval = f" [{low:.2f}, {high:.2f}]" if high > low else ""
     statement = f"{name}: {_WORDS[quantity]} as N^{fit['exponent']:.2f}{interval} {span}"
     if declared is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,7 +18,14 @@ from effbench.records.analyse.statistics import (
     mean_interval,
     proportion_interval,
 )
-from effbench.records.analyse.uncertainty import Noise, noises, own_error, ratio_interval, time_interval
+from effbench.records.analyse.uncertainty import (
+    Interval,
+    Noise,
+    noises,
+    own_error,
+    ratio_interval,
+    time_interval,
+)
 
 # Columns that two records of the same row share: what was measured, and where.
 IDENTITY = columns.of_role("identity")
@@ -51,6 +58,7 @@ _TEXTS = (
 _COMPILING = ("compile_s", "graph_breaks", "recompiles")
 _HITS = {"test_correct", "test_examples"}
 ONE_REPEAT = "one repeat"
+_TIME_RATIO = ["time_ratio", "time_ratio_low", "time_ratio_high"]
 # A time that changes by more than this from the first to the last third of the samples is not steady.
 TREND = 0.05
 
@@ -192,6 +200,7 @@ def _ratios(frame: pd.DataFrame, times: pd.DataFrame, noise: Mapping[str, Noise]
         key: number
         for number, key in enumerate(frame[[*IDENTITY, *ORIGIN]].itertuples(index=False, name=None))
     }
+    ratios: dict[int, Interval] = {}  # one assignment for each row would take seconds for thousands of rows
     rivals = [name for name in [*IDENTITY, "machine"] if name not in ("mechanism", "options")]
     for _, block in times.groupby(rivals, sort=False, dropna=False):
         samples_of = {
@@ -200,13 +209,21 @@ def _ratios(frame: pd.DataFrame, times: pd.DataFrame, noise: Mapping[str, Noise]
         }
         best = frame.loc[list(samples_of), "time_s"].idxmin()
         for number, samples in samples_of.items():
-            ratio = (1.0, 1.0, 1.0)
+            ratios[number] = (1.0, 1.0, 1.0)
             if number != best:
-                ratio = ratio_interval(samples, samples_of[best], noise[str(block["machine"].iloc[0])])
-            frame.loc[number, ["time_ratio", "time_ratio_low", "time_ratio_high"]] = ratio
-    for key, to_plain in compile_ratios(times, [*IDENTITY, *ORIGIN], noise).items():
-        frame.loc[place[key], RATIO] = to_plain
-    return frame
+                of_machine = noise[str(block["machine"].iloc[0])]
+                ratios[number] = ratio_interval(samples, samples_of[best], of_machine)
+    compiled = compile_ratios(times, [*IDENTITY, *ORIGIN], noise)
+    to_plain = {place[key]: ratio for key, ratio in compiled.items()}
+    return frame.assign(**_columns(ratios, _TIME_RATIO), **_columns(to_plain, RATIO))
+
+
+def _columns(ratios: Mapping[int, Interval], names: Sequence[str]) -> dict[str, pd.Series]:
+    """Return a column for each part of the intervals, which are given by the number of their row."""
+    return {
+        name: pd.Series({number: ratio[part] for number, ratio in ratios.items()}, dtype=float)
+        for part, name in enumerate(names)
+    }
 
 
 def _scores(trained: pd.DataFrame) -> dict[str, Any]:

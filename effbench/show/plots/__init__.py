@@ -48,7 +48,7 @@ DPI = 160
 _PER_SHAPE = ("time", "tokens", "memory", "flops", "roofline", "decode", "prefill")
 
 
-def draw_all(frame: pd.DataFrame, raw: pd.DataFrame) -> list[tuple[str, Figure]]:
+def draw_all(frame: pd.DataFrame, raw: pd.DataFrame, inches: float | None = None) -> list[tuple[str, Figure]]:
     """Draw every kind that the frames have data for, as (name, figure).
 
     At a constant number of tokens per batch each length has a batch size, and so a shape, of its own. A cost
@@ -62,26 +62,31 @@ def draw_all(frame: pd.DataFrame, raw: pd.DataFrame) -> list[tuple[str, Figure]]
         if kind in _PER_SHAPE and _constant_tokens(frame):
             continue
         with contextlib.suppress(NothingToDraw):
-            drawn += draw(frame, raw, kind)
+            drawn += draw(frame, raw, kind, inches)
     return drawn
 
 
-def draw(frame: pd.DataFrame, raw: pd.DataFrame, kind: str) -> list[tuple[str, Figure]]:
+def draw(
+    frame: pd.DataFrame, raw: pd.DataFrame, kind: str, inches: float | None = None
+) -> list[tuple[str, Figure]]:
     """Draw the figures of one kind from a summary frame and its raw frame, as (name, figure).
 
     A name is the kind, the label of the figure if it has one, and a number if several figures would have the
-    same name: ``time``, ``ablation-sharing``, ``time-2``. Raises UsageError for an unknown kind, and
-    NothingToDraw if the records lack what the kind needs.
+    same name: ``time``, ``ablation-sharing``, ``time-2``. They are drawn for a screen, or with
+    ``inches`` for a paper's column of that width, where their titles are hidden. Raises UsageError for an
+    unknown kind, and NothingToDraw if the records lack what the kind needs.
     """
     if kind not in KINDS:
         raise UsageError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
-    import matplotlib as mpl
+    from effbench.show.look import NothingToDraw
+    from effbench.show.plots.sheet import Page, drawn_for, fit
 
-    from effbench.show.look import RC, NothingToDraw
-
+    page = Page(inches)
     draw_kind: Draw = resolve_name(KINDS[kind])
-    with mpl.rc_context(RC):
+    with drawn_for(page):
         figures = draw_kind(frame, raw)
+        for figure in figures:
+            fit(figure, page)
     if not figures:
         raise NothingToDraw(f"there is nothing to draw for {kind}")
     return _named(kind, figures)
@@ -109,7 +114,7 @@ def save(figure: Figure, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(RC):
-            figure.savefig(path, dpi=DPI, metadata=metadata)
+            figure.savefig(path, dpi=max(DPI, figure.dpi), metadata=metadata)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     return path

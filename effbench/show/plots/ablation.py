@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from effbench.records.analyse.published import published, published_scores, settled
 from effbench.records.analyse.summary import label
-from effbench.show.look import GREY, NothingToDraw, looks, percent, set_title
+from effbench.show.look import GREY, NothingToDraw, percent
+from effbench.show.palette import Style, looks
+from effbench.show.plots.sheet import Sheet, legend_letters, set_title
 from effbench.show.plots.trainings import Interval, score_over_seeds, seeds_note
 from effbench.show.tables import SHAPE, each_row
 
@@ -70,12 +73,13 @@ def ablations(raw: pd.DataFrame, paper: PublishedScores) -> list[Figure]:
         raise NothingToDraw(f"{nothing}no training is of {REFERENCE}")
     variants = [_variant(str(options)) for options in rows["options"]]
     rows = rows.assign(**{name: [v.get(name) for v in variants] for name in ABLATIONS})
+    styles = looks(raw)
     figures = []
     for name in ABLATIONS:
         for _, group in rows[rows[name].notna()].groupby([*SHAPE, "machine"], sort=False):
             tasks = [task for _, task in group.groupby(["task", "seq_len"]) if _compares(task, name)]
             if tasks:
-                figures.append(_figure(tasks, name, paper))
+                figures.append(_figure(tasks, name, paper, styles))
     if not figures:
         raise NothingToDraw(
             f"{nothing}no task has scores of two variants, such as {REFERENCE} "
@@ -110,36 +114,46 @@ def _compares(task: pd.DataFrame, name: str) -> bool:
     return bool(scored[name].nunique() > 1)
 
 
-def _figure(tasks: Sequence[pd.DataFrame], name: str, paper: PublishedScores) -> Figure:
+def _figure(
+    tasks: Sequence[pd.DataFrame], name: str, paper: PublishedScores, styles: Mapping[str, Style]
+) -> Figure:
     metrics = [m for m in METRICS if any(m in task and task[m].notna().any() for task in tasks)]
-    size = (max(5.0, 3.3 * len(tasks) + 0.6), 2.5 * len(metrics) + 1.2)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Sheet(len(metrics) * len(tasks), wide=max(3.5, 5.0 / len(tasks)), tall=1.8, across=len(tasks))
     figure.set_label(name)
-    panels = figure.subplots(len(metrics), len(tasks), squeeze=False)
-    colour = looks(tasks[0])[_label_of(tasks[0], name)]["color"]
+    colour = styles[_label_of(tasks[0], name)]["color"]
     counts: list[int] = []
     printed = False
-    for j, task in enumerate(tasks):
+    for place, axes in enumerate(figure.panels):
+        metric, task = metrics[place // len(tasks)], tasks[place % len(tasks)]
         theirs = paper.get(str(task["task"].iloc[0]).split(":")[0], {})
-        for i, metric in enumerate(metrics):
-            bars = [_bar(task, name, value, metric, theirs) for value in ABLATIONS[name]]
-            counts += [bar.seeds for bar in bars if bar.seeds]
-            printed |= any(bar.paper is not None for bar in bars)
-            _bars(panels[i, j], bars, name, METRICS[metric], colour)
-        words = str(task["task"].iloc[0]).replace(",", ", ")
-        panels[0, j].set_title(f"{words}, {task['seq_len'].iloc[0]} tokens", fontsize=9, wrap=True)
+        bars = [_bar(task, name, value, metric, theirs) for value in ABLATIONS[name]]
+        counts += [bar.seeds for bar in bars if bar.seeds]
+        printed |= any(bar.paper is not None for bar in bars)
+        _bars(axes, bars, name, METRICS[metric], colour)
+        if place < len(tasks) or figure.across < len(tasks):
+            words = _data(task) if figure.page.width is None else str(task["task"].iloc[0]).split(":")[0]
+            room = int(11 * figure.inches())
+            axes.set_title(textwrap.fill(f"{words}, {task['seq_len'].iloc[0]} tokens", room))
     if printed:
         words = f"our score of {_used(name)} plus the published difference; in brackets: published score"
         handle = Line2D([], [], marker="D", linestyle="none", markerfacecolor="white",
                         markeredgecolor="black", markersize=5, label=words)  # fmt: skip
-        figure.legend(handles=[handle], loc="outside lower center", fontsize=8)
+        figure.legend_below([handle], handlelength=1.5)
     first = tasks[0].iloc[0]
     figure_number = {"interaction": "Figure 3", "sharing": "Figure 4"}[name]
     shape = {n: first[n] for n in (*SHAPE, "machine")}
-    notes = [seeds_note(counts, "error bars"), "axes do not start at 0: compare differences, not bar lengths"]
+    notes = [
+        f"tasks: {'; '.join(map(_data, tasks))}" if figure.page.width is not None else "",
+        seeds_note(counts, "error bars"),
+        "axes do not start at 0: compare differences, not bar lengths",
+    ]
     title = f"Ablation of Fastformer's {name} (the paper's {figure_number})"
     set_title(figure, {**shape, "task": title}, "; ".join(filter(None, notes)))
     return figure
+
+
+def _data(task: pd.DataFrame) -> str:
+    return str(task["task"].iloc[0]).replace(",", ", ")
 
 
 def _label_of(task: pd.DataFrame, name: str) -> str:
@@ -189,11 +203,14 @@ def _bars(axes: Axes, bars: Sequence[_Bar], name: str, words: str, colour: str) 
                               zorder=3)  # fmt: skip
             edge = mean if np.isnan(high) else high
             axes.annotate(f"{100 * mean:.1f}", (x, edge), xytext=(0, 2), textcoords="offset points",
-                          ha="center", fontsize=8, fontweight="bold" if used else "normal")  # fmt: skip
+                          ha="center", fontsize=legend_letters(),
+                          fontweight="bold" if used else "normal")  # fmt: skip
             if base > 0:
                 _break(axes, x, base, top)
         elif bar.status:
-            axes.text(x, base + 0.04 * (top - base), bar.status, ha="center", fontsize=8, color=GREY)
+            axes.text(
+                x, base + 0.04 * (top - base), bar.status, ha="center", fontsize=legend_letters(), color=GREY
+            )
         if bar.value in marks:
             axes.plot(
                 x + 0.31 if bar.ours else x, marks[bar.value], marker="D", markersize=5,
@@ -204,7 +221,7 @@ def _bars(axes: Axes, bars: Sequence[_Bar], name: str, words: str, colour: str) 
     axes.set_xlim(-0.6, len(bars) - 0.4)
     scores = ["" if bar.paper is None else f"\n({100 * bar.paper:.1f})" for bar in bars]
     ticks = [f"{ABLATIONS[name][bar.value]}{score}" for bar, score in zip(bars, scores, strict=True)]
-    axes.set_xticks(range(len(bars)), ticks, fontsize=8)
+    axes.set_xticks(range(len(bars)), ticks, fontsize=legend_letters())
     axes.grid(False, axis="x")
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(percent))

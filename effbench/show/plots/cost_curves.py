@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
-from matplotlib.transforms import ScaledTranslation
 
-from effbench.records.analyse.complexity import exponents, is_known
+from effbench.records.analyse.complexity import WIDEST, exponents, is_known
 from effbench.records.analyse.crossover import crossovers
 from effbench.records.analyse.summary import label
 from effbench.show import units
-from effbench.show.look import (
-    NothingToDraw,
-    Style,
-    failures_note,
-    hosts_note,
-    looks,
-    mark_failures,
-    set_length_axis,
-    set_title,
-)
-from effbench.show.plots.dots import dots
+from effbench.show.look import NothingToDraw, failures_note, hosts_note, mark_failures, set_length_axis
+from effbench.show.palette import Style, looks
+from effbench.show.plots.one_length import Panel, bars
+from effbench.show.plots.sheet import Sheet, set_title
 from effbench.show.tables import SHAPE, by_label, each_row, items_in_words, labels, of_shape
 
 FEW_DECADES = 30  # a smaller range has one or two powers of 10 in it, too few for labels
 MOST_CROSSOVERS = 3  # in a panel: more would hide the curves
+TIMED = ("time_s", "tokens_per_s")  # the costs with intervals
+UNKNOWN = "$N^?$"
 
 
 @dataclass(frozen=True)
@@ -91,17 +86,14 @@ def _figure(
     shown = rows[rows[cost.column].notna() | ~rows["status"].isin(["ok", "interrupted"])]
     # a mode in which every configuration failed has a panel too
     modes = [mode for mode in ("forward", "train") if mode in set(shown["mode"])]
-    names = sorted(set(labels(rows)))
     if rows["seq_len"].nunique() == 1:
         return _at_one_length(rows, modes, shape, cost, styles)
+    names = sorted(set(labels(rows)))
     slopes = slopes_in_words(raw, cost) if cost.slopes else {}
     crossings = _crossovers_to_mark(raw, rows) if cost.column == "time_s" else None
-    columns = 2 if max(map(len, names)) <= 24 else 1
-    height = 3.4 + 0.27 * -(-len(names) // columns)
-    figure = Figure(figsize=(4.8 * len(modes) + 0.4, height), layout="constrained")
-    panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+    figure = Sheet(len(modes), wide=5.0, tall=2.4, share=("none", "all"))
     failed: set[str] = set()
-    for axes, mode in zip(panels, modes, strict=True):
+    for axes, mode in zip(figure.panels, modes, strict=True):
         inside = rows[rows["mode"] == mode]
         set_log_axes(axes, rows, cost)
         axes.set_title(mode)
@@ -112,27 +104,35 @@ def _figure(
         ]
         failed |= mark_failures(axes, inside, cost.column, styles)
         if crossings is not None:
-            _mark_crossovers(axes, crossings[crossings["mode"] == mode], styles)
-        axes.legend(
-            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, fontsize=8,
-            bbox_transform=axes.transAxes + ScaledTranslation(0, -0.47, figure.dpi_scale_trans),
-            handlelength=3.2, columnspacing=1.2, borderaxespad=0.0,
-        )  # fmt: skip
-    panels[0].set_ylabel(cost.axis)
-    notes = [failures_note(failed), *interval_notes(rows, timed=cost.column in ("time_s", "tokens_per_s"))]
-    if slopes:
-        notes.append("N^a: growth fitted to the longest lengths")
+            handles += _mark_crossovers(axes, crossings[crossings["mode"] == mode], styles)
+        figure.legend_under(axes, handles)
+    for axes in figure.left:
+        axes.set_ylabel(cost.axis)
+    notes = [failures_note(failed), *interval_notes(rows, timed=cost.column in TIMED)]
+    notes += slopes_notes(slopes.values())
     if crossings is not None and len(crossings):
         notes.append("dotted: crossover, shaded: its 95 % confidence interval")
     set_title(figure, shape, "; ".join(filter(None, notes)))
     return figure
 
 
-def interval_notes(rows: pd.DataFrame, *, timed: bool) -> list[str]:
-    """The caption's explanation of bars, hollow markers and hosts, as far as the figure has them."""
+def slopes_notes(slopes: Iterable[str], of: str = "") -> list[str]:
+    """The caption's explanation of the slopes in a legend, if it has some; ``of`` names their quantity."""
+    slopes = list(slopes)
+    notes = [f"N^a: growth{of} fitted to the longest lengths"] if slopes else []
+    unknown = f"N^?: not known, the 95 % interval of a is {WIDEST} wide or wider"
+    return [*notes, unknown] if any(UNKNOWN in slope for slope in slopes) else notes
+
+
+def interval_notes(rows: pd.DataFrame, *, timed: bool, bar: bool = False) -> list[str]:
+    """The caption's explanation of intervals, hollow markers and hosts, as far as the figure has them.
+
+    ``bar``: the values are bars themselves, and their intervals are error bars.
+    """
     if not timed:
         return []
-    bars = "bars: another run is inside with 95 %" if rows["time_low_s"].notna().any() else ""
+    known = rows["time_low_s"].notna().any()
+    bars = f"{'error bars' if bar else 'bars'}: another run is inside with 95 %" if known else ""
     hollow = "hollow: noisy" if rows["noisy"].fillna("").astype(bool).any() else ""
     return [bars, hollow, hosts_note(rows)]
 
@@ -144,16 +144,34 @@ def _at_one_length(
     cost: Cost,
     styles: dict[str, Style],
 ) -> Figure:
-    """Draw a dot for each mechanism: with one length there is no curve."""
-    timed = cost.column == "time_s"
-    length = units.length(rows["seq_len"].iloc[0])
-    figure = dots(
-        [(mode, rows[rows["mode"] == mode]) for mode in modes], cost.column, styles=styles,
-        axis=f"{cost.axis} at {length} {items_in_words(shape)}", tick=cost.tick,
-        bounds=("time_low_s", "time_high_s") if timed else None,
-    )  # fmt: skip
-    set_title(figure, shape, "; ".join(filter(None, interval_notes(rows, timed=timed))))
+    """Draw a bar for each mechanism: with one length there is no curve."""
+    panels = [cost_at_one_length(mode, rows[rows["mode"] == mode], cost, shape) for mode in modes]
+    figure = bars(panels, styles)
+    set_title(
+        figure, shape, "; ".join(filter(None, interval_notes(rows, timed=cost.column in TIMED, bar=True)))
+    )
     return figure
+
+
+def cost_at_one_length(title: str, rows: pd.DataFrame, cost: Cost, shape: dict[str, Any]) -> Panel:
+    """Return a panel of a bar chart with a cost at the only length of the rows."""
+    length = f"{units.length(rows['seq_len'].iloc[0])} {items_in_words(shape)}"
+    low, high = bounds(rows, cost)
+    return Panel(
+        title=title, rows=rows.assign(low=low, high=high), column=cost.column, tick=cost.tick,
+        axis=f"{cost.axis} at {length}",
+    )  # fmt: skip
+
+
+def bounds(rows: pd.DataFrame, cost: Cost) -> tuple[pd.Series, pd.Series]:
+    """Return the ends of a cost's intervals, NaN if it has none."""
+    if cost.column not in TIMED:
+        return (pd.Series(np.nan, index=rows.index),) * 2
+    low, high = rows["time_low_s"], rows["time_high_s"]
+    if cost.column == "tokens_per_s":
+        work = rows["seq_len"] * rows["batch_size"]
+        low, high = work / high, work / low
+    return low, high
 
 
 def draw_series(
@@ -169,13 +187,9 @@ def draw_series(
     known = mine[mine[cost.column] > 0]
     values = mine[cost.column].where(mine[cost.column] > 0)  # a gap where a configuration failed
     text = name if slope is None else f"{name}  {slope}"
-    (series,) = axes.plot(mine["seq_len"], values, label=text, linewidth=1.4, markersize=4.5, **style)
-    if cost.column in ("time_s", "tokens_per_s") and len(known):
-        low, high = known["time_low_s"], known["time_high_s"]
-        if cost.column == "tokens_per_s":
-            work = known["seq_len"] * known["batch_size"]
-            low, high = work / high, work / low
-        axes.vlines(known["seq_len"], low, high, color=style["color"], linewidth=3, alpha=0.35)
+    (series,) = axes.plot(mine["seq_len"], values, label=text, **style)
+    if cost.column in TIMED and len(known):
+        axes.vlines(known["seq_len"], *bounds(known, cost), color=style["color"], linewidth=3, alpha=0.35)
         noisy = known[known["noisy"].fillna("").astype(bool)]
         axes.scatter(noisy["seq_len"], noisy[cost.column], s=15, facecolors="white", zorder=3,
                      edgecolors=style["color"], linewidths=0.8, marker=style["marker"])  # fmt: skip
@@ -183,14 +197,15 @@ def draw_series(
 
 
 def slopes_in_words(raw: pd.DataFrame, cost: Cost) -> dict[tuple[str, str], str]:
-    """(label, mode) -> the fitted slope as a legend writes it; without those that are too uncertain."""
+    """(label, mode) -> the fitted slope as a legend writes it: ``UNKNOWN`` if it is too uncertain."""
     assert cost.slopes is not None
     written = {}
-    for row in filter(is_known, each_row(exponents(raw, cost.slopes))):
+    for row in each_row(exponents(raw, cost.slopes)):
         half = (row.exponent_high - row.exponent_low) / 2
         spread = f"±{half:.2f}" if half >= 0.005 else ""
+        slope = f"$N^{{{row.exponent:.2f}{spread}}}$" if is_known(row) else UNKNOWN
         claim = f" (declared {row.declared})" if row.verdict == "grows faster" else ""
-        written[label(row.mechanism, row.options), row.mode] = f"$N^{{{row.exponent:.2f}{spread}}}${claim}"
+        written[label(row.mechanism, row.options), row.mode] = slope + claim
     return written
 
 
@@ -212,22 +227,24 @@ def _crossovers_to_mark(raw: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept) if kept else crossings.iloc[:0]
 
 
-def _mark_crossovers(axes: Axes, crossings: pd.DataFrame, styles: dict[str, Style]) -> None:
-    """Draw a dotted line at each crossover, in the colour of the mechanism that becomes the slower one."""
-    low_at = 0.02
+def _mark_crossovers(axes: Axes, crossings: pd.DataFrame, styles: dict[str, Style]) -> list[Line2D]:
+    """Draw a dotted line at each crossover, in the colour of the mechanism that becomes the slower one.
+
+    Returns its handles for the legend: beside the lines, names would be written over each other.
+    """
+    handles = []
     for row in each_row(crossings.sort_values("crossover")):
         colour = styles[row.faster_before]["color"]
-        axes.axvline(row.crossover, color=colour, linestyle=":", linewidth=1.0, zorder=0.5)
+        text = f"{row.faster_after} faster than {row.faster_before} from {row.crossover:.0f}"
+        handles.append(
+            axes.axvline(row.crossover, color=colour, linestyle=":", linewidth=1.0, zorder=0.5, label=text)
+        )
         low, high = (  # an open interval is shaded to the last length measured
             row.first if pd.isna(row.crossover_low) else row.crossover_low,
             row.last if pd.isna(row.crossover_high) else row.crossover_high,
         )
         axes.axvspan(low, high, color=colour, alpha=0.08, linewidth=0, zorder=0.4)
-        text = f"{row.faster_after} faster than {row.faster_before}"
-        place, low_at = low_at, (low_at + 0.33) % 1  # at different heights, so that neighbours never touch
-        axes.annotate(text, (row.crossover, place), rotation=90,
-                      xycoords=("data", "axes fraction"), xytext=(2, 0), textcoords="offset points",
-                      fontsize=6, color=colour, va="bottom")  # fmt: skip
+    return handles
 
 
 def set_log_axes(axes: Axes, rows: pd.DataFrame, cost: Cost) -> None:

@@ -15,18 +15,12 @@ from matplotlib.ticker import FuncFormatter
 from effbench.common.columns import SOURCES, score_unit
 from effbench.records.analyse.scores import metric_of
 from effbench.show import units
-from effbench.show.look import (
-    NothingToDraw,
-    Style,
-    failures_note,
-    looks,
-    mark_failures,
-    percent,
-    set_length_axis,
-)
+from effbench.show.look import NothingToDraw, failures_note, mark_failures, percent, set_length_axis
+from effbench.show.palette import Style, looks
 from effbench.show.plots.baseline_lines import baseline_scores, draw_baseline_curves, score_limits
 from effbench.show.plots.cost_curves import Cost, label_log_axis, set_log_axes
-from effbench.show.plots.label_layout import label_ends, label_room
+from effbench.show.plots.label_layout import end_handles, label_ends, label_room
+from effbench.show.plots.sheet import Sheet
 from effbench.show.plots.trainings import (
     Interval,
     absent,
@@ -97,15 +91,12 @@ def _figure(trained: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
     panels = scored + len(costs) + (widths is not None)
     names = [name for name, _ in by_label(trained)]
     baselines = {float(n): baseline_scores(rows) for n, rows in trained.groupby("seq_len")}
-    across = 2 if panels == 4 else panels
-    down = -(-panels // across)
     named = {name for each in baselines.values() for name in each}
-    wide = 4.1 * across + (label_room([*(f"{name} 00.0 %" for name in named)]) if named else 0)
-    columns = max(1, min(len(names), int(wide * 10 / (max(map(len, names)) + 6))))
-    rows = -(-len(names) // columns)
-    tall = 2.7 * down + 1.2 + 0.2 * rows
-    figure = Figure(figsize=(wide, tall), layout="constrained")
-    grid = iter(figure.subplots(down, across, squeeze=False).ravel())
+    figure = Sheet(
+        panels, wide=4.1, tall=2.0, across=2 if panels == 4 else panels,
+        beside=label_room(f"{name} 00.0 %" for name in named),
+    )  # fmt: skip
+    grid = iter(figure.panels)
     # the best record of each point comes first: a length at which one seed failed has a point of the others
     first = trained.assign(failed=trained["status"] != "ok").sort_values("failed", kind="stable")
     first = first.drop_duplicates(["mechanism", "options", "seq_len"])
@@ -118,23 +109,22 @@ def _figure(trained: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
     for cost in costs:
         axes = next(grid)
         set_log_axes(axes, trained, cost)
-        axes.set_title(_TITLES[cost], fontsize=9)
+        axes.set_title(_TITLES[cost])
         axes.set_ylabel(cost.axis)
         axes.set_xlabel("source length N (tokens)")
         _draw_points(axes, _by_length(trained, cost.column), styles, partial(over_seeds, log=True))
         failed |= mark_failures(axes, first, cost.column, styles)
     if widths is not None:
         _draw_widths(next(grid), widths, styles)
-    handles = [Line2D([], [], label=name, linewidth=1.3, markersize=4.5, **styles[name]) for name in names]
-    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(names) // rows), fontsize=8,
-                  handlelength=3)  # fmt: skip
+    handles = [Line2D([], [], label=name, **styles[name]) for name in names]
+    figure.legend_below([*handles, *end_handles(ends)])
     well = trained[trained["status"] == "ok"]
     counts = [len(seeds) for _, seeds in well.groupby(["mechanism", "options", "seq_len"])]
     notes = [seeds_note(counts), failures_note(failed)]
     notes += ["dashed grey: baseline scores"] if ends else []
     set_training_title(figure, shape_of(trained), [*notes, not_drawn(_absent(trained, costs, widths))])
     if score_axes is not None:
-        label_ends(score_axes, ends)
+        label_ends(figure, {score_axes: ends})
     return figure
 
 
@@ -155,7 +145,7 @@ def _draw_scores(
     # scores that are all 0 are not spread over an axis of thousandths
     axes.set_ylim(*((max(low, -0.03), max(0.1, min(high, 1.06))) if share else (low, high)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-    axes.set_title(f"Test {metric_words(trained)}", fontsize=9)
+    axes.set_title(f"Test {metric_words(trained)}")
     axes.set_ylabel(f"test {metric_words(trained)}")
     axes.set_xlabel("source length N (tokens)")
     return draw_baseline_curves(axes, baselines)
@@ -168,7 +158,7 @@ def _draw_widths(axes: Axes, widths: Widths, styles: Mapping[str, Style]) -> Non
     values = pd.Series([v for each in points.values() for seeds in each.values() for v in seeds])
     label_log_axis(axes.yaxis, values, units.count)
     axes.set_ylim(values.min() / 1.6, values.max() * 1.6)
-    axes.set_title(f"Beam search at N = {length} (higher is better)", fontsize=9)
+    axes.set_title(f"Beam search at N = {length} (higher is better)")
     axes.set_xlabel("beam width")
     axes.set_ylabel("tokens per second")
     _draw_points(axes, points, styles, partial(over_seeds, log=True))
@@ -191,7 +181,7 @@ def _draw_points(
         at = [x * apart**place for x in each]
         spans = [interval(values) if values else (np.nan,) * 3 for values in each.values()]
         means, lows, highs = ([span[end] for span in spans] for end in range(3))
-        axes.plot(at, means, label=name, linewidth=1.3, markersize=4.5, **styles[name])
+        axes.plot(at, means, label=name, **styles[name])
         axes.vlines(
             at, lows, highs, color=styles[name]["color"], linewidth=2.5, alpha=0.35, gid=f"bars-{name}"
         )

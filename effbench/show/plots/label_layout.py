@@ -4,38 +4,68 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from effbench.show.look import LABEL_POINTS, LABEL_WIDTH, wrapped
+from effbench.show.look import LABEL_WIDTH, NARROW_LABEL_WIDTH, wrapped
+from effbench.show.palette import Style, ink
+from effbench.show.plots.sheet import Sheet, legend_letters, narrow, text_width
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
-def label_room(names: Iterable[str], width: int = LABEL_WIDTH) -> float:
-    """Return the inches that :func:`label_ends` needs beside the axes; ``width`` as in :func:`wrapped`."""
-    widest = max(len(line) for name in names for line in wrapped(name, width).split("\n"))
-    return 0.2 + widest * LABEL_POINTS * 0.56 / 72
+End = tuple[float, float, str, str]  # x, y, text, colour
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write (x, y, text, colour) to the right of the axes, moved up or down until no two touch.
+def end_handles(ends: Sequence[End]) -> list[Line2D]:
+    """Return what a legend says in a narrow column, where ends have no labels; nothing elsewhere."""
+    if not narrow():
+        return []
+    look: Style = {"linestyle": "--", "linewidth": 0.9}
+    return [Line2D([], [], color=colour, label=text, **look) for *_, text, colour in ends]
+
+
+def label_room(names: Iterable[str]) -> float:
+    """Return the inches that :func:`label_ends` needs beside the axes."""
+    if narrow():
+        return 0.0
+    return 0.2 + max((text_width(_broken(name)) for name in names), default=0.0)
+
+
+def label_height(names: Iterable[str]) -> float:
+    """Return the inches that :func:`label_ends` needs for these names, one above the other."""
+    if narrow():
+        return 0.0
+    lines = sum(_broken(name).count("\n") + 1 for name in names)
+    return lines * legend_letters() * 1.35 / 72
+
+
+def label_ends(figure: Sheet, ends_of: Mapping[Axes, Sequence[End]]) -> None:
+    """Write texts to the right of panels, moved up or down until no two touch; none in a narrow column.
 
     A label for a height outside the limits is written at the edge, with an arrow that points to it. Call this
-    after the limits are set: it runs the figure's layout to get the height of the axes.
+    once, after the limits are set: it settles the figure to get the heights of the panels.
     """
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()
+    if narrow() or not any(ends_of.values()):
+        return
+    figure.settle()
+    for axes, ends in ends_of.items():
+        _label_ends(figure, axes, ends)
+    figure.unsettle()  # the panels make room for the labels
+
+
+def _label_ends(figure: Sheet, axes: Axes, ends: Sequence[End]) -> None:
     points = 72 / figure.dpi
+    letters = legend_letters()
     box = axes.get_window_extent()
     bottom, top = sorted(axes.get_ylim())
     inside = [min(max(y, bottom), top) for _, y, _, _ in ends]
-    texts = [("↓ " if y < bottom else "↑ " if y > top else "") + wrapped(text) for _, y, text, _ in ends]
-    heights = [(text.count("\n") + 1) * LABEL_POINTS * 1.35 for text in texts]
+    texts = [_broken(("↓ " if y < bottom else "↑ " if y > top else "") + text) for _, y, text, _ in ends]
+    heights = [(text.count("\n") + 1) * letters * 1.35 for text in texts]
     wanted = [
         float(axes.transData.transform((x, y))[1] * points) for (x, *_), y in zip(ends, inside, strict=True)
     ]
@@ -49,9 +79,13 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
         }  # fmt: skip
         axes.annotate(
             text, (x, y), xytext=(1.0, (place / points - box.y0) / box.height), textcoords=beside,
-            va="center", fontsize=LABEL_POINTS, color=colour, annotation_clip=False,
+            va="center", fontsize=letters, color=ink(colour), annotation_clip=False, parse_math=False,
             arrowprops=leader if early or abs(place - before) > 3 else None,
         )  # fmt: skip
+
+
+def _broken(name: str) -> str:
+    return wrapped(name, NARROW_LABEL_WIDTH if narrow() else LABEL_WIDTH)
 
 
 def keep_apart(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
@@ -85,12 +119,12 @@ def label_spots(
     the cheapest place on rings around its bubble, given the places of the others.
     """
     figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()
+    assert isinstance(figure, Sheet)
+    figure.settle()
     points = 72 / figure.dpi
     frame: Box = tuple(v * points for v in axes.get_window_extent().extents)  # type: ignore[assignment]
     centers = axes.transData.transform([(x, y) for x, y, *_ in spots]) * points
-    names = [wrapped(text) for *_, text in spots]
+    names = [_broken(text) for *_, text in spots]
     sizes = [_text_size(axes, name, points) for name in names]
     bubbles = [
         (cx - r, cy - r, cx + r, cy + r) for (cx, cy), (_, _, r, _) in zip(centers, spots, strict=True)
@@ -124,12 +158,13 @@ def label_spots(
         leader = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": r}
         axes.annotate(
             name, (x, y), xytext=(place[0] - cx, place[1] - cy), textcoords="offset points", va="center",
-            ha="center", fontsize=LABEL_POINTS, arrowprops=leader if gap > r + 8 else None, zorder=5,
+            ha="center", fontsize=legend_letters(), arrowprops=leader if gap > r + 8 else None, zorder=5,
+            parse_math=False,
         )  # fmt: skip
 
 
 def _text_size(axes: Axes, name: str, points: float) -> tuple[float, float]:
-    text = axes.text(0, 0, name, fontsize=LABEL_POINTS)
+    text = axes.text(0, 0, name, fontsize=legend_letters(), parse_math=False)
     box = text.get_window_extent()
     text.remove()
     return box.width * points + 3, box.height * points + 2

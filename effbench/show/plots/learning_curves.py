@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from effbench.records.analyse.scores import metric_of, validation_metric_of
 from effbench.show import units
-from effbench.show.look import Style, looks, percent, span, wrapped
+from effbench.show.look import percent, span
+from effbench.show.palette import Style, looks
 from effbench.show.plots.baseline_lines import baseline_scores, draw_baselines, score_limits
-from effbench.show.plots.label_layout import label_ends, label_room
+from effbench.show.plots.label_layout import end_handles, label_ends, label_height, label_room
+from effbench.show.plots.sheet import Sheet, narrow
 from effbench.show.plots.trainings import (
     failure_of,
     not_drawn,
@@ -52,11 +55,12 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     absent = [f"{name} ({failure_of(mine)})" for name, mine in by_label(trained) if name not in names]
     validated = validation_metric_of(trained)
     baselines = baseline_scores(trained) if validated == metric_of(trained) else {}
-    rows = sum(wrapped(name).count("\n") + 1 for name in names) + len(baselines)
-    tall = max(5.2, 2 * 0.16 * rows + 1.6)
-    figure = Figure(figsize=(3.6 * len(across) + 0.6 + label_room([*names, "majority 50.0 %"]), tall),
-                    layout="constrained")  # fmt: skip
-    panels = figure.subplots(2, len(across), sharex="col", sharey="row", squeeze=False)
+    named = [*(f"{name} 50.0 %" for name in baselines), *names]
+    figure = Sheet(
+        2 * len(across), wide=3.8, tall=max(2.0, label_height(named)), across=len(across), least=0.9,
+        beside=label_room(named), share=("col", "row"),
+    )  # fmt: skip
+    panels = np.array(figure.panels, dtype=object).reshape(2, -1)
     stopped, counts = False, []
     ends: dict[tuple[int, int], list[tuple[float, float, str, str]]] = {}
     for name, mine in by_label(drawn):
@@ -70,13 +74,14 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     scores = np.concatenate([np.asarray(s) for s in drawn[NEEDED[0]]])
     panels[0, 0].set_ylim(*score_limits(scores.min(), scores.max(), baselines.values()))
     panels[0, 0].yaxis.set_major_formatter(FuncFormatter(percent))
+    panels[0, 0].yaxis.set_major_locator(MaxNLocator(5))
     panels[0, 0].set_ylabel(f"validation {units.score_words(validated)}")
     panels[1, 0].set_ylabel("training loss")
-    words = {"epoch": "epoch", "seconds": "training time in seconds (mean over seeds)",
-             "evaluation": "evaluation number"}  # fmt: skip
+    seconds = "seconds" if narrow() else "training time in seconds (mean over seeds)"
+    words = {"epoch": "epoch", "seconds": seconds, "evaluation": "evaluation number"}
     for j, unit in enumerate(across):
         panels[1, j].set_xlabel(words[unit])
-        panels[1, j].xaxis.set_major_locator(MaxNLocator(6, integer=unit == "evaluation"))
+        panels[1, j].xaxis.set_major_locator(MaxNLocator(3 if narrow() else 6, integer=unit == "evaluation"))
         labels = draw_baselines(panels[0, j], baselines)
     several = [n for n in counts if n > 1]
     notes = [f"line: mean; band: minimum to maximum over {span(several)} seeds" if several else ""]
@@ -84,8 +89,10 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     notes.append("thin line: mean of the seeds that had not stopped early" if stopped else "")
     set_training_title(figure, shape, [*notes, not_drawn(absent)])
     last = len(across) - 1
-    label_ends(panels[0, last], [*ends[0, last], *labels])
-    label_ends(panels[1, last], ends[1, last])
+    if narrow():
+        handles = [Line2D([], [], label=name, **styles[name]) for name in names]
+        figure.legend_below([*handles, *end_handles(labels)])
+    label_ends(figure, {panels[0, last]: [*ends[0, last], *labels], panels[1, last]: ends[1, last]})
     return figure
 
 
@@ -107,7 +114,7 @@ def _curve(axes: Axes, x: np.ndarray, values: np.ndarray, name: str, style: Styl
     whole = ~np.isnan(values).any(axis=0)
     count = int(whole.sum())
     look = {**style, "markersize": 3.5}
-    axes.plot(x[:count], mean[:count], label=name, linewidth=1.4, **look)
+    axes.plot(x[:count], mean[:count], label=name, **look)
     if count < len(x):
         axes.plot(x[max(0, count - 1) :], mean[max(0, count - 1) :], linewidth=0.6, alpha=0.7,
                   gid=f"rest-{name}", **{**look, "marker": ""})  # fmt: skip

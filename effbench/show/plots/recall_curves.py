@@ -11,17 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from effbench.show import units
-from effbench.show.look import (
-    GREY,
-    NothingToDraw,
-    Style,
-    failures_note,
-    looks,
-    mark_failures,
-    percent,
-    span,
-)
+from effbench.show.look import GREY, NothingToDraw, failures_note, mark_failures, percent, span
+from effbench.show.palette import Style, looks
 from effbench.show.plots.baseline_lines import baseline_scores
+from effbench.show.plots.sheet import Sheet, legend_letters
 from effbench.show.plots.trainings import (
     metric_words,
     score_over_seeds,
@@ -73,26 +66,23 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
     panels = [group for _, group in trained.groupby(panel_keys, dropna=False)]
     names = [name for name, _ in by_label(trained)]
     across = min(len(panels), _PANELS_PER_ROW)
-    down = -(-len(panels) // across)
-    wide = max(5.0, 2.7 * across + 0.7)
-    longest = max(map(len, names))
-    columns = max(1, min(len(names), int(wide * 10 / (longest + 6))))
-    figure = Figure(figsize=(wide, 2.5 * down + 1.1 + 0.2 * -(-len(names) // columns)), layout="constrained")
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    figure = Sheet(
+        len(panels), wide=max(2.9, 5.7 / across), tall=2.1, across=across, least=1.5, share=("all", "all")
+    )
     values = sorted(int(v) for v in trained[x].dropna().unique())
     counts: list[int] = []
     failed: set[str] = set()
-    for axes, group in zip(grid, panels, strict=False):
+    for axes, group in zip(figure.panels, panels, strict=True):
         axes.set_xscale("log", base=2)
         axes.set_ylim(-0.02, 1.06)
         pairs = "" if group["pairs"].isna().all() or not by_width else f", {span(group['pairs'])} pairs"
-        axes.set_title(f"N = {units.length(group['seq_len'].iloc[0])}{pairs}", fontsize=9)
+        axes.set_title(f"N = {units.length(group['seq_len'].iloc[0])}{pairs}")
         for name, mine in by_label(group):
             scores = {float(at): list(rows["score"]) for at, rows in with_values(mine, ("score",)).groupby(x)}
             counts += [len(seeds) for seeds in scores.values()]
             points = [score_over_seeds(seeds) for seeds in scores.values()]
             means, lows, highs = ([point[end] for point in points] for end in range(3))
-            axes.plot(list(scores), means, label=name, linewidth=1.3, markersize=4.5, **styles[name])
+            axes.plot(list(scores), means, label=name, **styles[name])
             axes.vlines(list(scores), lows, highs, color=styles[name]["color"], linewidth=2.5, alpha=0.35,
                         gid=f"bars-{name}")  # fmt: skip
         best_first = group.assign(rank=group["status"] != "ok").sort_values("rank")
@@ -101,33 +91,31 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
         for name, value in baseline_scores(group).items():
             axes.axhline(value, color=GREY, linestyle="--", linewidth=0.9, gid=f"baseline-{name}")
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
-        for text, value in _joined(baseline_scores(group)):
-            axes.annotate(text, (0.99, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 3),
-                          textcoords="offset points", fontsize=7, color=GREY, bbox=box)  # fmt: skip
+        letters = 0.85 * legend_letters()
+        for text, value in _joined(baseline_scores(group), 1.6 * letters / 72 / figure.tall):
+            axes.annotate(text, (0.99, value), xycoords=("axes fraction", "data"), ha="right", xytext=(0, 2),
+                          textcoords="offset points", fontsize=letters, color=GREY, bbox=box)  # fmt: skip
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_formatter(FuncFormatter(percent))
         axes.set_xlim(values[0] / 1.3, values[-1] * 1.3)
-    for place, axes in enumerate(grid):
-        axes.set_visible(place < len(panels))
-        if place + across >= len(panels):  # the lowest panel of its column
-            axes.set_xlabel("model width d_model" if by_width else "number of key-value pairs")
-            axes.tick_params(labelbottom=True)
-        if place % across == 0:
-            axes.set_ylabel(f"test {metric_words(trained)}")
-    handles = [Line2D([], [], label=name, linewidth=1.3, markersize=4.5, **styles[name]) for name in names]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
+    for axes in figure.lowest:
+        axes.set_xlabel("model width d_model" if by_width else "number of key-value pairs")
+        axes.tick_params(labelbottom=True)
+    for axes in figure.left:
+        axes.set_ylabel(f"test {metric_words(trained)}")
+    figure.legend_below([Line2D([], [], label=name, **styles[name]) for name in names])
     shape = {**shape_of(trained), "task": trained["other"].iloc[0]}
     set_training_title(figure, shape, [seeds_note(counts), failures_note(failed)])
     return figure
 
 
-def _joined(baselines: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Return (names, height): baselines too near each other for two labels share one, at the highest."""
+def _joined(baselines: Mapping[str, float], apart: float) -> list[tuple[str, float]]:
+    """Return (names, height): baselines nearer than ``apart`` share one label, at the highest of them."""
     labels: list[tuple[str, float]] = []
     for name, value in sorted(baselines.items(), key=lambda baseline: baseline[1]):
-        if labels and value - labels[-1][1] < 0.05:
+        if labels and value - labels[-1][1] < apart:
             labels[-1] = (f"{labels[-1][0]}, {name}", value)
         else:
             labels.append((name, value))

@@ -20,16 +20,15 @@ from effbench.show import units
 from effbench.show.look import (
     GREY,
     NothingToDraw,
-    Style,
     failures_note,
     hosts_note,
-    looks,
     mark_failures,
     set_length_axis,
-    set_title,
     span,
 )
-from effbench.show.plots.label_layout import label_ends, label_room
+from effbench.show.palette import Style, looks
+from effbench.show.plots.label_layout import label_ends, label_height, label_room
+from effbench.show.plots.sheet import Sheet, narrow, set_title
 from effbench.show.tables import SHAPE, by_label, each_row, labels
 
 # panel (inference, training) -> mechanism as ``-m`` reads it -> length -> time in any one unit
@@ -116,37 +115,53 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
         {*timed["seq_len"], *(n for panel in theirs.values() for series in panel.values() for n in series)}
     )
     named = [*ours, *(f"{name} (paper)" for name in printed), REFERENCE]
-    figure = Figure(figsize=(len(modes) * (3.6 + label_room(named)) + 0.5, 5.0), layout="constrained")
-    panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+    figure = Sheet(
+        len(modes),
+        wide=3.8 + label_room(named),
+        tall=max(3.4, label_height(named)),
+        share=("none", "all"),
+    )
+    panels = figure.panels
     failed: set[str] = set()
     ends: list[list[tuple[float, float, str, str]]] = []
+    shown: dict[str, Style] = {}
     for axes, mode in zip(panels, modes, strict=True):
         inside = ratios[ratios["mode"] == mode]
         _set_axes(axes, [int(n) for n in lengths])
         axes.set_title(MODES[mode])
         axes.axhline(1.0, color="black", linewidth=0.9, zorder=1, gid=f"reference-{REFERENCE}")
-        here = [(axes.get_xlim()[1], 1.0, REFERENCE, "black")]
+        here = [(axes.get_xlim()[1], 1.0, REFERENCE, "#000000")]
         drawn = {}
         for name, mine in by_label(inside[inside["ratio"].notna()].sort_values("seq_len")):
             drawn[name] = _draw_ours(axes, name, mine, styles[name])
+            shown[name] = styles[name]
         for name, series in theirs[mode].items():
             _draw_theirs(axes, name, series, styles[name])
             if not any(name == ours or ours.startswith(f"{name}:") for ours in drawn):
                 last = max(series)
                 drawn[f"{name} (paper)"] = (float(last), series[last], styles[name]["color"])
+                shown[f"{name} (paper)"] = styles[name]
         ends.append([*here, *((x, y, name, colour) for name, (x, y, colour) in drawn.items())])
         failed |= mark_failures(axes, inside, "ratio", styles)
     values = [value for name in ("ratio", "low", "high") for value in ratios[name].dropna()] + [1.0]
     values += [v for panel in theirs.values() for series in panel.values() for v in series.values()]
     panels[0].set_ylim(min(values) / 1.4, max(values) * 1.9)
-    panels[0].set_ylabel(f"time relative to {REFERENCE}")
+    for axes in figure.left:
+        axes.set_ylabel(f"time relative to {REFERENCE}")
+    handles = []
+    if narrow():
+        handles += [
+            Line2D([], [], label=name, **{**style, "linestyle": "-"}) for name, style in sorted(shown.items())
+        ]
+        handles.append(Line2D([], [], color="black", linewidth=0.9, label=REFERENCE))
     if printed:
         look: Style = {"color": GREY, "marker": "o", "markersize": 5}
-        handles = [
+        handles += [
             Line2D([], [], linestyle="-", label="measured here", **look),
             Line2D([], [], linestyle="--", markerfacecolor="white", label="paper, Figure 2", **look),
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=3.5)
+    if handles:
+        figure.legend_below(handles)
     tokens = units.length(timed["tokens"].iloc[0])
     notes = [
         f"batch size x length = {tokens} tokens",
@@ -159,8 +174,7 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
     notes += [failures_note(failed), hosts_note(timed)]
     shape = {name: timed[name].iloc[0] for name in (*SHAPE, "machine")}
     set_title(figure, {**shape, "batch_size": span(timed["batch_size"])}, "; ".join(filter(None, notes)))
-    for axes, texts in zip(panels, ends, strict=True):
-        label_ends(axes, texts)
+    label_ends(figure, dict(zip(panels, ends, strict=True)))
     return figure
 
 
@@ -182,7 +196,7 @@ def _styles(timed: pd.DataFrame, printed: Sequence[str], ours: Sequence[str]) ->
 
 
 def _draw_ours(axes: Axes, name: str, mine: pd.DataFrame, style: Style) -> tuple[float, float, str]:
-    axes.plot(mine["seq_len"], mine["ratio"], label=name, linewidth=1.4, markersize=4.5,
+    axes.plot(mine["seq_len"], mine["ratio"], label=name,
               **{**style, "linestyle": "-"})  # fmt: skip
     axes.vlines(mine["seq_len"], mine["low"], mine["high"], color=style["color"], linewidth=3, alpha=0.35,
                 gid=f"bars-{name}")  # fmt: skip
@@ -190,7 +204,7 @@ def _draw_ours(axes: Axes, name: str, mine: pd.DataFrame, style: Style) -> tuple
 
 
 def _draw_theirs(axes: Axes, name: str, series: Mapping[int, float], style: Style) -> None:
-    axes.plot(list(series), list(series.values()), label=f"{name} (paper)", linewidth=0.9, markersize=4.5,
+    axes.plot(list(series), list(series.values()), label=f"{name} (paper)", linewidth=0.9,
               markerfacecolor="white", markeredgewidth=0.9, zorder=1.8,
               **{**style, "linestyle": (0, (4, 2))})  # fmt: skip
 

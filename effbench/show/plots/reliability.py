@@ -12,7 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from effbench.records.analyse.statistics import proportion_interval
-from effbench.show.look import GREY, Style, looks, minor_tick, percent
+from effbench.show.look import GREY, minor_tick, percent
+from effbench.show.palette import Style, looks
+from effbench.show.plots.sheet import Sheet
 from effbench.show.plots.trainings import (
     failure_of,
     not_drawn,
@@ -58,23 +60,19 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     if len(compared):
         grey = {"color": GREY, "marker": "x", "linestyle": "--"}
         curves.append(("logistic regression", _bins(compared.iloc[0], _BASELINE), grey))
-    columns = max(1, min(len(curves) + 1, 60 // (max(len(name) for name, *_ in curves) + 6)))
-    tall = 5.4 + 0.2 * -(-(len(curves) + 1) // columns)
-    figure = Figure(figsize=(6.4, tall), layout="constrained")
-    axes = figure.subplots()
+    figure = Sheet(1, wide=6.4, tall=4.6)
+    (axes,) = figure.panels
     _set_axes(axes, np.concatenate([rate for _, (predicted, observed, _), _ in curves
                                     for rate in (predicted, observed)]))  # fmt: skip
     axes.plot([_LEAST / 10, 1], [_LEAST / 10, 1], color="black", linewidth=0.8, zorder=1, gid="perfect")
     for name, (predicted, observed, candidates), style in curves:
         ends = np.array([proportion_interval(round(share * count), int(count))[1:]
                          for share, count in zip(observed, candidates, strict=True)])  # fmt: skip
-        axes.plot(predicted, observed, linewidth=1.1, markersize=4.5, **style)
+        axes.plot(predicted, observed, linewidth=1.1, **style)
         axes.vlines(predicted, *ends.T, color=style["color"], linewidth=2, alpha=0.35, gid=f"bars-{name}")
-    handles = [
-        Line2D([], [], linewidth=1.1, markersize=4.5, label=name, **style) for name, _, style in curves
-    ]
+    handles = [Line2D([], [], linewidth=1.1, label=name, **style) for name, _, style in curves]
     handles.append(Line2D([], [], color="black", linewidth=0.8, label="perfect calibration"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
+    figure.legend_below(handles)
     most = max(len(bins[0]) for _, bins, _ in curves)
     notes = [
         f"{most} bins of equally many candidates; bars: 95 % interval of a proportion (Wilson)",

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from effbench.show import units
-from effbench.show.look import NothingToDraw, Style, hosts_note, looks, minor_tick, set_title
-from effbench.show.tables import SHAPE, by_label, labels, of_shape
+from effbench.show.look import NothingToDraw, hosts_note, minor_tick
+from effbench.show.palette import Style, looks
+from effbench.show.plots.sheet import Sheet, set_title
+from effbench.show.tables import SHAPE, by_label, of_shape
 
 
 def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
@@ -44,12 +46,8 @@ def _figure(
     fastest, memory = max(slopes, key=lambda size: slopes[size]), list(slopes)[-1]
     first = min(known["arithmetic_intensity"].min() / 2, 0.5 * peak / slopes[fastest])
     last = known["arithmetic_intensity"].max() * 3
-    names = sorted(set(labels(known)))
-    columns = 1 if max(map(len, names)) > 24 else 2 * len(modes)
-    height = 4.0 + 0.2 * -(-(len(names) + 2) // columns)
-    figure = Figure(figsize=(4.8 * len(modes) + 0.4, height), layout="constrained")
-    panels = figure.subplots(1, len(modes), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, mode in zip(panels, modes, strict=True):
+    figure = Sheet(len(modes), wide=5.0, tall=2.7, share=("all", "all"))
+    for axes, mode in zip(figure.panels, modes, strict=True):
         intensity = np.geomspace(first, last, 100)
         for size, dash in ((fastest, ":"), (memory, "--")):
             roof = np.minimum(peak, intensity * slopes[size])
@@ -58,7 +56,7 @@ def _figure(
         for name, rows in by_label(known):
             mine = rows[rows["mode"] == mode].sort_values("seq_len")
             axes.plot(mine["arithmetic_intensity"], mine["flops_per_s"], label=name, linewidth=0.7,
-                      markersize=4.5, **styles[name])  # fmt: skip
+                      **styles[name])  # fmt: skip
             longest = mine.iloc[-1:]
             axes.plot(longest["arithmetic_intensity"], longest["flops_per_s"], markersize=6.5,
                       markeredgecolor="black", markeredgewidth=1.1, **styles[name])  # fmt: skip
@@ -66,13 +64,14 @@ def _figure(
         axes.set_yscale("log")
         axes.set_ylim(known["flops_per_s"].min() / 2, max(peak, known["flops_per_s"].max()) * 1.5)
         axes.set_title(mode)
-        axes.set_xlabel("arithmetic intensity (FLOP per byte moved)")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.count(value)))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: minor_tick(value)))
-    panels[0].set_ylabel("achieved FLOP/s")
-    handles, texts = panels[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
+    for axes in figure.left:
+        axes.set_ylabel("achieved FLOP/s")
+    for axes in figure.lowest:
+        axes.set_xlabel("arithmetic intensity (FLOP per byte moved)")
+    figure.legend_below(figure.panels[0].get_legend_handles_labels()[0])
     limits = f"grey: measured limits of this machine ({units.count(peak, 'FLOP')}/s and bandwidth)"
     most = units.length(known["seq_len"].max())
     edge = f"black edge: longest length of a series (at most {most})"

@@ -13,10 +13,12 @@ from matplotlib.ticker import FuncFormatter
 from effbench.common.columns import score_unit
 from effbench.records.analyse.scores import metric_of
 from effbench.show import units
-from effbench.show.look import Style, looks, percent
+from effbench.show.look import percent
+from effbench.show.palette import Style, looks
 from effbench.show.plots.baseline_lines import baseline_scores, draw_baselines, score_limits
 from effbench.show.plots.cost_curves import label_log_axis
-from effbench.show.plots.label_layout import label_ends
+from effbench.show.plots.label_layout import end_handles, label_ends, label_room
+from effbench.show.plots.sheet import Sheet
 from effbench.show.plots.trainings import (
     absent,
     failure_of,
@@ -55,9 +57,9 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
 def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
     known = with_values(trained, _NEEDED)
     series = by_label(known)
-    columns = max(1, min(4, 84 // (max(len(name) for name, _ in series) + 6)))
-    figure = Figure(figsize=(7.2, 4.8 + 0.2 * -(-len(series) // columns)), layout="constrained")
-    axes = figure.subplots()
+    baselines = baseline_scores(known)
+    figure = Sheet(1, wide=7.0, tall=3.4, beside=label_room(f"{name} 00.0 %" for name in baselines))
+    (axes,) = figure.panels
     widths = sorted(int(width) for width in known["d_model"].unique())
     diameters = {w: _SMALLEST + _LARGER * i for i, w in enumerate(widths)}
     ends: list[float] = []
@@ -76,7 +78,6 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
         axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, linewidth=0.9,
                   alpha=0.7, gid=f"line-{name}")  # fmt: skip
     share = score_unit(metric_of(known)) == "share"
-    baselines = baseline_scores(known)
     low, high = score_limits(np.nanmin(ends), np.nanmax(ends), baselines.values())
     axes.set_ylim(*((max(low, -0.03), min(high, 1.03)) if share else (low, high)))
     tick = percent if share else units.ratio
@@ -90,13 +91,14 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
     axes.set_xlabel(
         f"state of one sequence after {units.length(known['seq_len'].iloc[0])} tokens, all layers"
     )
-    handles = [Line2D([], [], label=name, linewidth=0.9, markersize=5, **styles[name]) for name, _ in series]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3)
+    named = draw_baselines(axes, baselines)
+    handles = [Line2D([], [], label=name, linewidth=0.9, **styles[name]) for name, _ in series]
+    figure.legend_below([*handles, *end_handles(named)])
     sizes = f"markers grow with d_model: {', '.join(map(str, widths))}" if len(widths) > 1 else ""
     counts = [len(rows) for _, rows in known.groupby(["mechanism", "options", "d_model"])]
     notes = [seeds_note(counts), sizes, not_drawn(absent(trained, "d_model", "d_model {}", _lacks))]
     set_training_title(figure, shape_of(trained), notes)
-    label_ends(axes, draw_baselines(axes, baselines))
+    label_ends(figure, {axes: named})
     return figure
 
 

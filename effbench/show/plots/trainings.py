@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from effbench.records.analyse.scores import metric_of, with_score
 from effbench.records.analyse.statistics import mean_interval
 from effbench.show import units
-from effbench.show.look import NothingToDraw, set_title, span
-from effbench.show.tables import SHAPE, by_label
+from effbench.show.look import NothingToDraw, span
+from effbench.show.plots.sheet import Sheet, set_title
+from effbench.show.tables import SHAPE, by_label, of_shape
 
 Interval = tuple[float, float, float]  # mean, low, high
 
+RANGE = 2  # seeds of which plots show the range, not an interval
 _ONE_FIGURE = [*SHAPE, "task", "seq_len", "machine"]
 
 
@@ -82,10 +83,19 @@ def metric_words(trained: pd.DataFrame) -> str:
 
 
 def over_seeds(values: Sequence[float], *, log: bool = False) -> Interval:
-    """Return (mean, low, high) with the 95 % t interval; geometric with ``log``. NaN bounds for one seed."""
+    """Return (mean, low, high): the 95 % t interval, of two seeds their range. NaN bounds for one seed.
+
+    The mean and the interval are geometric with ``log``. A t interval of two values is 6.4 times as wide on
+    each side as they are apart: it fills a panel and hides the values of the others.
+    """
     numbers = np.asarray(values, dtype=float)
     numbers = np.log(numbers) if log else numbers
-    interval = mean_interval(list(numbers)) if len(numbers) > 1 else (float(numbers[0]), math.nan, math.nan)
+    if len(numbers) == RANGE:
+        interval = (float(numbers.mean()), float(numbers.min()), float(numbers.max()))
+    elif len(numbers) > 1:
+        interval = mean_interval(list(numbers))
+    else:
+        interval = (float(numbers[0]), math.nan, math.nan)
     return (math.exp(interval[0]), math.exp(interval[1]), math.exp(interval[2])) if log else interval
 
 
@@ -97,11 +107,42 @@ def score_over_seeds(values: Sequence[float]) -> Interval:
 
 def seeds_note(counts: Iterable[int], bars: str = "bars") -> str:
     """A caption's explanation of the bars, from the number of seeds of each value."""
-    several = sorted({n for n in counts if n > 1})
-    if not several:
+    counts = set(counts)
+    many = sorted(n for n in counts if n > RANGE)
+    notes = [f"95 % confidence interval (Student's t, {span(many)} seeds)"] if many else []
+    notes += ["range of 2 runs"] if RANGE in counts else []
+    if not notes:
         return "one seed: no confidence interval" if 1 in counts else ""
-    note = f"{bars}: 95 % confidence interval (Student's t, {span(several)} seeds)"
+    note = f"{bars}: {', or '.join(notes)}"
     return f"{note}; no {bars}: one seed" if 1 in counts else note
+
+
+def drawn_scores(rows: pd.DataFrame, raw: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of a summary with the ends of what a plot draws around their ``score``: ``low``, ``high``.
+
+    ``how`` says what that is, None where it is nothing. It is the row's interval, of two seeds their range,
+    from the records ``raw`` of the same task.
+    """
+    trained = with_score(raw[(raw["probe"] == "accuracy") & (raw["status"] == "ok")])
+    low, high, how = [], [], []
+    for row in rows.to_dict(orient="records"):
+        mine = of_shape(trained, {name: row[name] for name in ("mechanism", "options", "seq_len", "code")})
+        scores = mine["score"].dropna()
+        ranged = len(scores) == RANGE
+        low.append(scores.min() if ranged else row["score_low"])
+        high.append(scores.max() if ranged else row["score_high"])
+        kind = row["score_interval"]
+        how.append(
+            "range of 2 runs" if ranged else f"95 % confidence interval ({kind})" if pd.notna(kind) else None
+        )
+    # one step: assigned one by one, many columns are slow
+    return pd.concat([rows, pd.DataFrame({"low": low, "high": high, "how": how}, index=rows.index)], axis=1)
+
+
+def intervals_note(rows: pd.DataFrame) -> str:
+    """A caption's explanation of the bars of :func:`drawn_scores`."""
+    kinds = sorted(set(rows["how"].dropna()))
+    return f"bars: {', or '.join(kinds)}" if kinds else "no confidence interval"
 
 
 def shape_of(rows: pd.DataFrame) -> dict[str, Any]:
@@ -112,7 +153,7 @@ def shape_of(rows: pd.DataFrame) -> dict[str, Any]:
     return shape
 
 
-def set_training_title(figure: Figure, shape: dict[str, Any], notes: Sequence[str]) -> None:
+def set_training_title(figure: Sheet, shape: dict[str, Any], notes: Sequence[str]) -> None:
     """Set a caption with the task, its length, the shape, the machine and the notes."""
     task = f"{shape['task']} at {shape['seq_len']} tokens"
     set_title(figure, {**shape, "task": task}, "; ".join(filter(None, notes)))

@@ -35,7 +35,7 @@ from effbench.show.report.report_trainings import COSTS, curve_panels, front_pan
 from effbench.show.tables import of_shape
 
 _STYLES = ("report.css",)
-_SCRIPTS = ("report_charts.js", "report_tables.js", "report_page.js")
+_SCRIPTS = ("report_charts.js", "report_tables.js", "report_numbers.js", "report_page.js", "report_print.js")
 # A page of this policy can fetch nothing, whatever a text in it says.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -127,15 +127,16 @@ def _page(
         f"<title>effbench report: {escape(names)}</title>{styles}"
         f'<script type="text/plain" id="library">{library()}</script>'
         f"<script>{_asset('report_library.js')}</script></head><body>"
+        '<a class="skip" href="#main">to the content</a>'
         f"<header><h1>effbench report: {escape(names)}</h1>"
         "<p>Which attention mechanism should I use at this sequence length, on this machine, and what does "
         f'it cost me in accuracy?</p><nav aria-label="sections">{links}</nav>'
         "<noscript><p class=warning>Charts, sorting and filtering need JavaScript. The tables hold all "
         "numbers.</p></noscript></header>"
-        '<div id="legend" role="group" aria-label="mechanisms: press one to hide it everywhere">'
+        '<div id="legend" role="region" aria-label="mechanisms: press one to hide it everywhere">'
         f"{which}<span class=note>press a mechanism to hide it everywhere:</span>{legend.buttons()}"
-        '<button type="button" id="everything" disabled>show all</button></div>'
-        f'<main>{body}</main><p id="said" role="status" aria-live="polite"></p>'
+        '<button type="button" id="everything" aria-disabled="true">show all</button></div>'
+        f'<main id="main">{body}</main><p id="said" role="status" aria-live="polite"></p>'
         f'<script type="application/json" id="data">{as_json(data)}</script>'
         f"{scripts}</body></html>\n"
     )
@@ -158,9 +159,9 @@ def _figures(kind: str, panels: Panels, sources: Sequence[Source]) -> str:
         f'<figure data-source="{panel["source"]}" data-mode="{escape(mode)}"><figcaption>'
         f"<b>{escape(panel['title'])}{escape(mode and f', {mode}')}</b> "
         f"<span>{escape(_where(sources[panel['source']]))}</span><small>{escape(panel['shape'])}</small>"
-        f'</figcaption><div class="chart" role="img" data-kind="{kind}" data-panel="{place}" '
-        f'aria-label="chart: {escape(panel["title"])}; the tables of this report hold its numbers"></div>'
-        "</figure>"
+        f'</figcaption><div class="chart" role="group" data-kind="{kind}" data-panel="{place}" '
+        f'aria-label="chart: {escape(panel["title"])}; the table below it has its numbers"></div>'
+        '<details class="numbers" hidden><summary>numbers of this chart</summary></details></figure>'
         for place, panel, mode in places
     )
     return f'<div class="panels {kind}">{drawn}</div>' if drawn else ""

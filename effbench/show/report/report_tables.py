@@ -12,7 +12,7 @@ from effbench.records.analyse.summary import label
 from effbench.show.blocks import Block
 from effbench.show.report.report_legend import Legend
 from effbench.show.report.report_sources import Source
-from effbench.show.report.report_text import escape, known, paragraphs
+from effbench.show.report.report_text import breakable, escape, known, paragraphs
 from effbench.show.tables import SHAPE, each_row
 
 _NUMBER = re.compile(r"\D{0,3}?([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)\s*([A-Za-zµ%]*)")
@@ -71,8 +71,10 @@ def _table(block: Block, legend: Legend) -> str:
     )
     rows = "".join(_row(block, row, legend) for row in block.rows)
     caption = f"<caption>{escape(block.title)}</caption>" if block.title else ""
+    name = escape(block.title or "table")
     return (
-        f'<div class="scroll" tabindex="0"><table>{caption}<thead><tr>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">'
+        f"<table>{caption}<thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -82,7 +84,7 @@ def _row(block: Block, row: Sequence[str], legend: Legend) -> str:
     cells = []
     for at, text in enumerate(row):
         if at in block.left:
-            cells.append(f"<td>{legend.swatch(text.partition(' (')[0])}{escape(text)}</td>")
+            cells.append(f"<td>{legend.swatch(text.partition(' (')[0])}{breakable(text)}</td>")
             continue
         number = number_in(text)
         value = "" if number is None else f' data-v="{number:.6g}"'

@@ -5,17 +5,24 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
+_JOINT = re.compile(r"([:,])(?=[^\s:,])")
 _DIGITS = 6  # of a number in the page's data, which shows at most four
 
 
 def escape(text: object) -> str:
     """Return the text for HTML, inside an element or a quoted attribute."""
     return html.escape(str(text), quote=True)
+
+
+def breakable(text: str) -> str:
+    """Return the text for HTML; a line may end behind a colon or a comma inside a word."""
+    return _JOINT.sub(r"\1<wbr>", escape(text))
 
 
 def as_json(data: object) -> str:

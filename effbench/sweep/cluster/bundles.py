@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from effbench.common.spec import Cell, Job, UsageError
+from effbench.common.spec import Cell, Job, UsageError, block_of
 from effbench.sweep.cluster.job_request import Kind, Settings
 from effbench.sweep.estimate import Estimate
-from effbench.sweep.parts import block_of
 from effbench.sweep.sweep import Sweep
 
 # Beside the cells' own memory: the measuring process with torch and the one that starts it.

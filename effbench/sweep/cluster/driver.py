@@ -280,12 +280,13 @@ class _Driver:
         for record in store.read()[0]:
             if record.status == "interrupted":
                 why = f"; {record.reason}"
-            elif (record.code, record.data) != (job.code, job.data):
+                continue
+            if (record.code, record.data) != (job.code, job.data):
                 self._say(
                     f"{job.cell.label} N={job.cell.seq_len}: the nodes measure other code or data than this "
                     f"machine has: {record.code} {record.data}, not {job.code} {job.data}"
                 )
-                return
+            return  # it stays, although it is a time of another host than the rest of its repeat
         last = next(
             submission.job_of(place)
             for submission in reversed(now.submissions)

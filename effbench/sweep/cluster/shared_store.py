@@ -6,13 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from effbench.common import files
-from effbench.common.spec import Record
+from effbench.common.spec import MAY_GO_ON, Record
 from effbench.records import record_file
 from effbench.records.pack_file import RECORDS, SUPERSEDED
 from effbench.records.store import Problem, Store, StoreFull
-
-# A record with one of these may be followed by a better one of the same code.
-_MAY_FOLLOW = ("interrupted", "timeout", "oom", "skipped")
 
 
 class SharedStore(Store):
@@ -51,7 +48,7 @@ class SharedStore(Store):
         path = self.folder / RECORDS / record_file.name_of(record)
         first = sound(path)
         same = first is not None and (first.code, first.data) == (record.code, record.data)
-        if first is None or not same or first.status in _MAY_FOLLOW:
+        if first is None or not same or first.status in MAY_GO_ON:
             return super().write(record)
         if record.status == "interrupted":
             return path

@@ -42,7 +42,7 @@ const faint = hex => `${hex}33`;
 function look(mechanism) {
   const {name, symbol, dash} = DATA.mechanisms[mechanism];
   return {
-    name: plain(name), mode: "lines+markers", type: "scatter", visible: !HIDDEN.has(mechanism), meta: mechanism,
+    name: plain(name.length > 60 ? `${name.slice(0, 59)}…` : name), mode: "lines+markers", type: "scatter", visible: !HIDDEN.has(mechanism), meta: mechanism,
     hoverinfo: "text", line: {color: colour(mechanism), dash, width: 1.8},
     marker: {color: colour(mechanism), symbol, size: 8},
   };
@@ -139,15 +139,20 @@ function hoverOfCost(one, i, point, write, timed, base) {
   return lines.join("<br>");
 }
 
+// What a chart of costs shows: its series, metric, base (-1: none) and title; a sentence if it has nothing to show.
+function chosenCost(panel, name) {
+  const {metric, relative} = CHOICES, mode = panel.modes[name], [words, decoding, unit] = DATA.metrics[metric];
+  const other = relative === "" ? "" : DATA.mechanisms[Number(relative)].name;
+  const base = relative === "" ? -1 : mode.series.findIndex(one => one.mechanism === Number(relative));
+  if (base < 0 && other) return `${other} was not measured here`;
+  const title = `${name === "decode" ? decoding : words}${other ? `, relative to ${other}` : ""}`;
+  return {mode, metric, base, title, unit: base < 0 ? unit : "times", timed: metric === "time_s" || metric === "tokens_per_s"};
+}
+
 function costs(panel, name) {
-  const {metric, scale} = CHOICES, mode = panel.modes[name];
-  const [words, decoding, unit] = DATA.metrics[metric];
-  let base = -1;
-  if (CHOICES.relative !== "") {
-    base = mode.series.findIndex(one => one.mechanism === Number(CHOICES.relative));
-    if (base < 0) return `${DATA.mechanisms[Number(CHOICES.relative)].name} was not measured here`;
-  }
-  const axisUnit = base < 0 ? unit : "times", write = UNITS[axisUnit].write, timed = metric === "time_s" || metric === "tokens_per_s";
+  const chosen = chosenCost(panel, name), scale = CHOICES.scale;
+  if (typeof chosen === "string") return chosen;
+  const {mode, metric, base, title, unit, timed} = chosen, write = UNITS[unit].write;
   const every = [...new Set(mode.series.flatMap(one => one.n))], alone = every.length === 1, all = [], traces = [];
   mode.series.forEach((one, place) => {
     const mine = points(mode, place, metric, base), style = look(one.mechanism);
@@ -167,12 +172,11 @@ function costs(panel, name) {
       marker: {color: colour(one.mechanism), symbol: "x-thin", size: 9, line: {width: 2, color: colour(one.mechanism)}},
       hovertext: failed.map(i => hoverOfCost(one, i, [null], () => "no value", timed, base))});
   });
-  if (!all.some(known)) return `not measured here: ${words}`;
-  const title = `${name === "decode" ? decoding : words}${base < 0 ? "" : `, relative to ${DATA.mechanisms[Number(CHOICES.relative)].name}`}`;
+  if (!all.some(known)) return `not measured here: ${title}`;
   const seen = all.filter(value => known(value) && value > 0);
-  if (alone) return {traces, layout: layout({xaxis: axis(`${title} at ${length(every[0])} ${panel.items}`, axisUnit, scale, seen), yaxis: {automargin: true, gridcolor: theme.line}})};
+  if (alone) return {traces, layout: layout({xaxis: axis(`${title} at ${length(every[0])} ${panel.items}`, unit, scale, seen), yaxis: {automargin: true, gridcolor: theme.line}})};
   return {traces, layout: layout({
-    xaxis: lengthAxis(every, panel.items, scale), yaxis: axis(title, axisUnit, scale, seen),
+    xaxis: lengthAxis(every, panel.items, scale), yaxis: axis(title, unit, scale, seen),
     yaxis2: {overlaying: "y", range: [0, 1], visible: false, fixedrange: true},
   })};
 }
@@ -188,7 +192,7 @@ function fronts(panel) {
   for (const mechanism of new Set(panel.mechanism)) {
     const at = panel.mechanism.map((_, i) => i).filter(i => panel.mechanism[i] === mechanism && known(values[i]));
     const style = look(mechanism), gap = (ends, sign) => at.map(i => known(ends[i]) ? sign * (ends[i] - panel.score[i]) : 0);
-    traces.push({...style, mode: several ? "markers+text" : "markers", x: at.map(i => values[i]), y: at.map(i => panel.score[i]),
+    traces.push({...style, mode: several ? "markers+text" : "markers", cliponaxis: false, x: at.map(i => values[i]), y: at.map(i => panel.score[i]),
       text: at.map(i => `N=${length(panel.n[i])}`), textposition: "middle right", textfont: {color: theme.dim, size: 10},
       marker: {...style.marker, size: at.map(i => front.includes(i) ? 12 : 9)},
       error_y: {type: "data", symmetric: false, thickness: 1.2, width: 3, color: colour(mechanism), array: gap(panel.high, 1), arrayminus: gap(panel.low, -1)},
@@ -197,7 +201,8 @@ function fronts(panel) {
         `${words}: ${UNITS[unit].write(values[i])}`, front.includes(i) ? "on the Pareto front" : "another is better in both"].join("<br>"))});
   }
   const y = axis(`test ${panel.metric}`, panel.share ? "share" : "number", "linear", []);
-  return {traces, layout: layout({xaxis: axis(words, unit, CHOICES.costScale, values), yaxis: {...y, rangemode: "normal"}})};
+  const room = several ? {margin: {l: 64, r: 56, t: 10, b: 48}} : {}; // for the text right of the last marker
+  return {traces, layout: layout({xaxis: axis(words, unit, CHOICES.costScale, values), yaxis: {...y, rangemode: "normal"}, ...room})};
 }
 
 function roofs(panel, name) {
@@ -221,11 +226,13 @@ function roofs(panel, name) {
     yaxis: axis("achieved FLOP/s", "count", "log", [...speeds, panel.peak])})};
 }
 
+// Where the evaluations of a learning curve lie; undefined if that was not recorded.
+const alongCurve = one => CHOICES.against === "evaluation" ? one.score[0].map((_, i) => i + 1) : one.x[CHOICES.against];
+
 function curves(panel) {
   const which = CHOICES.curve, unit = which === "score" && panel.share ? "share" : "number", traces = [];
   for (const one of panel.series) {
-    const [mean, low, high] = one[which], style = look(one.mechanism);
-    const x = CHOICES.against === "evaluation" ? mean.map((_, i) => i + 1) : one.x[CHOICES.against];
+    const [mean, low, high] = one[which], style = look(one.mechanism), x = alongCurve(one);
     if (!x) continue;
     const quiet = {type: "scatter", mode: "lines", showlegend: false, x, hoverinfo: "skip", visible: style.visible, meta: one.mechanism, line: {width: 0, color: colour(one.mechanism)}};
     if (one.seeds > 1) traces.push({...quiet, y: low}, {...quiet, y: high, fill: "tonexty", fillcolor: faint(colour(one.mechanism))});

@@ -14,4 +14,13 @@ async function loadLibrary() {
     document.head.append(script);
   });
 }
-const LIBRARY = loadLibrary();
+
+// The page counts as loaded when the library is there, so that what prints pages waits: an open document is not loaded.
+const waiting = document.createElement("iframe");
+waiting.hidden = true;
+document.documentElement.append(waiting);
+waiting.contentDocument.open();
+const LIBRARY = loadLibrary().finally(() => {
+  waiting.contentDocument.close();
+  waiting.remove();
+});

@@ -1,7 +1,6 @@
 "use strict";
 // The page: its switches, the legend, the library of charts, and what changes with the theme and on paper.
 const CHARTS = [...document.querySelectorAll(".chart")];
-const TABLES = [...document.querySelectorAll("table")];
 const DRAWN = new Set();
 
 function redraw() {
@@ -11,8 +10,8 @@ function redraw() {
 function showMechanisms() {
   for (const button of document.querySelectorAll("#legend button[data-mechanism]"))
     button.setAttribute("aria-pressed", String(!HIDDEN.has(Number(button.dataset.mechanism))));
-  document.getElementById("everything").disabled = HIDDEN.size === 0;
-  TABLES.forEach(showRows);
+  document.getElementById("everything").setAttribute("aria-disabled", String(HIDDEN.size === 0)); // keeps the focus
+  document.querySelectorAll("table").forEach(showRows);
   redraw();
 }
 
@@ -29,7 +28,13 @@ for (const select of document.querySelectorAll("select[data-choice]")) {
   select.addEventListener("change", () => {
     CHOICES[select.dataset.choice] = select.value;
     if (["source", "mode"].includes(select.dataset.choice)) showParts(); else redraw();
+    document.querySelectorAll("details.numbers").forEach(showNumbers);
   });
+}
+
+for (const details of document.querySelectorAll("details.numbers")) {
+  details.hidden = false;
+  details.addEventListener("toggle", () => showNumbers(details));
 }
 
 document.getElementById("legend").addEventListener("click", event => {
@@ -63,26 +68,10 @@ function drawInView() {
   for (const place of CHARTS) watch.observe(place);
 }
 
-const PAPER_WIDTH = 640, PAPER_HEIGHT = 420; // CSS pixels of a page of A4 or Letter between its margins
-addEventListener("beforeprint", () => {
-  document.documentElement.classList.add("paper"); // light, whatever the screen is
-  if (!window.Plotly) return;
-  readTheme();
-  drawAll();
-  redraw();
-  for (const place of CHARTS) if (place.layout) Plotly.relayout(place, {width: PAPER_WIDTH, height: PAPER_HEIGHT, autosize: false});
-});
-addEventListener("afterprint", () => {
-  document.documentElement.classList.remove("paper");
-  if (!window.Plotly) return;
-  readTheme();
-  redraw();
-  for (const place of CHARTS) if (place.layout) Plotly.Plots.resize(place);
-});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readTheme(); redraw(); });
 
 readTheme();
-TABLES.forEach(equip);
+document.querySelectorAll("table").forEach(equip);
 LIBRARY.then(drawInView).catch(error => {
   for (const place of CHARTS) place.textContent = `This browser cannot draw charts (${error.message}). The tables hold all numbers.`;
 });

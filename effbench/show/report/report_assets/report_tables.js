@@ -89,13 +89,18 @@ function equip(table) {
   filter.type = "search";
   filter.placeholder = "filter rows";
   filter.setAttribute("aria-label", `filter the rows of ${name}`);
-  filter.addEventListener("input", () => { table.filterText = filter.value; showRows(table); });
+  filter.addEventListener("input", () => {
+    table.filterText = filter.value;
+    showRows(table);
+    say(`${shownRows(table).length} of ${table.tBodies[0].rows.length} rows`);
+  });
   tools.append(filter);
   for (const form of Object.keys(FORMS)) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = `copy ${form}`;
     button.dataset.form = form;
+    button.setAttribute("aria-label", `copy ${form}: ${name}`);
     button.addEventListener("click", async () => {
       const rows = shownRows(table);
       try {
