@@ -75,6 +75,21 @@ def test_bars_and_crossovers_have_room_for_their_texts(name, width, monkeypatch)
         assert sum("linear faster than" in text for text in words) == len(rivals)
 
 
+@pytest.mark.parametrize("width", [None, 3.3])
+def test_a_generation_at_one_length_is_a_bar_chart_of_times_and_states(width):
+    records = records_of("decode")
+    records = records[records["seq_len"] == 1024]
+    frame = summarise(records)
+    ((_, figure),) = plots.draw(frame, records, "decode", width)
+    assert mistakes(figure) == []
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "time of a step after 1k tokens",
+        "state after 1k tokens",
+    ]
+    for axes, column in zip(figure.axes, ("time_s", "state_bytes"), strict=True):
+        assert sorted(bar.get_width() for bar in axes.patches) == sorted(frame[column].dropna())
+
+
 def test_the_check_sees_a_text_that_is_over_another_and_one_that_is_cut():
     figure = Sheet(1, wide=4, tall=2)
     figure.text(0.5, 0.5, "here")

@@ -200,6 +200,19 @@ def test_ratios_of_the_charts_are_those_of_the_summary():
                 assert ratio == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_two_seeds_show_their_range_as_in_the_plots(seeds):
+    one = source(accuracy_records(SIX[:2], seeds=seeds))
+    data = Parsed(report_page.report([one])).data()
+    (chart,) = data["fronts"]
+    assert all(how.startswith("range of 2 runs" if seeds == 2 else "95 % conf") for how in chart["how"])
+    if seeds == 2:
+        for place, (low, high) in enumerate(zip(chart["low"], chart["high"], strict=True)):
+            name = data["mechanisms"][chart["mechanism"][place]]["name"]
+            scores = one.raw.loc[one.raw["mechanism"] == name, "accuracy"]
+            assert (low, high) == pytest.approx((scores.min(), scores.max()))
+
+
 @pytest.fixture
 def command(monkeypatch, capsys):
     """``command(*arguments)`` runs effbench here and returns (code, standard output, standard error)."""

@@ -249,8 +249,8 @@ def _accuracy(sources: Sequence[Source], panels: Panels, legend: Legend) -> str:
         "costScale", "Axis", [("log", "logarithmic"), ("linear", "linear")]
     )
     note = (
-        "<p class=note>Bars: 95 % interval of the score. The line is the Pareto front: no other "
-        "mechanism has a better mean score at a lower cost. The front takes means as they are: "
+        "<p class=note>Bars: 95 % interval of the score, of two seeds their range. The line is the Pareto "
+        "front: no other mechanism has a better mean score at a lower cost. The front takes means as they are: "
         "neighbours whose intervals overlap may not differ.</p>"
     )
     charts = (

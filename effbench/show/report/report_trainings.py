@@ -15,11 +15,11 @@ from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.look import NothingToDraw
 from effbench.show.plots.learning_curves import NEEDED, aligned
-from effbench.show.plots.trainings import per_figure, trainings, with_values
+from effbench.show.plots.trainings import drawn_scores, per_figure, trainings, with_values
 from effbench.show.report.report_legend import Legend
 from effbench.show.report.report_sources import Source
 from effbench.show.report.report_text import known, numbers
-from effbench.show.tables import SHAPE, by_label
+from effbench.show.tables import SHAPE, by_label, of_shape
 
 # Column -> (words, unit of the axis, True if more is better)
 COSTS: Mapping[str, tuple[str, str, bool]] = {
@@ -38,7 +38,7 @@ def front_panels(source: Source, legend: Legend) -> list[dict[str, Any]]:
     keys = [*SHAPE, "task"]
     for key, rows in with_score(source.frame[source.frame["task"] != ""]).groupby(keys, sort=False):
         shape = dict(zip(keys, key, strict=True))
-        scored = rows[rows["score"].notna()]
+        scored = drawn_scores(rows[rows["score"].notna()], of_shape(source.raw, shape))
         costs = [name for name in COSTS if scored[name].notna().any()]
         if not costs:
             continue
@@ -54,9 +54,9 @@ def front_panels(source: Source, legend: Legend) -> list[dict[str, Any]]:
                 "mechanism": [legend.place(label(m, o)) for m, o in scored[["mechanism", "options"]].values],
                 "n": [int(n) for n in scored["seq_len"]],
                 "score": numbers(scores),
-                "low": numbers(scored["score_low"]),
-                "high": numbers(scored["score_high"]),
-                "how": [known(text) for text in scored["score_interval"]],
+                "low": numbers(scored["low"]),
+                "high": numbers(scored["high"]),
+                "how": [known(text) for text in scored["how"]],
                 "repeats": [int(n) for n in scored["repeats"]],
                 "costs": {name: numbers(scored[name]) for name in costs},
                 "fronts": {name: pareto(list(scored[name]), scores, COSTS[name][2]) for name in costs},

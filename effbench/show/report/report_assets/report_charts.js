@@ -197,7 +197,7 @@ function fronts(panel) {
       marker: {...style.marker, size: at.map(i => front.includes(i) ? 12 : 9)},
       error_y: {type: "data", symmetric: false, thickness: 1.2, width: 3, color: colour(mechanism), array: gap(panel.high, 1), arrayminus: gap(panel.low, -1)},
       hovertext: at.map(i => [`<b>${plain(DATA.mechanisms[mechanism].name)}</b>, N = ${panel.n[i]}`, `${plain(panel.metric)}: ${score(panel.score[i])}`,
-        known(panel.low[i]) ? `95 %: ${score(panel.low[i])} to ${score(panel.high[i])} (${plain(panel.how[i])})` : "no interval: one seed",
+        known(panel.low[i]) ? `${plain(panel.how[i])}: ${score(panel.low[i])} to ${score(panel.high[i])}` : "no interval: one seed",
         `${words}: ${UNITS[unit].write(values[i])}`, front.includes(i) ? "on the Pareto front" : "another is better in both"].join("<br>"))});
   }
   const y = axis(`test ${panel.metric}`, panel.share ? "share" : "number", "linear", []);
