@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from effbench.common.columns import score_unit
+from effbench.common.columns import lower_is_better, score_unit
 from effbench.common.wording import plural
 from effbench.records.analyse.scores import metric_of, validation_metric_of, with_score
 from effbench.records.analyse.summary import label
@@ -59,21 +59,33 @@ def front_panels(source: Source, legend: Legend) -> list[dict[str, Any]]:
                 "how": [known(text) for text in scored["how"]],
                 "repeats": [int(n) for n in scored["repeats"]],
                 "costs": {name: numbers(scored[name]) for name in costs},
-                "fronts": {name: pareto(list(scored[name]), scores, COSTS[name][2]) for name in costs},
+                "fronts": {
+                    name: pareto(
+                        list(scored[name]), scores, COSTS[name][2], lower_scores=lower_is_better(metric)
+                    )
+                    for name in costs
+                },
             }
         )
     return panels
 
 
-def pareto(costs: Sequence[float], scores: Sequence[float], more_is_better: bool = False) -> list[int]:
+def pareto(
+    costs: Sequence[float],
+    scores: Sequence[float],
+    more_is_better: bool = False,
+    *,
+    lower_scores: bool = False,
+) -> list[int]:
     """Return the places of the points that no other point beats in both, in order of their cost.
 
-    A point is beaten by one that is at least as good in both and better in one. Points with a missing number
-    are left out.
+    ``more_is_better`` is about costs, such as a throughput; ``lower_scores``: the lower score is the better
+    one. A point is beaten by one that is at least as good in both and better in one. Points with a missing
+    number are left out.
     """
     sign = -1.0 if more_is_better else 1.0
     points = [
-        (sign * cost, -score, place)
+        (sign * cost, score if lower_scores else -score, place)
         for place, (cost, score) in enumerate(zip(costs, scores, strict=True))
         if not (np.isnan(cost) or np.isnan(score))
     ]
