@@ -304,11 +304,11 @@ def test_a_point_is_on_the_front_if_and_only_if_no_other_beats_it(pairs, more_is
 def test_of_a_loss_the_lowest_is_the_best():
     losses = [
         replace(record, values={**record.values, "metric": "loss_nats", "scores": "loss_nats",
-                                "loss_nats": 3.0 - float(record.values["accuracy"])})
+                                "loss_nats": 3.0 - float(record.values["accuracy"] or 0)})
         for record in accuracy_records(SIX[:3])
     ]  # fmt: skip
     page = Parsed(report_page.report([source(losses)]))
-    best = min(losses, key=lambda record: record.values["loss_nats"]).cell.mechanism
+    best = min(losses, key=lambda record: float(record.values["loss_nats"] or 0)).cell.mechanism
     assert f"{best} scores lowest" in page.text
     (front,) = page.data()["fronts"]
     lowest = min(range(3), key=lambda place: front["score"][place])

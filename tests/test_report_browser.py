@@ -290,7 +290,12 @@ def test_every_chart_and_table_fits_on_paper(window, page):
 def energies() -> list[Record]:
     """Records of energy, as the probe writes them."""
     method = "NVML, the card's total energy"
-    found = {"energy_j": 0.002, "energy_resolution_j": 1e-5, "power_w": 312.0, "energy_method": method}
+    found: dict[str, float | int | str | None] = {
+        "energy_j": 0.002,
+        "energy_resolution_j": 1e-5,
+        "power_w": 312.0,
+        "energy_method": method,
+    }
     return [
         replace(record, cell=replace(record.cell, probe="energy"), values=found)
         for record in costs(SIX[:2])
@@ -301,7 +306,9 @@ def energies() -> list[Record]:
 def compiled() -> list[Record]:
     """Costs of compiled forms."""
     found = {"compile_s": 2.0, "graph_breaks": 1, "recompiles": 0}
-    return [replace(record, values=record.values | found) for record in costs(SIX[:2], compile="default")]
+    return [
+        replace(record, values={**record.values, **found}) for record in costs(SIX[:2], compile="default")
+    ]
 
 
 def costs_at(length: int, batch_size: int) -> list[Record]:

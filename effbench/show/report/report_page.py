@@ -252,8 +252,8 @@ def _accuracy(sources: Sequence[Source], panels: Panels, legend: Legend) -> str:
     )
     note = (
         "<p class=note>Bars: 95 % interval of the score, of two seeds their range. The line is the Pareto "
-        "front: no other mechanism has a better mean score at a lower cost. The front takes means as they are: "
-        "neighbours whose intervals overlap may not differ.</p>"
+        "front: no other mechanism has a better mean score at a lower cost. The front takes means as they "
+        "are: neighbours whose intervals overlap may not differ.</p>"
     )
     charts = (
         f'<div class="controls">{controls}</div>{note}{_figures("fronts", panels, sources)}' if panels else ""
