@@ -3,13 +3,14 @@
     python benchmarks/merging.py [RECORDS] [FOLDERS]     (default: 10000 8)
 
 writes that many records of times, memory and FLOPs, half of the shards on one host and half on another, and a
-tenth of the records twice. It prints the seconds of the commands as a user waits for them. Everything is in a
-temporary folder that is removed at the end.
+tenth of the records twice. It prints the seconds of each command, and those of them in which it computed.
+Everything is in a temporary folder that is removed at the end.
 """
 
 from __future__ import annotations
 
 import itertools
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from effbench.common.spec import Cell, Record, block_of
+from effbench.common.spec import Cell, Mode, Record, block_of
 from effbench.records import record_file
 
 MECHANISMS = ("vanilla", "linear", "fastformer", "linformer", "longformer", "bigbird", "performer", "fnet")
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+MODES: tuple[Mode, ...] = ("forward", "train")
 REPEATS, SAMPLES = 5, 30
 
 
@@ -42,26 +44,31 @@ def main() -> None:
         print(f"{count} cells in {folders} folders, {size / 2**20:.0f} MiB")
         out = Path(place) / "merged"
         for command in (["merge", *shards, "--out", out], ["merge", *shards, "--out", out], ["show", out]):
-            began = time.perf_counter()
+            began, used = time.perf_counter(), cpu_s()
             done = subprocess.run(
                 [sys.executable, "-m", "effbench", *map(str, command)],
                 capture_output=True, text=True, check=True,
             )  # fmt: skip
-            seconds = time.perf_counter() - began
-            print(f"effbench {command[0]}: {seconds:.1f} s: {done.stdout.splitlines()[-1][:60]}")
+            seconds, used = time.perf_counter() - began, cpu_s() - used
+            last = done.stdout.splitlines()[-1].partition(" in ")[0]
+            print(f"effbench {command[0]}: {seconds:.1f} s, {used:.1f} s of processor time; {last}")
+
+
+def cpu_s() -> float:
+    """Return the processor time of the commands that have ended, in seconds."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def cells() -> Iterator[Cell]:
     """Yield the cells of a sweep over width, length, mode, repeat, mechanism and probe, without an end."""
     for d_model in itertools.count(64, 64):
-        for n, mode, repeat, name in itertools.product(
-            LENGTHS, ("forward", "train"), range(REPEATS), MECHANISMS
-        ):
+        for n, mode, repeat, name in itertools.product(LENGTHS, MODES, range(REPEATS), MECHANISMS):
             for probe in ("time", "memory", "flops") if repeat == 0 else ("time",):
                 yield Cell(
                     mechanism=name, probe=probe, mode=mode, seq_len=n, d_model=d_model,
                     repeat=repeat if probe == "time" else 0,
-                )  # type: ignore[arg-type]  # fmt: skip
+                )  # fmt: skip
 
 
 def write(folder: Path, cell: Cell, number: int, host: str) -> None:

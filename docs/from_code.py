@@ -73,9 +73,8 @@ def _class(plugin: registry.Plugin) -> str:
     options = ", ".join(f"{each.name}: {each.kind} = {each.default!r}" for each in taken or ())
     signature = f"(*, {options})" if options else ""
     target = f"{plugin.module}.{plugin.class_name}{signature}"
-    return "\n".join(
-        [f"### {plugin.name}", "", " ".join(facts), "", f"```{{eval-rst}}\n.. autoclass:: {target}\n```", ""]
-    )
+    directive = f"```{{eval-rst}}\n.. autoclass:: {target}\n```"
+    return "\n".join([f"### {plugin.name}", "", " ".join(facts), "", directive, ""])
 
 
 FILLED: dict[str, Callable[[], str]] = {

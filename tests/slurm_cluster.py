@@ -80,7 +80,7 @@ class Cluster:
         daemon.wait()
 
     def fail_node(self, node: str) -> None:
-        """Kill a node with everything that its jobs run; Slurm's own processes first, so that none reports."""
+        """Kill a node with all that its jobs run; Slurm's own processes first, so that none reports."""
         self.kill(node)
         tasks = _processes_with(f"SLURMD_NODENAME={node}", f"SLURM_CONF={self.folder}/slurm.conf")
         for process in [*_parents(tasks, "slurmstepd"), *tasks]:

@@ -101,6 +101,11 @@ def executor(monkeypatch):
         (["show", ".", "--rows", "--compare", "all"], "--rows and --compare are different tables"),
         (["plot", "."], "not a results folder"),
         (["plot", ".", "--kind", "pie"], "kind 'pie' is not one of time"),
+        (["plot", ".", "--style", "poster"], "style 'poster' is not one of screen, paper"),
+        (["plot", ".", "--width", "6.9"], "--width 6.9 is of figures for a paper"),
+        (["plot", ".", "--style", "paper", "--width", "12"], "--width 12 is not between 3 and 7.5 inches"),
+        (["plot", ".", "--style", "paper", "--width", "nan"], "--width nan is not between"),
+        (["plot", ".", "--format", "jpg"], "format 'jpg' is not one of png, svg, pdf"),
         (["list", "mechanisms", "fastfromer"], "did you mean 'fastformer'?"),
         (["list", "presets", "quikc"], "did you mean 'quick'?"),
         (["list", "mechanism"], "unknown kind 'mechanism'; did you mean 'mechanisms'?"),
@@ -235,6 +240,10 @@ def test_run_show_and_plot_end_to_end(plugin, here, monkeypatch):
     raw = here("show", "out", "--raw", "--format", "csv").stdout
     assert "probe" in raw.splitlines()[0].split(",")
     assert here("plot", "out", "--kind", "time", "--out", "one.svg").stdout.strip() == "one.svg"
+    lines = here("plot", "out", "--kind", "time", "--style", "paper", "--out", "figures").stdout.splitlines()
+    assert lines[0] == "figures/time.pdf"
+    assert lines[1].startswith("  one attention layer on "), "what a title would say is there for the caption"
+    assert b"/FontFile2" in Path("figures/time.pdf").read_bytes(), "fonts of type 42, not 3"
     refused = here("plot", "out", "--kind", "accuracy")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1

@@ -18,7 +18,7 @@ from stand_ins import measure_trained, put_files, put_repository, put_results, w
 
 from effbench.cli import app as cli
 from effbench.common import registry
-from effbench.measured.audit import CHECKS, assert_conforms
+from effbench.measured.audit import CHECKS, Finding, assert_conforms
 
 TUTORIAL = "docs/tutorial.md"
 ALONE = [example for example in examples() if example.block.page != TUTORIAL]
@@ -28,6 +28,7 @@ MEASURES = {
     "audit": "effbench.sweep.local.LocalExecutor.start",
     "doctor": "effbench.sweep.checkup.examine",
     "gate": "effbench.gate.judge.judge",
+    "status": "effbench.sweep.cluster.status.status",  # tests/test_slurm.py has a queue to ask
 }
 # An example that ends with another exit code than 0, or than the sentence before its block says.
 CODES = {
@@ -136,7 +137,7 @@ def test_the_commands_of_the_tutorial_follow_one_another(effbench, monkeypatch):
         if words[1] == "choose":
             words[words.index("--seq-len") + 1] = "24"
         if words[1] == "run":
-            words += ["--isolate", "inline"]
+            words += ["--executor", "inline"]
         ended[example.command], printed = effbench(words)
         # the machine may be too busy to name a winner
         assert ended[example.command] in ((0, 4) if words[1] == "choose" else (0,)), (
@@ -155,10 +156,13 @@ PYTHON = [
 def test_a_python_block_runs(block, data, trained, monkeypatch):
     """A sweep is measured by a fake, and an audit only gets its arguments; everything else is as written."""
     audited: list[type] = []
+
+    def audit(kind: type, **options: Any) -> list[Finding]:
+        audited.append(kind)
+        return []
+
     monkeypatch.setattr("effbench.sweep.loop.LocalExecutor", Fake)
-    monkeypatch.setattr(
-        "effbench.measured.audit.conformance.audit", lambda kind, **options: audited.append(kind) or []
-    )
+    monkeypatch.setattr("effbench.measured.audit.conformance.audit", audit)
     put_files(Path.cwd())
     names: dict[str, Any] = {"MyAttention": type("MyAttention", (), {})}
     put_results(Path.cwd(), re.findall(r"results/\w+", block.text), trained)

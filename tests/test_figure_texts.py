@@ -10,8 +10,10 @@ import pytest
 from figure_texts import RESULTS, drawn_texts, mistakes
 from frames import cost_records, raw
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 import effbench
+from effbench.common.spec import Option
 from effbench.records.analyse.summary import summarise
 from effbench.show import plots
 from effbench.show.plots.sheet import Sheet
@@ -63,13 +65,32 @@ def test_bars_and_crossovers_have_room_for_their_texts(name, width, monkeypatch)
     monkeypatch.setattr(frames, "ORDER", dict.fromkeys(rivals, 2.0))
     lengths = (512,) if name == "one length" else (32, 64, 128, 256, 512)
     fails: frames.Failures = {("a", "train", 512): ("oom", "no")}
-    options = {"window": 64, "global_tokens": 16} if name == "one length" else {}
+    options: dict[str, Option] = {"window": 64, "global_tokens": 16} if name == "one length" else {}
     records = raw(cost_records((*rivals, "linear"), lengths, noise=1e-3, fail=fails, options=options))
     ((_, figure),) = plots.draw(summarise(records), records, "time", width)
     assert mistakes(figure) == []
     if name == "crossovers":
-        words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        legend = figure.axes[0].get_legend()
+        assert legend is not None
+        words = [text.get_text() for text in legend.get_texts()]
         assert sum("linear faster than" in text for text in words) == len(rivals)
+
+
+@pytest.mark.parametrize("width", [None, 3.3])
+def test_a_generation_at_one_length_is_a_bar_chart_of_times_and_states(width):
+    records = records_of("decode")
+    records = records[records["seq_len"] == 1024]
+    frame = summarise(records)
+    ((_, figure),) = plots.draw(frame, records, "decode", width)
+    assert mistakes(figure) == []
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "time of a step after 1k tokens",
+        "state after 1k tokens",
+    ]
+    for axes, column in zip(figure.axes, ("time_s", "state_bytes"), strict=True):
+        assert sorted(bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)) == sorted(
+            frame[column].dropna()
+        )
 
 
 def test_the_check_sees_a_text_that_is_over_another_and_one_that_is_cut():
@@ -86,8 +107,8 @@ def test_a_figure_for_a_paper_has_small_letters_and_a_caption_in_the_place_of_it
         plots.draw(records_of(name), records_of(name), "figure2", width) for width in (None, 3.3)
     )
     assert figure.get_suptitle().split() == usual.get_suptitle().split()
-    assert usual._suptitle.get_visible()
-    assert not figure._suptitle.get_visible()
+    titles = [next(t for t in one.texts if t.get_text() == one.get_suptitle()) for one in (usual, figure)]
+    assert [title.get_visible() for title in titles] == [True, False]
     assert {text.get_fontsize() for text in drawn_texts(figure)} <= {7.0, 8.0}
 
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import effbench
-from effbench.common.spec import Cell, Limits, Record, UsageError
+from effbench.common.spec import Cell, Limits, Record, UsageError, cell_key
 from effbench.records import merging, packing, record_file, sweep_files
 from effbench.records.merging import merge
 from effbench.records.store import Store
@@ -112,13 +112,13 @@ def contents(*folders: Path) -> set[bytes]:
 def place() -> Iterator[Path]:
     """An empty folder, and merges without tables, which take long and follow from the records."""
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "export", lambda folder, records: None)
+        patch.setattr(merging, "write_tables", lambda folder, records: None)
         patch.setattr(os, "sync", lambda: None)
         yield Path(name)
 
 
 @given(folders(), folders(), folders())
-@settings(max_examples=40)
+@settings(max_examples=15)
 def test_merging_is_associative_commutative_and_idempotent(one, two, three):
     with place() as here:
         a, b, c = (written(content, here / name) for content, name in ((one, "a"), (two, "b"), (three, "c")))
@@ -151,31 +151,39 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
+@contextmanager
+def killed_after(most: int) -> Iterator[None]:
+    """End the body after so many changes on the disk; nothing that it does then changes any more."""
+    count = 0
+
+    def dies(function: Any) -> Any:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count > most:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return step
+
+    changes = ((os, "replace"), (os, "sync"), (os, "fsync"), (Path, "unlink"), (Path, "write_bytes"))
+    with pytest.MonkeyPatch.context() as patch:
+        for where, name in changes:
+            patch.setattr(where, name, dies(getattr(where, name)))
+        with suppress(Killed):
+            yield
+
+
 @given(folders(), folders(), st.integers(0, 60))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_a_merge_that_is_killed_loses_nothing_and_is_finished_by_the_next(one, two, at):
     with place() as here:
         a, b = written(one, here / "a"), written(two, here / "b")
         shutil.copytree(b, here / "clean")
         merge([a], here / "clean")
         before = contents(b)
-        count = 0
-
-        def dies(function: Any) -> Any:
-            def step(*args: Any, **kwargs: Any) -> Any:
-                nonlocal count
-                count += 1
-                if count > at:
-                    raise Killed
-                return function(*args, **kwargs)
-
-            return step
-
-        with pytest.MonkeyPatch.context() as patch:
-            for where, name in ((os, "replace"), (os, "sync"), (Path, "unlink"), (Path, "write_bytes")):
-                patch.setattr(where, name, dies(getattr(where, name)))
-            with suppress(Killed):
-                merge([a], b)
+        with killed_after(at):
+            merge([a], b)
         assert before <= contents(b), "at any moment each record of the folder is there, whole"
         found, problems = Store(b).read()
         assert problems == []
@@ -257,7 +265,7 @@ def test_merged_shards_are_the_folder_of_one_run(tmp_path):
     assert tree(tmp_path / "merged") == tree(tmp_path / "whole")
     for name in ("results.csv", "raw.csv", "results.parquet"):
         assert (tmp_path / "merged" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert done.conflicts == done.problems == ()
+    assert (done.conflicts, done.problems) == ((), ())
     assert sum(stay for stay, _ in done.kept.values()) == done.records == len(SWEEP.cells())
     again = Fake()
     run(SWEEP, tmp_path / "merged", executor=again)
@@ -402,21 +410,9 @@ def test_sweeps_are_renumbered_without_losing_one_at_any_moment(added, held, at)
     with place() as here:
         for number, text in held.items():
             sweep_files.path_of(here, number).write_text(text)
-        count = 0
-        whole = sweep_files.files.replace
-
-        def dies(path: Path, data: bytes) -> None:
-            nonlocal count
-            count += 1
-            if count > at:
-                raise Killed
-            whole(path, data)
-
         wanted = [*added, *held.values()]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sweep_files.files, "replace", dies)
-            with suppress(Killed):
-                sweep_files.keep_sweeps(here, wanted)
+        with killed_after(at):
+            sweep_files.keep_sweeps(here, wanted)
         assert set(held.values()) <= set(sweep_files.sweeps_of(here, here)) <= set(wanted)
         sweep_files.keep_sweeps(here, wanted)
         texts = [path.read_text() for path in sorted(here.iterdir(), key=lambda p: (len(p.name), p.name))]
@@ -431,7 +427,7 @@ def test_a_record_of_another_version_and_a_new_one_are_of_the_same_cell(tmp_path
     content = json.loads(record_file.content_of(time("a", "n1", 1)))
     del content["record"]["cell"]["compile"]
     body = json.dumps(content["record"], sort_keys=True, separators=(",", ":"))
-    key = record_file.cell_key(json.dumps(content["record"]["cell"], sort_keys=True, separators=(",", ":")))
+    key = cell_key(json.dumps(content["record"]["cell"], sort_keys=True, separators=(",", ":")))
     a = tmp_path / "a"
     Store(a).create()
     old = f'{{"checksum":"{record_file._checksum(body)}","record":{body}}}\n'

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from frames import SIX
 
-from effbench.show.palette import COLOURS, LOOKS, MARKERS, looks
+from effbench.show.palette import COLOURS, LOOKS, MARKERS, ink, looks
 from effbench.sweep import sweep
 
 NAMES = sorted({point.name for point in entry_points(group="effbench.mechanisms")})
@@ -141,3 +141,10 @@ def test_colours_are_told_apart_without_red_or_green_cones(vision):
 def test_colours_and_markers_are_those_that_the_report_knows():
     assert all(style["color"] in COLOURS for style in looks(NOTHING, PLUGINS).values())
     assert all(style["marker"] in MARKERS for style in looks(NOTHING, PLUGINS).values())
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_letters_can_be_read_on_white(colour):
+    y = ((lab(ink(colour), "usual")[0] + 16) / 116) ** 3
+    assert 1.05 / (y + 0.05) > 2.9
+    assert lab(ink(colour), "usual")[0] <= lab(colour, "usual")[0]

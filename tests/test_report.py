@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -11,17 +12,17 @@ from functools import cache
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
-from frames import SIX, accuracy_records
+from frames import ORIGIN, SIX, Failures, accuracy_records, cost_records
 from hypothesis import given
 from hypothesis import strategies as st
 from report_records import FAILS, NASTY, costs, source
 
 from effbench import cli
-from effbench.common.spec import UsageError
+from effbench.common.spec import Status, UsageError
 from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.report import report_page
@@ -200,6 +201,19 @@ def test_ratios_of_the_charts_are_those_of_the_summary():
                 assert ratio == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_two_seeds_show_their_range_as_in_the_plots(seeds):
+    one = source(accuracy_records(SIX[:2], seeds=seeds))
+    data = Parsed(report_page.report([one])).data()
+    (chart,) = data["fronts"]
+    assert all(how.startswith("range of 2 runs" if seeds == 2 else "95 % conf") for how in chart["how"])
+    if seeds == 2:
+        for place, (low, high) in enumerate(zip(chart["low"], chart["high"], strict=True)):
+            name = data["mechanisms"][chart["mechanism"][place]]["name"]
+            scores = one.raw.loc[one.raw["mechanism"] == name, "accuracy"]
+            assert (low, high) == pytest.approx((scores.min(), scores.max()))
+
+
 @pytest.fixture
 def command(monkeypatch, capsys):
     """``command(*arguments)`` runs effbench here and returns (code, standard output, standard error)."""
@@ -271,17 +285,67 @@ def test_a_cell_is_sorted_by_the_number_that_it_shows(value):
 points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
 
 
-@given(points, st.booleans())
-def test_a_point_is_on_the_front_if_and_only_if_no_other_beats_it(pairs, more_is_better):
+@given(points, st.booleans(), st.booleans())
+def test_a_point_is_on_the_front_if_and_only_if_no_other_beats_it(pairs, more_is_better, lower_scores):
     costs_of = [float(cost) for cost, _ in pairs]
     scores = [float(score) for _, score in pairs]
-    sign = -1 if more_is_better else 1
+    sign, up = -1 if more_is_better else 1, 1 if lower_scores else -1
 
     def beats(a: int, b: int) -> bool:
-        own, other = (sign * costs_of[a], -scores[a]), (sign * costs_of[b], -scores[b])
+        own, other = (sign * costs_of[a], up * scores[a]), (sign * costs_of[b], up * scores[b])
         return own != other and own[0] <= other[0] and own[1] <= other[1]
 
     free = {b for b in range(len(pairs)) if not any(beats(a, b) for a in range(len(pairs)))}
-    front = pareto(costs_of, scores, more_is_better)
+    front = pareto(costs_of, scores, more_is_better, lower_scores=lower_scores)
     assert set(front) == free
     assert np.all(np.diff([sign * costs_of[place] for place in front]) >= 0)
+
+
+def test_of_a_loss_the_lowest_is_the_best():
+    losses = [
+        replace(record, values={**record.values, "metric": "loss_nats", "scores": "loss_nats",
+                                "loss_nats": 3.0 - float(record.values["accuracy"] or 0)})
+        for record in accuracy_records(SIX[:3])
+    ]  # fmt: skip
+    page = Parsed(report_page.report([source(losses)]))
+    best = min(losses, key=lambda record: float(record.values["loss_nats"] or 0)).cell.mechanism
+    assert f"{best} scores lowest" in page.text
+    (front,) = page.data()["fronts"]
+    lowest = min(range(3), key=lambda place: front["score"][place])
+    assert all(lowest in places for places in front["fronts"].values())
+
+
+def test_crossovers_of_several_shapes_can_be_told_apart():
+    records = [*costs(SIX[:2]), *costs(SIX[:2], batch_size=4)]
+    words = Parsed(report_page.report([source(records)])).words
+    head = words.index("faster before")
+    assert [word for word in words[head - 4 : head] if word.strip()][-2:] == ["mode", "batch_size"]
+
+
+def test_batch_sizes_of_a_constant_number_of_tokens_are_one_chart():
+    by_length = [cost_records(SIX[:2], (n,), batch_size=1024 // n) for n in (128, 256, 512)]
+    records = [record for records in by_length for record in records]
+    (chart,) = Parsed(report_page.report([source(records)])).data()["costs"]
+    assert all(one["n"] == [128, 256, 512] for mode in chart["modes"].values() for one in mode["series"])
+    assert "batch size by length" in chart["shape"]
+
+
+def test_two_codes_of_a_mechanism_are_two_lines_with_their_names():
+    later = [replace(record, code="0.2.0-b-c") for record in cost_records(SIX[:2], (1024, 2048), repeats=2)]
+    data = Parsed(report_page.report([source([*costs(SIX[:2]), *later])])).data()
+    names = [one["name"] for one in data["mechanisms"]]
+    (chart,) = data["costs"]
+    for mode in chart["modes"].values():
+        assert sorted({one["code"] for one in mode["series"]}) == sorted({"0.2.0-b-c", ORIGIN["code"]})
+        for n in (128, 1024):
+            assert ratio_at(mode, names, "vanilla", "fastformer", n) is not None
+
+
+@pytest.mark.parametrize("status", [status for status in get_args(Status) if status != "ok"])
+def test_a_folder_of_failures_alone_names_each_and_has_no_chart(status):
+    cells = itertools.product(SIX[:2], ("forward", "train"), (128, 256, 512))
+    fail: Failures = {cell: (status, f"why {status}") for cell in cells}
+    trained = [replace(one, status=status, reason="training", values={}) for one in accuracy_records(SIX[:2])]
+    page = Parsed(report_page.report([source([*costs(SIX[:2], fail=fail), *trained])]))
+    assert {f"why {status}", "training"} <= set(page.words)
+    assert not [a for tag, a in page.elements if a.get("class") == "chart"]

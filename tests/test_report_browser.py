@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from browser import DOWN, ENTER, SHIFT, SPACE, TAB, Browser, browser, missing
-from frames import SIX, accuracy_records
+from frames import SIX, Failures, accuracy_records, cost_records, generation_records
 from report_records import FAILS, NASTY, costs, source
 
+from effbench.common.spec import Record, Status
 from effbench.show.report import report_page
 
 pytest.importorskip("plotly")
@@ -280,4 +284,86 @@ def test_every_chart_and_table_fits_on_paper(window, page):
     assert window.run("return document.querySelector('table').style.zoom + CHARTS[0].style.height") == ""
     assert printed.startswith(b"%PDF")
     assert len(printed) > 20_000
+    assert window.log() == []
+
+
+def energies() -> list[Record]:
+    """Records of energy, as the probe writes them."""
+    method = "NVML, the card's total energy"
+    found: dict[str, float | int | str | None] = {
+        "energy_j": 0.002,
+        "energy_resolution_j": 1e-5,
+        "power_w": 312.0,
+        "energy_method": method,
+    }
+    return [
+        replace(record, cell=replace(record.cell, probe="energy"), values=found)
+        for record in costs(SIX[:2])
+        if record.cell.probe == "flops"
+    ]
+
+
+def compiled() -> list[Record]:
+    """Costs of compiled forms."""
+    found = {"compile_s": 2.0, "graph_breaks": 1, "recompiles": 0}
+    return [
+        replace(record, values={**record.values, **found}) for record in costs(SIX[:2], compile="default")
+    ]
+
+
+def costs_at(length: int, batch_size: int) -> list[Record]:
+    """Costs at one length and batch size."""
+    return cost_records(SIX[:2], (length,), batch_size=batch_size)
+
+
+def every_status() -> Failures:
+    """A failure of each status."""
+    statuses: list[Status] = [status for status in get_args(Status) if status != "ok"]
+    cells = itertools.product(SIX[:3], ("train",), (128, 256, 512))
+    return {cell: (status, f"<b>{status}</b>") for status, cell in zip(statuses, cells, strict=False)}
+
+
+ALL_FAIL: Failures = {("vanilla", "train", n): ("oom", "too large") for n in (128, 256, 512)}
+NAMES = ("x" * 300, "\u202eleft", "a\nb", *NASTY)
+# What is in each folder.
+ODD: dict[str, Callable[[], list[list[Record]]]] = {
+    "one record": lambda: [costs(("linear",), modes=("forward",))[:1]],
+    "failures alone": lambda: [costs(SIX[:1], modes=("train",), fail=ALL_FAIL)],
+    "every status": lambda: [costs(SIX[:3], fail=every_status())],
+    "energy": lambda: [[*costs(SIX[:2]), *energies()]],
+    "batch_tokens": lambda: [[*costs_at(128, 4), *costs_at(256, 2), *costs_at(512, 1)]],
+    "compiled": lambda: [[*costs(SIX[:2]), *compiled()]],
+    "generation": lambda: [generation_records(SIX[:2])],
+    "names": lambda: [[*costs(NAMES, modes=("forward",)), *accuracy_records(NAMES)]],
+    "folders": lambda: [costs(SIX[:2]), accuracy_records(SIX[:2]), costs(SIX[2:3])],
+}
+# Chooses every choice of every switch; returns what is not drawn and what reads like a missing number.
+SWITCHED = """
+const wrong = [];
+for (const one of document.querySelectorAll("details")) one.open = true;
+for (const select of document.querySelectorAll("select[data-choice]"))
+  for (const {value} of [...select.options].reverse()) {
+    select.value = value;
+    select.dispatchEvent(new Event("change"));
+    for (const chart of CHARTS) {
+      if (chart.offsetParent && !chart.querySelector(".main-svg, p")) wrong.push([value, "not drawn"]);
+      for (const text of chart.querySelectorAll("text"))
+        if (/NaN|undefined|null|Infinity/.test(text.textContent)) wrong.push([value, text.textContent]);
+    }
+  }
+return wrong
+"""
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_records_are_drawn_without_an_error_on_any_screen(window, kind, tmp_path):
+    path = tmp_path / "report.html"
+    sources = [source(records, number, f"folder {number}") for number, records in enumerate(ODD[kind]())]
+    path.write_text(report_page.report(sources), encoding="utf-8")
+    opened(window, path)
+    assert window.run(SWITCHED) == []
+    assert window.run("return document.querySelectorAll('.chart b, .chart img').length") == 0
+    for width in (500, 1280):
+        window.size(width, 900)
+        assert window.run("return document.documentElement.scrollWidth <= innerWidth")
     assert window.log() == []

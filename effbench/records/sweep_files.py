@@ -14,6 +14,7 @@ from effbench.common.spec import UsageError
 
 SWEEP_FILES = "sweep{}.toml"
 _NAME = re.compile(r"sweep(?:-([1-9][0-9]{0,5}))?\.toml")
+_UNFINISHED = ".sweep.part"  # one place, since the lock keeps others away
 _NAMING_FILES = ("mechanism", "task")  # axes that may name a file of a plug-in, relative to the folder
 
 
@@ -33,8 +34,10 @@ def sweeps_of(folder: Path, target: Path) -> list[str]:
 def keep_sweeps(folder: Path, texts: Iterable[str]) -> None:
     """Make these the sweeps of a folder, each once and sorted. Raises OSError if the disk does not take them.
 
-    At any moment each text that was there is in some file. ``texts`` must include those of the folder.
+    At any moment each text that was there is in some file. ``texts`` must include those of the folder, whose
+    lock the caller holds.
     """
+    (folder / _UNFINISHED).unlink(missing_ok=True)  # of a process that was killed
     wanted = sorted(set(texts))
     held = {number: files.read_text(path) for number, path in _numbered(folder).items()}
     for number in range(len(wanted), 0, -1):
@@ -43,13 +46,18 @@ def keep_sweeps(folder: Path, texts: Iterable[str]) -> None:
             continue
         if old is not None and sum(text == old for text in held.values()) == 1:  # it has no other place yet
             place = max(*held, len(wanted)) + 1
-            files.replace(path_of(folder, place), old.encode())
+            _put(folder, place, old)
             held[place] = old
-        files.replace(path_of(folder, number), new.encode())
+        _put(folder, number, new)
         held[number] = new
     for number in held:
         if number > len(wanted):
             path_of(folder, number).unlink()
+
+
+def _put(folder: Path, number: int, text: str) -> None:
+    with files.replacing(path_of(folder, number), folder / _UNFINISHED) as file:
+        file.write(text.encode())
 
 
 def _numbered(folder: Path) -> dict[int, Path]:

@@ -26,6 +26,7 @@ _COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("time_s", "time per call", units.seconds),
     ("peak_bytes", "peak memory", units.size),
     ("flops", "FLOPs", units.count),
+    ("energy_j", "energy per call", units.energy),
 )
 _DECODE_COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("time_s", "time of a step, one token of each sequence after N", units.seconds),
@@ -33,6 +34,7 @@ _DECODE_COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("state_bytes", "state after N tokens", units.size),
     ("peak_bytes", "peak memory of a step beside the state", units.size),
     ("flops", "FLOPs of a step", units.count),
+    ("energy_j", "energy of a step", units.energy),
 )
 
 _OF_A_CELL = ("mechanism", "options", "seq_len", "status", "noisy", "time_low_s", "time_high_s")
@@ -177,8 +179,9 @@ def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
     speeds |= {"state_bytes": units.size} if stateful else {}
     head = ["mechanism", "length", units.score_words(metric), "95 % CI", *map(units.score_words, beside)]
     texts = []
-    ordered = group.sort_values(["seq_len", metric], ascending=[True, False]).to_dict(orient="records")
-    for row in ordered:
+    ordered = group.sort_values(["seq_len", metric], ascending=[True, columns.lower_is_better(metric)])
+    rows_of = ordered.to_dict(orient="records")
+    for row in rows_of:
         name = label(row["mechanism"], row["options"])
         if pd.isna(row[metric]):
             texts.append([name, units.length(row["seq_len"]), str(row["status"])])
@@ -201,16 +204,16 @@ def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
         f"d_model {key['d_model']}, {key['heads']} heads, batch {key['batch_size']}; {key['machine']}"
     )
     rows = [[*row, *[""] * (len(head) - len(row))] for row in texts]
-    notes = [] if apart else _baseline_scores(group, others)
+    notes = [] if apart else _baseline_scores(group, metric, others)
     blocks = [Block(title=title, head=head, rows=rows, notes=notes, keys=(0, 1), intervals=(3,))]
     if apart:
         further = [
             [label(row["mechanism"], row["options"]), units.length(row["seq_len"]),
              *(_written_score(row, name) for name in (metric, *others))]
-            for row in ordered if pd.notna(row[metric])
+            for row in rows_of if pd.notna(row[metric])
         ]  # fmt: skip
         head = ["mechanism", "length", *map(units.score_words, (metric, *others))]
-        notes = _baseline_scores(group, others)
+        notes = _baseline_scores(group, metric, others)
         blocks.append(Block(title="all scores", head=head, rows=further, notes=notes, keys=(0, 1)))
     return blocks
 
@@ -219,10 +222,10 @@ def _written_score(row: dict[Hashable, Any], score: str) -> str:
     return "" if pd.isna(row[score]) else units.figure(row[score], units.written_score(score))
 
 
-def _baseline_scores(group: pd.DataFrame, others: list[str]) -> list[str]:
+def _baseline_scores(group: pd.DataFrame, metric: str, others: list[str]) -> list[str]:
     """Return the baseline scores in words, those of other scores than the metric in brackets behind it."""
     written = {
-        name.removeprefix(columns.PRIOR): _range_of(group[name].dropna(), units.written_score(name))
+        name.removeprefix(columns.PRIOR): _range_of(group[name].dropna(), _score_of(name, metric, others))
         for name in group.columns
         if name.startswith(columns.PRIOR) and not name.endswith("_macro_f1") and group[name].notna().any()
     }
@@ -239,6 +242,11 @@ def _baseline_scores(group: pd.DataFrame, others: list[str]) -> list[str]:
         behind = f" ({', '.join(more)})" if more else ""
         texts.append(f"{name.replace('_', ' ')} {text}{behind}")
     return [f"baseline scores: {', '.join(texts)}"] if texts else []
+
+
+def _score_of(prior: str, metric: str, others: list[str]) -> Callable[[float], str]:
+    """Return the function that formats a baseline score: that of another score if the name ends with it."""
+    return units.written_score(next((name for name in others if prior.endswith(f"_{name}")), metric))
 
 
 def _range_of(values: pd.Series, written: Callable[[float], str]) -> str:

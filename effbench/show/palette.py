@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -29,6 +29,8 @@ DASHES: tuple[Any, ...] = (
     (0, (6, 1.5, 1.5, 1.5)),
     (0, (3, 1, 1, 1, 1, 1)),
 )
+
+_LIGHTEST = 0.30  # luminance of letters: (1 + 0.05) / (0.30 + 0.05) = 3
 
 Style = dict[str, Any]
 
@@ -96,6 +98,20 @@ def looks(frame: pd.DataFrame, more: Iterable[str] = ()) -> dict[str, Style]:
         for mechanism, several in options.items()
         for chosen, look in _configurations(mechanism, several).items()
     }
+
+
+def ink(colour: str) -> str:
+    """Return a colour for letters: the same, or as much darker as a white page needs (a contrast of 3)."""
+    parts = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    while _luminance(parts) > _LIGHTEST:
+        parts = [part * 9 // 10 for part in parts]
+    return "#" + "".join(f"{part:02X}" for part in parts)
+
+
+def _luminance(parts: Sequence[int]) -> float:
+    """Return the relative luminance of an sRGB colour, 0 to 1."""
+    linear: list[float] = [(part / 255) ** 2.2 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _configurations(mechanism: str, options: Collection[str]) -> dict[str, Look]:

@@ -10,6 +10,7 @@ from effbench.common.columns import score_unit
 
 _SECONDS = [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")]
 _BYTES = [(2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")]
+_JOULES = [(1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")]
 _COUNTS = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")]
 
 
@@ -53,7 +54,7 @@ def shared(figures: Iterable[Figure]) -> tuple[float, str]:
     if written in (percent, points):
         return 0.01, ""
     unit = written(median).partition(" ")[2]
-    known = {name: factor for factor, name in (*_SECONDS, *_BYTES, *_COUNTS, (0.01, "%"))}
+    known = {name: factor for factor, name in (*_SECONDS, *_BYTES, *_JOULES, *_COUNTS, (0.01, "%"))}
     return (known[unit], unit) if unit in known else (known.get(unit[:1], 1.0), unit)
 
 
@@ -65,6 +66,11 @@ def seconds(value: float) -> str:
 def size(value: float) -> str:
     """``7.02 MiB``"""
     return _scaled(value, _BYTES)
+
+
+def energy(value: float) -> str:
+    """``4.21 mJ``"""
+    return _scaled(value, _JOULES)
 
 
 def count(value: float, unit: str = "") -> str:

@@ -172,7 +172,13 @@ def assert_conforms(
 ) -> None:
     """Audit a mechanism in a test. Raises AssertionError with the name and reason of each failed check.
 
-    Arguments as in ``audit``.
+    ``kind`` is the class, built as ``kind(d_model, heads, max_len=..., causal=..., **options)``; with
+    ``causal`` among the options the causal form is audited. ``seq_len`` is the longest length that is tried,
+    in tokens. ``checks``: run these only, such as "padding, forward". With a ``dtype`` other than float64,
+    outputs and gradients are compared in it too.
+
+    Raises also what the constructor raises for these options, UsageError for an unknown check, and
+    Unsupported if this torch has no such device.
     """
     findings = audit(
         kind, options=options, d_model=d_model, heads=heads, seq_len=seq_len, checks=checks, device=device,

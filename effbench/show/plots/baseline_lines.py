@@ -34,6 +34,8 @@ def score_limits(low: float, high: float, baselines: Iterable[float]) -> tuple[f
     far = max(high - low, 0.05)
     near = [value for value in baselines if low - far <= value <= high + far]
     low, high = min([low, *near]), max([high, *near])
+    if 0 <= low <= high < 1e-6:  # all 0: not spread over an axis of thousandths
+        return -0.01, 0.1
     margin = max(0.005, 0.08 * (high - low))
     return low - margin, high + margin
 

@@ -35,7 +35,7 @@ class Bubble(NamedTuple):
 
 def most_area() -> float:
     """Return the largest area of a bubble in square points."""
-    return 300.0 if narrow() else 900.0
+    return 200.0 if narrow() else 900.0
 
 
 def draw_bubbles(axes: Axes, bubbles: Sequence[Bubble], styles: Mapping[str, Style]) -> None:
@@ -84,9 +84,11 @@ def bubble_legend(
                label=units.size(share * largest))
         for share in ((0.25, 1.0) if narrow() else (0.25, 0.5, 1.0))
     ]  # fmt: skip
-    write = figure.legend_above if narrow() else figure.legend_below
-    write([heading, *sizes], handlelength=2.6, handletextpad=0.8 if narrow() else 1.2,
-          columnspacing=1.0 if narrow() else 2.5, borderpad=1.2)  # fmt: skip
+    if narrow():
+        figure.legend_above([heading, *sizes], handlelength=2.0, handletextpad=0.6, columnspacing=0.8)
+    else:
+        figure.legend_below([heading, *sizes], handlelength=2.6, handletextpad=1.2, columnspacing=2.5,
+                            borderpad=1.2)  # fmt: skip
 
 
 def name_bubbles(axes: Axes, bubbles: Sequence[Bubble], baselines: Iterable[float] = ()) -> None:

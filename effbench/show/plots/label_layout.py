@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from effbench.show.look import LABEL_WIDTH, NARROW_LABEL_WIDTH, wrapped
-from effbench.show.palette import Style
+from effbench.show.palette import Style, ink
 from effbench.show.plots.sheet import Sheet, legend_letters, narrow, text_width
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -79,7 +79,7 @@ def _label_ends(figure: Sheet, axes: Axes, ends: Sequence[End]) -> None:
         }  # fmt: skip
         axes.annotate(
             text, (x, y), xytext=(1.0, (place / points - box.y0) / box.height), textcoords=beside,
-            va="center", fontsize=letters, color=colour, annotation_clip=False, parse_math=False,
+            va="center", fontsize=letters, color=ink(colour), annotation_clip=False, parse_math=False,
             arrowprops=leader if early or abs(place - before) > 3 else None,
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from effbench.records.analyse.summary import label
 from effbench.show.look import GREY, wrapped
@@ -47,9 +48,12 @@ def bars(panels: Sequence[Panel], styles: Mapping[str, Style]) -> Sheet:
     names = max(text_width(text, _letters()) for text in _broken(places)) + 0.4
     free = text_width(" 000 MiB") / (figure.inches() - names / figure.across)
     for axes, panel in zip(figure.panels, panels, strict=True):
-        axes.set_xlim(0.0, _limits(panel, [])[1] / (1 - free))
+        high = _limits(panel, [])[1]
+        axes.set_xlim(0.0, high / (1 - free))
+        if panel.column.endswith("_bytes"):
+            axes.xaxis.set_major_locator(MultipleLocator(2.0 ** math.ceil(math.log2(high / 4))))
         for row in each_row(panel.rows):
-            _bar(axes, row, panel, places[label(row.mechanism, row.options)], styles)
+            _bar(axes, row, panel, places[label(row.mechanism, row.options)], styles, high)
         axes.grid(False, axis="y")
     return figure
 
@@ -138,7 +142,7 @@ def _ordered(panels: Sequence[Panel]) -> list[str]:
     )
 
 
-def _bar(axes: Axes, row: Any, panel: Panel, place: float, styles: Mapping[str, Style]) -> None:
+def _bar(axes: Axes, row: Any, panel: Panel, place: float, styles: Mapping[str, Style], high: float) -> None:
     value = float(getattr(row, panel.column))
     if pd.isna(value):
         _failed(axes, row, place)
@@ -154,9 +158,8 @@ def _bar(axes: Axes, row: Any, panel: Panel, place: float, styles: Mapping[str, 
         end = max(value, row.high)
         axes.errorbar(value, place, xerr=[[value - row.low], [row.high - value]], color=GREY, capsize=2,
                       linewidth=1.0, zorder=3)  # fmt: skip
-    edge = axes.get_xlim()[1]
     axes.annotate(
-        panel.tick(value), (min(end, 0.8 * edge), place), xytext=(3, 0), textcoords="offset points",
+        panel.tick(value), (min(end, high), place), xytext=(3, 0), textcoords="offset points",
         va="center", fontsize=legend_letters(), zorder=4,
     )  # fmt: skip
 

@@ -130,7 +130,7 @@ def _figure(timed: pd.DataFrame, ratios: pd.DataFrame, paper: PublishedTimes) ->
         _set_axes(axes, [int(n) for n in lengths])
         axes.set_title(MODES[mode])
         axes.axhline(1.0, color="black", linewidth=0.9, zorder=1, gid=f"reference-{REFERENCE}")
-        here = [(axes.get_xlim()[1], 1.0, REFERENCE, "black")]
+        here = [(axes.get_xlim()[1], 1.0, REFERENCE, "#000000")]
         drawn = {}
         for name, mine in by_label(inside[inside["ratio"].notna()].sort_values("seq_len")):
             drawn[name] = _draw_ours(axes, name, mine, styles[name])

@@ -203,11 +203,15 @@ class Sheet(Figure):
     def _break_labels(self) -> bool:
         """Break titles of panels and names of axes that are longer than their place; True if some were."""
         broken = False
-        for place, axes in enumerate(self.panels):
-            box = axes.get_window_extent()
-            middle, column = (box.x0 + box.x1) / 2, self.bbox.width / self.across
-            left = place % self.across * column
-            across = 2 * min(middle - left, left + column - middle)
+        boxes = [axes.get_window_extent() for axes in self.panels]
+        for place, (axes, box) in enumerate(zip(self.panels, boxes, strict=True)):
+            column = place % self.across
+            before = boxes[place - 1].x1 if column else -box.x0
+            after = 2 * self.bbox.width - box.x1
+            if column + 1 < self.across and place + 1 < len(boxes):
+                after = boxes[place + 1].x0
+            # to the middle between two panels, or to the edge of the figure
+            across = box.width + min(box.x0 - before, after - box.x1)
             for text, room, side in (
                 (axes.title, across, "width"),
                 (axes.xaxis.label, across, "width"),
@@ -288,7 +292,8 @@ def text_width(text: str, letters: float | None = None) -> float:
         return float(text_to_path.get_text_width_height_descent(line, font, ismath=False)[0]) / 72
 
     # formulas are not set, which is slow: exponents have letters of 70 %
-    lines = [line.replace("{", "").replace("}", "").partition("^") for line in text.split("\n")]
+    plain = text.translate(dict.fromkeys(map(ord, "${}"))) if "$N^" in text else text
+    lines = [line.partition("^") for line in plain.split("\n")]
     return max(width(base) + 0.7 * width(exponent) for base, _, exponent in lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,18 +66,20 @@ def ratio_at(
     mode: dict[str, Any], names: Sequence[str], first: str, second: str, n: int
 ) -> tuple[float | None, float | None, float | None] | None:
     """Return (ratio, low, high) of two mechanisms' times at a length, from a chart; None if unknown."""
-    places = {names[series["mechanism"]]: place for place, series in enumerate(mode["series"])}
-    a, b = places.get(first), places.get(second)
-    if a is None or b is None:
-        return None
-    lengths, ratio, low, high = mode["ratios"].get(f"{min(a, b)},{max(a, b)}", [[], [], [], []])
-    if n not in lengths:
-        return None
-    at = lengths.index(n)
-    if a < b:
-        return ratio[at], low[at], high[at]
-    center, most, least = (None if value is None else 1 / value for value in (ratio[at], low[at], high[at]))
-    return center, least, most
+    series = list(enumerate(names[one["mechanism"]] for one in mode["series"]))  # several of one: its codes
+    ours, theirs = ([place for place, name in series if name == wanted] for wanted in (first, second))
+    for a, b in itertools.product(ours, theirs):
+        lengths, ratio, low, high = mode["ratios"].get(f"{min(a, b)},{max(a, b)}", [[], [], [], []])
+        if n not in lengths:
+            continue
+        at = lengths.index(n)
+        if a < b:
+            return ratio[at], low[at], high[at]
+        center, most, least = (
+            None if known is None else 1 / known for known in (ratio[at], low[at], high[at])
+        )
+        return center, least, most
+    return None
 
 
 def winners_block(rows: pd.DataFrame, panel: dict[str, Any], names: Sequence[str], title: str) -> Block:
@@ -126,6 +129,7 @@ def accuracy_sentences(source: Source) -> list[str]:
         except UsageError as error:  # a training that was measured with two versions of the code
             sentences.append(f"{units.score_words(metric)}: not compared: {error}")
             continue
+        means = means.sort_values(["task", "seq_len"], kind="stable")
         for key, group in means.groupby(SETTING, sort=False, dropna=False):
             own = _of_setting(source.frame, key)
             sentences.append(_setting_in_words(group, _of_setting(pairs, key), own, metric))
@@ -141,7 +145,8 @@ def _of_setting(rows: pd.DataFrame, key: Sequence[Any]) -> pd.DataFrame:
 
 def _setting_in_words(means: pd.DataFrame, pairs: pd.DataFrame, frame: pd.DataFrame, score: str) -> str:
     first = means.iloc[0]
-    best = means.loc[means["mean"].idxmax()]
+    downward = columns.lower_is_better(score)
+    best = means.loc[means["mean"].idxmin() if downward else means["mean"].idxmax()]
     written = units.written_score(score)
     where = (
         f"{task_name(str(first['task']))} at {first['seq_len']} tokens, {units.score_words(score)}, "
@@ -149,18 +154,21 @@ def _setting_in_words(means: pd.DataFrame, pairs: pd.DataFrame, frame: pd.DataFr
     )
     interval = ""
     if pd.notna(best["low"]):
-        low, high = max(0.0, best["low"]), best["high"]
+        low, high = best["low"], best["high"]
+        if columns.score_unit(score) == "share":
+            low, high = max(0.0, low), min(1.0, high)
         interval = f" ({written(low).removesuffix(' %')} to {written(high)}, {best['seeds']} seeds)"
     if len(means) == 1:
         return f"{where}: {best['mechanism']} scores {written(best['mean'])}{interval}; no other was trained."
-    parts = [f"{where}: {best['mechanism']} scores highest, {written(best['mean'])}{interval}"]
+    first_place = f"scores {'lowest' if downward else 'highest'}, {written(best['mean'])}{interval}"
+    parts = [f"{where}: {best['mechanism']} {first_place}"]
     against = {_other(row, best["mechanism"]): row for row in each_row(pairs)
                if best["mechanism"] in (row.mechanism, row.against)}  # fmt: skip
     lower = [name for name, row in against.items() if row.verdict in (BETTER, WORSE)]
     apart = [name for name, row in against.items() if row.verdict not in (BETTER, WORSE)]
     if lower:
         listed = [f"{name} ({_difference(against[name], name, score)})" for name in lower]
-        parts.append(f"significantly lower: {_named(listed)}")
+        parts.append(f"significantly {'higher' if downward else 'lower'}: {_named(listed)}")
     if apart:
         one = all(against[name].seeds < 2 for name in apart)
         why = "one seed each, so that the noise of a training is unknown" if one else "at these seeds"

@@ -53,26 +53,20 @@ class CostPanel:
 def cost_panels(source: Source, legend: Legend) -> list[CostPanel]:
     """Return a chart per shape: title, and for each mode its series and the ratios of every pair of times.
 
-    A series has the number of its mechanism, lengths, values by metric, the interval of the time, and for
-    each point its status, the reason, and why it is noisy. At a constant number of tokens per batch, all
-    batch sizes are one shape: only together they have several lengths.
+    A series has the number of its mechanism, its code if there are several, lengths, values by metric, the
+    interval of the time, and for each point its status, the reason, and why it is noisy.
     """
     cost = source.frame[source.frame["task"] == ""]
     times = source.raw[(source.raw["probe"] == "time") & (source.raw["status"] == "ok")]
     times = comparable(times[times["task"] == ""])
     noise = noises(times).get(source.machine, Noise()) if len(times) else Noise()
-    tokens = (cost["batch_size"] * cost["seq_len"]).nunique()
-    constant = cost["batch_size"].nunique() > 1 and tokens == 1
-    keys = [name for name in SHAPE if not (constant and name == "batch_size")]
     panels = []
-    for key, rows in cost.groupby(keys, sort=False):
-        shape = dict(zip(keys, key, strict=True))
-        shown = {"batch_size": "one for each length", **shape}
+    for shape, rows in shapes(cost):
         mine = of_shape(times, shape)
         data = {
             "source": source.number,
             "title": what_was_measured(shape),
-            "shape": shape_in_words(shown),
+            "shape": shape_in_words(shape),
             "items": items_in_words(shape),
             "modes": {
                 mode: _mode(rows[rows["mode"] == mode], mine[mine["mode"] == mode], noise, legend)
@@ -84,10 +78,23 @@ def cost_panels(source: Source, legend: Legend) -> list[CostPanel]:
     return panels
 
 
+def shapes(cost: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Return (shape, its rows) of the rows of costs.
+
+    At a constant number of tokens per batch, all batch sizes are one shape, which then has no batch size:
+    only together they have several lengths.
+    """
+    tokens = (cost["batch_size"] * cost["seq_len"]).nunique()
+    constant = cost["batch_size"].nunique() > 1 and tokens == 1
+    keys = [name for name in SHAPE if not (constant and name == "batch_size")]
+    return [(dict(zip(keys, key, strict=True)), rows) for key, rows in cost.groupby(keys, sort=False)]
+
+
 def shape_in_words(shape: Mapping[str, Any]) -> str:
     """Return ``batch 1, d_model 256, 16 heads, ...``: the shape of a call, without its scope."""
+    batch = f"batch {shape['batch_size']}" if "batch_size" in shape else "batch size by length"
     return (
-        f"batch {shape['batch_size']}, d_model {shape['d_model']}, {plural(int(shape['heads']), 'head')}, "
+        f"{batch}, d_model {shape['d_model']}, {plural(int(shape['heads']), 'head')}, "
         f"{shape['dtype']}, {shape['device']}, {plural(int(shape['threads']), 'thread')}, "
         f"{shape['allocator']} allocator{compiled_in_words(shape)}"
     )
@@ -99,9 +106,11 @@ def _mode(rows: pd.DataFrame, times: pd.DataFrame, noise: Noise, legend: Legend)
         key: medians(by_pair(group))
         for key, group in times.groupby(["mechanism", "options", "code", "seq_len"])
     }
+    codes = rows.groupby(["mechanism", "options"])["code"].nunique()
     for (mechanism, options, code), group in rows.groupby(["mechanism", "options", "code"], sort=False):
+        several = {"code": code} if codes[mechanism, options] > 1 else {}
         group = group.drop_duplicates("seq_len").sort_values("seq_len")
-        series.append({"mechanism": legend.place(label(mechanism, options)), **_series(group)})
+        series.append({"mechanism": legend.place(label(mechanism, options)), **several, **_series(group)})
         samples.append({int(n): own.get((mechanism, options, code, n), {}) for n in group["seq_len"]})
     ratios = {}
     for first, second in itertools.combinations(range(len(series)), 2):

@@ -58,7 +58,7 @@ class Legend:
     def buttons(self) -> str:
         """Return one button per mechanism, which hides it everywhere."""
         return "".join(
-            f'<button type="button" aria-pressed="true" data-mechanism="{place}">'
+            f'<button type="button" aria-pressed="true" data-mechanism="{place}" title="{escape(name)}">'
             f"{self.swatch(name)}{escape(name)}</button>"
             for place, name in enumerate(self.names)
         )

@@ -221,6 +221,8 @@ def _costs(sources: Sequence[Source], panels: Panels, legend: Legend) -> str:
     modes = [mode for mode in MODES if any(mode in panel["modes"] for panel in panels)]
     series = [one for panel in panels for mode in panel["modes"].values() for one in mode["series"]]
     metrics = [(name, METRICS[name][0]) for name in METRICS if any(name in one["values"] for one in series)]
+    if not metrics:
+        return "<p>Nothing was measured: see failures.</p>"
     measured = sorted({one["mechanism"] for one in series})
     relative = [("", "absolute"), *((str(place), f"relative to {legend.names[place]}") for place in measured)]
     controls = (
@@ -249,9 +251,9 @@ def _accuracy(sources: Sequence[Source], panels: Panels, legend: Legend) -> str:
         "costScale", "Axis", [("log", "logarithmic"), ("linear", "linear")]
     )
     note = (
-        "<p class=note>Bars: 95 % interval of the score. The line is the Pareto front: no other "
-        "mechanism has a better mean score at a lower cost. The front takes means as they are: "
-        "neighbours whose intervals overlap may not differ.</p>"
+        "<p class=note>Bars: 95 % interval of the score, of two seeds their range. The line is the Pareto "
+        "front: no other mechanism has a better mean score at a lower cost. The front takes means as they "
+        "are: neighbours whose intervals overlap may not differ.</p>"
     )
     charts = (
         f'<div class="controls">{controls}</div>{note}{_figures("fronts", panels, sources)}' if panels else ""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from effbench.show.report.report_curves import shape_in_words
+from effbench.show.report.report_curves import shape_in_words, shapes
 from effbench.show.report.report_legend import Legend
 from effbench.show.report.report_sources import Source
 from effbench.show.report.report_text import number, numbers
-from effbench.show.tables import SHAPE, by_label, of_shape, what_was_measured
+from effbench.show.tables import by_label, of_shape, what_was_measured
 
 
 def roof_panels(source: Source, legend: Legend) -> list[dict[str, Any]]:
     """Return a chart per shape: speed against arithmetic intensity, and the machine's measured limits."""
     panels = []
     cost = source.frame[source.frame["roof_share"].notna() & (source.frame["task"] == "")]
-    for key, rows in cost.groupby(SHAPE, sort=False):
-        shape = dict(zip(SHAPE, key, strict=True))
+    for shape, rows in shapes(cost):
         ceilings = of_shape(source.raw, shape)
         ceiling = ceilings[ceilings["peak_flops_per_s"].notna()].iloc[0]
         bandwidths = dict(

@@ -37,6 +37,7 @@ _NUMBERS = {
     "train_seconds": "training (s)",
     "repeats": "repeats",
 }
+_LONG = 40  # characters of a text that needs a wide column
 _TEXTS = {"status": "status", "noisy": "noisy", "reason": "reason"}
 
 
@@ -73,9 +74,8 @@ def _table(block: Block, legend: Legend) -> str:
     caption = f"<caption>{escape(block.title)}</caption>" if block.title else ""
     name = escape(block.title or "table")
     return (
-        f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">'
-        f"<table>{caption}<thead><tr>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{name}"><table>{caption}'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -84,7 +84,8 @@ def _row(block: Block, row: Sequence[str], legend: Legend) -> str:
     cells = []
     for at, text in enumerate(row):
         if at in block.left:
-            cells.append(f"<td>{legend.swatch(text.partition(' (')[0])}{breakable(text)}</td>")
+            kind = " class=w" if len(text) > _LONG else ""
+            cells.append(f"<td{kind}>{legend.swatch(text.partition(' (')[0])}{breakable(text)}</td>")
             continue
         number = number_in(text)
         value = "" if number is None else f' data-v="{number:.6g}"'
@@ -125,10 +126,14 @@ def configurations(source: Source) -> Block:
 
 
 def crossover_block(crossings: pd.DataFrame, title: str) -> Block:
-    """Return the crossovers of all pairs: who is faster from where on, the interval, and the statement."""
+    """Return the crossovers of all pairs: who is faster from where on, the interval, and the statement.
+
+    Of the shape, it has the columns in which crossovers differ.
+    """
+    shape = [name for name in ("mode", *SHAPE) if name == "mode" or crossings[name].nunique() > 1]
     rows = [
         [
-            row.mode,
+            *(str(getattr(row, name)) for name in shape),
             known(row.faster_before),
             known(row.faster_after),
             "" if pd.isna(row.crossover) else f"{row.crossover:.0f}",
@@ -138,8 +143,9 @@ def crossover_block(crossings: pd.DataFrame, title: str) -> Block:
         ]
         for row in each_row(crossings.sort_values(["crossover", "mode", "first_label", "second_label"]))
     ]
-    head = ["mode", "faster before", "faster after", "crossover N", "low", "high", "in words"]
-    return Block(title=title, head=head, rows=rows, left=(0, 1, 2, 6))
+    head = [*shape, "faster before", "faster after", "crossover N", "low", "high", "in words"]
+    numbers = range(len(shape) + 2, len(head) - 1)
+    return Block(title=title, head=head, rows=rows, left=[p for p in range(len(head)) if p not in numbers])
 
 
 def _bound(crossover: float, bound: float, sign: str, end: int) -> str:

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from effbench.common.columns import score_unit
+from effbench.common.columns import lower_is_better, score_unit
 from effbench.common.wording import plural
 from effbench.records.analyse.scores import metric_of, validation_metric_of, with_score
 from effbench.records.analyse.summary import label
 from effbench.show import units
 from effbench.show.look import NothingToDraw
 from effbench.show.plots.learning_curves import NEEDED, aligned
-from effbench.show.plots.trainings import per_figure, trainings, with_values
+from effbench.show.plots.trainings import drawn_scores, per_figure, trainings, with_values
 from effbench.show.report.report_legend import Legend
 from effbench.show.report.report_sources import Source
 from effbench.show.report.report_text import known, numbers
-from effbench.show.tables import SHAPE, by_label
+from effbench.show.tables import SHAPE, by_label, of_shape
 
 # Column -> (words, unit of the axis, True if more is better)
 COSTS: Mapping[str, tuple[str, str, bool]] = {
@@ -38,7 +38,7 @@ def front_panels(source: Source, legend: Legend) -> list[dict[str, Any]]:
     keys = [*SHAPE, "task"]
     for key, rows in with_score(source.frame[source.frame["task"] != ""]).groupby(keys, sort=False):
         shape = dict(zip(keys, key, strict=True))
-        scored = rows[rows["score"].notna()]
+        scored = drawn_scores(rows[rows["score"].notna()], of_shape(source.raw, shape))
         costs = [name for name in COSTS if scored[name].notna().any()]
         if not costs:
             continue
@@ -54,26 +54,38 @@ def front_panels(source: Source, legend: Legend) -> list[dict[str, Any]]:
                 "mechanism": [legend.place(label(m, o)) for m, o in scored[["mechanism", "options"]].values],
                 "n": [int(n) for n in scored["seq_len"]],
                 "score": numbers(scores),
-                "low": numbers(scored["score_low"]),
-                "high": numbers(scored["score_high"]),
-                "how": [known(text) for text in scored["score_interval"]],
+                "low": numbers(scored["low"]),
+                "high": numbers(scored["high"]),
+                "how": [known(text) for text in scored["how"]],
                 "repeats": [int(n) for n in scored["repeats"]],
                 "costs": {name: numbers(scored[name]) for name in costs},
-                "fronts": {name: pareto(list(scored[name]), scores, COSTS[name][2]) for name in costs},
+                "fronts": {
+                    name: pareto(
+                        list(scored[name]), scores, COSTS[name][2], lower_scores=lower_is_better(metric)
+                    )
+                    for name in costs
+                },
             }
         )
     return panels
 
 
-def pareto(costs: Sequence[float], scores: Sequence[float], more_is_better: bool = False) -> list[int]:
+def pareto(
+    costs: Sequence[float],
+    scores: Sequence[float],
+    more_is_better: bool = False,
+    *,
+    lower_scores: bool = False,
+) -> list[int]:
     """Return the places of the points that no other point beats in both, in order of their cost.
 
-    A point is beaten by one that is at least as good in both and better in one. Points with a missing number
-    are left out.
+    ``more_is_better`` is about costs, such as a throughput; ``lower_scores``: the lower score is the better
+    one. A point is beaten by one that is at least as good in both and better in one. Points with a missing
+    number are left out.
     """
     sign = -1.0 if more_is_better else 1.0
     points = [
-        (sign * cost, -score, place)
+        (sign * cost, score if lower_scores else -score, place)
         for place, (cost, score) in enumerate(zip(costs, scores, strict=True))
         if not (np.isnan(cost) or np.isnan(score))
     ]

@@ -71,11 +71,13 @@ function ticks(values, kind, unit) {
     for (let power = first; power <= last; power += step) found.push(2 ** power);
   } else {
     const first = Math.floor(Math.log10(low)) - 1, last = Math.ceil(Math.log10(top)) + 1;
-    for (const digits of STEPS) { // the coarsest that has some inside
+    const inside = tick => tick >= low && tick <= top, single = top / low < 1 + 1e-6; // of one value the axis shows two decades
+    for (const digits of single ? [[1, 2, 5]] : STEPS) { // the coarsest that has some inside
       found.length = 0;
       for (let power = first; power <= last; power += 1) for (const digit of digits) found.push(Number(`${digit}e${power}`));
-      if (found.filter(tick => tick >= low && tick <= top).length >= 4) break;
+      if (found.filter(inside).length >= 4) break;
     }
+    if (!single && found.filter(inside).length < 2) return {}; // plotly's own, for values that are close together
   }
   const written = tick => UNITS[unit].write(tick).replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, "");
   return {tickmode: "array", tickvals: found, ticktext: found.map(written)};
@@ -132,6 +134,7 @@ function points(mode, place, metric, base) {
 
 function hoverOfCost(one, i, point, write, timed, base) {
   const lines = [`<b>${plain(DATA.mechanisms[one.mechanism].name)}</b>, N = ${one.n[i]}`, write(point[0])];
+  if (one.code) lines.push(`code ${plain(one.code)}`);
   if (known(point[1])) lines.push(`95 %: ${write(point[1])} to ${write(point[2])}`);
   else lines.push(timed ? "no interval" : base < 0 ? "exact or a median: no interval" : "no interval");
   lines.push(`status: ${plain(one.status[i])}${one.reason[i] ? `: ${plain(one.reason[i]).slice(0, 160)}` : ""}`);
@@ -153,9 +156,15 @@ function costs(panel, name) {
   const chosen = chosenCost(panel, name), scale = CHOICES.scale;
   if (typeof chosen === "string") return chosen;
   const {mode, metric, base, title, unit, timed} = chosen, write = UNITS[unit].write;
+  const failures = new Map(); // length -> how many have failed there
+  const below = n => {
+    failures.set(n, (failures.get(n) || 0) + 1);
+    return 1.015 - 0.03 * failures.get(n);
+  };
   const every = [...new Set(mode.series.flatMap(one => one.n))], alone = every.length === 1, all = [], traces = [];
   mode.series.forEach((one, place) => {
     const mine = points(mode, place, metric, base), style = look(one.mechanism);
+    if (one.code) style.name += plain(` (${one.code})`);
     mine.forEach(point => all.push(...point));
     const values = mine.map(point => known(point[0]) && (point[0] > 0 || scale === "linear") ? point[0] : null);
     const bars = {type: "data", symmetric: false, thickness: 1.4, width: 3, color: colour(one.mechanism),
@@ -168,7 +177,7 @@ function costs(panel, name) {
       marker: {...style.marker, symbol: symbols}, connectgaps: false,
       hovertext: mine.map((point, i) => hoverOfCost(one, i, point, write, timed, base))});
     const failed = one.n.map((_, i) => i).filter(i => !known(mine[i][0]) && !["ok", "interrupted"].includes(one.status[i]));
-    if (failed.length && !alone) traces.push({...style, mode: "markers", showlegend: false, x: failed.map(i => one.n[i]), y: failed.map(() => 0.985), yaxis: "y2",
+    if (failed.length && !alone) traces.push({...style, mode: "markers", showlegend: false, x: failed.map(i => one.n[i]), y: failed.map(i => below(one.n[i])), yaxis: "y2",
       marker: {color: colour(one.mechanism), symbol: "x-thin", size: 9, line: {width: 2, color: colour(one.mechanism)}},
       hovertext: failed.map(i => hoverOfCost(one, i, [null], () => "no value", timed, base))});
   });
@@ -197,7 +206,7 @@ function fronts(panel) {
       marker: {...style.marker, size: at.map(i => front.includes(i) ? 12 : 9)},
       error_y: {type: "data", symmetric: false, thickness: 1.2, width: 3, color: colour(mechanism), array: gap(panel.high, 1), arrayminus: gap(panel.low, -1)},
       hovertext: at.map(i => [`<b>${plain(DATA.mechanisms[mechanism].name)}</b>, N = ${panel.n[i]}`, `${plain(panel.metric)}: ${score(panel.score[i])}`,
-        known(panel.low[i]) ? `95 %: ${score(panel.low[i])} to ${score(panel.high[i])} (${plain(panel.how[i])})` : "no interval: one seed",
+        known(panel.low[i]) ? `${plain(panel.how[i])}: ${score(panel.low[i])} to ${score(panel.high[i])}` : "no interval: one seed",
         `${words}: ${UNITS[unit].write(values[i])}`, front.includes(i) ? "on the Pareto front" : "another is better in both"].join("<br>"))});
   }
   const y = axis(`test ${panel.metric}`, panel.share ? "share" : "number", "linear", []);

@@ -54,8 +54,9 @@ function element(kind, text, name) {
 
 function cellOf(value, place) {
   if (place > 0) {
-    const cell = element("td", typeof value === "string" ? value : value[1], typeof value === "string" ? "" : "n");
-    if (typeof value !== "string") cell.dataset.v = value[0];
+    const isText = typeof value === "string", text = isText ? value : value[1];
+    const cell = element("td", text, !isText ? "n" : text.length > 40 ? "w" : "");
+    if (!isText) cell.dataset.v = value[0];
     return cell;
   }
   const {name, colour, marker} = DATA.mechanisms[value], cell = element("td", name);
