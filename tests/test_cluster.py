@@ -22,7 +22,7 @@ from effbench.common.spec import Record, UsageError, block_of
 from effbench.records.packing import pack
 from effbench.records.store import Store
 from effbench.sweep import loop, planning
-from effbench.sweep.cluster import driver, job_request, node, slurm
+from effbench.sweep.cluster import driver, job_request, node, shared_store, slurm
 from effbench.sweep.cluster import status as status_of
 from effbench.sweep.cluster.bundles import BASE_BYTES, RESERVE_S, bundled_in, bundles, require_portable
 from effbench.sweep.cluster.job_request import Settings
@@ -224,6 +224,21 @@ def test_the_first_final_record_stays_and_a_later_one_is_kept_beside_it(tmp_path
     store.write(again)
     assert reader.read()[0] == [again], "what was known is measured again on purpose"
     assert SharedStore(folder, ["0" * 16]).read() == ([], []), "it reads its own cells only"
+
+
+def test_a_record_that_this_machine_does_not_see_yet_is_not_overwritten(tmp_path, monkeypatch):
+    """What it remembers of a shared folder can be old."""
+    first = stored(sweep(), tmp_path / "out")
+    store = SharedStore(tmp_path / "out", [first.cell.key])
+    store.create()
+    store.write(first)
+    remembered = [None]
+    known = shared_store.sound
+    monkeypatch.setattr(shared_store, "sound", lambda path: remembered.pop() if remembered else known(path))
+    store.write(replace(first, seconds=5.0))
+    assert store.read()[0] == [first]
+    assert len(list((tmp_path / "out" / "superseded").iterdir())) == 1
+    assert not list((tmp_path / "out" / "records").glob(".*"))
 
 
 def test_packed_records_count_on_a_node(tmp_path):
