@@ -174,9 +174,8 @@ def test_a_preempted_training_and_a_lost_node_end_in_the_same_result(up, command
     up.fail_node(node)
     up.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=burnt")
     dawdle.unlink()
-    shown = command("status", "out")[1]
-    assert "PENDING" in shown
-    assert "BeginTime" in shown, "it is requeued"
+    requeued = ("PENDING", "BeginTime")
+    wait_for(lambda: all(word in command("status", "out")[1] for word in requeued), "it is not requeued")
 
     code, printed, said = command(*begin)
     up.start_node(node)
