@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -298,6 +299,23 @@ def test_what_sbatch_says_decides_whether_to_end_to_wait_or_to_look(tmp_path, co
         submit(tmp_path)
     assert capfd.readouterr() == ("", ""), "the message is the caller's to print"
     assert not [path for path in (tmp_path / "jobs").iterdir()], "nothing is left of a refused submission"
+
+
+def test_submitit_leaves_the_logging_of_a_program_alone():
+    """A handler that is closed may close the standard error that it writes to."""
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import logging, os\n"
+            "handler = logging.StreamHandler()\n"
+            "handler.close = lambda: os._exit(1)\n"
+            "from effbench.sweep.cluster import slurm\n"
+            "assert slurm._submitit().SlurmExecutor and 'SUBMITIT_LOG_LEVEL' not in os.environ\n"
+            "os._exit(0)",
+        ],
+        check=True,
+    )
 
 
 def test_an_answer_without_a_number_is_no_answer(tmp_path, commands):

@@ -69,15 +69,32 @@ class Queued:
 
 def require() -> None:
     """Raise UsageError if submitit or Slurm's commands are missing."""
-    try:
-        import submitit  # noqa: F401
-    except ImportError:
-        raise UsageError(f"the executor slurm needs the package submitit: {INSTALL}") from None
+    _submitit()
     for command in ("sbatch", "squeue", "scancel", "scontrol", "srun"):
         if shutil.which(command) is None:
             raise UsageError(
                 f"the executor slurm needs Slurm's command {command}, which is not on this machine"
             )
+
+
+def _submitit() -> Any:
+    """Import submitit without its set-up of logging, which closes the handlers that a program has already.
+
+    Raises UsageError if it is missing.
+    """
+    name = "SUBMITIT_LOG_LEVEL"
+    before = os.environ.get(name)
+    os.environ[name] = "NOCONFIG"
+    try:
+        import submitit
+    except ImportError:
+        raise UsageError(f"the executor slurm needs the package submitit: {INSTALL}") from None
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    return submitit
 
 
 def submit(
@@ -88,8 +105,7 @@ def submit(
     Raises Busy if Slurm may take it later, Unanswered if nobody knows whether it did, UsageError with Slurm's
     message if it refuses it, and Fault if the disk is full.
     """
-    import submitit
-
+    submitit = _submitit()
     logging.getLogger("submitit").setLevel(logging.CRITICAL)
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=0)
     wanted: dict[str, Any] = {
