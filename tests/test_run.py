@@ -224,7 +224,7 @@ seed = 3
 [[grid]]
 mechanism = ["fastformer"]
 probe = "accuracy"
-task = "listops:max_depth=3,max_args=3,train=800,validation=50,test=100,epochs=4,dropout=0.2,patience=9"
+task = "listops:train=800,validation=50,test=100,epochs=4,dropout=0.2,patience=9"
 seq_len = 32
 batch_size = 16
 d_model = 16

@@ -658,7 +658,7 @@ def probe(task, checkpoint=None, **changed):
 
 
 def test_accuracy_probe_measures_a_cell():
-    task = ListOps(max_depth=3, max_args=3, train=64, validation=32, test=40, epochs=2)
+    task = ListOps(max_depth=3, max_args=3, min_length=8, train=64, validation=32, test=40, epochs=2)
     samples, values = probe(task)
     assert values["accuracy"] == values["test_correct"] / values["test_examples"]
     assert values["test_examples"] == 40
@@ -678,13 +678,14 @@ def test_accuracy_probe_measures_a_cell():
     assert values["validation_macro_f1"] == samples["validation_macro_f1"][best]
     assert values["best_epoch"] == samples["curve_epoch"][best]
     assert 0 <= values["padding_share"] < 1
+    assert values["mean_tokens"] == task.data(32, 0, None).test.lengths.mean()
     assert values["resumed"] == values["checkpoint_seconds"] == 0
     assert values["peak_bytes"] > 16 * 32 * 8 * 4  # more than one activation of a full batch
     assert all(type(value) in (int, float, str) for value in values.values())
 
 
 def test_repeats_share_the_data_and_vary_the_training():
-    task = ListOps(max_depth=3, max_args=3, train=64, validation=32, test=40, epochs=1)
+    task = ListOps(max_depth=3, max_args=3, min_length=8, train=64, validation=32, test=40, epochs=1)
     (first, values), (second, others), (again, _) = (probe(task, repeat=repeat) for repeat in (0, 1, 0))
     assert values["prior_root_operator"] == others["prior_root_operator"]
     assert first["train_loss"] != second["train_loss"]
@@ -692,7 +693,7 @@ def test_repeats_share_the_data_and_vary_the_training():
 
 
 def test_a_killed_cell_has_the_record_of_an_uninterrupted_one(tmp_path):
-    task = ListOps(max_depth=3, max_args=3, train=64, validation=32, test=40, epochs=2)
+    task = ListOps(max_depth=3, max_args=3, min_length=8, train=64, validation=32, test=40, epochs=2)
     samples, values = probe(task)
     for at in (3, 6):
 
@@ -704,7 +705,7 @@ def test_a_killed_cell_has_the_record_of_an_uninterrupted_one(tmp_path):
                     raise Killed
                 return super().loss(model, batch)
 
-        small = Killing(max_depth=3, max_args=3, train=64, validation=32, test=40, epochs=2)
+        small = Killing(max_depth=3, max_args=3, min_length=8, train=64, validation=32, test=40, epochs=2)
         with pytest.raises(Killed):
             probe(small, checkpoint=eager(tmp_path / "cell.pt"))
     resumed, others = probe(task, checkpoint=eager(tmp_path / "cell.pt"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from effbench.cli import training_lengths
 from effbench.cli.cluster_jobs import SLURM_EXECUTOR, by_jobs, job_settings
 from effbench.cli.completion import preset_names, task_names
 from effbench.cli.options import (
@@ -194,21 +195,26 @@ def run(
     """Measure a sweep. Without options: the preset quick, six mechanisms at 128 to 4096 tokens."""
     from effbench.sweep.axes import AXES
 
-    sweep = _resolve(preset, config, given(context, AXES), timeout, memory_limit, budget, seed)
+    axes = given(context, AXES)
+    asked = training_lengths.without_unasked(axes, named=preset is not None or config is not None)
+    sweep = _resolve(preset, config, asked, timeout, memory_limit, budget, seed)
+    if asked != axes and not quiet:
+        print(f"effbench: {training_lengths.NO_TRAININGS}", file=sys.stderr)
     folder = out or Path("results") / sweep.name
     if shard is not None:
         sweep, suffix = _shard(sweep, shard)
         folder = out or folder.with_name(f"{folder.name}{suffix}")
     one_of("executor", executor, [*EXECUTORS, SLURM_EXECUTOR])
     jobs = job_settings(context, executor)
-    if seq_len is not None and not quiet:
-        _warn_of_training_lengths(sweep, asked=probe is not None or bool(task))
+    moved = seq_len is not None and not (task or probe)
     if dry_run:
-        _print_plan(sweep, folder, data_dir, resume, predictions)
+        _print_plan(sweep, folder, data_dir, resume, predictions, moved and not quiet)
         return
     how = by_jobs(jobs, wait) if jobs else _measuring(executor)
     raise typer.Exit(
-        _run(sweep, folder, data_dir, resume, predictions, jobs is not None, how, quiet, verbose, strict)
+        _run(
+            sweep, folder, data_dir, resume, predictions, jobs is not None, how, quiet, verbose, strict, moved
+        )
     )
 
 
@@ -255,23 +261,6 @@ def _shard(sweep: Sweep, text: str) -> tuple[Sweep, str]:
     return mine, f"-{number}of{count}"
 
 
-def _warn_of_training_lengths(sweep: Sweep, *, asked: bool) -> None:
-    """Say that a length is also that of trainings; ``asked``: the trainings were asked for by name."""
-    trained = [cell for cell in sweep.cells() if cell.probe == "accuracy"]
-    if not trained:
-        return
-    lengths = sorted({cell.seq_len for cell in trained})
-    span = f"{lengths[0]} tokens" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]} tokens"
-    tasks = ", ".join(sorted({str(cell.task) for cell in trained}))
-    advice = "" if asked else " Leave trainings out with --probe time,memory,flops."
-    print(
-        f"effbench: careful: --seq-len is also the length of {plural(len(trained), 'training')} on {tasks}, "
-        f"at {span}. It does not make shorter examples longer, and the estimate of a training's time can "
-        f"be far off.{advice}",
-        file=sys.stderr,
-    )
-
-
 def _measuring(executor: str) -> Measure:
     """Return how a plan is measured on this machine, by the executor of this name."""
 
@@ -305,12 +294,14 @@ def _run(
     quiet: bool,
     verbose: bool,
     strict: bool,
+    moved: bool,
 ) -> Exit:
     """Measure, draw the plots, print the tables and return the exit code."""
     from rich.console import Console
 
     from effbench.records.store import Store
     from effbench.show.progress import TerminalProgress
+    from effbench.sweep.machine_pace import estimate_of
     from effbench.sweep.planning import plan
 
     progress = TerminalProgress(Console(stderr=True), quiet=quiet, verbose=verbose)
@@ -320,6 +311,8 @@ def _run(
             todo = plan(
                 sweep, store, data_dir=data_dir, resume=resume, predictions=predictions, anywhere=on_cluster
             )
+            for sentence in training_lengths.cautions(todo, estimate_of(todo), moved=moved):
+                progress.say(sentence)
             outcome = measure(sweep, store, todo, progress)
     except KeyboardInterrupt as error:
         jobs = f" The jobs go on; effbench cancel {folder} ends them." if on_cluster else ""
@@ -361,10 +354,12 @@ def _outcomes(summary: DataFrame) -> Iterator[tuple[str, str, bool]]:
     yield from zip(names, summary["status"], measured, strict=True)
 
 
-def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool, predictions: bool) -> None:
+def _print_plan(
+    sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool, predictions: bool, moved: bool
+) -> None:
     from effbench.records.store import Store
     from effbench.show.progress import describe
-    from effbench.sweep.estimate import Estimate
+    from effbench.sweep.machine_pace import estimate_of
     from effbench.sweep.planning import plan
 
     todo = plan(
@@ -375,7 +370,7 @@ def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool,
         check_data=data_dir is not None,
         predictions=predictions,
     )
-    estimate = Estimate(todo.done)
+    estimate = estimate_of(todo)
     seconds = [estimate.seconds(job.cell) for job in todo.jobs]
     for job, expected in zip(todo.jobs, seconds, strict=True):
         cell = job.cell
@@ -383,6 +378,8 @@ def _print_plan(sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool,
         shape += "" if cell.compile == "none" else f" compile={cell.compile}"
         print(f"{describe(cell):<50} {cell.scope:<12} {shape}  about {expected:.1f} s")
     done = f", {len(todo.done)} more are measured already" if todo.done else ""
+    for sentence in training_lengths.cautions(todo, estimate, moved=moved):
+        print(f"effbench: {sentence}", file=sys.stderr)
     for reason in todo.unchecked:
         print(f"not checked: {reason}")
     minutes = f"about {sum(seconds) / 60:.1f} min"

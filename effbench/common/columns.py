@@ -85,6 +85,7 @@ KNOWN: tuple[Column, ...] = (
     *_columns("score", "share", "accuracy macro_f1"),
     *_columns("computed", "seconds", "train_seconds"),
     *_columns("exact", "seconds", "test_seconds"),
+    *_columns("exact", "number", "mean_tokens"),
     *_columns("exact", "per_s", "examples_per_s test_examples_per_s news_per_s users_per_s"),
     *_columns("exact", "seconds", "scoring_s encode_s"),
     *_columns("exact", "per_s", "decode_tokens_per_s beam_tokens_per_s"),

@@ -9,8 +9,10 @@ from typing import Any
 import pandas as pd
 
 from effbench.common import columns
+from effbench.common.extent import padding_in_words
 from effbench.common.wording import plural
 from effbench.records.analyse.drift import doubts
+from effbench.records.analyse.padding import padded_lengths
 from effbench.records.analyse.scores import metric_of
 from effbench.records.analyse.summary import label
 from effbench.records.analyse.winners import fastest, in_words
@@ -205,7 +207,10 @@ def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
     )
     rows = [[*row, *[""] * (len(head) - len(row))] for row in texts]
     notes = [] if apart else _baseline_scores(group, metric, others)
-    blocks = [Block(title=title, head=head, rows=rows, notes=notes, keys=(0, 1), intervals=(3,))]
+    short = _padding(group)
+    blocks = [
+        Block(title=title, head=head, rows=rows, notes=notes, warnings=short, keys=(0, 1), intervals=(3,))
+    ]
     if apart:
         further = [
             [label(row["mechanism"], row["options"]), units.length(row["seq_len"]),
@@ -216,6 +221,14 @@ def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
         notes = _baseline_scores(group, metric, others)
         blocks.append(Block(title="all scores", head=head, rows=further, notes=notes, keys=(0, 1)))
     return blocks
+
+
+def _padding(group: pd.DataFrame) -> list[str]:
+    """Return a sentence for each length whose rows are mostly padding."""
+    return [
+        f"{padding_in_words(n, mean)}: the scores are not those of inputs of this length."
+        for n, mean in padded_lengths(group).items()
+    ]
 
 
 def _written_score(row: dict[Hashable, Any], score: str) -> str:

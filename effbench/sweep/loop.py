@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,9 +18,8 @@ from effbench.records import sweep_files
 from effbench.records.analyse.summary import summarise
 from effbench.records.frame import raw_frame
 from effbench.records.store import Problem, Store, StoreFull, write_tables
-from effbench.sweep import planning
+from effbench.sweep import machine_pace, planning
 from effbench.sweep.devices import trains_on_any, workers
-from effbench.sweep.estimate import Estimate
 from effbench.sweep.executor import Executor, Progress, refuse_missing
 from effbench.sweep.local import LocalExecutor
 from effbench.sweep.machine_ceiling import Ceilings
@@ -170,7 +169,7 @@ def carry_out(
     executor.
     """
     listener.planned(plan.jobs, plan.done, plan.problems)
-    loop = _Loop(sweep, store, executor, listener, plan.done, gpus)
+    loop = _Loop(sweep, store, executor, listener, plan, gpus)
     try:
         loop.go(plan.jobs)
         while not loop.out_of_budget and (more := planning.too_wide(sweep, loop.records)):
@@ -181,6 +180,7 @@ def carry_out(
                 loop.go(jobs, planned=False)
     finally:
         loop.history.keep(loop.records[len(plan.done) :])
+        machine_pace.keep(loop.estimate.sums)
     return loop.wrote
 
 
@@ -193,15 +193,15 @@ class _Loop:
         store: Store,
         executor: Executor,
         listener: Listener,
-        done: Iterable[Record],
+        plan: Plan,
         gpus: int,
     ) -> None:
         self._gpus = gpus
-        self.records = list(done)
+        self.records = list(plan.done)
         self.out_of_budget = self.wrote = False
         self._budget_s, self._store = sweep.budget_s, store
         self._executor, self._listener = executor, listener
-        self._estimate = Estimate(self.records)
+        self.estimate = machine_pace.estimate_of(plan)
         self._preparation = Preparation()
         self.history = History()
         self._checked: set[tuple[str, str]] = set()  # configurations and their code
@@ -213,13 +213,13 @@ class _Loop:
         """Measure the jobs; ``planned`` jobs that the budget does not reach are recorded as interrupted."""
         apart = [job for job in jobs if self._gpus > 1 and trains_on_any(job.cell)]
         alone = [job for job in jobs if self._gpus < 2 or not trains_on_any(job.cell)]
-        for position, job in enumerate(alone):
-            eta_s = sum(self._estimate.seconds(other.cell) for other in jobs[position:])
+        left = self.estimate.left(job.cell for job in jobs)
+        for job in alone:
             record = self._unneeded(job)
             if record is not None and self.out_of_budget and not planned:
                 return
             if record is None:
-                self._listener.began(job, eta_s)
+                self._listener.began(job, left.seconds())
                 try:
                     record = self._train(job) if job.cell.probe == "accuracy" else self._run(job)
                     record = self._ceilings.beside(record) if self._ceilings else record
@@ -229,6 +229,7 @@ class _Loop:
                     self._keep(_unmeasured(job, "interrupted", _STOPPED))
                     raise
             self._keep(record)
+            left.without(job.cell)
         if apart:
             self._train_apart(apart)
 
@@ -301,7 +302,7 @@ class _Loop:
     def _is_over(self, cell: Cell) -> bool:
         if self._budget_s is not None and not self.out_of_budget:
             # a training is stopped when the budget ends, and goes on from its checkpoint in the next run
-            expected_s = 0.0 if cell.probe == "accuracy" else self._estimate.seconds(cell)
+            expected_s = 0.0 if cell.probe == "accuracy" else self.estimate.seconds(cell)
             self.out_of_budget = self._spent_s() + expected_s > self._budget_s
         return self.out_of_budget
 
@@ -311,7 +312,7 @@ class _Loop:
         if record.cell.probe == "accuracy" and record.status not in MAY_GO_ON:
             self._store.drop_checkpoint(record.cell)
         self.records.append(record)
-        self._estimate.learn(record)
+        self.estimate.learn(record)
         self._listener.finished(record)
 
 

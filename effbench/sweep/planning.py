@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from effbench.common import files, folders, host, machine, registry
+from effbench.common.extent import Extent
 from effbench.common.probes import PROBES
 from effbench.common.spec import Cell, Job, Record, UsageError, block_of
 from effbench.records.analyse.load import comparable, is_crowded
 from effbench.records.analyse.uncertainty import noises, own_error
 from effbench.records.frame import raw_frame
 from effbench.records.store import Problem, Store
+from effbench.sweep.estimate import Extents
 from effbench.sweep.fingerprint import code_of
 from effbench.sweep.sweep import Sweep
 
@@ -26,6 +28,7 @@ class Plan:
     ``stored`` are all records of the folder; ``known`` are those that may answer a cell, by its key: none
     without ``resume``. ``data`` holds the fingerprints of the tasks' data by label; ``unchecked`` says why
     the data of other tasks is not known, and which folders of models are missing.
+    ``extents`` say how much trainings read, by task's label and length, as far as that is known.
     ``predictions_of`` gives the folder of a training's predictions, if they are asked for. ``anywhere``: a
     record of any machine is final, since the nodes of a cluster are several.
     """
@@ -39,6 +42,7 @@ class Plan:
     data: Mapping[str, str]
     data_dir: str | None
     unchecked: tuple[str, ...] = ()
+    extents: Extents = field(default_factory=dict)
     predictions_of: Callable[[Cell], Path] | None = None
     anywhere: bool = False
 
@@ -61,7 +65,7 @@ def plan(
     other machines are final too.
     """
     cells = sweep.cells()
-    data, unchecked = _check_tasks(
+    data, unchecked, extents = _check_tasks(
         cells, Path(data_dir) if data_dir is not None else None, check_data, predictions
     )
     unchecked += _check_folders(cells, check_data)
@@ -76,6 +80,7 @@ def plan(
         data=data,
         data_dir=str(data_dir) if data_dir is not None else None,
         unchecked=tuple(unchecked),
+        extents=extents,
         predictions_of=store.predictions if predictions else None,
         anywhere=anywhere,
     )
@@ -235,8 +240,10 @@ def _is_final(record: Record, job: Job, anywhere: bool = False) -> bool:
 
 def _check_tasks(
     cells: Sequence[Cell], data_dir: Path | None, strict: bool, predictions: bool
-) -> tuple[dict[str, str], list[str]]:
+) -> tuple[dict[str, str], list[str], dict[tuple[str, int], Extent]]:
     """Return the fingerprint of each task's data by the task's label, and why other tasks' data is unknown.
+
+    Return also the extents of the trainings that their tasks know.
 
     Raises UsageError for a data folder, options or lengths that do not fit, for a task that cannot be
     imported and, if ``strict``, for data that does not fit; and if ``predictions`` are asked for and a task
@@ -245,10 +252,10 @@ def _check_tasks(
     fingerprints: dict[str, str] = {}
     unknown: dict[str, str] = {}
     tasks: dict[str, Any] = {}
-    fitting: set[tuple[str, int]] = set()
+    extents: dict[tuple[str, int], Extent | None] = {}
     for cell in cells:
         label = cell.task_label
-        if not label or label in unknown or (label, cell.seq_len) in fitting:
+        if not label or label in unknown or (label, cell.seq_len) in extents:
             continue
         try:
             if label not in tasks:
@@ -266,14 +273,15 @@ def _check_tasks(
                     unknown[label] = f"the data of {label}: {error}"
                     continue
             tasks[label].check_length(cell.seq_len, data_dir)
+            extents[label, cell.seq_len] = tasks[label].extent(cell.seq_len, cell.seed, data_dir)
         except UsageError:
             raise
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(f"task {label}: {error}") from None
-        fitting.add((label, cell.seq_len))
     if predictions and not tasks:
         raise UsageError("--predictions: the sweep has no training")
-    return fingerprints, list(unknown.values())
+    known = {key: extent for key, extent in extents.items() if extent is not None}
+    return fingerprints, list(unknown.values()), known
 
 
 def _check_folders(cells: Sequence[Cell], strict: bool) -> list[str]:

@@ -36,6 +36,33 @@ class Shape:
     min_length: int
     max_length: int
 
+    @classmethod
+    def of(
+        cls, max_length: int, max_depth: int | None, max_args: int, min_length: int | None = None
+    ) -> Shape:
+        """Return a shape whose trees have nearly ``max_length`` tokens, as far as the others do not decide.
+
+        ``min_length`` is by default three quarters of ``max_length``. ``max_depth`` is by default the least
+        one at which a tree has ``max_length`` tokens in the mean, if none is left out for its length.
+        """
+        return cls(
+            max_depth=_depth(max_length, max_args) if max_depth is None else max_depth,
+            max_args=max_args,
+            min_length=max(1, 3 * max_length // 4) if min_length is None else min_length,
+            max_length=max_length,
+        )
+
+
+def _depth(tokens: int, max_args: int) -> int:
+    """Return the least depth at which the mean tree has so many tokens; no tree needs a larger one."""
+    mean_args = (2 + max_args) / 2
+    argument = 1.0  # the mean tokens of an argument; at the deepest level it is a digit
+    depth = 2
+    while 2 + mean_args * argument < tokens and 3 * depth < tokens:
+        argument = 1 - _P_OPERATOR + _P_OPERATOR * (2 + mean_args * argument)
+        depth += 1
+    return depth
+
 
 def evaluate(tokens: Sequence[str]) -> int:
     """Return the value of a tree written as tokens, brackets included.

@@ -32,7 +32,7 @@ FILES = dict(
     zip(PARTS, ("new_aan_pairs.train.tsv", "new_aan_pairs.eval.tsv", "new_aan_pairs.test.tsv"), strict=True)
 )
 COLUMNS = ("label", "id1", "id2", "text1", "text2")
-VERSION = 1  # of the readers: raise it when their output changes
+VERSION = 2  # of the readers: raise it when their output changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,11 @@ def pairs_of(first: Examples, second: Examples) -> Pairs:
 
 
 def aan_index(folder: Path, *, quoting: bool) -> tuple[Arrays, str]:
-    """Return ({part}_labels [n] and {part}_places [n + 1], the byte where a row begins; digest of all bytes).
+    """Return (arrays of each part, digest of all bytes).
 
-    Raises UsageError that names the file and line of a row that is wrong.
+    The arrays are {part}_labels [n], {part}_lengths [n, 2], the bytes of both texts, and {part}_places
+    [n + 1], the byte where a row begins. Raises UsageError that names the file and line of a row that is
+    wrong.
     """
     digest = _digest(folder)
 
@@ -90,13 +92,16 @@ def aan_index(folder: Path, *, quoting: bool) -> tuple[Arrays, str]:
         arrays: Arrays = {}
         for part, name in FILES.items():
             labels: list[int] = []
+            lengths: list[list[int]] = []
             places = [0]
             for end, fields, where in _rows(folder / name, quoting=quoting):
                 labels.append(_label(fields, where))
+                lengths.append([len(text) for text in fields[3:]])
                 places.append(end)
             if not labels:
                 raise UsageError(f"{folder / name}:1: the file is empty")
             arrays[f"{part}_labels"], arrays[f"{part}_places"] = np.array(labels), np.array(places)
+            arrays[f"{part}_lengths"] = np.array(lengths)
         return arrays
 
     key = {"version": VERSION, "digest": digest, "quoting": quoting}

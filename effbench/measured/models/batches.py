@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,26 @@ def sorted_batches(lengths: Integers, tokens: int) -> Iterator[Integers]:
         if i == len(order) or (i + 1 - start) * int(lengths[order[i]]) > tokens:
             yield order[start:i]
             start = i
+
+
+class Count:
+    """Counts the sequences of batches, and the real tokens in them."""
+
+    def __init__(self) -> None:
+        self._tokens = self._sequences = 0
+
+    def of(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches as they are, counting what their ``mask`` [..., N] has."""
+        for batch in batches:
+            mask = batch["mask"]
+            self._tokens += int(mask.sum())
+            self._sequences += mask.numel() // mask.shape[-1]
+            yield batch
+
+    @property
+    def mean(self) -> float | None:
+        """The mean real tokens of a sequence; None before the first one."""
+        return self._tokens / self._sequences if self._sequences else None
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -16,7 +16,7 @@ from effbench.common import columns, machine, registry
 from effbench.common.spec import Cell, Job, UsageError, to_json
 from effbench.measured.data.examples import Examples, Integers
 from effbench.measured.mechanism import Unsupported
-from effbench.measured.models.batches import on_device, sorted_batches
+from effbench.measured.models.batches import Count, on_device, sorted_batches
 from effbench.measured.models.checkpoint import Checkpoint
 from effbench.measured.models.training import Objective, train
 from effbench.measured.patterns import has_steps
@@ -130,11 +130,11 @@ def measure_accuracy(
             yield rows, on_device(task.batch(part, rows), device)
 
     def evaluate(
-        part: Examples, score: Score, metric: str
+        part: Examples, score: Score, metric: str, count: Count
     ) -> tuple[dict[str, float], Values, dict[str, tuple[float, ...]]]:
         """Return the scores of a part, and their intervals and the series as far as the task has them."""
         with autocast():
-            found = score(model, (batch for _, batch in batches(part)))
+            found = score(model, count.of(batch for _, batch in batches(part)))
         _check_scores(task, found, metric)
         ends = {end for name in found for end in columns.bounds(name)} & found.keys()
         series = {f"test_{name}": value for name, value in found.items() if isinstance(value, tuple)}
@@ -146,7 +146,7 @@ def measure_accuracy(
         batch=lambda rows: task.batch(splits.train, rows),
         lengths=splits.train.lengths,
         loss=loss,
-        score=lambda: evaluate(splits.validation, task.validate, chosen_by)[0],
+        score=lambda: evaluate(splits.validation, task.validate, chosen_by, Count())[0],
         metric=chosen_by,
     )
     history = train(
@@ -162,7 +162,8 @@ def measure_accuracy(
     model.eval()
     with torch.no_grad():
         began = time.perf_counter()
-        scores, ends, of_test = evaluate(splits.test, task.score, task.metric)
+        count = Count()
+        scores, ends, of_test = evaluate(splits.test, task.score, task.metric, count)
         test_s = time.perf_counter() - began
         with autocast():
             further = task.measurements(model, splits, cell.seq_len)
@@ -201,6 +202,7 @@ def measure_accuracy(
         "examples_per_s": history.epochs * len(splits.train) / sum(history.step_s),
         "test_seconds": test_s,
         "test_examples_per_s": len(splits.test) / test_s,
+        "mean_tokens": count.mean,
         "padding_share": history.padding_share,
         "train_seconds": history.seconds,
         "checkpoint_seconds": history.checkpoint_seconds,

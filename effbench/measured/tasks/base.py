@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
 from effbench.measured.data.examples import Examples, Integers, Splits, padded
 from effbench.measured.data.scoring import classification_scores
@@ -88,6 +89,14 @@ class Task(ABC):
         It is called once before the trainings on this data begin, so that the time limit of the first one
         does not include it.
         """
+
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent | None:
+        """Return how much a training reads, without preparing its data; None if that is not known.
+
+        It is called after ``check_length``. The time of a training is estimated from it, and a run says
+        before it begins if the rows would be mostly padding.
+        """
+        return None
 
     @abstractmethod
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
@@ -187,6 +196,13 @@ class TrainedTask(Task):
         require(self.lr > 0, f"lr must be above 0, got {self.lr}")
         require(0 <= self.dropout < 1, f"dropout must be at least 0 and below 1, got {self.dropout}")
         require(self.patience >= 1, f"patience must be at least 1, got {self.patience}")
+
+    def extent_of(self, train: Integers, validation: Integers, test: Integers, **more: Any) -> Extent:
+        """Return the extent of parts whose rows have these lengths [n]; ``more`` are its other fields."""
+        means = [float(lengths.mean()) if len(lengths) else 0.0 for lengths in (train, test)]
+        known = {"passes": ((1, means[0]),), "epochs": self.epochs, "evaluations": self.evaluations}
+        sizes = {"train": len(train), "validation": len(validation), "test": len(test)}
+        return Extent(**{**known, **sizes, "tokens": means[1], **more})
 
     def recipe(self) -> Recipe:
         """Return AdamW with the task's options; the rest is the recipe's own."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
 from effbench.measured.data.copy_rows import CopyShape, copy_parts, copy_priors
 from effbench.measured.data.examples import Splits
@@ -70,6 +71,12 @@ class Copying(Generation):
         if seq_len < self.items:
             raise UsageError(f"copying: seq_len {seq_len} has no room for {self.items} items")
         self._shape(seq_len).require(sum(self._sizes.values()))
+
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent:
+        """Return the sizes; every source has ``seq_len`` tokens."""
+        train, validation, test = self._sizes.values()
+        vocabulary = self._shape(seq_len).vocab
+        return self.pairs_extent((train, validation, test), (seq_len, seq_len), self.items, vocabulary)
 
     @property
     def longest(self) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from effbench.common.extent import Extent
 from effbench.measured.data.examples import PAD, Integers, Splits, padded
 from effbench.measured.data.source_targets import BEGIN, END, SPECIAL, SourceTargets
 from effbench.measured.tasks.base import TrainedTask, require
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 MOST_PENALTY = 10  # more would decide by the length alone
+_DECODER = 1.5  # layers of an encoder that a layer of a decoder, which has two attentions, is like
 
 
 class Forced(NamedTuple):
@@ -113,6 +115,28 @@ class Generation(TrainedTask):
             encoder_layers=layers,
             decoder_layers=self.decoder_layers or layers,
             dropout=self.dropout,
+        )
+
+    def pairs_extent(
+        self, rows: tuple[int, int, int], sources: tuple[float, float], targets: float, vocabulary: int
+    ) -> Extent:
+        """Return the extent of so many rows of each part, with these mean tokens.
+
+        ``sources``: of the sources of training and test. ``targets``: of the targets of training, which the
+        decoder reads with its own attention and that to the source.
+        """
+        train, validation, test = rows
+        return Extent(
+            train=train,
+            validation=validation,
+            test=test,
+            tokens=sources[1],
+            epochs=self.epochs,
+            evaluations=self.evaluations,
+            passes=((1, sources[0]), (_DECODER, targets + 1)),
+            predicted=targets + 1,
+            vocabulary=vocabulary,
+            written=(self.longest + 1) * self.beams,
         )
 
     def batch(self, part: SourceTargets, rows: Integers) -> Batch:  # type: ignore[override]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
 from effbench.common.wording import shown
 from effbench.measured.data.baseline_scores import prior
@@ -32,21 +34,25 @@ class ListOps(Classification):
 
     Trees come from LRA's sampler: an argument is an operator with probability 0.25 until ``max_depth``, an
     operator has 2 to ``max_args`` arguments, and a tree is kept when it has more than ``min_length`` and
-    fewer than seq_len tokens, operators, digits and closing brackets counted (LRA: 500 and 2000; so
-    ``min_length`` is a quarter of seq_len unless given). No tree occurs twice in ``train``, ``validation``
-    and ``test`` examples together. The defaults are LRA's.
+    fewer than seq_len tokens, operators, digits and closing brackets counted. No tree occurs twice in
+    ``train``, ``validation`` and ``test`` examples together.
+
+    By default trees fill seq_len: ``min_length`` is three quarters of it, and ``max_depth`` the depth at
+    which a tree of the sampler has seq_len tokens in the mean. Trees kept then have 0.87 of seq_len in the
+    mean: 56 tokens at 64, 447 at 512, 1,750 at 2,000 and 3,550 at 4,096. LRA's own data is
+    ``max_depth=10,max_args=10,min_length=500`` at 2,000: 1,050 tokens in the mean.
 
     With a data folder its ``basic_{train,val,test}.tsv`` (header Source, Target), or those in a folder
     listops-1000, listops or LRA's unpacked release in it, are read instead, and the generator's options are
     not used. ``data=generated`` generates trees also with a data folder.
 
-    Compare scores with both baseline scores: at LRA's settings always answering the commonest class scores
+    Compare scores with both baseline scores: at LRA's setting always answering the commonest class scores
     17.5 %, and knowing only the outermost operator scores 37.3 %.
     """
 
     source = "Nangia and Bowman 2018 (arXiv 1804.06028); Tay et al. 2021, Long Range Arena (arXiv 2011.04006)"
 
-    max_depth: int = 10
+    max_depth: int | None = None
     max_args: int = 10
     min_length: int | None = None
     train: int = 96_000
@@ -62,8 +68,8 @@ class ListOps(Classification):
     def check_options(self) -> None:
         """Refuse shapes without a tree, and empty parts."""
         super().check_options()
-        least = self.min_length
-        require(self.max_depth >= 2, f"max_depth must be at least 2, got {self.max_depth}")
+        depth, least = self.max_depth, self.min_length
+        require(depth is None or depth >= 2, f"max_depth must be at least 2, got {depth}")
         require(self.max_args >= 2, f"max_args must be at least 2, got {self.max_args}")
         require(least is None or least >= 1, f"min_length must be at least 1, got {least}")
         require(min(self.sizes) >= 1, "train, validation and test must each be at least 1")
@@ -78,9 +84,23 @@ class ListOps(Classification):
         """Refuse a length below the files' longest tree, or one that no tree can be drawn for."""
         folder = self._folder(data_dir)
         if folder is None:
-            generate(min(sum(self.sizes), _TRIED), self._shape(seq_len), np.random.default_rng(0))
+            rows = generate(min(sum(self.sizes), _TRIED), self._shape(seq_len), np.random.default_rng(0))
+            self._tried[seq_len] = rows.lengths
         else:
             self._from_files(folder, seq_len)
+
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent:
+        """Return the sizes, and the lengths of the files' rows or of trees that were drawn as a trial."""
+        if (folder := self._folder(data_dir)) is not None:
+            return self.extent_of(*(part.lengths for part in self._from_files(folder, seq_len)))
+        if seq_len not in self._tried:
+            self.check_length(seq_len, data_dir)
+        return self.extent_of(*(np.resize(self._tried[seq_len], size) for size in self.sizes))
+
+    @cached_property
+    def _tried(self) -> dict[int, Integers]:
+        """The lengths of some trees by seq_len."""
+        return {}
 
     def prepare(self, seq_len: int, seed: int, data_dir: Path | None) -> None:
         """Draw the trees."""
@@ -124,12 +144,7 @@ class ListOps(Classification):
         return parts
 
     def _shape(self, seq_len: int) -> Shape:
-        return Shape(
-            max_depth=self.max_depth,
-            max_args=self.max_args,
-            min_length=seq_len // 4 if self.min_length is None else self.min_length,
-            max_length=seq_len,
-        )
+        return Shape.of(seq_len, self.max_depth, self.max_args, self.min_length)
 
     def _generated(self, seq_len: int, seed: int) -> list[Examples]:
         shape = self._shape(seq_len)

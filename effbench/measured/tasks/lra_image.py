@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
 from effbench.measured.data.baseline_scores import pixel_logreg, prior
 from effbench.measured.data.cache import Arrays, cached
@@ -60,6 +61,13 @@ class GreyImage(Sized):
     def check_length(self, seq_len: int, data_dir: Path | None) -> None:
         """Refuse a length that no image has."""
         _side(seq_len)
+
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent:
+        """Return the images of each part, all of ``seq_len`` pixels."""
+        rows = self._rows(self._images.of(data_dir)[0], seed)
+        return self.extent_of(
+            *(np.broadcast_to(seq_len, len(rows[part])) for part in ("train", "validation", "test"))
+        )
 
     def prepare(self, seq_len: int, seed: int, data_dir: Path | None) -> None:
         """Compute the baseline score."""

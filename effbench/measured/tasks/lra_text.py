@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
 from effbench.measured.data.baseline_scores import byte_tfidf_logreg, prior
 from effbench.measured.data.cache import Arrays, cached
@@ -60,6 +61,17 @@ class ByteText(Classification):
         arrays, digest = self._reviews.anew(data_dir)
         self._rows(arrays["train_labels"], arrays["test_labels"], 0)
         return digest
+
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent:
+        """Return the reviews of each part, with their bytes after the cut."""
+        arrays, _ = self._reviews.of(data_dir)
+        parts = self._rows(arrays["train_labels"], arrays["test_labels"], seed)
+        return self.extent_of(
+            *(
+                np.minimum(np.diff(arrays[f"{split}_starts"])[rows], seq_len)
+                for split, rows in zip(("train", "train", "test"), parts, strict=True)
+            )
+        )
 
     def prepare(self, seq_len: int, seed: int, data_dir: Path | None) -> None:
         """Compute the baseline score."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
 from effbench.measured.data.examples import Integers, Splits
 from effbench.measured.data.recall_rows import (
@@ -109,6 +110,20 @@ class MQAR(TrainedTask):
         if not self.fillers and min(possible) <= _PLENTY * self.train:
             self.data(seq_len, 0, data_dir)  # raises where a test cannot avoid the rows of training
 
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent:
+        """Return the sizes, and the mean lengths of the rows of training and of the test."""
+        shapes, tested = self._shapes(seq_len), self._tested(seq_len)
+        shares = [share / sum(share for *_, share in shapes) for *_, share in shapes]
+        means = [sum(s * shape[i] for s, shape in zip(shares, shapes, strict=True)) for i in (0, 1)]
+        mean_tested = sum(length for length, _ in tested) / len(tested)
+        return self.extent_of(
+            np.broadcast_to(means[0], self.train),
+            np.broadcast_to(mean_tested, self.validation * len(tested)),
+            np.broadcast_to(mean_tested, self.test * len(tested)),
+            predicted=means[1],
+            vocabulary=self.vocab,
+        )
+
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
         """Return rows of ``seq_len`` tokens, or the mixture's up to it, drawn with ``seed``."""
         shapes = self._shapes(seq_len)
@@ -120,9 +135,7 @@ class MQAR(TrainedTask):
                 for i, ((length, pairs, _), rows) in enumerate(zip(shapes, sizes, strict=True))
             )
         )
-        tested = [shape for shape in BASED_TEST if shape[0] <= seq_len]
-        if self.mix == "single":
-            tested = [(length, pairs) for length, pairs, _ in shapes]
+        tested = self._tested(seq_len)
         parts = [
             Recall(
                 blocks=tuple(
@@ -159,6 +172,12 @@ class MQAR(TrainedTask):
         if pairs >= self.vocab // 2:
             raise UsageError(f"mqar: vocab={self.vocab} has too few keys for {pairs} pairs in a row")
         return [(seq_len, pairs, 1)]
+
+    def _tested(self, seq_len: int) -> list[tuple[int, int]]:
+        """Return (length, pairs) of the rows of the validation and test parts."""
+        if self.mix == "based":
+            return [shape for shape in BASED_TEST if shape[0] <= seq_len]
+        return [(length, pairs) for length, pairs, _ in self._shapes(seq_len)]
 
     def _draw(
         self, length: int, pairs: int, rows: int, seed: Sequence[int], train: Recall | None = None
@@ -213,12 +232,14 @@ class MQAR(TrainedTask):
         first = 0
         for block in part.blocks:
             here = np.flatnonzero((rows >= first) & (rows < first + len(block.tokens)))
-            taken = block.take(rows[here] - first)
+            first += len(block.tokens)
+            if not len(here):  # the batch may be shorter than the rows of this block
+                continue
+            taken = block.take(rows[here] - first + len(block.tokens))
             length = block.tokens.shape[1]
             tokens[here, :length] = taken.tokens
             mask[here, :length] = True
             labels[here[:, None], taken.positions] = taken.values
-            first += len(block.tokens)
         return {
             "tokens": torch.from_numpy(tokens),
             "mask": torch.from_numpy(mask),

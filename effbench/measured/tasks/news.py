@@ -98,6 +98,10 @@ class NewsRecommendation(Recommendation):
                 )
         return found
 
+    def examples_of(self, train: Impressions) -> tuple[int, float]:
+        """Return how many clicks can be trained on, and the candidates of one."""
+        return len(clicks_of(train)), 1.0 + self.negatives
+
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> NewsSplits:
         """Return clicks to train on and impressions to score; of a history, the latest ``seq_len`` news."""
         mind, digest = self.files.of(data_dir)

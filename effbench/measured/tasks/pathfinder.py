@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from effbench.common.extent import Extent
 from effbench.common.files import entries, is_dir, read_bytes, refuse_special
 from effbench.common.spec import UsageError
 from effbench.common.wording import shown
@@ -94,6 +95,16 @@ class Pathfinder(Classification):
         side = _side(seq_len)
         if self._from_files(data_dir):
             self._images_of(_difficulty(data_dir, side, self.contour), side)
+
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent:
+        """Return the images of each part, all of ``seq_len`` levels."""
+        sizes = list(self.sizes)
+        if self._from_files(data_dir):
+            parts, _ = self._divided(
+                _difficulty(data_dir, _side(seq_len), self.contour), _side(seq_len), seed
+            )
+            sizes = [len(part) for part in parts]
+        return self.extent_of(*(np.broadcast_to(seq_len, size) for size in sizes))
 
     def prepare(self, seq_len: int, seed: int, data_dir: Path | None) -> None:
         """Draw the images."""

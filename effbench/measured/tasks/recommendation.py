@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import numpy as np
 
+from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
 from effbench.measured.data.behaviours import Impressions, Mind, held_out_users, read_mind
 from effbench.measured.data.examples import Integers, Splits, padded
@@ -118,6 +119,33 @@ class Recommendation(TrainedTask, WordVectors):
             if count:
                 rows[name] = of, np.sort(rng.choice(there, count, replace=False))
         return rows
+
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent:
+        """Return the impressions of each part, with the news of a history that are kept.
+
+        For an example, a model reads the words of as many titles as history and candidates have. What is
+        scored needs each title once.
+        """
+        mind, _ = self.files.of(data_dir)
+        train, validation, test = (
+            mind.parts[of].take(rows, seq_len) for of, rows in self.divided(mind, seed).values()
+        )
+        words = float(np.minimum(np.diff(mind.titles.starts), self.title).mean())
+        history, scored = (float(part.lengths.mean()) for part in (train, test))
+        examples, candidates = self.examples_of(train)
+        extent = self.extent_of(
+            train.lengths,
+            validation.lengths,
+            test.lengths,
+            passes=((history + candidates, words), (1, history)),
+            scored=((1, scored), (len(mind.titles) / max(1, len(test)), words)),
+            vocabulary=self.vocabulary,
+        )
+        return replace(extent, train=examples)
+
+    def examples_of(self, train: Impressions) -> tuple[int, float]:
+        """Return how many examples these impressions are in training, and the mean candidates of one."""
+        return len(train), len(train.candidates) / max(1, len(train))
 
     def parts(self, mind: Mind, seq_len: int, seed: int) -> dict[str, Impressions]:
         """Return the impressions of each part; of a history, the latest ``seq_len`` news."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
 from effbench.measured.data.baseline_scores import prior, tfidf_cosine
 from effbench.measured.data.cache import Arrays, cached
@@ -83,6 +84,24 @@ class Retrieval(Sized):
         else:
             divided_posts(arrays, 0)
         return digest
+
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent:
+        """Return the pairs of each part, with the bytes of a side after the cut.
+
+        Of pairs of posts, which are drawn later, a side is a post of its part.
+        """
+        arrays, _ = self._files.of(data_dir)
+        if self.dataset == "aan":
+            drawn = self._drawn(arrays, seed)
+            lengths = {part: arrays[f"{part}_lengths"][rows] for part, rows in drawn.items()}
+        else:
+            lengths = {
+                part: np.resize(np.diff(arrays[f"{split}_starts"])[rows], self.sizes[part] or len(rows))
+                for part, (split, rows) in divided_posts(arrays, seed).items()
+            }
+        sides = (np.minimum(lengths[part], seq_len) for part in PARTS)
+        train, validation, test = (side if side.ndim == 1 else side.mean(axis=1) for side in sides)
+        return self.extent_of(train, validation, test, passes=((2, float(train.mean())),))
 
     def prepare(self, seq_len: int, seed: int, data_dir: Path | None) -> None:
         """Compute the baseline score."""

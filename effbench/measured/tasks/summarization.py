@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
 from effbench.measured.data.byte_pairs import LARGEST, SMALLEST, BytePairs
 from effbench.measured.data.examples import Integers, Splits
@@ -104,6 +105,19 @@ class Summarization(Generation):
     def longest(self) -> int:
         """The most tokens of a summary."""
         return self.max_length
+
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent:
+        """Return the rows of each part, with the lengths of articles and summaries after the cut."""
+        summaries, _ = self._files.of(data_dir)
+        rows = self._rows(summaries, seed)
+        train, test = (summaries.parts[part] for part in ("train", "test"))
+        sources = [
+            float(np.minimum(of.source_lengths[rows[part]], seq_len).mean())
+            for part, of in (("train", train), ("test", test))
+        ]
+        targets = float(np.minimum(train.target_lengths[rows["train"]], self.max_length).mean())
+        sizes = (len(rows["train"]), len(rows["validation"]), len(rows["test"]))
+        return self.pairs_extent(sizes, (sources[0], sources[1]), targets, summaries.vocab_size)
 
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
         """Return articles and summaries as tokens, cut; the texts of the test part are kept for ``score``."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
 from effbench.measured.data.baseline_scores import no_shared_word, prior, tfidf_logreg
 from effbench.measured.data.cache import Arrays, cached
@@ -169,6 +170,14 @@ class TextClassification(Classification, WordOptions):
         """Compute the baseline scores."""
         corpus = self._corpora.of(data_dir)
         self._baseline(corpus, self._divide(corpus, seed))
+
+    def extent(self, seq_len: int, seed: int, data_dir: Path | None) -> Extent:
+        """Return the texts of each part, with their words after the cut."""
+        corpus = self._corpora.of(data_dir)
+        division = self._divide(corpus, seed)
+        lengths = np.minimum(corpus.examples.lengths, seq_len)
+        parts = (division.train, division.validation, division.test)
+        return self.extent_of(*(lengths[rows] for rows in parts), vocabulary=self.vocabulary)
 
     def data(self, seq_len: int, seed: int, data_dir: Path | None) -> Splits:
         """Return texts of at most ``seq_len`` words; ``seed`` draws each part or subset that is not fixed."""

@@ -18,7 +18,7 @@ from effbench.show.plots.baseline_lines import baseline_scores, draw_baselines, 
 from effbench.show.plots.label_layout import end_handles, label_ends, label_room
 from effbench.show.plots.one_length import Panel, dots
 from effbench.show.plots.sheet import Sheet, set_title
-from effbench.show.plots.trainings import drawn_scores, intervals_note, metric_words
+from effbench.show.plots.trainings import drawn_scores, intervals_note, metric_words, padding_note
 from effbench.show.tables import SHAPE, by_label, of_shape
 
 
@@ -42,9 +42,11 @@ def _figure(rows: pd.DataFrame, raw: pd.DataFrame, shape: dict[str, Any], styles
     series = by_label(rows)
     baselines = baseline_scores(raw)
     tick = percent if score_unit(metric_of(rows)) == "share" else units.ratio
-    note = intervals_note(rows)
+    short = padding_note(rows)  # in the axis too: a title is hidden in a paper
+    note = "; ".join(filter(None, [short, intervals_note(rows)]))
     if len(lengths) == 1:
         axis = f"test {metric_words(rows)} at {units.length(lengths[0])} tokens"
+        axis += ", mostly padding" if short else ""
         panel = Panel(title="", rows=rows, column="score", axis=axis, tick=tick)
         figure = dots(panel, styles, baselines=baselines)
         set_title(figure, shape, note)
@@ -52,6 +54,8 @@ def _figure(rows: pd.DataFrame, raw: pd.DataFrame, shape: dict[str, Any], styles
     figure = Sheet(1, wide=6.4, tall=3.0, beside=label_room(f"{name} 100.0 %" for name in baselines))
     (axes,) = figure.panels
     set_length_axis(axes, lengths)
+    if short:
+        axes.set_xlabel(f"{axes.get_xlabel()}, {short}")
     offsets = np.linspace(-1, 1, len(series)) if len(series) > 1 else [0.0]
     for (name, mine), offset in zip(series, offsets, strict=True):
         known = mine[mine["score"].notna()].sort_values("seq_len")

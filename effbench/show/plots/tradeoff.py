@@ -20,7 +20,7 @@ from effbench.show.plots.bubble_chart import (
     set_bubble_axes,
 )
 from effbench.show.plots.sheet import Sheet, set_title
-from effbench.show.plots.trainings import drawn_scores, intervals_note
+from effbench.show.plots.trainings import drawn_scores, intervals_note, padding_note
 from effbench.show.tables import SHAPE, each_row, of_shape
 
 _NEEDED = ["score", "tokens_per_s", "peak_bytes"]
@@ -60,6 +60,7 @@ def _figure(known: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Style]
     margin = max(0.01, 0.15 * (scores.max() - scores.min()))
     axes.set_ylim(scores.min() - margin, scores.max() + margin)
     bubble_legend(figure, bubbles, styles)
-    set_title(figure, shape, "; ".join(filter(None, [intervals_note(known), hosts_note(known)])))
+    notes = [padding_note(known), intervals_note(known), hosts_note(known)]
+    set_title(figure, shape, "; ".join(filter(None, notes)))
     name_bubbles(axes, bubbles)
     return figure

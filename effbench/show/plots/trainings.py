@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from effbench.records.analyse.padding import padded_lengths
 from effbench.records.analyse.scores import metric_of, with_score
 from effbench.records.analyse.statistics import mean_interval
 from effbench.show import units
@@ -150,13 +151,19 @@ def shape_of(rows: pd.DataFrame) -> dict[str, Any]:
     shape: dict[str, Any] = {name: rows[name].iloc[0] for name in (*SHAPE, "task", "machine")}
     for name in ("batch_size", "d_model", "heads", "seq_len"):
         shape[name] = span(rows[name])
-    return shape
+    return {**shape, "padding": padding_note(rows)}
+
+
+def padding_note(rows: pd.DataFrame) -> str:
+    """A note on the lengths whose rows are mostly padding, empty if there is none."""
+    lengths = [f"{units.count(mean)} tokens at {units.length(n)}" for n, mean in padded_lengths(rows).items()]
+    return f"mostly padding: on average {', '.join(lengths)}" if lengths else ""
 
 
 def set_training_title(figure: Sheet, shape: dict[str, Any], notes: Sequence[str]) -> None:
-    """Set a caption with the task, its length, the shape, the machine and the notes."""
+    """Set a caption with the task, its length, the shape (``shape_of``), the machine and the notes."""
     task = f"{shape['task']} at {shape['seq_len']} tokens"
-    set_title(figure, {**shape, "task": task}, "; ".join(filter(None, notes)))
+    set_title(figure, {**shape, "task": task}, "; ".join(filter(None, [shape["padding"], *notes])))
 
 
 def not_drawn(absent: Sequence[str]) -> str:

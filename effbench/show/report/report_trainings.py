@@ -10,6 +10,7 @@ import pandas as pd
 
 from effbench.common.columns import lower_is_better, score_unit
 from effbench.common.wording import plural
+from effbench.records.analyse.padding import padded_lengths
 from effbench.records.analyse.scores import metric_of, validation_metric_of, with_score
 from effbench.records.analyse.summary import label
 from effbench.show import units
@@ -115,7 +116,8 @@ def curve_panels(source: Source, legend: Legend) -> list[dict[str, Any]]:
         panels.append(
             {
                 "source": source.number,
-                "title": f"{task_name(shape['task'])} at {shape['seq_len']} tokens",
+                "title": f"{task_name(shape['task'])} at {shape['seq_len']} tokens"
+                + (", mostly padding" if padded_lengths(group) else ""),
                 "shape": f"{shape['task']}; {model_in_words(shape)}",
                 "metric": units.score_words(metric),
                 "share": score_unit(metric) == "share",
