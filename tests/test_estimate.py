@@ -131,7 +131,12 @@ def test_what_is_left_is_the_sum_of_the_cells_that_are_left():
 def test_a_run_estimates_each_cell_a_few_times_only(tmp_path, monkeypatch):
     asked = []
     guess = Estimate._guess
-    monkeypatch.setattr(Estimate, "_guess", lambda self, cell: asked.append(cell) or guess(self, cell))
+
+    def count(self: Estimate, cell: Cell) -> float:
+        asked.append(cell)
+        return guess(self, cell)
+
+    monkeypatch.setattr(Estimate, "_guess", count)
     executor = Fake()
     run(SWEEP, tmp_path / "out", executor=executor)
     assert len(executor.ran) >= len(SWEEP.cells())

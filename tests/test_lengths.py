@@ -77,6 +77,8 @@ def test_a_task_that_generates_its_rows_fills_the_length(name, seq_len):
 def test_a_mixture_is_as_long_as_its_rows_are(seq_len):
     task = MQAR(mix="based", vocab=512, **SMALL)
     splits, extent = task.data(seq_len, 0, None), task.extent(seq_len, 0, None)
+    assert extent is not None
+    assert extent.passes is not None
     assert extent.tokens == pytest.approx(read_by_the_model(task, splits.test))
     assert extent.passes[0][1] == pytest.approx(read_by_the_model(task, splits.train), rel=0.05)
     assert (extent.train, extent.test) == (len(splits.train), len(splits.test))
@@ -103,6 +105,7 @@ def check_extent(task: Task, seq_len: int, folder: Path, rel: float) -> None:
     task.check_length(seq_len, folder)
     extent, splits = task.extent(seq_len, 0, folder), task.data(seq_len, 0, folder)
     parts = splits.train, splits.validation, splits.test
+    assert extent is not None
     assert (extent.train, extent.validation, extent.test) == tuple(map(len, parts))
     assert extent.tokens == pytest.approx(read_by_the_model(task, splits.test), rel=rel)
     batch = task.batch(splits.train, np.arange(len(splits.train)))

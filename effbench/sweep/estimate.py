@@ -170,7 +170,7 @@ def _is_quadratic(cell: Cell) -> bool:
 
 def _cores(cell: Cell) -> float:
     """Return how many times as fast as one thread the cell's threads are."""
-    return float(cell.threads) ** _THREADS
+    return math.pow(cell.threads, _THREADS)
 
 
 def _feed_forward_s(cell: Cell) -> float:
