@@ -99,7 +99,7 @@ def _possible(length: int, values: int) -> int:
     keys = keys_of(length)
     more = keys % values  # so many values occur once more than the others
     table = math.factorial(keys) // math.factorial(keys // values) ** values // (keys // values + 1) ** more
-    return math.factorial(length) * math.comb(keys, length // 2) * table * (values if more else 1)
+    return int(math.factorial(length) * math.comb(keys, length // 2) * table * (values if more else 1))
 
 
 def _drawn(rows: int, length: int, values: int, rng: np.random.Generator) -> Integers:
