@@ -433,7 +433,7 @@ def test_options_without_a_task_or_a_preset_train_nothing_and_say_so(here):
         assert done.returncode == 0
         assert "training" not in done.stdout
         assert done.stderr.count("only costs are measured") == 1
-        assert "--task listops" in done.stderr
+        assert "--task lookup" in done.stderr
         assert "--preset quick" in done.stderr
     silent = here("run", "-m", "linear", "--seq-len", "3000", "--probe", "time", "--dry-run")
     assert silent.stderr == ""
@@ -441,15 +441,16 @@ def test_options_without_a_task_or_a_preset_train_nothing_and_say_so(here):
 
 
 def test_trainings_that_are_asked_for_are_made(here):
-    for options in ([], ["--preset", "quick"], ["--task", "listops:train=100", "-m", "vanilla"]):
+    of_quick = ["--preset", "quick"]
+    for options, task in (([], "lookup"), (of_quick, "lookup"), (["--task", "listops:train=100"], "listops")):
         done = here("run", *options, "--dry-run")
-        assert "listops training" in done.stdout
+        assert f"{task} training" in done.stdout
         assert done.stderr == ""
 
 
 def test_a_length_that_is_asked_of_trainings_too_is_said_with_its_cost(here):
     done = here("run", "--preset", "quick", "-m", "linear", "--seq-len", "1000", "--dry-run")
-    assert "--seq-len is also that of 1 training on listops, at 1000 tokens, about " in done.stderr
+    assert "--seq-len is also that of 3 trainings on lookup, at 1000 tokens, about " in done.stderr
     assert "on average" not in done.stderr, "the rows are as long as is asked"
     short = "listops:max_depth=3,max_args=3,min_length=8,train=100,validation=10,test=10"
     done = here("run", "--probe", "accuracy", "--task", short, "--seq-len", "1000", "--dry-run")

@@ -21,6 +21,7 @@ from effbench.measured.models.batches import Count
 from effbench.measured.tasks.base import Task
 from effbench.measured.tasks.copying import Copying
 from effbench.measured.tasks.listops import ListOps
+from effbench.measured.tasks.lookup import Lookup
 from effbench.measured.tasks.lra_image import GreyImage
 from effbench.measured.tasks.mqar import MQAR
 from effbench.measured.tasks.pathfinder import Pathfinder
@@ -37,6 +38,7 @@ SMALL = {"train": 40, "validation": 10, "test": 30}
 GENERATED: dict[str, tuple[Task, tuple[int, ...]]] = {
     "listops": (ListOps(**SMALL), (8, 16, 64, 600, 2000)),
     "mqar": (MQAR(**SMALL), (16, 64, 1024)),
+    "lookup": (Lookup(**SMALL), (8, 65, 1000)),
     "copying": (Copying(**SMALL), (8, 64, 1000)),
     "pathfinder": (Pathfinder(contour="baseline", **SMALL), (1024,)),
 }

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from effbench.sweep.estimate import Estimate
     from effbench.sweep.planning import Plan
 
-NO_TRAININGS = (
-    "only costs are measured. To train too, name a task, such as --task listops, or --preset quick."
-)
+NO_TRAININGS = "only costs are measured. To train too, name a task, such as --task lookup, or --preset quick."
 _COSTS = "time,memory,flops"
 
 
