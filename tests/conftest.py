@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from effbench.common import registry
 from effbench.common.spec import Record
 
 PLUGINS = Path(__file__).parent / "plugins.py"
@@ -22,11 +23,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Caches and results/ go to the test's temporary folder."""
+    """Caches and results/ go to the test's temporary folder, where mine.py is another file in each test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
+    registry.find.cache_clear()
+    registry.model_kind.cache_clear()
 
 
 @pytest.fixture
