@@ -39,7 +39,8 @@ class Lookup(TrainedTask):
     One layer can solve it: a question attends to the entry of its own key. All N / 2 questions do so at once,
     each to another entry, wherever it stands. So the length is the difficulty. A window misses entries
     that are far away. A state or a summary of fixed size must keep N / 2 values. A projection along the
-    positions mixes tokens that stand elsewhere in the next row.
+    positions mixes tokens that stand elsewhere in the next row. The training is short, so a low score
+    may also mean that a mechanism learns slowly.
 
     It derives from associative recall (the task ``mqar``). There, key and value are two tokens, so that a
     model needs two layers and long training, and all questions follow the pairs, so that a causal model can
