@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,11 +186,11 @@ def test_a_causal_row_predicts_each_token_from_those_before(reviews):
 
 
 def test_causal_language_refuses_a_mechanism_that_sees_what_it_predicts():
-    shape = {"probe": "accuracy", "task": "causal-language", "seq_len": 8}
-    CausalLanguage().check_cell(Cell(mechanism="linear", options={"causal": True}, **shape))
-    for options in ({}, {"causal": False}):
+    cell = Cell(mechanism="linear", probe="accuracy", task="causal-language", seq_len=8)
+    CausalLanguage().check_cell(replace(cell, options={"causal": True}))
+    for other in (cell, replace(cell, options={"causal": False})):
         with pytest.raises(UsageError, match="ask for the causal form: linear:causal=true"):
-            CausalLanguage().check_cell(Cell(mechanism="linear", options=options, **shape))
+            CausalLanguage().check_cell(other)
 
 
 # Scores.

@@ -29,7 +29,6 @@ from effbench.sweep.sweep import Sweep
 
 pytest.importorskip("safetensors")
 
-SHAPE = {"d_model": 8, "layers": 2}
 MASKED = "masked-language:" + ",".join(f"{name}={value}" for name, value in SMALL.items())
 GRID = """
 [[grid]]
@@ -72,11 +71,11 @@ def of(kind: type[Mechanism] = LinearAttention) -> Callable[..., Mechanism]:
 
 
 def language_model(vocab: int = 20, max_len: int = 12) -> LanguageModel:
-    return LanguageModel(of(), vocab_size=vocab, max_len=max_len, **SHAPE).eval()
+    return LanguageModel(of(), vocab_size=vocab, max_len=max_len, d_model=8, layers=2).eval()
 
 
 def classifier(vocab: int = 20, max_len: int = 12, kind: type[Mechanism] = LinearAttention) -> Classifier:
-    return Classifier(of(kind), vocab_size=vocab, classes=3, max_len=max_len, **SHAPE).eval()
+    return Classifier(of(kind), vocab_size=vocab, classes=3, max_len=max_len, d_model=8, layers=2).eval()
 
 
 # A file of weights.
@@ -215,7 +214,7 @@ def test_a_classifier_reads_the_files_tokens_and_begins_with_its_weights(pretrai
         assert splits.train.lengths.max() == 9
         torch.manual_seed(0)
         kept[start] = task.model(of(), splits=splits, seq_len=9, d_model=8, layers=1).state_dict()
-        assert ("pretrained_by" in task.measurements(None, splits, 9)) == (start == "pretrained")
+        assert ("pretrained_by" in task.pretrained_facts()) == (start == "pretrained")
     text = next(iter(task.texts_in(data).read("train"))).text
     corpus = task._corpora.of(data)
     own = task._in_tokens(corpus, data).row(0)

@@ -118,7 +118,9 @@ class LanguageModelling(TrainedTask):
             for part, chosen in self._parts(documents, seed).items()
         }
         return Extent(
-            **rows,
+            train=rows["train"],
+            validation=rows["validation"],
+            test=rows["test"],
             tokens=seq_len,
             epochs=self.epochs,
             evaluations=self.evaluations,
