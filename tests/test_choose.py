@@ -397,9 +397,10 @@ SCORES = {"a": [0.80, 0.81, 0.80, 0.82], "b": [0.90, 0.91, 0.90, 0.92], "elsewhe
 
 
 def test_of_a_score_that_is_better_if_lower_the_lowest_is_best():
-    named = {**TRAINED, "metric": "bits_per_byte", "scores": "bits_per_byte"}
+    named: dict[str, Any] = {**TRAINED, "metric": "bits_per_byte", "scores": "bits_per_byte"}
     bits = [
-        replace(own, values={**named, "bits_per_byte": 1 / own.values["accuracy"]}) for own in scored(SCORES)
+        replace(own, values={**named, "bits_per_byte": 1 / float(own.values["accuracy"] or 1)})
+        for own in scored(SCORES)
     ]
     higher, lower = (choose(raw(CLEAR, found), seq_len=512) for found in (scored(SCORES), bits))
     assert places(higher) == places(lower)
