@@ -396,6 +396,23 @@ def test_folders_are_joined_and_a_configuration_in_two_is_refused():
 SCORES = {"a": [0.80, 0.81, 0.80, 0.82], "b": [0.90, 0.91, 0.90, 0.92], "elsewhere": [0.99] * 4}
 
 
+def test_of_a_score_that_is_better_if_lower_the_lowest_is_best():
+    named: dict[str, Any] = {**TRAINED, "metric": "bits_per_byte", "scores": "bits_per_byte"}
+    bits = [
+        replace(own, values={**named, "bits_per_byte": 1 / float(own.values["accuracy"] or 1)})
+        for own in scored(SCORES)
+    ]
+    higher, lower = (choose(raw(CLEAR, found), seq_len=512) for found in (scored(SCORES), bits))
+    assert places(higher) == places(lower)
+    assert {name: own["against"] for name, own in higher.worse.items()} == {
+        name: own["against"] for name, own in lower.worse.items()
+    }
+    known = higher.rows["score_difference"].notna()
+    assert known.equals(lower.rows["score_difference"].notna())
+    assert (lower.rows["score_difference"][known] >= 0).all()
+    assert (lower.rows["score_difference_low"][known] <= lower.rows["score_difference_high"][known]).all()
+
+
 def test_a_limit_on_the_score_excludes_and_its_setting_is_said():
     frame = raw(CLEAR, scored(SCORES))
     free = choose(frame, seq_len=512)

@@ -392,7 +392,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, commands, absent):
 
 def order(folder: Path, one: Sweep, **changes) -> node.Order:
     only = frozenset(cell.key for cell in one.cells(most=True))
-    values = {"data_dir": None, "predictions": False, "minutes": 5, **changes}
+    values = {"data_dir": None, "predictions": False, "weights": False, "minutes": 5, **changes}
     return node.Order(folder=str(folder), sweep=replace(one, only=only), **values)
 
 

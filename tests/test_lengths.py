@@ -43,7 +43,7 @@ GENERATED: dict[str, tuple[Task, tuple[int, ...]]] = {
     "pathfinder": (Pathfinder(contour="baseline", **SMALL), (1024,)),
 }
 FILES = {"amazon", "ctr", "imdb", "lra-image", "lra-text", "mind-topics", "news", "newsgroups", "polarity"}
-FILES |= {"retrieval", "summarization"}
+FILES |= {"retrieval", "summarization", "masked-language", "causal-language"}
 SHORT = "tokens on average"
 
 

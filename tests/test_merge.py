@@ -369,6 +369,23 @@ def test_predictions_come_with_the_record_that_stays(tmp_path):
     assert (a / path).read_text() == "new"
 
 
+def test_weights_come_with_the_record_that_stays(tmp_path):
+    old, new = training(1), training(2)
+    a, b, c = (folder_of(tmp_path / name, record) for name, record in (("a", old), ("b", new), ("c", new)))
+    for folder, text in ((a, "old"), (c, "new")):
+        path = Store(folder).weights(old.cell)
+        path.parent.mkdir()
+        path.write_text(text)
+    for sources in ([a, b, c], [c, a, b], [b, c, a]):
+        out = tmp_path / "-".join(source.name for source in sources)
+        merge(sources, out)
+        assert Store(out).weights(new.cell).read_text() == "new"
+    merge([b], a)
+    assert not (a / "weights").exists(), "they are those of the superseded record"
+    merge([c], a)
+    assert Store(a).weights(new.cell).read_text() == "new"
+
+
 def test_the_last_checkpoint_of_an_unfinished_training_comes_along(tmp_path):
     begun = training(1, "interrupted")
     a, b = (folder_of(tmp_path / name, begun) for name in "ab")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,6 +173,10 @@ def run(
             panel=OUTPUT,
         ),
     ] = False,
+    weights: Annotated[
+        bool,
+        flag("--weights", help="Keep the weights of each trained model in DIR/weights.", panel=OUTPUT),
+    ] = False,
     dry_run: Annotated[
         bool,
         flag("--dry-run", help="Print the cells and an estimate of the time; measure nothing.", panel=OUTPUT),
@@ -207,15 +211,27 @@ def run(
     one_of("executor", executor, [*EXECUTORS, SLURM_EXECUTOR])
     jobs = job_settings(context, executor)
     moved = seq_len is not None and not (task or probe)
+
+    def planned() -> Plan:
+        from effbench.records.store import Store
+        from effbench.sweep.planning import plan
+
+        return plan(
+            sweep,
+            Store(folder),
+            data_dir=data_dir,
+            resume=resume,
+            check_data=not dry_run or data_dir is not None,
+            predictions=predictions,
+            keep_weights=weights,
+            anywhere=jobs is not None,
+        )
+
     if dry_run:
-        _print_plan(sweep, folder, data_dir, resume, predictions, moved and not quiet)
+        _print_plan(planned(), folder, moved and not quiet)
         return
     how = by_jobs(jobs, wait) if jobs else _measuring(executor)
-    raise typer.Exit(
-        _run(
-            sweep, folder, data_dir, resume, predictions, jobs is not None, how, quiet, verbose, strict, moved
-        )
-    )
+    raise typer.Exit(_run(sweep, folder, planned, jobs is not None, how, quiet, verbose, strict, moved))
 
 
 def _resolve(
@@ -286,9 +302,7 @@ def _executor(name: str) -> Executor:
 def _run(
     sweep: Sweep,
     folder: Path,
-    data_dir: Path | None,
-    resume: bool,
-    predictions: bool,
+    planned: Callable[[], Plan],
     on_cluster: bool,
     measure: Measure,
     quiet: bool,
@@ -302,18 +316,14 @@ def _run(
     from effbench.records.store import Store
     from effbench.show.progress import TerminalProgress
     from effbench.sweep.machine_pace import estimate_of
-    from effbench.sweep.planning import plan
 
     progress = TerminalProgress(Console(stderr=True), quiet=quiet, verbose=verbose)
     try:
         with progress:
-            store = Store(folder)
-            todo = plan(
-                sweep, store, data_dir=data_dir, resume=resume, predictions=predictions, anywhere=on_cluster
-            )
+            todo = planned()
             for sentence in training_lengths.cautions(todo, estimate_of(todo), moved=moved):
                 progress.say(sentence)
-            outcome = measure(sweep, store, todo, progress)
+            outcome = measure(sweep, Store(folder), todo, progress)
     except KeyboardInterrupt as error:
         jobs = f" The jobs go on; effbench cancel {folder} ends them." if on_cluster else ""
         if str(error):  # it says that the jobs were cancelled
@@ -354,22 +364,10 @@ def _outcomes(summary: DataFrame) -> Iterator[tuple[str, str, bool]]:
     yield from zip(names, summary["status"], measured, strict=True)
 
 
-def _print_plan(
-    sweep: Sweep, folder: Path, data_dir: Path | None, resume: bool, predictions: bool, moved: bool
-) -> None:
-    from effbench.records.store import Store
+def _print_plan(todo: Plan, folder: Path, moved: bool) -> None:
     from effbench.show.progress import describe
     from effbench.sweep.machine_pace import estimate_of
-    from effbench.sweep.planning import plan
 
-    todo = plan(
-        sweep,
-        Store(folder),
-        data_dir=data_dir,
-        resume=resume,
-        check_data=data_dir is not None,
-        predictions=predictions,
-    )
     estimate = estimate_of(todo)
     seconds = [estimate.seconds(job.cell) for job in todo.jobs]
     for job, expected in zip(todo.jobs, seconds, strict=True):

@@ -35,7 +35,8 @@ def show(
         str | None,
         typer.Option(
             metavar="MECHANISM",
-            help="Compare trainings with those of this mechanism, by seed and by document; all: every pair.",
+            help="Compare trainings with those of this mechanism, by seed and by document; all: every pair; "
+            "OPTION=VALUE: with those whose task has this option.",
         ),
     ] = None,
     columns: Annotated[str | None, value("NAME,...", "Only these columns of the rows.", SHAPING)] = None,
@@ -89,9 +90,12 @@ def show(
 
 
 def _print_comparison(folders: list[Path], against: str, format: str) -> None:
+    from effbench.records.analyse.task_options import is_task_option, over_task_option
     from effbench.show import comparison_tables, tables
 
     raw = load_raw(folders)
+    if is_task_option(against):
+        raw = over_task_option(raw, against)
     if format in ("csv", "json"):
         print(tables.render(comparison_tables.comparison(raw, against), format).rstrip("\n"))
     else:

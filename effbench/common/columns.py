@@ -33,6 +33,9 @@ _SUFFIXES: tuple[tuple[str, Unit], ...] = (
     ("_nats", "number"),
     ("_gain", "number"),  # a share that is negative for what loses
     ("_bits", "number"),
+    ("inverse_perplexity", "share"),
+    ("perplexity", "number"),
+    ("_per_byte", "number"),
 )
 
 
@@ -96,7 +99,7 @@ KNOWN: tuple[Column, ...] = (
     *_columns("origin", "text", "machine code data"),
     *_columns("raw", "text", "probe warmed_up declared_order declared_memory_order implementation libraries"),
     *_columns("raw", "text", "warnings allocator_in_force stopped no_ceiling torch host slurm_job started"),
-    *_columns("raw", "text", f"{SCORES} {VALIDATION_METRIC}"),
+    *_columns("raw", "text", f"{SCORES} {VALIDATION_METRIC} pretrained_by"),
     *_columns("raw", "count", "repeat seed calls_per_sample test_correct test_examples train_examples"),
     *_columns("raw", "count", "resumed"),
     *_columns("raw", "number", "epochs best_epoch"),
@@ -149,8 +152,8 @@ def score_unit(score: str) -> Unit:
 
 
 def lower_is_better(score: str) -> bool:
-    """True for a loss or an error, by its name: ``loss_nats``, ``calibration_error``."""
-    return score.endswith(("_nats", "_error"))
+    """True for a loss or an error, by its name: ``loss_nats``, ``calibration_error``, ``bits_per_byte``."""
+    return score == "perplexity" or score.endswith(("_nats", "_error", "_per_byte"))
 
 
 def is_taken(score: str) -> bool:

@@ -115,7 +115,8 @@ class Job:
 
     ``code`` is the fingerprint of the sources and ``data`` that of the input files; both are copied into the
     record. ``checkpoint`` is the file where a training may keep its state, to go on after it was killed.
-    ``predictions`` is the folder where a training writes its predictions of the test part.
+    ``predictions`` is the folder where a training writes its predictions of the test part, and ``weights``
+    the file where it keeps its weights.
     ``checked``: another repeat of the cell, of the same code, has passed the checks before the timing.
     """
 
@@ -126,6 +127,7 @@ class Job:
     data: str = ""
     checkpoint: str | None = None
     predictions: str | None = None
+    weights: str | None = None
     checked: bool = False
 
 

@@ -18,13 +18,24 @@ from pathlib import Path
 from effbench.common import files
 from effbench.common.files import why
 from effbench.common.spec import MAY_GO_ON, UsageError
+from effbench.common.weights import SUFFIX
 from effbench.common.wording import shown
 from effbench.records import pack_file, packing, record_file
 from effbench.records.merge_rule import Entry, chosen, conflicts, left_out
 from effbench.records.pack_file import RECORDS, SUPERSEDED
-from effbench.records.store import CHECKPOINTS, PREDICTIONS, Problem, Store, StoreFull, write_tables
+from effbench.records.store import (
+    CHECKPOINTS,
+    PREDICTIONS,
+    WEIGHTS,
+    Problem,
+    Store,
+    StoreFull,
+    write_tables,
+)
 from effbench.records.sweep_files import keep_sweeps, sweeps_of
 
+# what a training leaves beside its record: the folder, and how the names in it end
+_OUTPUTS = {PREDICTIONS: "", WEIGHTS: SUFFIX}
 _UNFINISHED = ".merge.part"  # in the merged folder; one place, since the lock keeps others away
 
 
@@ -58,9 +69,9 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, strict: bool = Fals
     """Merge results folders, packed or not, into ``out``, which may be a results folder already.
 
     Records are copied byte for byte. Of several records of a cell, the one that ``merge_rule.chosen`` names
-    is in ``records/``, and the others are in ``superseded/``. Sweeps, predictions and checkpoints come with
-    their records. Damaged files are left out and named, as conflicts of code, data and machine are; with
-    ``strict`` either is refused. Afterwards ``out`` has the tables of a run.
+    is in ``records/``, and the others are in ``superseded/``. Sweeps, predictions, weights and checkpoints
+    come with their records. Damaged files are left out and named, as conflicts of code, data and machine are;
+    with ``strict`` either is refused. Afterwards ``out`` has the tables of a run.
 
     Raises UsageError, before anything is written, for a folder that is none of results, for an ``out`` inside
     of one, and if another effbench run writes to ``out``; StoreFull if the disk does not take the files.
@@ -173,13 +184,13 @@ def _write(
     }
     wanted = {**older, **names}  # in this order: a record is superseded before another takes its place
     new = {path: entry for path, entry in wanted.items() if _digest_at(own, path) != entry.digest}
-    predictions = _predictions(own, winners, every)
+    outputs = _outputs(own, winners, every)
     checkpoints = _checkpoints(own, winners, every)
-    for place in (RECORDS, SUPERSEDED, PREDICTIONS, CHECKPOINTS):
+    for place in (RECORDS, SUPERSEDED, *_OUTPUTS, CHECKPOINTS):
         (unfinished / place).mkdir(parents=True)
     for path, entry in new.items():
         (unfinished / path).write_bytes(entry.content)
-    for path, source in {**predictions, **checkpoints}.items():
+    for path, source in {**outputs, **checkpoints}.items():
         if source is not None and source.is_dir():
             shutil.copytree(source, unfinished / path)
         elif source is not None:
@@ -187,20 +198,20 @@ def _write(
     os.sync()
     if older:
         (folder / SUPERSEDED).mkdir(exist_ok=True)
-    for path in predictions:  # they go before their record does, and the new ones come after it
-        shutil.rmtree(folder / path, ignore_errors=True)
+    for path in outputs:  # they go before their record does, and the new ones come after it
+        _remove(folder / path)
     for path in new:
         if path not in own.loose and os.path.lexists(folder / path):  # damaged, or it would be loose
             Store(folder).supersede(folder / path)
         os.replace(unfinished / path, folder / path)
-    for path, source in {**predictions, **checkpoints}.items():
+    for path, source in {**outputs, **checkpoints}.items():
         if source is not None:
             (folder / path).parent.mkdir(exist_ok=True)
             os.replace(unfinished / path, folder / path)
     os.sync()
     for path in [*(own.loose.keys() - wanted.keys()), *_ended(own, winners)]:
         (folder / path).unlink()
-    for place in (SUPERSEDED, PREDICTIONS, CHECKPOINTS):
+    for place in (SUPERSEDED, *_OUTPUTS, CHECKPOINTS):
         with contextlib.suppress(OSError):  # it is not there, or something is in it
             (folder / place).rmdir()
     return len(older)
@@ -210,36 +221,46 @@ def _digest_at(own: _Contents, path: str) -> str:
     return own.loose[path].digest if path in own.loose else ""
 
 
-def _predictions(
-    own: _Contents, winners: dict[str, Entry], every: Sequence[_Contents]
-) -> dict[str, Path | None]:
-    """Return the folders of predictions to replace, by path, with those to copy; None where there are none.
+def _outputs(own: _Contents, winners: dict[str, Entry], every: Sequence[_Contents]) -> dict[str, Path | None]:
+    """Return the predictions and weights to replace, by path, with those to copy; None where there are none.
 
-    Predictions belong to the record that is current in their folder.
+    They belong to the record that is current in their folder.
     """
-    named = {path.name for one in every for path in _files(one.folder / PREDICTIONS)}
     changes: dict[str, Path | None] = {}
-    for entry in winners.values():
-        if (stem := record_file.stem_of(entry.record.cell)) not in named:
-            continue
-        path = f"{PREDICTIONS}/{stem}"
-        of_winner = [
-            one.folder / path
-            for one in every
-            if entry.cell in one.current
-            and one.current[entry.cell].digest == entry.digest
-            and files.is_dir(one.folder / path)
-        ]
-        if own.folder / path not in of_winner:
-            changes[path] = min(of_winner, key=_digest_of_folder) if of_winner else None
+    for place, suffix in _OUTPUTS.items():
+        named = {path.name for one in every for path in _files(one.folder / place)}
+        for entry in winners.values():
+            name = f"{record_file.stem_of(entry.record.cell)}{suffix}"
+            if name not in named:
+                continue
+            path = f"{place}/{name}"
+            of_winner = [
+                one.folder / path
+                for one in every
+                if entry.cell in one.current
+                and one.current[entry.cell].digest == entry.digest
+                and (one.folder / path).exists()
+            ]
+            if own.folder / path not in of_winner:
+                changes[path] = min(of_winner, key=_digest_of) if of_winner else None
     return changes
 
 
-def _digest_of_folder(folder: Path) -> bytes:
+def _digest_of(path: Path) -> bytes:
+    """Return the digest of a file, or of all files in a folder."""
+    if path.is_file():
+        return files.digest(path)
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + files.digest(path))
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(str(file.relative_to(path)).encode() + b"\0" + files.digest(file))
     return digest.digest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _checkpoints(

@@ -16,6 +16,7 @@ from effbench.common import files
 from effbench.common.exits import Fault
 from effbench.common.files import why
 from effbench.common.spec import MESSAGE, Cell, Record, UsageError
+from effbench.common.weights import SUFFIX
 from effbench.common.wording import one_line, shown
 from effbench.records import pack_file, record_file
 from effbench.records.frame import raw_frame
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 PREDICTIONS = "predictions"
+WEIGHTS = "weights"
 _ATTEMPTS = 5  # to read a folder that is packed or unpacked meanwhile
 
 
@@ -50,8 +52,9 @@ class Store:
     A newer record of the same cell moves the older one to ``superseded/``; no record is ever deleted.
     ``records.jsonl`` holds packed records (see effbench.records.packing): they are read as if they were in
     ``records/``, where a record of the same cell is newer and replaces the packed one.
-    ``checkpoints/`` holds the state of unfinished trainings, one file per cell, and ``predictions/`` what the
-    trained models predict, if asked for, one folder per cell.
+    ``checkpoints/`` holds the state of unfinished trainings, one file per cell, ``predictions/`` what the
+    trained models predict, one folder per cell, and ``weights/`` their weights, one file per cell: these two
+    if asked for.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -179,6 +182,18 @@ class Store:
                 shutil.rmtree(folder)
         except OSError as error:
             raise StoreFull(f"cannot remove {folder}: {why(error)}") from error
+
+    def weights(self, cell: Cell) -> Path:
+        """Return the file where a training of the cell may keep its weights; absolute."""
+        return (self.folder / WEIGHTS / f"{record_file.stem_of(cell)}{SUFFIX}").absolute()
+
+    def drop_weights(self, cell: Cell) -> None:
+        """Remove the cell's weights, which belong to the record that is replaced next."""
+        path = self.weights(cell)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreFull(f"cannot remove {path}: {why(error)}") from error
 
     def supersede(self, old: Path) -> None:
         """Move a record file that is replaced to ``superseded/``, unless it is an interrupted record."""

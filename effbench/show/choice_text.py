@@ -149,7 +149,7 @@ def _accuracy(choice: Choice) -> list[str]:
     scores = choice.scores
     if scores is None or left.isna().all():
         return []
-    best, sentences = str(left.idxmax()), []
+    best, sentences = scores.best(left), []
     for name in choice.recommended:
         if pd.isna(left[name]):
             sentences.append(f"{name} has no score on {_task(scores)}.")

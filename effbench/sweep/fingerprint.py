@@ -23,7 +23,13 @@ _MEASURING = (
     "measured/models",
 )
 # In a training's process, beside the task's own file.
-_PREPARING = ("measured/data", "measured/tasks", "common/ranking.py", "common/bootstrap.py")
+_PREPARING = (
+    "measured/data",
+    "measured/tasks",
+    "common/ranking.py",
+    "common/bootstrap.py",
+    "common/weights.py",
+)
 
 
 def code_of(cell: Cell) -> str:

@@ -96,6 +96,7 @@ def run(
     data_dir: str | Path | None = None,
     resume: bool = True,
     predictions: bool = False,
+    weights: bool = False,
     executor: Executor | None = None,
     listener: Listener | None = None,
 ) -> DataFrame:
@@ -104,14 +105,16 @@ def run(
     Then repeat the times that are noisier than the sweep's ``precision``, up to ``max_repeats`` or the end of
     the budget. A cell with a final record for this code, machine and data is not measured again, unless
     ``resume`` is False. With ``predictions``, each trained model writes what it predicts for the test part
-    into the folder's ``predictions/``.
+    into the folder's ``predictions/``; with ``weights``, its weights are kept in ``weights/``.
 
     Raises UsageError, before anything is written, for what cannot be run; StoreFull if the disk is full;
     KeyboardInterrupt once the cell in flight is recorded as interrupted. The results folder stays sound in
     every case.
     """
     store = Store(Path(out) if out is not None else RESULTS / sweep.name)
-    plan = planning.plan(sweep, store, data_dir=data_dir, resume=resume, predictions=predictions)
+    plan = planning.plan(
+        sweep, store, data_dir=data_dir, resume=resume, predictions=predictions, keep_weights=weights
+    )
     if listener is None:
         listener = Silent()
         for problem in plan.problems:
@@ -285,6 +288,7 @@ class _Loop:
     def _train_with(self, job: Job, executor: Executor, progress: Progress) -> Record:
         """Train with a checkpoint, until the end of the budget if that comes first."""
         self._store.drop_predictions(job.cell)
+        self._store.drop_weights(job.cell)
         job = replace(job, checkpoint=str(self._store.checkpoint(job.cell)))
         left_s = math.inf if self._budget_s is None else self._budget_s - self._spent_s()
         if left_s >= job.limits.timeout_s:

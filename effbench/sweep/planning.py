@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from effbench.common import files, folders, host, machine, registry
+from effbench.common import files, folders, host, machine, registry, weights
 from effbench.common.extent import Extent
 from effbench.common.probes import PROBES
 from effbench.common.spec import Cell, Job, Record, UsageError, block_of
@@ -29,8 +29,9 @@ class Plan:
     without ``resume``. ``data`` holds the fingerprints of the tasks' data by label; ``unchecked`` says why
     the data of other tasks is not known, and which folders of models are missing.
     ``extents`` say how much trainings read, by task's label and length, as far as that is known.
-    ``predictions_of`` gives the folder of a training's predictions, if they are asked for. ``anywhere``: a
-    record of any machine is final, since the nodes of a cluster are several.
+    ``predictions_of`` gives the folder of a training's predictions, if they are asked for, and
+    ``weights_of`` the file of its weights. ``anywhere``: a record of any machine is final, since the nodes of
+    a cluster are several.
     """
 
     jobs: tuple[Job, ...]
@@ -44,6 +45,7 @@ class Plan:
     unchecked: tuple[str, ...] = ()
     extents: Extents = field(default_factory=dict)
     predictions_of: Callable[[Cell], Path] | None = None
+    weights_of: Callable[[Cell], Path] | None = None
     anywhere: bool = False
 
 
@@ -55,16 +57,21 @@ def plan(
     resume: bool = True,
     check_data: bool = True,
     predictions: bool = False,
+    keep_weights: bool = False,
     anywhere: bool = False,
 ) -> Plan:
     """Find out what is left to measure, in the order in which to measure it; writes nothing.
 
     Raises UsageError for tasks whose data is missing or damaged. Without ``check_data`` such tasks are named
     in ``unchecked`` instead, and all of their cells are planned. With ``predictions``, a training that wrote
-    none is made again. Raises UsageError if no task of the sweep can write them. ``anywhere``: records of
-    other machines are final too.
+    none is made again. Raises UsageError if no task of the sweep can write them. With ``keep_weights``, a
+    training whose weights are not kept is made again. ``anywhere``: records of other machines are final too.
     """
     cells = sweep.cells()
+    if keep_weights:
+        weights.require_library("--weights")
+        if not any(cell.task for cell in cells):
+            raise UsageError("--weights: the sweep has no training")
     data, unchecked, extents = _check_tasks(
         cells, Path(data_dir) if data_dir is not None else None, check_data, predictions
     )
@@ -82,6 +89,7 @@ def plan(
         unchecked=tuple(unchecked),
         extents=extents,
         predictions_of=store.predictions if predictions else None,
+        weights_of=store.weights if keep_weights else None,
         anywhere=anywhere,
     )
     jobs, done = pending(cells, sweep, empty)
@@ -105,6 +113,7 @@ def pending(cells: Iterable[Cell], sweep: Sweep, plan: Plan) -> tuple[list[Job],
         codes[sources] = codes.get(sources) or code_of(cell)
         task = cell.task_label
         predictions = plan.predictions_of(cell) if plan.predictions_of and task else None
+        kept = plan.weights_of(cell) if plan.weights_of and task else None
         job = Job(
             cell=cell,
             limits=sweep.limits(cell.probe),
@@ -112,6 +121,7 @@ def pending(cells: Iterable[Cell], sweep: Sweep, plan: Plan) -> tuple[list[Job],
             code=codes[sources],
             data=plan.data.get(task, ""),
             predictions=str(predictions) if predictions else None,
+            weights=str(kept) if kept else None,
         )
         record = plan.known.get(cell.key)
         if record is not None and _is_final(record, job, plan.anywhere):
@@ -230,6 +240,8 @@ def _is_final(record: Record, job: Job, anywhere: bool = False) -> bool:
         return False
     if record.status == "ok" and job.predictions and not files.is_dir(Path(job.predictions)):
         return False
+    if record.status == "ok" and job.weights and not files.is_file(Path(job.weights)):
+        return False
     if not anywhere and record.machine.get("name") != machine.name():
         return False
     if record.status in ("oom", "timeout", "skipped") and record.limits is not None:
@@ -255,7 +267,7 @@ def _check_tasks(
     extents: dict[tuple[str, int], Extent | None] = {}
     for cell in cells:
         label = cell.task_label
-        if not label or label in unknown or (label, cell.seq_len) in extents:
+        if not label:
             continue
         try:
             if label not in tasks:
@@ -265,6 +277,10 @@ def _check_tasks(
                 _check_recommenders(cells, label, tasks[label])
                 if predictions and not tasks[label].predicts:
                     raise UsageError(f"--predictions: the task {label} writes no predictions")
+            tasks[label].check_cell(cell)
+            if label in unknown or (label, cell.seq_len) in extents:
+                continue
+            if label not in fingerprints:
                 try:
                     fingerprints[label] = tasks[label].fingerprint(data_dir)
                 except UsageError as error:

@@ -36,6 +36,10 @@ class BytePairs:
         """Token ids, the special ones included: fewer than asked for where the texts had fewer pairs."""
         return SPECIAL + int(self._tokenizer.get_vocab_size())
 
+    def pieces(self) -> dict[int, str]:
+        """Return the piece of each id but the special ones; each of its characters stands for one byte."""
+        return {SPECIAL + token: piece for piece, token in self._tokenizer.get_vocab().items()}
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text."""
         with _one_thread():

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from effbench.common import columns, machine, registry
 from effbench.common.spec import Cell, Job, UsageError, to_json
+from effbench.common.weights import header
 from effbench.measured.data.examples import Examples, Integers
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.models.batches import Count, on_device, sorted_batches
 from effbench.measured.models.checkpoint import Checkpoint
+from effbench.measured.models.kept_weights import write_weights
 from effbench.measured.models.training import Objective, train
 from effbench.measured.patterns import has_steps
 from effbench.measured.probes.context import Context, Result, Values
@@ -54,6 +56,7 @@ def accuracy(context: Context) -> Result:
         progress=context.progress,
         checkpoint=_checkpoint(job),
         predictions=Path(job.predictions) if job.predictions else None,
+        weights=Path(job.weights) if job.weights else None,
     )
 
 
@@ -91,6 +94,7 @@ def measure_accuracy(
     progress: Callable[[float, str], None],
     checkpoint: Checkpoint | None = None,
     predictions: Path | None = None,
+    weights: Path | None = None,
 ) -> Result:
     """Train once and return samples and values; continue from ``checkpoint`` if the training was killed.
 
@@ -100,7 +104,8 @@ def measure_accuracy(
     batch without padding, above the model's parameters; it excludes the optimizer's state. ``state_bytes`` is
     what all layers keep of one row of ``seq_len`` tokens, if the task generates and the mechanism has steps.
 
-    The predictions for the test part go to the folder ``predictions`` if it is given.
+    The predictions for the test part go to the folder ``predictions`` and the trained weights to the file
+    ``weights``, if they are given.
 
     A cell of dtype bfloat16 trains float32 weights under torch.autocast: forward and loss, in training and in
     evaluation, compute in bfloat16 what autocast deems safe. Raises Unsupported for other dtypes.
@@ -170,6 +175,8 @@ def measure_accuracy(
         if predictions is not None:
             with autocast():
                 task.write_predictions(model, splits, cell.seq_len, batches, predictions)
+    if weights is not None:
+        write_weights(weights, model, header(cell, task.kept_with_weights()))
     full = on_device(task.full_batch(splits, cell.batch_size, cell.seq_len), device)
     model.train()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from effbench.common.extent import Extent
-from effbench.common.spec import UsageError
+from effbench.common.spec import Cell, UsageError
 from effbench.measured.data.examples import Examples, Integers, Splits, padded
 from effbench.measured.data.scoring import classification_scores
 
@@ -70,6 +70,9 @@ class Task(ABC):
 
     def check_options(self) -> None:  # noqa: B027  # nothing is refused
         """Raise ValueError for an option's value that is not allowed."""
+
+    def check_cell(self, cell: Cell) -> None:  # noqa: B027  # none is refused
+        """Raise UsageError for a mechanism or a shape that the task cannot train; called first."""
 
     @abstractmethod
     def fingerprint(self, data_dir: Path | None) -> str:
@@ -169,6 +172,10 @@ class Task(ABC):
         evaluation mode. Only a task that ``predicts`` has it.
         """
         raise NotImplementedError
+
+    def kept_with_weights(self) -> Mapping[str, str]:
+        """Return texts that a file of the trained weights needs besides the model's shape, by name."""
+        return {}
 
     @abstractmethod
     def recipe(self) -> Recipe:

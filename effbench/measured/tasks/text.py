@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effbench.common.extent import Extent
-from effbench.common.spec import UsageError
+from effbench.common.spec import Cell, UsageError
 from effbench.measured.data.baseline_scores import no_shared_word, prior, tfidf_logreg
 from effbench.measured.data.cache import Arrays, cached
 from effbench.measured.data.corpus import UNKNOWN, VERSION, Corpus, some, tokenise, vocabulary
@@ -22,9 +22,13 @@ from effbench.measured.data.examples import Examples, Integers, Splits, stratifi
 from effbench.measured.data.reading import unchanged
 from effbench.measured.data.text_sets import OFFICIAL, TextSet
 from effbench.measured.tasks.base import Classification, LastRead, require
+from effbench.measured.tasks.pretrained import Pretrained
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from effbench.measured.models.classifier import WordRecipe
+    from effbench.measured.tasks.base import MakeMechanism
 
 _BASELINE_VERSION = 1  # of the baseline scores
 _NO_WORD = "\0"  # stands for the unknown token where vectors are looked up: nobody's word
@@ -95,7 +99,7 @@ class WordOptions(WordVectors):
         require(0 <= share < 1, f"word_dropout must be at least 0 and below 1, got {share}")
 
 
-class TextClassification(Classification, WordOptions):
+class TextClassification(Classification, WordOptions, Pretrained):
     """Texts with a class each, read as words.
 
     A subclass brings ``texts_in`` and the names for messages: ``name`` of the task, ``unit`` of its texts.
@@ -105,7 +109,7 @@ class TextClassification(Classification, WordOptions):
     Words are lower-case runs of letters and digits (apostrophes may stand inside), ! and ?. ``vocabulary``
     is the number of words kept: the commonest of the training texts used, of those that occur at least twice.
     All others are one unknown token. Texts are cut to their first seq_len words; baseline scores read them
-    uncut.
+    uncut. With ``pretrained`` texts are read as the byte pairs of that file instead, cut in the same way.
     """
 
     name: ClassVar[str]
@@ -126,6 +130,7 @@ class TextClassification(Classification, WordOptions):
         """Refuse sizes and word options that no text classification can have."""
         super().check_options()
         self.check_words()
+        self.check_pretrained(self.vectors)
         train, validation, test = self.sizes
         require(train >= 0, f"train must be at least 0 (all), got {train}")
         require(validation is None or validation >= 1, f"validation must be at least 1, got {validation}")
@@ -137,6 +142,21 @@ class TextClassification(Classification, WordOptions):
         from effbench.measured.models.classifier import WordRecipe
 
         return WordRecipe(vectors=splits.vectors, ngrams=self.ngrams, word_dropout=self.word_dropout)
+
+    def check_cell(self, cell: Cell) -> None:
+        """Refuse a cell that the pre-trained weights do not fit."""
+        self.require_fit(cell)
+
+    def model(
+        self, make_mechanism: MakeMechanism, *, splits: Splits, seq_len: int, d_model: int, layers: int
+    ) -> nn.Module:
+        """Return the classifier; one that is pre-trained is as long as it was then."""
+        longest = self.weights_file.seq_len if self.pretrained else seq_len
+        made = super().model(
+            partial(make_mechanism, longest), splits=splits, seq_len=longest, d_model=d_model, layers=layers
+        )
+        self.begin(made)
+        return made
 
     @property
     def sizes(self) -> tuple[int, int | None, int | None]:
@@ -164,7 +184,8 @@ class TextClassification(Classification, WordOptions):
         division = self._divide(corpus, 0)
         if not corpus.share_a_word(division.train):
             raise UsageError(no_shared_word(self.name, len(division.train)))
-        return "-".join(filter(None, (corpus.texts.digest, self.vectors_fingerprint())))
+        more = (self.vectors_fingerprint(), self.pretrained_fingerprint())
+        return "-".join(filter(None, (corpus.texts.digest, *more)))
 
     def prepare(self, seq_len: int, seed: int, data_dir: Path | None) -> None:
         """Compute the baseline scores."""
@@ -175,7 +196,7 @@ class TextClassification(Classification, WordOptions):
         """Return the texts of each part, with their words after the cut."""
         corpus = self._corpora.of(data_dir)
         division = self._divide(corpus, seed)
-        lengths = np.minimum(corpus.examples.lengths, seq_len)
+        lengths = np.minimum(self._in_tokens(corpus, data_dir).lengths, seq_len)
         parts = (division.train, division.validation, division.test)
         return self.extent_of(*(lengths[rows] for rows in parts), vocabulary=self.vocabulary)
 
@@ -183,9 +204,13 @@ class TextClassification(Classification, WordOptions):
         """Return texts of at most ``seq_len`` words; ``seed`` draws each part or subset that is not fixed."""
         corpus = self._corpora.of(data_dir)
         division = self._divide(corpus, seed)
-        whole = corpus.examples
-        chosen = np.isin(np.arange(len(whole)), division.train)
-        ids = vocabulary(whole.tokens[np.repeat(chosen, whole.lengths)], len(corpus.lexicon), self.vocabulary)
+        whole = self._in_tokens(corpus, data_dir)
+        if self.pretrained:
+            ids: Integers = np.arange(self.byte_pairs().size)
+        else:
+            chosen = np.isin(np.arange(len(whole)), division.train)
+            read = whole.tokens[np.repeat(chosen, whole.lengths)]
+            ids = vocabulary(read, len(corpus.lexicon), self.vocabulary)
 
         def part(rows: Integers) -> Examples:
             taken = whole.take(rows, longest=seq_len)
@@ -212,6 +237,23 @@ class TextClassification(Classification, WordOptions):
             vectors=self.vectors_of(ids, corpus.lexicon, seed),
         )
 
+    def measurements(
+        self, model: nn.Module, splits: Splits, seq_len: int
+    ) -> Mapping[str, float | str | tuple[float, ...]]:
+        """Return what the model began with, if it was pre-trained."""
+        return self.pretrained_facts()
+
+    def _in_tokens(self, corpus: Corpus, data_dir: Path | None) -> Examples:
+        """Return the texts of all parts as words, or as the byte pairs of the pre-trained weights."""
+        if not self.pretrained:
+            return corpus.examples
+        return self.encoded(
+            corpus.texts, corpus.examples.labels, self.name, self._again(corpus.texts, data_dir)
+        )
+
+    def _again(self, texts: TextSet, data_dir: Path | None) -> Callable[[], None]:
+        return unchanged(texts.digest, lambda: self.texts_in(data_dir).digest, data_dir or self.name)
+
     @cached_property
     def _corpora(self) -> LastRead[Corpus]:
         return LastRead(self._corpus)
@@ -219,8 +261,8 @@ class TextClassification(Classification, WordOptions):
     def _corpus(self, data_dir: Path | None) -> Corpus:
         texts = self.texts_in(data_dir)
         key = {"version": VERSION, "digest": texts.digest, "parts": texts.parts, "names": self.names}
-        again = unchanged(texts.digest, lambda: self.texts_in(data_dir).digest, data_dir or self.name)
-        return Corpus.of(texts, cached(self.name, key, lambda: tokenise(texts, self.names), again))
+        arrays = cached(self.name, key, lambda: tokenise(texts, self.names), self._again(texts, data_dir))
+        return Corpus.of(texts, arrays)
 
     def _divide(self, corpus: Corpus, seed: int) -> _Division:
         labels, classes = self.labels(corpus)

@@ -136,20 +136,21 @@ def choose(
     left = table[table["place"] == ""]
     if left.empty:
         return Choice(rows=table.reset_index(drop=True), **known)
-    by = dominated(left)
+    by = dominated(left, lower=scores is not None and scores.lower)
     table.loc[left.index, "place"] = [DOMINATED if by[name] else FRONT for name in left.index]
     table.loc[left.index, "dominated_by"] = [by[name] for name in left.index]
     known |= _decided(table, at, scores)
     return Choice(rows=table.reset_index(drop=True), **known)
 
 
-def dominated(rows: pd.DataFrame) -> dict[str, str]:
+def dominated(rows: pd.DataFrame, *, lower: bool = False) -> dict[str, str]:
     """Return for each label the first one that dominates it: no worse in anything and better in something.
 
-    Time and memory are better if smaller, scores if larger. Two rows of which only one has a value cannot be
-    compared in it, and neither dominates the other.
+    Time and memory are better if smaller, scores if larger; with ``lower``, scores if smaller too. Two rows
+    of which only one has a value cannot be compared in it, and neither dominates the other.
     """
-    values = rows.assign(cost=-rows["score"])[["time_s", "memory_bytes", "cost"]].to_numpy(dtype=float)
+    cost = rows["score"] if lower else -rows["score"]
+    values = rows.assign(cost=cost)[["time_s", "memory_bytes", "cost"]].to_numpy(dtype=float)
     known = ~np.isnan(values)
     found = {}
     for place, name in enumerate(rows["label"]):
@@ -199,16 +200,18 @@ def _limited(table: pd.DataFrame, at: AtLength, scores: Scores | None, most: Mos
     inside = table.index.isin(pool.index)
     _missed(table, inside, "time_factor", "pool_ratio", most.time_factor)
     if scores is not None and pool["score"].notna().any():
-        best = str(pool["score"].idxmax())
+        best = scores.best(pool["score"])
         known["pool_best"] = best
         compared = scores.differences(
             [name for name in pool["label"] if pd.notna(pool.loc[name, "score"])], best
         )
         for name, row in compared.iterrows():
-            table.loc[name, _DIFFERENCE] = [-row["difference"], -row["high"], -row["low"]]
+            ends = [row["difference"], row["low"], row["high"]]
+            table.loc[name, _DIFFERENCE] = ends if scores.lower else [-ends[0], -ends[2], -ends[1]]
         table.loc[best, _DIFFERENCE] = 0.0
         # means of all seeds; the interval is that of the seeds in common
-        table.loc[pool.index, "score_difference"] = pool.loc[best, "score"] - pool["score"]
+        behind = pool.loc[best, "score"] - pool["score"]
+        table.loc[pool.index, "score_difference"] = -behind if scores.lower else behind
     _missed(table, inside, "points", "score_difference", most.points)
     table.loc[pool.index[table.loc[pool.index, "missed"] != ""], "place"] = OUTSIDE
     return known

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from effbench.common.columns import lower_is_better
 from effbench.common.spec import UsageError
 from effbench.records.analyse.choice_setting import setting_of_trainings
 from effbench.records.analyse.scores import metric_of, scores_of
@@ -49,6 +50,15 @@ class Scores:
             means=means,
         )
 
+    @property
+    def lower(self) -> bool:
+        """True if the lower score is the better one."""
+        return lower_is_better(self.score)
+
+    def best(self, scores: pd.Series) -> str:
+        """Return the label of the best of these scores, which are indexed by label."""
+        return str(scores.idxmin() if self.lower else scores.idxmax())
+
     def differences(self, labels: Sequence[str], best: str) -> pd.DataFrame:
         """Return ``seeds.compare`` of the labels with ``best``, by label; Holm's correction is over them."""
         return compare(self._only([*labels, best]), metric=self.column, against=best).set_index("mechanism")
@@ -63,7 +73,9 @@ class Scores:
         turned = turned.assign(difference=-pairs["difference"], low=-pairs["high"], high=-pairs["low"])
         turned["verdict"] = pairs["verdict"].replace({WORSE: BETTER, BETTER: WORSE})
         both = pd.concat([pairs, turned], ignore_index=True)
-        lost = both[both["verdict"] == WORSE].sort_values(["difference", "against"])
+        lost = both[both["verdict"] == WORSE].sort_values(
+            ["difference", "against"], ascending=[not self.lower, True]
+        )
         return {str(name): group.iloc[0] for name, group in lost.groupby("mechanism")}
 
     def _only(self, labels: Sequence[str]) -> pd.DataFrame:

@@ -268,6 +268,7 @@ class _Driver:
             sweep=replace(self._sweep, only=frozenset(bundle.possible)),
             data_dir=str(Path(data_dir).absolute()) if data_dir else None,
             predictions=self._plan.predictions_of is not None,
+            weights=self._plan.weights_of is not None,
             minutes=bundle.need.minutes,
         )
 

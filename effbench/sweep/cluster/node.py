@@ -40,6 +40,7 @@ class Order:
     sweep: Sweep
     data_dir: str | None
     predictions: bool
+    weights: bool
     minutes: int
 
 
@@ -57,7 +58,12 @@ def measure(order: Order) -> None:
     store = SharedStore(Path(order.folder), keys)
     attempts = Attempts(Path(order.folder))
     plan = planning.plan(
-        order.sweep, store, data_dir=order.data_dir, predictions=order.predictions, anywhere=True
+        order.sweep,
+        store,
+        data_dir=order.data_dir,
+        predictions=order.predictions,
+        keep_weights=order.weights,
+        anywhere=True,
     )
     plan = _without_deadly(order.sweep, plan, store, attempts)
     if not plan.jobs:
