@@ -21,7 +21,8 @@ from effbench.measured.data.corpus import UNKNOWN, VERSION, Corpus, some, tokeni
 from effbench.measured.data.examples import Examples, Integers, Splits, stratified_order
 from effbench.measured.data.reading import unchanged
 from effbench.measured.data.text_sets import OFFICIAL, TextSet
-from effbench.measured.tasks.base import Classification, LastRead, require
+from effbench.measured.tasks.base import LastRead, require
+from effbench.measured.tasks.beside_linear import BesideLinear
 
 if TYPE_CHECKING:
     from effbench.measured.models.classifier import WordRecipe
@@ -81,11 +82,13 @@ class WordOptions(WordVectors):
     """Options of how a classifier embeds words.
 
     ``ngrams`` of 2 or more adds hashed n-grams to the word embedding. ``word_dropout`` is the share of
-    embeddings that are left out in training.
+    embeddings that are left out in training. The embeddings of words and n-grams learn at ``embedding_lr``
+    times the rate of all other weights.
     """
 
     ngrams: int = 1
     word_dropout: float = 0.0
+    embedding_lr: float = 1.0
 
     def check_words(self) -> None:
         """Raise ValueError for a value that is not allowed."""
@@ -93,9 +96,10 @@ class WordOptions(WordVectors):
         share = self.word_dropout
         require(1 <= self.ngrams <= 5, f"ngrams must be 1 (words alone) to 5, got {self.ngrams}")
         require(0 <= share < 1, f"word_dropout must be at least 0 and below 1, got {share}")
+        require(self.embedding_lr > 0, f"embedding_lr must be above 0, got {self.embedding_lr}")
 
 
-class TextClassification(Classification, WordOptions):
+class TextClassification(BesideLinear, WordOptions):
     """Texts with a class each, read as words.
 
     A subclass brings ``texts_in`` and the names for messages: ``name`` of the task, ``unit`` of its texts.
@@ -126,6 +130,7 @@ class TextClassification(Classification, WordOptions):
         """Refuse sizes and word options that no text classification can have."""
         super().check_options()
         self.check_words()
+        self.check_linear(self.vocabulary)
         train, validation, test = self.sizes
         require(train >= 0, f"train must be at least 0 (all), got {train}")
         require(validation is None or validation >= 1, f"validation must be at least 1, got {validation}")
@@ -136,7 +141,12 @@ class TextClassification(Classification, WordOptions):
         """Return the word options, with the vectors of this data."""
         from effbench.measured.models.classifier import WordRecipe
 
-        return WordRecipe(vectors=splits.vectors, ngrams=self.ngrams, word_dropout=self.word_dropout)
+        return WordRecipe(
+            vectors=splits.vectors,
+            ngrams=self.ngrams,
+            word_dropout=self.word_dropout,
+            embedding_lr=self.embedding_lr,
+        )
 
     @property
     def sizes(self) -> tuple[int, int | None, int | None]:
