@@ -94,12 +94,14 @@ class WordRecipe:
     ``vectors`` [vocab_size, width], if given, are the first weights of the embedding; a linear map without
     bias takes them to d_model where the widths differ. With ``ngrams`` of 2 or more, embeddings of hashed
     n-grams of up to that many tokens are added. In training, the embedding of a token or an n-gram is left
-    out with probability ``word_dropout`` (Iyyer et al. 2015).
+    out with probability ``word_dropout`` (Iyyer et al. 2015). Embeddings learn at ``embedding_lr`` times the
+    rate of the training: a rare word gets few updates.
     """
 
     vectors: NDArray[np.float32] | None = None
     ngrams: int = 1
     word_dropout: float = 0.0
+    embedding_lr: float = 1.0
 
 
 class Classifier(nn.Module):
@@ -127,6 +129,9 @@ class Classifier(nn.Module):
         self.tokens = token_embedding(vocab_size, d_model, words.vectors)
         self.ngrams = nn.ModuleList(HashedNGrams(n, d_model) for n in range(2, words.ngrams + 1))
         self.word_dropout = words.word_dropout
+        for module in (*self.tokens.modules(), *self.ngrams.modules()):
+            if isinstance(module, nn.Embedding):
+                module.weight.lr_factor = words.embedding_lr  # type: ignore[assignment]
         self.positions = nn.Embedding(max_len, d_model)
         nn.init.normal_(self.positions.weight, std=EMBEDDING_STD)
         self.embedding_dropout = FeatureDropout(dropout)

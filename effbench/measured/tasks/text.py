@@ -21,7 +21,8 @@ from effbench.measured.data.corpus import UNKNOWN, VERSION, Corpus, some, tokeni
 from effbench.measured.data.examples import Examples, Integers, Splits, stratified_order
 from effbench.measured.data.reading import unchanged
 from effbench.measured.data.text_sets import OFFICIAL, TextSet
-from effbench.measured.tasks.base import Classification, LastRead, require
+from effbench.measured.tasks.base import LastRead, require
+from effbench.measured.tasks.beside_linear import BesideLinear
 from effbench.measured.tasks.pretrained import Pretrained
 
 if TYPE_CHECKING:
@@ -85,11 +86,13 @@ class WordOptions(WordVectors):
     """Options of how a classifier embeds words.
 
     ``ngrams`` of 2 or more adds hashed n-grams to the word embedding. ``word_dropout`` is the share of
-    embeddings that are left out in training.
+    embeddings that are left out in training. The embeddings of words and n-grams learn at ``embedding_lr``
+    times the rate of all other weights.
     """
 
     ngrams: int = 1
     word_dropout: float = 0.0
+    embedding_lr: float = 1.0
 
     def check_words(self) -> None:
         """Raise ValueError for a value that is not allowed."""
@@ -97,9 +100,10 @@ class WordOptions(WordVectors):
         share = self.word_dropout
         require(1 <= self.ngrams <= 5, f"ngrams must be 1 (words alone) to 5, got {self.ngrams}")
         require(0 <= share < 1, f"word_dropout must be at least 0 and below 1, got {share}")
+        require(self.embedding_lr > 0, f"embedding_lr must be above 0, got {self.embedding_lr}")
 
 
-class TextClassification(Classification, WordOptions, Pretrained):
+class TextClassification(BesideLinear, WordOptions, Pretrained):
     """Texts with a class each, read as words.
 
     A subclass brings ``texts_in`` and the names for messages: ``name`` of the task, ``unit`` of its texts.
@@ -131,6 +135,9 @@ class TextClassification(Classification, WordOptions, Pretrained):
         super().check_options()
         self.check_words()
         self.check_pretrained(self.vectors)
+        self.check_linear(self.vocabulary)
+        words = f"linear={self.linear} is of words: pretrained reads byte pairs"
+        require(not (self.pretrained and self.linear), words)
         train, validation, test = self.sizes
         require(train >= 0, f"train must be at least 0 (all), got {train}")
         require(validation is None or validation >= 1, f"validation must be at least 1, got {validation}")
@@ -141,7 +148,12 @@ class TextClassification(Classification, WordOptions, Pretrained):
         """Return the word options, with the vectors of this data."""
         from effbench.measured.models.classifier import WordRecipe
 
-        return WordRecipe(vectors=splits.vectors, ngrams=self.ngrams, word_dropout=self.word_dropout)
+        return WordRecipe(
+            vectors=splits.vectors,
+            ngrams=self.ngrams,
+            word_dropout=self.word_dropout,
+            embedding_lr=self.embedding_lr,
+        )
 
     def check_cell(self, cell: Cell) -> None:
         """Refuse a cell that the pre-trained weights do not fit."""
