@@ -106,18 +106,44 @@ def test_each_part_has_its_own_rate():
     assert factors[id(model.linear.weights.weight)] * 0.001 == pytest.approx(LINEAR_LR)
 
 
-def test_a_prediction_is_the_mean_and_each_of_both_is_scored_alone():
-    task = Newsgroups(linear=2)
-    model = beside()
+def test_a_prediction_is_the_weighted_mean_and_each_of_both_is_scored_alone():
+    task, model = Newsgroups(linear=2), beside()
+    model.share.fill_(0.3)
     batch = task.batch(examples(), np.arange(3))
     paths = model.paths(batch["tokens"], batch["mask"])
-    torch.testing.assert_close(
-        model(batch["tokens"], batch["mask"]), (paths["encoder"] + paths["linear"]) / 2
-    )
+    mean = model(batch["tokens"], batch["mask"])
+    torch.testing.assert_close(mean, 0.7 * paths["encoder"] + 0.3 * paths["linear"])
     scores = task.score(model, [batch])
-    for name, logits in {**paths, "": model(batch["tokens"], batch["mask"])}.items():
-        column = f"{name}_accuracy" if name else "accuracy"
+    for column, logits in {
+        "encoder_accuracy": paths["encoder"],
+        "linear_accuracy": paths["linear"],
+        "accuracy": mean,
+    }.items():
         assert scores[column] == pytest.approx(float((logits.argmax(-1) == 0).float().mean()))
+    assert float(model.share) == pytest.approx(0.3)  # only the validation part changes it
+
+
+class Fixed(torch.nn.Module):
+    def __init__(self, paths):
+        super().__init__()
+        self._paths = paths
+        self.register_buffer("share", torch.tensor(0.5))
+
+    def paths(self, tokens, mask=None):
+        return {name: torch.tensor(values) for name, values in self._paths.items()}
+
+
+def test_validation_picks_the_share_that_is_right_most_often():
+    task = Newsgroups(linear=1)
+    batch = {"tokens": torch.ones(2, 1), "mask": torch.ones(2, 1), "labels": torch.tensor([0, 1])}
+    # a share above 3/4 gets the first row right, one below 9/10 the second
+    model = Fixed({"encoder": [[0.0, 3.0], [0.0, 9.0]], "linear": [[1.0, 0.0], [1.0, 0.0]]})
+    assert task.validate(model, [batch])["accuracy"] == 1
+    assert float(model.share) == pytest.approx(0.8)
+    assert task.measurements(model, None, 1) == {"linear_share": 0.8}
+    right = Fixed({"encoder": [[3.0, 0.0], [0.0, 3.0]], "linear": [[0.0, 1.0], [1.0, 0.0]]})
+    assert task.validate(right, [batch])["accuracy"] == 1
+    assert float(right.share) == 0  # the smallest of those that are equally right
 
 
 def test_neither_part_learns_from_the_loss_of_the_other():

@@ -131,7 +131,7 @@ class Classifier(nn.Module):
         self.word_dropout = words.word_dropout
         for module in (*self.tokens.modules(), *self.ngrams.modules()):
             if isinstance(module, nn.Embedding):
-                module.weight.lr_factor = words.embedding_lr  # type: ignore[assignment]
+                module.weight.lr_factor = words.embedding_lr  # type: ignore[attr-defined]
         self.positions = nn.Embedding(max_len, d_model)
         nn.init.normal_(self.positions.weight, std=EMBEDDING_STD)
         self.embedding_dropout = FeatureDropout(dropout)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from effbench.measured.data.examples import Splits
+from effbench.measured.data.examples import Integers, Splits
 from effbench.measured.data.scoring import classification_scores
 from effbench.measured.tasks.base import Classification, require
 
@@ -17,15 +18,16 @@ if TYPE_CHECKING:
     from effbench.measured.tasks.base import Batch, MakeMechanism
 
 _LINEAR_ROWS = 200_000  # n-grams of each length, as many as the baseline has
+_SHARES = tuple(tenths / 10 for tenths in range(11))  # of the linear model in the mean: validation picks
 _MOST_WORDS = 2_000_000  # a larger vocabulary's triples would not fit into 64 bits
 
 
 class BesideLinear(Classification):
-    """Classification by the mean of an encoder's logits and, as an option, a linear model's.
+    """Classification by a mean of an encoder's logits and, as an option, a linear model's.
 
     ``linear`` is the longest n-gram that the linear model reads, 1 to 3; 0 leaves it out. Each of the two
     is trained on its own loss, so that ``encoder_accuracy`` and ``linear_accuracy`` are the scores of each
-    alone.
+    alone. The validation part picks the weights of the mean.
     """
 
     linear: int = 0
@@ -66,19 +68,47 @@ class BesideLinear(Classification):
         paths = model.paths(batch["tokens"], batch["mask"])  # type: ignore[operator]
         return torch.stack([cross_entropy(logits, batch["labels"]) for logits in paths.values()]).sum()
 
+    def validate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Choose the share of the linear model by accuracy, the smaller in a tie, and return the scores."""
+        if not self.linear:
+            return super().validate(model, batches)
+        logits, labels = _logits_of(model, batches)
+        right = [float((_mean(logits, share).argmax(axis=1) == labels).mean()) for share in _SHARES]
+        model.share.fill_(_SHARES[int(np.argmax(right))])  # type: ignore[operator]
+        return _scores(logits, labels, float(model.share))  # type: ignore[arg-type]
+
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return the scores of a classification, with a linear model the accuracy of each of both too."""
         if not self.linear:
             return super().score(model, batches)
-        truth: list[int] = []
-        predicted: dict[str, list[int]] = {"both": [], "encoder": [], "linear": []}
-        for batch in batches:
-            truth += batch["labels"].tolist()
-            paths = model.paths(batch["tokens"], batch["mask"])  # type: ignore[operator]
-            for name, logits in {**paths, "both": sum(paths.values())}.items():
-                predicted[name] += logits.argmax(dim=-1).tolist()
-        labels = np.array(truth)
-        scores = classification_scores(labels, np.array(predicted["both"]))
-        for name in ("encoder", "linear"):
-            scores[f"{name}_accuracy"] = float((np.array(predicted[name]) == labels).mean())
-        return scores
+        return _scores(*_logits_of(model, batches), float(model.share))  # type: ignore[arg-type]
+
+    def measurements(
+        self, model: nn.Module, splits: Splits, seq_len: int
+    ) -> Mapping[str, float | str | tuple[float, ...]]:
+        """Return the share of the linear model in the mean, if there is one."""
+        return {"linear_share": round(float(model.share), 2)} if self.linear else {}  # type: ignore[arg-type]
+
+
+def _logits_of(model: nn.Module, batches: Iterable[Batch]) -> tuple[dict[str, NDArray[np.float32]], Integers]:
+    """Return (logits [n, classes] of the encoder and of the linear model, labels [n])."""
+    import torch
+
+    made: dict[str, list[Tensor]] = {"encoder": [], "linear": []}
+    labels: list[int] = []
+    for batch in batches:
+        labels += batch["labels"].tolist()
+        for name, logits in model.paths(batch["tokens"], batch["mask"]).items():  # type: ignore[operator]
+            made[name].append(logits.detach().float().cpu())
+    return {name: torch.cat(parts).numpy() for name, parts in made.items()}, np.array(labels)
+
+
+def _mean(logits: Mapping[str, NDArray[np.float32]], share: float) -> NDArray[np.float32]:
+    return np.asarray((1 - share) * logits["encoder"] + share * logits["linear"], dtype=np.float32)
+
+
+def _scores(logits: Mapping[str, NDArray[np.float32]], labels: Integers, share: float) -> dict[str, float]:
+    scores = classification_scores(labels, _mean(logits, share).argmax(axis=1))
+    for name, values in logits.items():
+        scores[f"{name}_accuracy"] = float((values.argmax(axis=1) == labels).mean())
+    return scores
