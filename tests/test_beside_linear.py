@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from effbench.measured.data.examples import Examples
+from effbench.measured.data.examples import Examples, Splits
 from effbench.measured.models.classifier import Classifier, WordRecipe
 from effbench.measured.models.training import Recipe, _optimizer
 from effbench.measured.models.with_linear import LINEAR_LR, LinearNGrams, WithLinear
@@ -21,6 +21,11 @@ def examples(texts=TEXTS):
     return Examples(tokens=np.concatenate(texts), starts=starts, labels=np.zeros(len(texts), dtype=np.int64))
 
 
+def nothing() -> Splits:
+    part = examples()
+    return Splits(train=part, validation=part, test=part, vocab_size=VOCABULARY, classes=2, priors={})
+
+
 def linear(longest=2, rows=100, texts=TEXTS):
     made = LinearNGrams(examples(texts), vocab_size=VOCABULARY, classes=3, longest=longest, rows=rows).eval()
     torch.manual_seed(0)
@@ -29,7 +34,7 @@ def linear(longest=2, rows=100, texts=TEXTS):
 
 
 def test_its_features_have_the_values_of_the_baseline():
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
 
     # the unknown word 1 is no feature here, so the text that has it is left out of the comparison
     texts = [TEXTS[0], TEXTS[2], TEXTS[3]]
@@ -127,6 +132,7 @@ class Fixed(torch.nn.Module):
     def __init__(self, paths):
         super().__init__()
         self._paths = paths
+        self.share: torch.Tensor
         self.register_buffer("share", torch.tensor(0.5))
 
     def paths(self, tokens, mask=None):
@@ -140,7 +146,7 @@ def test_validation_picks_the_share_that_is_right_most_often():
     model = Fixed({"encoder": [[0.0, 3.0], [0.0, 9.0]], "linear": [[1.0, 0.0], [1.0, 0.0]]})
     assert task.validate(model, [batch])["accuracy"] == 1
     assert float(model.share) == pytest.approx(0.8)
-    assert task.measurements(model, None, 1) == {"linear_share": 0.8}
+    assert task.measurements(model, nothing(), 1) == {"linear_share": 0.8}
     right = Fixed({"encoder": [[3.0, 0.0], [0.0, 3.0]], "linear": [[0.0, 1.0], [1.0, 0.0]]})
     assert task.validate(right, [batch])["accuracy"] == 1
     assert float(right.share) == 0  # the smallest of those that are equally right

@@ -252,8 +252,8 @@ class TextClassification(BesideLinear, WordOptions, Pretrained):
     def measurements(
         self, model: nn.Module, splits: Splits, seq_len: int
     ) -> Mapping[str, float | str | tuple[float, ...]]:
-        """Return what the model began with, if it was pre-trained."""
-        return self.pretrained_facts()
+        """Return what the model began with, if it was pre-trained, and the share of a linear model."""
+        return {**super().measurements(model, splits, seq_len), **self.pretrained_facts()}
 
     def _in_tokens(self, corpus: Corpus, data_dir: Path | None) -> Examples:
         """Return the texts of all parts as words, or as the byte pairs of the pre-trained weights."""
