@@ -1,4 +1,4 @@
-"""Which mechanisms can predict a masked token from its neighbour: a made language of pairs.
+"""Test which mechanisms predict a masked token from its neighbour, on an artificial language of pairs.
 
     python benchmarks/masked_pairs.py
 
@@ -25,7 +25,7 @@ from effbench.measured.data.examples import Integers
 from effbench.measured.data.language_rows import masked
 from effbench.measured.data.source_targets import SPECIAL
 from effbench.measured.mechanism import Mechanism
-from effbench.measured.models.language_model import LanguageModel
+from effbench.measured.models.tagger import Tagger
 
 TOKENS = 40
 LENGTH = 32
@@ -52,8 +52,13 @@ def accuracies(make: Callable[..., Mechanism]) -> list[float]:
     rng = np.random.default_rng(0)
     partner = rng.permutation(np.arange(SPECIAL, TOKENS))
     torch.manual_seed(0)
-    model = LanguageModel(
-        partial(make, 64, 4, max_len=LENGTH), vocab_size=TOKENS, max_len=LENGTH, d_model=64, layers=2
+    model = Tagger(
+        partial(make, 64, 4, max_len=LENGTH),
+        vocab_size=TOKENS,
+        max_len=LENGTH,
+        d_model=64,
+        layers=2,
+        bias=True,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     right: list[float] = []
@@ -62,7 +67,7 @@ def accuracies(make: Callable[..., Mechanism]) -> list[float]:
         inputs, chosen = masked(rows, TOKENS, rng)
         at = torch.from_numpy(chosen)
         wanted = torch.from_numpy(rows)[at]
-        logits = model(torch.from_numpy(inputs), at)
+        logits = model(torch.from_numpy(inputs), None, at)
         optimizer.zero_grad()
         cross_entropy(logits, wanted).backward()
         optimizer.step()

@@ -200,7 +200,7 @@ def test_causal_language_refuses_a_mechanism_that_sees_what_it_predicts():
 def test_a_uniform_model_has_log2_v_bits_a_token(reviews, kind):
     task, splits = read_by(kind, reviews)
 
-    def uniform(tokens, at):
+    def uniform(tokens, mask, at):
         return torch.zeros(int(at.sum()), splits.vocab_size)
 
     batches = [task.batch(splits.test, rows) for rows in (np.arange(2), np.arange(2, len(splits.test)))]

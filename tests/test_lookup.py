@@ -14,8 +14,8 @@ from torch import nn
 
 from effbench.common import registry
 from effbench.common.spec import Cell, UsageError
+from effbench.measured.data.examples import UNLABELLED
 from effbench.measured.data.lookup_rows import (
-    UNLABELLED,
     Lookups,
     _drawn,
     _possible,

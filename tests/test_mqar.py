@@ -16,12 +16,13 @@ from torch.nn.functional import cross_entropy
 
 from effbench.common import registry
 from effbench.common.spec import Cell, UsageError
+from effbench.measured.data.examples import UNLABELLED
 from effbench.measured.data.recall_rows import Recall, distinct, generate, weighted
 from effbench.measured.models.batches import sorted_batches
 from effbench.measured.models.encoder import Encoder
 from effbench.measured.models.tagger import Tagger
 from effbench.measured.probes.accuracy import measure_accuracy
-from effbench.measured.tasks.mqar import BASED_TEST, MQAR, UNLABELLED
+from effbench.measured.tasks.mqar import BASED_TEST, MQAR
 
 SMALL = {"train": 400, "validation": 50, "test": 60}
 

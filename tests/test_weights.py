@@ -20,7 +20,7 @@ from effbench.common.spec import Cell, UsageError
 from effbench.measured.mechanism import Mechanism
 from effbench.measured.models.classifier import Classifier
 from effbench.measured.models.kept_weights import begin_with, write_weights
-from effbench.measured.models.language_model import LanguageModel
+from effbench.measured.models.tagger import Tagger
 from effbench.measured.tasks.imdb import IMDB
 from effbench.records.store import Store
 from effbench.sweep.inline import InlineExecutor
@@ -70,8 +70,8 @@ def of(kind: type[Mechanism] = LinearAttention) -> Callable[..., Mechanism]:
     return lambda max_len=12: kind(8, 2, max_len=max_len)
 
 
-def language_model(vocab: int = 20, max_len: int = 12) -> LanguageModel:
-    return LanguageModel(of(), vocab_size=vocab, max_len=max_len, d_model=8, layers=2).eval()
+def language_model(vocab: int = 20, max_len: int = 12) -> Tagger:
+    return Tagger(of(), vocab_size=vocab, max_len=max_len, d_model=8, layers=2, bias=True).eval()
 
 
 def classifier(vocab: int = 20, max_len: int = 12, kind: type[Mechanism] = LinearAttention) -> Classifier:
@@ -85,10 +85,10 @@ def test_weights_come_back_exactly(tmp_path):
     path, (first, second) = tmp_path / "w" / "a.safetensors", (language_model() for _ in range(2))
     tokens = torch.randint(0, 20, (4, 12))
     at = torch.ones_like(tokens, dtype=torch.bool)
-    assert not torch.equal(first(tokens, at), second(tokens, at))
+    assert not torch.equal(first(tokens, None, at), second(tokens, None, at))
     write_weights(path, first, {"format": "x"})
     begin_with(second, path, parts=("",))
-    assert torch.equal(first(tokens, at), second(tokens, at))
+    assert torch.equal(first(tokens, None, at), second(tokens, None, at))
 
 
 def test_a_classifier_begins_with_the_embeddings_and_the_encoder(tmp_path):
@@ -237,7 +237,7 @@ def test_a_classification_is_measured_from_both_starts_and_a_changed_file_anew(p
     assert len({record.data for record in records}) == 1
     assert not plan(one, Store(out), data_dir=data).jobs
     with torch.no_grad():
-        model = LanguageModel(of(), vocab_size=300, max_len=16, d_model=8, layers=1)
+        model = Tagger(of(), vocab_size=300, max_len=16, d_model=8, layers=1, bias=True)
     header = weights.read_header(mine)
     cell = Cell(mechanism="linear", probe="accuracy", task="x", seq_len=16, d_model=8, heads=2)
     write_weights(mine, model, weights.header(cell, header.kept))

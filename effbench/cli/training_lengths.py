@@ -1,4 +1,4 @@
-"""What ``effbench run`` says of trainings before it begins: which there are, and how long their rows are."""
+"""The sentences about trainings that ``effbench run`` prints first: their number and their lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which record of a cell stays when folders are merged: a function of the set of all its records alone."""
+"""Choose the record of a cell that stays when folders are merged, from the set of all its records alone."""
 
 from __future__ import annotations
 

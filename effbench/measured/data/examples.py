@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Integers = NDArray[np.integer[Any]]
 
 PAD = 0
+UNLABELLED = -100  # the label of a token that is not predicted: torch's cross-entropy leaves it out
 
 
 @dataclass(frozen=True, kw_only=True)

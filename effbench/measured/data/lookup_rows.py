@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from effbench.common.spec import UsageError
-from effbench.measured.data.examples import Integers
-
-UNLABELLED = -100  # left out by torch's cross-entropy
+from effbench.measured.data.examples import UNLABELLED, Integers
 
 
 @dataclass(frozen=True, kw_only=True)

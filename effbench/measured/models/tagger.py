@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -18,8 +19,11 @@ class Tagger(nn.Module):
     Logits come in the order of the rows, then of the positions. They are computed only where ``at`` is True:
     logits of all positions, [B, N, vocab_size], would take most of the model's memory and time. Learned
     absolute positions are added to the token embeddings, whose transpose is the output layer (Press and Wolf
-    2017, arXiv 1608.05859). Only ``mask`` marks padding; no id is special. ``max_len`` is the
-    longest N, ``ffn_width`` as in :class:`~effbench.measured.models.encoder.Encoder`.
+    2017, arXiv 1608.05859); with ``bias`` each token has a bias too. Only ``mask`` marks padding; no id is
+    special. ``max_len`` is the longest N, ``ffn_width`` as in
+    :class:`~effbench.measured.models.encoder.Encoder`.
+    ``tokens``, ``positions`` and ``encoder`` have the names and shapes that they have in a
+    :class:`~effbench.measured.models.classifier.Classifier`, which can begin with their weights.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class Tagger(nn.Module):
         layers: int,
         ffn_width: int | None = None,
         dropout: float = 0.0,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, d_model)
@@ -42,11 +47,12 @@ class Tagger(nn.Module):
         self.encoder = Encoder(
             make_mechanism, d_model=d_model, layers=layers, ffn_width=ffn_width, dropout=dropout
         )
+        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
 
     def forward(self, tokens: Tensor, mask: Tensor | None, at: Tensor) -> Tensor:
         """Logits [Q, vocab_size] at the True positions of ``at`` [B, N]; mask [B, N] is True for a token."""
         x = self.encoder(self._embedded(tokens), mask)
-        return linear(x[at], self.tokens.weight)
+        return linear(x[at], self.tokens.weight, self.bias)
 
     def prefill(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[State]]:
         """Return the encoded tokens [B, N, d_model] and the state of each layer after the last one."""

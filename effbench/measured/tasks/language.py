@@ -180,15 +180,16 @@ class LanguageModelling(TrainedTask):
         self, make_mechanism: MakeMechanism, *, splits: Splits, seq_len: int, d_model: int, layers: int
     ) -> nn.Module:
         """Return an encoder with an output layer that is tied to its token embedding."""
-        from effbench.measured.models.language_model import LanguageModel
+        from effbench.measured.models.tagger import Tagger
 
-        return LanguageModel(
+        return Tagger(
             make_mechanism,
             vocab_size=splits.vocab_size,
             max_len=seq_len,
             d_model=d_model,
             layers=layers,
             dropout=self.dropout,
+            bias=True,
         )
 
     def full_batch(self, splits: Splits, batch_size: int, seq_len: int) -> Batch:
@@ -206,7 +207,7 @@ class LanguageModelling(TrainedTask):
         from torch.nn.functional import cross_entropy
 
         at = batch["chosen"]
-        return cross_entropy(model(batch["tokens"], at), batch["targets"][at])
+        return cross_entropy(model(batch["tokens"], None, at), batch["targets"][at])
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, Any]:
         """Return ``bits_per_byte``, ``perplexity`` and ``token_accuracy`` of the predicted tokens."""
@@ -218,7 +219,7 @@ class LanguageModelling(TrainedTask):
         for batch in batches:
             at = batch["chosen"]
             wanted = batch["targets"][at]
-            logits: Tensor = model(batch["tokens"], at).float()
+            logits: Tensor = model(batch["tokens"], None, at).float()
             nats += float(cross_entropy(logits, wanted, reduction="sum"))
             right += int((logits.argmax(dim=1) == wanted).sum())
             tokens += len(wanted)

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effbench.common.extent import Extent
-from effbench.measured.data.examples import Integers, Splits
+from effbench.measured.data.examples import UNLABELLED, Integers, Splits
 from effbench.measured.data.lookup_rows import (
-    UNLABELLED,
     Lookups,
     keys_of,
     lookup_parts,
     lookup_priors,
     require_rows,
 )
-from effbench.measured.tasks.base import TrainedTask, require
+from effbench.measured.tasks.base import require
+from effbench.measured.tasks.tagging import Tagging
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from effbench.measured.tasks.base import Batch, MakeMechanism
+    from effbench.measured.tasks.base import Batch
 
 
-class Lookup(TrainedTask):
+class Lookup(Tagging):
     """Answer N / 2 questions, each from one other token of the row: a short test of what attention can find.
 
     A row of N tokens has N / 2 keys. Each key has one entry, a single token that holds the key and its value,
@@ -99,21 +99,6 @@ class Lookup(TrainedTask):
     def _vocabulary(self, seq_len: int) -> int:
         return keys_of(seq_len) * (1 + self.values)
 
-    def model(
-        self, make_mechanism: MakeMechanism, *, splits: Splits, seq_len: int, d_model: int, layers: int
-    ) -> nn.Module:
-        """Return an encoder that predicts a token of the vocabulary at each question."""
-        from effbench.measured.models.tagger import Tagger
-
-        return Tagger(
-            make_mechanism,
-            vocab_size=splits.vocab_size,
-            max_len=seq_len,
-            d_model=d_model,
-            layers=layers,
-            dropout=self.dropout,
-        )
-
     def batch(self, part: Lookups, rows: Integers) -> Batch:  # type: ignore[override]
         """Return ``tokens``, ``mask``, ``labels`` [B, N]; labels are UNLABELLED except at questions."""
         import torch
@@ -125,13 +110,6 @@ class Lookup(TrainedTask):
     def full_batch(self, splits: Splits, batch_size: int, seq_len: int) -> Batch:
         """Return rows of the training part, each as often as needed: all rows are full."""
         return self.batch(splits.train, np.arange(batch_size) % len(splits.train))  # type: ignore[arg-type]
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the cross-entropy in nats, the mean over all questions."""
-        from torch.nn.functional import cross_entropy
-
-        at = batch["labels"] != UNLABELLED
-        return cross_entropy(model(batch["tokens"], batch["mask"], at), batch["labels"][at])
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return ``accuracy`` over all questions, ``correct`` and ``examples``, the number of questions."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from effbench.common.extent import Extent
 from effbench.common.spec import UsageError
-from effbench.measured.data.examples import Integers, Splits
+from effbench.measured.data.examples import UNLABELLED, Integers, Splits
 from effbench.measured.data.recall_rows import (
     Block,
     Recall,
@@ -19,14 +19,13 @@ from effbench.measured.data.recall_rows import (
     recall_priors,
     row_hashes,
 )
-from effbench.measured.tasks.base import TrainedTask, require
+from effbench.measured.tasks.base import require
+from effbench.measured.tasks.tagging import Tagging
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from effbench.measured.tasks.base import Batch, MakeMechanism
-
-UNLABELLED = -100  # left out by torch's cross-entropy
+    from effbench.measured.tasks.base import Batch
 
 # Based's mixture: (seq_len, pairs, share of the training rows). Its tests at 512 and 1,024 tokens are left
 # out: learned positions end where training does.
@@ -39,7 +38,7 @@ _REDRAWS, _AT_LEAST = 20, 1000  # draws in place of rows that training has, and 
 _PARTS = {"train": 0, "validation": 1, "test": 2}
 
 
-class MQAR(TrainedTask):
+class MQAR(Tagging):
     """Recall the value that followed a key earlier in the row, for several keys (multi-query recall).
 
     A row is ``k v k v ...`` with ``pairs`` pairs (a sixteenth of seq_len if not given: Zoology's figure 2),
@@ -82,6 +81,11 @@ class MQAR(TrainedTask):
     epochs: int = 64
     dropout: float = 0.0
     patience: int = 20
+
+    @property
+    def ffn_width(self) -> int | None:
+        """No feed-forward layers, unless they are asked for."""
+        return None if self.feed_forward else 0
 
     def check_options(self) -> None:
         """Refuse mixtures and vocabularies that no row can be drawn from."""
@@ -205,22 +209,6 @@ class MQAR(TrainedTask):
             f"of {self.vocab} for a test that training has not seen; raise vocab or seq_len, or lower train"
         )
 
-    def model(
-        self, make_mechanism: MakeMechanism, *, splits: Splits, seq_len: int, d_model: int, layers: int
-    ) -> nn.Module:
-        """Return an encoder that predicts a token of the vocabulary at each query."""
-        from effbench.measured.models.tagger import Tagger
-
-        return Tagger(
-            make_mechanism,
-            vocab_size=splits.vocab_size,
-            max_len=seq_len,
-            d_model=d_model,
-            layers=layers,
-            ffn_width=None if self.feed_forward else 0,
-            dropout=self.dropout,
-        )
-
     def batch(self, part: Recall, rows: Integers) -> Batch:  # type: ignore[override]
         """Return ``tokens``, ``mask``, ``labels`` [B, N]; labels are values at queries, else UNLABELLED."""
         import torch
@@ -260,13 +248,6 @@ class MQAR(TrainedTask):
             "mask": torch.ones(batch_size, seq_len, dtype=torch.bool),
             "labels": labels,
         }
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the cross-entropy in nats, the mean over all queries."""
-        from torch.nn.functional import cross_entropy
-
-        at = batch["labels"] != UNLABELLED
-        return cross_entropy(model(batch["tokens"], batch["mask"], at), batch["labels"][at])
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return ``accuracy`` over all queries, ``correct`` and ``examples``; of a mixture, each shape's."""
