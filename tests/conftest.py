@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from effbench.common import registry
 from effbench.common.spec import Record
+from effbench.sweep import fingerprint
 
 PLUGINS = Path(__file__).parent / "plugins.py"
 
@@ -30,6 +31,7 @@ def _nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(work)
     registry.find.cache_clear()
     registry.model_kind.cache_clear()
+    fingerprint._digest.cache_clear()
 
 
 @pytest.fixture

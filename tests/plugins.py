@@ -36,11 +36,11 @@ class Plain(nn.Module):
 
 
 class Dawdles(Plain):
-    """Takes 50 ms more while the file that the variable DAWDLE names is there."""
+    """Takes 200 ms more while the file that the variable DAWDLE names is there."""
 
     def forward(self, x, mask=None):
         if os.path.exists(os.environ.get("DAWDLE", "")):
-            time.sleep(0.05)
+            time.sleep(0.2)
         return super().forward(x, mask)
 
 
