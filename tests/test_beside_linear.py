@@ -9,7 +9,7 @@ import torch
 from effbench.measured.data.examples import Examples, Splits
 from effbench.measured.models.classifier import Classifier, WordRecipe
 from effbench.measured.models.training import Recipe, _optimizer
-from effbench.measured.models.with_linear import LINEAR_LR, LinearNGrams, WithLinear
+from effbench.measured.models.with_linear import LinearNGrams, WithLinear
 from effbench.measured.tasks.newsgroups import Newsgroups
 
 TEXTS = [[2, 3, 4, 2, 3], [2, 3, 1, 5], [5, 4, 3], [2, 2, 3, 6, 6]]
@@ -26,8 +26,13 @@ def nothing() -> Splits:
     return Splits(train=part, validation=part, test=part, vocab_size=VOCABULARY, classes=2, priors={})
 
 
-def linear(longest=2, rows=100, texts=TEXTS):
-    made = LinearNGrams(examples(texts), vocab_size=VOCABULARY, classes=3, longest=longest, rows=rows).eval()
+def features(texts, *, longest=2, rows=100, classes=3, dropout=0.7):
+    sizes = {"vocab_size": VOCABULARY, "classes": classes, "longest": longest, "rows": rows}
+    return LinearNGrams(examples(texts), **sizes, dropout=dropout).eval()
+
+
+def linear(longest=2, rows=100, texts=TEXTS, dropout=0.7):
+    made = features(texts, longest=longest, rows=rows, dropout=dropout)
     torch.manual_seed(0)
     torch.nn.init.normal_(made.weights.weight)
     return made
@@ -38,7 +43,7 @@ def test_its_features_have_the_values_of_the_baseline():
 
     # the unknown word 1 is no feature here, so the text that has it is left out of the comparison
     texts = [TEXTS[0], TEXTS[2], TEXTS[3]]
-    made = LinearNGrams(examples(texts), vocab_size=VOCABULARY, classes=50, longest=2, rows=100).eval()
+    made = features(texts, classes=50)
     made.weights.weight.data = torch.eye(len(made.idf), 50)
     written = [" ".join(map(str, text)) for text in texts]
     theirs = TfidfVectorizer(
@@ -88,6 +93,8 @@ def test_weights_are_left_out_in_training_alone_without_a_change_of_their_mean()
     drawn = torch.stack([made(text) for _ in range(2000)])
     assert drawn.std(dim=0).min() > 0.01
     torch.testing.assert_close(drawn.mean(dim=0), exact, atol=0.1, rtol=0.1)
+    without = linear(2, dropout=0.0).train()
+    torch.testing.assert_close(without(text), exact)
 
 
 class Nothing(torch.nn.Module):
@@ -100,7 +107,7 @@ def beside():
     encoder = Classifier(
         Nothing, vocab_size=VOCABULARY, classes=3, max_len=8, d_model=8, layers=1, words=words
     )
-    return WithLinear(encoder, linear(), lr=0.001).eval()
+    return WithLinear(encoder, linear(), lr_factor=60.0).eval()
 
 
 def test_each_part_has_its_own_rate():
@@ -108,7 +115,7 @@ def test_each_part_has_its_own_rate():
     factors = {id(p): g["factor"] for g in _optimizer(model, Recipe()).param_groups for p in g["params"]}
     assert factors[id(model.encoder.tokens.weight)] == factors[id(model.encoder.ngrams[0].rows.weight)] == 5
     assert factors[id(model.encoder.classify.weight)] == 1
-    assert factors[id(model.linear.weights.weight)] * 0.001 == pytest.approx(LINEAR_LR)
+    assert factors[id(model.linear.weights.weight)] == 60
 
 
 def test_a_prediction_is_the_weighted_mean_and_each_of_both_is_scored_alone():
@@ -169,6 +176,8 @@ def test_neither_part_learns_from_the_loss_of_the_other():
     [
         ({"linear": 4}, "linear must be 0"),
         ({"linear": 1, "vocabulary": 3_000_000}, "vocabulary must be at most 2000000, got 3000000"),
+        ({"linear_lr": 0.0}, "linear_lr must be above 0, got 0.0"),
+        ({"linear_dropout": 1.0}, "linear_dropout must be at least 0 and below 1, got 1.0"),
         ({"embedding_lr": 0.0}, "embedding_lr must be above 0"),
     ],
 )

@@ -63,6 +63,7 @@ LOOKS = {
     "mamba2": Look(_ORANGE, "X", 3),
     "sinks": Look(_RED, "^", 4),
     "hyena": Look(_SKY, "s", 3),
+    "pointwise": Look(_BLACK, "D", 2),
     "nrms": Look(_ORANGE, "*", 4),
     "fim": Look(_BLACK, "X", 1),
     "plm-nr": Look(_SKY, ">", 2),

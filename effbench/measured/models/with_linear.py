@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from effbench.measured.data.corpus import UNKNOWN
 from effbench.measured.data.examples import Examples, Integers
 
-LINEAR_LR = 0.06
-LINEAR_DROPOUT = 0.7
 LEAST_TEXTS = 2  # an n-gram of one text alone would only be learnt by heart
 
 
@@ -20,16 +18,18 @@ class LinearNGrams(nn.Module):
 
     A feature is a token, or a pair (and so on, up to ``longest`` tokens) that stands in two of the texts; of
     each n the ``rows`` ones of the most texts. Its value is (1 + log count) idf, and each row of values has
-    norm 1. All weights begin at 0. In training each is left out with probability 0.7, which regularises a
-    linear model (Wager et al. 2013, Dropout Training as Adaptive Regularization). Ids 0 and 1, padding and
-    unknown words, are no features.
+    norm 1. All weights begin at 0. In training each is left out with probability ``dropout``, which
+    regularises a linear model (Wager et al. 2013, Dropout Training as Adaptive Regularization). Ids 0 and 1,
+    padding and unknown words, are no features.
     """
 
     idf: Tensor
 
-    def __init__(self, texts: Examples, *, vocab_size: int, classes: int, longest: int, rows: int) -> None:
+    def __init__(
+        self, texts: Examples, *, vocab_size: int, classes: int, longest: int, rows: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.base, self.longest = vocab_size, longest
+        self.base, self.longest, self.dropout = vocab_size, longest, dropout
         in_texts: list[Integers] = [np.zeros(vocab_size, dtype=np.int64)]
         keys, counts = ngrams_of(texts, 1, vocab_size)
         in_texts[0][keys] = counts
@@ -60,7 +60,7 @@ class LinearNGrams(nn.Module):
         norm = (value**2 / count).sum(dim=1, keepdim=True).sqrt().clamp(min=1e-6)
         value = value / count / norm
         if self.training:
-            value = value * (torch.rand_like(value) >= LINEAR_DROPOUT) / (1 - LINEAR_DROPOUT)
+            value = value * (torch.rand_like(value) >= self.dropout) / (1 - self.dropout)
         return torch.einsum("bn,bnk->bk", value, self.weights(features)) + self.bias
 
     def _rows(self, tokens: Tensor, n: int) -> Tensor:
@@ -99,17 +99,17 @@ class WithLinear(nn.Module):
     """tokens [B, N], mask [B, N] -> logits [B, classes]: a mean of an encoder's and a linear model's.
 
     They share no parameter. ``share`` is the weight of the linear model in the mean; it is a buffer, so it is
-    kept with the weights. ``lr`` is the rate of the training: the linear model learns at 0.06.
+    kept with the weights. The linear model learns at ``lr_factor`` times the rate of the training.
     """
 
     share: Tensor
 
-    def __init__(self, encoder: nn.Module, linear: LinearNGrams, *, lr: float) -> None:
+    def __init__(self, encoder: nn.Module, linear: LinearNGrams, *, lr_factor: float) -> None:
         super().__init__()
         self.encoder, self.linear = encoder, linear
         self.register_buffer("share", torch.tensor(0.5))
         for parameter in linear.parameters():
-            parameter.lr_factor = LINEAR_LR / lr  # type: ignore[attr-defined]
+            parameter.lr_factor = lr_factor  # type: ignore[attr-defined]
 
     def paths(self, tokens: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """Return the logits [B, classes] of each of the two by its name."""

@@ -25,16 +25,22 @@ _MOST_WORDS = 2_000_000  # a larger vocabulary's triples would not fit into 64 b
 class BesideLinear(Classification):
     """Classification by a mean of an encoder's logits and, as an option, a linear model's.
 
-    ``linear`` is the longest n-gram that the linear model reads, 1 to 3; 0 leaves it out. Each of the two
-    is trained on its own loss, so that ``encoder_accuracy`` and ``linear_accuracy`` are the scores of each
-    alone. The validation part picks the weights of the mean.
+    ``linear`` is the longest n-gram that the linear model reads, 1 to 3; 0 leaves it out. ``linear_lr`` is
+    its learning rate, ``linear_dropout`` the share of its features that are left out in training. Each of the
+    two is trained on its own loss, so that ``encoder_accuracy`` and ``linear_accuracy`` are the scores of
+    each alone. The validation part picks the weights of the mean.
     """
 
     linear: int = 0
+    linear_lr: float = 0.06
+    linear_dropout: float = 0.7
 
     def check_linear(self, vocabulary: int) -> None:
         """Raise ValueError for a value that is not allowed."""
         require(0 <= self.linear <= 3, f"linear must be 0 (no linear model) to 3 words, got {self.linear}")
+        require(self.linear_lr > 0, f"linear_lr must be above 0, got {self.linear_lr}")
+        share = self.linear_dropout
+        require(0 <= share < 1, f"linear_dropout must be at least 0 and below 1, got {share}")
         fits = self.linear == 0 or vocabulary <= _MOST_WORDS
         require(fits, f"with linear, vocabulary must be at most {_MOST_WORDS}, got {vocabulary}")
 
@@ -55,8 +61,9 @@ class BesideLinear(Classification):
             classes=splits.classes,
             longest=self.linear,
             rows=_LINEAR_ROWS,
+            dropout=self.linear_dropout,
         )
-        return WithLinear(encoder, linear, lr=self.lr)
+        return WithLinear(encoder, linear, lr_factor=self.linear_lr / self.lr)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the cross-entropy in nats, with a linear model the sum of both."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -52,12 +52,14 @@ class Lookup(Tagging):
     """
 
     source = "effbench's own; after associative recall, Arora et al. 2023, Zoology (arXiv 2312.04927)"
+    evaluations: ClassVar[int] = 4
 
     values: int = 2
     train: int = 6_000
     validation: int = 200
     test: int = 500
     epochs: int = 1
+    patience: int = 8
     lr: float = 5e-3
     dropout: float = 0.0
 
