@@ -471,6 +471,10 @@ def test_trainings_of_several_settings_are_not_mixed():
     same = choose(frame, seq_len=512)
     assert same.scores is not None
     assert same.scores.setting["task"] == "listops", "the length of the costs is preferred"
+    for task, n, taken in (("imdb", 700, 1024), ("imdb", 300, 256), ("listops", 700, 512)):
+        near = choose(frame, seq_len=n, task=task)
+        assert near.scores is not None
+        assert near.scores.setting["seq_len"] == taken, "the nearest length"
     for wrong in ({"task": "nowhere"}, {"task_seq_len": 5}):
         with pytest.raises(UsageError, match="has no trainings"):
             choose(frame, seq_len=512, **wrong)

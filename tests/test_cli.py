@@ -458,6 +458,15 @@ def test_a_length_that_is_asked_of_trainings_too_is_said_with_its_cost(here):
     assert "rows have 10 of 1,000 tokens on average" in done.stderr
 
 
+def test_trainings_longer_than_the_time_limit_are_said(here):
+    """A limit of 1 s is less than any of these trainings takes; one of 1 h is more."""
+    words = ["run", "--task", "listops:train=20000", "--seq-len", "512", "--repeats", "2", "-m", "linear"]
+    done = here(*words, "--probe", "accuracy", "--timeout", "1s", "--dry-run")
+    assert "careful: 2 of 2 trainings may not end within 1 s, the time limit" in done.stderr
+    enough = done.stderr.rpartition("--timeout ")[2].removesuffix(".\n")
+    assert here(*words, "--probe", "accuracy", "--timeout", enough, "--dry-run").stderr == ""
+
+
 def test_one_is_not_plural(here):
     options = ["--mode", "forward", "--repeats", "1", "--max-repeats", "1"]
     done = here("run", "-m", "linear", "--seq-len", "16", "--probe", "time", *options, "--dry-run")

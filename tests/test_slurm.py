@@ -202,11 +202,11 @@ def test_a_preempted_training_and_a_lost_node_end_in_the_same_result(up, command
 
 
 def test_a_job_at_its_time_limit_goes_on(up, command, script, tmp_path, monkeypatch):
-    """At its first start the job is told that 38 of its seconds are left, of which it reserves 30."""
+    """At its first start the job is told that 34 of its seconds are left, of which it reserves 30."""
     dawdle, limited, squeue = tmp_path / "dawdle", tmp_path / "limited", shutil.which("squeue")
     dawdle.touch()
     monkeypatch.setenv("DAWDLE", str(dawdle))
-    answer = f"mkdir {limited} && echo 0:38 && exit; rm -f {dawdle}"
+    answer = f"mkdir {limited} && echo 0:34 && exit; rm -f {dawdle}"
     script("squeue", f'case "$*" in *%L*) {answer};; esac\nexec {squeue} "$@"')
     code, _, said = command(*run_of(LONG))
     assert code == 0, said

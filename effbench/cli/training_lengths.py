@@ -1,7 +1,8 @@
-"""The sentences about trainings that ``effbench run`` prints first: their number and their lengths."""
+"""The sentences about trainings that ``effbench run`` prints first: their number, lengths and time limit."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,4 +49,28 @@ def cautions(todo: Plan, estimate: Estimate, *, moved: bool) -> list[str]:
         if extent is not None and mostly_padding(n, extent.tokens):
             rows = padding_in_words(n, extent.tokens)
             sentences.append(f"careful: {task}: {rows}. Scores are not those of inputs of this length.")
-    return sentences
+    return [*sentences, *_too_long(todo, estimate)]
+
+
+def _too_long(todo: Plan, estimate: Estimate) -> list[str]:
+    """Return a sentence if trainings on the CPU are expected to need more than the time limit of a cell."""
+    trainings = [job for job in todo.jobs if job.cell.probe == "accuracy" and job.cell.device == "cpu"]
+    expected = [(estimate.seconds(job.cell), job.limits.timeout_s) for job in trainings]
+    long = [(seconds, limit) for seconds, limit in expected if seconds > limit]
+    if not long:
+        return []
+    longest, limit = max(long)
+    number = f"{len(long)} of {plural(len(trainings), 'training')}"
+    return [
+        f"careful: {number} may not end within {_written(limit)}, the time limit of one measurement: the "
+        f"longest takes about {_written(longest)}. A longer limit: --timeout {_written(2 * longest, '')}."
+    ]
+
+
+def _written(seconds: float, blank: str = " ") -> str:
+    """Write whole seconds, minutes or hours, rounded up: an option takes them without the blank."""
+    for unit, size in (("h", 3600), ("m", 60)):
+        if seconds > 1.5 * size:
+            word = unit if not blank else {"h": "h", "m": "min"}[unit]
+            return f"{math.ceil(seconds / size)}{blank}{word}"
+    return f"{math.ceil(seconds)}{blank}s"

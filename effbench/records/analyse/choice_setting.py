@@ -58,7 +58,8 @@ def setting_of_trainings(
     """Return the trainings of one setting among rows of the raw frame, which are not empty.
 
     ``task`` is a task's name or its whole label. Without ``task_seq_len``, trainings at ``seq_len`` are
-    preferred to others. Raises UsageError if none fits, or if several settings do.
+    preferred to others; settings that differ in their length alone leave the nearest one by ratio, of two
+    equally near the longer one. Raises UsageError if none fits, or if several settings do.
     """
     conditions = {"task": task, "seq_len": task_seq_len}
     for name, value in conditions.items():
@@ -74,6 +75,10 @@ def setting_of_trainings(
     same = trained[trained["seq_len"] == seq_len]
     if task_seq_len is None and len(same):
         trained = same
+    others = [name for name in OF_TRAININGS if name != "seq_len"]
+    if task_seq_len is None and len(trained.drop_duplicates(others)) == 1:
+        nearest = min(set(trained["seq_len"]), key=lambda n: (max(n / seq_len, seq_len / n), -n))
+        trained = trained[trained["seq_len"] == nearest]
     settings = trained.drop_duplicates(OF_TRAININGS)
     if len(settings) > 1:
         options = {name: _TASK.get(name, "") for name in OF_TRAININGS}
