@@ -32,6 +32,9 @@ RESULTS = {
     "effbench compare results/before ": "fastformers",
     "effbench report ": "fastformers",
     "effbench plot DIR --kind time": "fastformers",
+    "effbench plot DIR --style paper": "fastformers",
+    "effbench export DIR --to mlflow": "fastformers",
+    "effbench export DIR --to wandb-offline": "fastformers",
 }
 TRAINED = """
 [[grid]]

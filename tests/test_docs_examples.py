@@ -40,7 +40,8 @@ CODES = {
 SMALLER = {
     '"256:4096:x2"': '"16:32:x2"\nmode = "forward"\nprobe = "time,memory"\nseconds = 0.01\nthreads = 1',
     "max_repeats = 4": "repeats = 2\nmax_repeats = 2",
-    "train=4000,validation=500,test=1000,epochs=4": "train=32,validation=16,test=16,epochs=1",
+    "repeats = 3": "repeats = 2",
+    "lookup:train=3000,lr=0.01": "lookup:train=32,validation=16,test=16",
     "seq_len = 64": "seq_len = 32\nthreads = 1",
 }
 
