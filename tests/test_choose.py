@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -446,6 +447,14 @@ def test_a_limit_inside_an_interval_is_said_to_be_uncertain():
     assert "not certain" not in text_of(choose(raw(CLEAR), seq_len=512, most=Most(memory_bytes=400_000)))
     one = choose(raw(close, scored({"a": [0.8], "b": [0.81]})), seq_len=512, most=Most(points=0.05))
     assert "(no interval), limit 5" in text_of(one)
+
+
+def test_a_noisy_time_between_two_lengths_names_the_lengths():
+    frame = raw(cost("a", lambda n: 1e-6 * n, noise=0.3), cost("b", lambda n: 1e-4 * n))
+    between = text_of(choose(frame, seq_len=300))
+    assert re.search(r"The time of a is noisy \(~\): [^;]* at 128; [^;]* at 512\.", between)
+    at = text_of(choose(frame, seq_len=512))
+    assert re.search(r"The time of a is noisy \(~\): ± [^;]*, target ± 5 %\.", at)
 
 
 def test_the_score_decides_between_equal_times_only_if_it_is_significant():

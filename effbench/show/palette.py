@@ -30,6 +30,9 @@ DASHES: tuple[Any, ...] = (
     (0, (3, 1, 1, 1, 1, 1)),
 )
 
+# For mechanisms without a look of their own: not the colours of vanilla, fastformer and linear, with which
+# most are compared.
+_FOR_OTHERS = (_GREEN, _PINK, _BLACK, _ORANGE, _BROWN)
 _LIGHTEST = 0.30  # luminance of letters: (1 + 0.05) / (0.30 + 0.05) = 3
 
 Style = dict[str, Any]
@@ -80,8 +83,9 @@ def looks(frame: pd.DataFrame, more: Iterable[str] = ()) -> dict[str, Style]:
     """Return the look of each mechanism of a frame, and of ``more`` labels, as arguments of ``Axes.plot``.
 
     A mechanism of ``LOOKS`` has its own. A public implementation of it (``hf:longformer``) has its colour,
-    and the marker and dashes that a hash of its prefix chooses. A hash of any other name chooses all three.
-    A chosen marker is never one that ``LOOKS`` has in this colour.
+    and the marker and dashes that a hash of its prefix chooses. A hash of any other name chooses all three,
+    the colour among those that vanilla, fastformer and linear do not have. A chosen marker is never one that
+    ``LOOKS`` has in this colour.
 
     Options do not change a look. If several configurations of a mechanism are in the frame, the one with the
     fewest options keeps it. A hash of their options chooses markers, dashes and a shade for the others.
@@ -146,8 +150,8 @@ def _of_mechanism(mechanism: str) -> Look:
         return LOOKS[mechanism]
     prefix, _, name = mechanism.rpartition(":")
     digest = _digest(prefix if name in LOOKS else mechanism)
-    colour = LOOKS[name].colour if name in LOOKS else digest % len(_OWN)
-    free, digest = _free(colour), digest // len(_OWN)
+    colour = LOOKS[name].colour if name in LOOKS else _FOR_OTHERS[digest % len(_FOR_OTHERS)]
+    free, digest = _free(colour), digest // len(_FOR_OTHERS)
     return Look(colour, free[(digest + _place(name)) % len(free)], digest // len(free) % len(DASHES))
 
 

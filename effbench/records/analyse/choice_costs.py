@@ -105,6 +105,10 @@ class AtLength:
             at: "; ".join(dict.fromkeys(str(m[at]) for m in own if isinstance(m[at], str) and m[at]))
             for at in ("noisy", "memory_left_out", "time_interval")
         }
+        noisy = {n: m["noisy"] for n, m in zip(self.weights, own, strict=True)}
+        if len(noisy) > 1:
+            of_lengths = (f"{why} at {n}" for n, why in noisy.items() if isinstance(why, str) and why)
+            texts["noisy"] = "; ".join(of_lengths)
         numbers = {"time_s": time_s, "time_low_s": low, "time_high_s": high, "memory_bytes": memory}
         numbers |= {"memory_low_bytes": min(sizes), "memory_high_bytes": max(sizes)}
         return row | texts | numbers | {"folder": "; ".join(dict.fromkeys(m["folder"] for m in own))}
