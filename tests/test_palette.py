@@ -72,6 +72,14 @@ def test_the_same_mechanism_looks_the_same_with_other_options():
         )
 
 
+def test_a_mechanism_of_ones_own_never_has_the_colour_of_those_it_is_compared_with():
+    usual = {style["color"] for style in looks(NOTHING, ("vanilla", "fastformer", "linear")).values()}
+    own = looks(NOTHING, [f"mine.py:Mine{number}" for number in range(200)])
+    colours = {style["color"] for style in own.values()}
+    assert not colours & usual
+    assert len(colours) == len(COLOURS) / 3 - len(usual)
+
+
 def test_every_mechanism_of_this_package_has_its_own_colour_and_marker():
     assert set(OWN) <= set(LOOKS)
     assert len(OWN) >= 18

@@ -62,15 +62,14 @@ def _too_long(todo: Plan, estimate: Estimate) -> list[str]:
     longest, limit = max(long)
     number = f"{len(long)} of {plural(len(trainings), 'training')}"
     return [
-        f"careful: {number} may not end within {_written(limit)}, the time limit of one measurement: the "
-        f"longest takes about {_written(longest)}. A longer limit: --timeout {_written(2 * longest, '')}."
+        f"careful: {number} may not end within the time limit of one measurement, {limit:g} s: the longest "
+        f"takes about {_rounded_up(longest)}. To give it more time: --timeout {_rounded_up(2 * longest)}."
     ]
 
 
-def _written(seconds: float, blank: str = " ") -> str:
-    """Write whole seconds, minutes or hours, rounded up: an option takes them without the blank."""
+def _rounded_up(seconds: float) -> str:
+    """Write whole seconds, minutes or hours as options take them, and never less time."""
     for unit, size in (("h", 3600), ("m", 60)):
         if seconds > 1.5 * size:
-            word = unit if not blank else {"h": "h", "m": "min"}[unit]
-            return f"{math.ceil(seconds / size)}{blank}{word}"
-    return f"{math.ceil(seconds)}{blank}s"
+            return f"{math.ceil(seconds / size)}{unit}"
+    return f"{math.ceil(seconds)}s"

@@ -107,7 +107,7 @@ class AtLength:
         }
         noisy = {n: m["noisy"] for n, m in zip(self.weights, own, strict=True)}
         if len(noisy) > 1:
-            of_lengths = (f"{why} at {n}" for n, why in noisy.items() if isinstance(why, str) and why)
+            of_lengths = (f"at {n}: {why}" for n, why in noisy.items() if isinstance(why, str) and why)
             texts["noisy"] = "; ".join(of_lengths)
         numbers = {"time_s": time_s, "time_low_s": low, "time_high_s": high, "memory_bytes": memory}
         numbers |= {"memory_low_bytes": min(sizes), "memory_high_bytes": max(sizes)}
