@@ -29,6 +29,7 @@ from baselines.attention.luna import Luna
 from baselines.attention.mamba2 import Mamba2
 from baselines.attention.nystromformer import Nystromformer
 from baselines.attention.performer import Performer
+from baselines.attention.pointwise import Pointwise
 from baselines.attention.poolingformer import Poolingformer
 from baselines.attention.retention import Retention
 from baselines.attention.sinks import Sinks
@@ -72,6 +73,8 @@ FORMS: Forms = [
     (Performer, {"causal": True}),
     (CosFormer, {}),
     (CosFormer, {"causal": True}),
+    (Pointwise, {}),
+    (Pointwise, {"causal": True}),
     (Poolingformer, {"window": 4, "pool_window": 18}),
     (Poolingformer, {"window": 20, "pool_window": 70, "kernel": 7, "stride": 3, "pooling": "max"}),
     (Poolingformer, {"window": 2, "pool_window": 1, "kernel": 2, "stride": 70}),  # most tokens see no row
