@@ -455,6 +455,8 @@ def test_every_number_and_the_setting_are_in_the_report():
         None if math.isnan(d) else d for d in frame["difference"]
     ]
     assert [order["n"] for order in exported["ranks"]] == [3, 3]
+    unequal = [*trained(("vanilla",), seeds=2), *trained(("linear",), seeds=3), *trained(("fastformer",))]
+    assert " 2 to 5 seeds;" in " ".join(report("table4", raw(unequal)).split())
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def test_ours_are_found_as_anybodys_would_be():
         plugin = registry.find(name, "mechanism")
         assert plugin.parameters is not None
         assert plugin.order
-        assert plugin.source
+        assert plugin.source or name == "pointwise", "a control is of no paper"
         assert plugin.summary
         loaded: Any = registry.load(plugin)
         assert loaded.__name__ == plugin.class_name

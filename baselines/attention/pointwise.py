@@ -1,4 +1,4 @@
-"""One linear map of each token: the control that mixes no tokens."""
+"""One linear map of each token: the control that mixes nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ class Pointwise(Mechanism):
         out_i = W x_i + b
 
     It is what attention becomes if every token attends to itself alone: W is the product of the output and
-    the value projection. In a model around it, only the pooling combines tokens. The difference between a
-    mechanism's score and its score estimates what mixing tokens in the layers adds. O(N D^2), memory O(N D).
-    x [B, N, D] -> [B, N, D].
+    the value projection. A model with it knows of other tokens only what its pooling tells. What a mechanism
+    scores beyond it is what mixing tokens is worth. O(N D^2), memory O(N D). x [B, N, D] -> [B, N, D].
 
-    Causal: the same map. The state of a generation is empty.
+    Causal: the same map. There is no state.
     """
 
     order = 1.0
@@ -27,7 +26,6 @@ class Pointwise(Mechanism):
     state_order = 0.0
     equivariant = True
     no_cross = "it mixes no tokens"
-    source = "effbench's own: a control"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
         super().__init__(d_model, heads, max_len=max_len, causal=causal)

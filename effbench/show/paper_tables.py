@@ -166,7 +166,8 @@ def _side_by_side(group: pd.DataFrame, setting: dict[str, Any]) -> Block:
 
 def _title(setting: dict[str, Any], rows: pd.DataFrame) -> str:
     lengths = sorted({int(n) for n in rows["seq_len"].dropna()})
-    seeds = sorted({int(n) for n in rows["seeds"].dropna()})
+    counts = [int(n) for n in rows["seeds"].dropna()]
+    seeds = sorted({min(counts), max(counts)}) if counts else []
     train = rows["train_examples"].iloc[0]
     entry = paper.published()["datasets"][setting["dataset"]]
     examples = f"{train:,.0f} training examples, " if pd.notna(train) else ""
