@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from effbench.common.spec import Record
 from effbench.sweep import fingerprint
 
 PLUGINS = Path(__file__).parent / "plugins.py"
+_tests = itertools.count()
+_FROZEN_EVERY = 100  # tests: what they import, and what pytest keeps of them, grows
 
 
-def pytest_collection_finish() -> None:
-    """Leave what is imported by now to no later collection: each probe collects, and torch is large."""
-    gc.collect()
-    gc.freeze()
+def pytest_runtest_setup() -> None:
+    """Leave what is alive by now to no later collection: each probe collects, and torch is large."""
+    if next(_tests) % _FROZEN_EVERY == 0:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
