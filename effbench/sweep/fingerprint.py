@@ -45,7 +45,8 @@ def code_of(cell: Cell) -> str:
         plugins.append(registry.find(cell.task, "task"))
     home = Path(__file__).parents[1]
     measuring = tuple(path for name in _MEASURING for path in _python_files(home / name))
-    sources = tuple(path for plugin in plugins for path in registry.sources(plugin))
+    # absolute: digests are cached, and a relative path is another file in another working folder
+    sources = tuple(path.absolute() for plugin in plugins for path in registry.sources(plugin))
     if cell.task:
         sources += tuple(path for name in _PREPARING for path in _python_files(home / name))
     libraries = " ".join(f"{name} {number}" for p in plugins for name, number in registry.versions(p).items())
