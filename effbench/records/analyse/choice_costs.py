@@ -103,12 +103,12 @@ class AtLength:
         memory, *_ = _interpolated([(size, size, size) for size in sizes], weights)
         texts = {
             at: "; ".join(dict.fromkeys(str(m[at]) for m in own if isinstance(m[at], str) and m[at]))
-            for at in ("noisy", "memory_left_out", "time_interval")
+            for at in ("memory_left_out", "time_interval")
         }
-        noisy = {n: m["noisy"] for n, m in zip(self.weights, own, strict=True)}
-        if len(noisy) > 1:
-            of_lengths = (f"at {n}: {why}" for n, why in noisy.items() if isinstance(why, str) and why)
-            texts["noisy"] = "; ".join(of_lengths)
+        noisy = {n: m["noisy"] for n, m in zip(self.weights, own, strict=True) if isinstance(m["noisy"], str)}
+        texts["noisy"] = "; ".join(
+            f"at {n}: {why}" if len(own) > 1 else why for n, why in noisy.items() if why
+        )
         numbers = {"time_s": time_s, "time_low_s": low, "time_high_s": high, "memory_bytes": memory}
         numbers |= {"memory_low_bytes": min(sizes), "memory_high_bytes": max(sizes)}
         return row | texts | numbers | {"folder": "; ".join(dict.fromkeys(m["folder"] for m in own))}
