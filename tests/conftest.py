@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ from hypothesis import settings
 
 from effbench.common import registry
 from effbench.common.spec import Record
-from effbench.sweep import fingerprint
 
 PLUGINS = Path(__file__).parent / "plugins.py"
 _tests = itertools.count()
@@ -35,7 +34,17 @@ def _nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(work)
     registry.find.cache_clear()
     registry.model_kind.cache_clear()
-    fingerprint._digest.cache_clear()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny models gain nothing from threads, and lose much where others use the same cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
