@@ -176,8 +176,10 @@ def test_neither_part_learns_from_the_loss_of_the_other():
     [
         ({"linear": 4}, "linear must be 0"),
         ({"linear": 1, "vocabulary": 3_000_000}, "vocabulary must be at most 2000000, got 3000000"),
-        ({"linear_lr": 0.0}, "linear_lr must be above 0, got 0.0"),
-        ({"linear_dropout": 1.0}, "linear_dropout must be at least 0 and below 1, got 1.0"),
+        ({"linear_lr": 0.02}, r"linear_lr needs linear, .*got linear_lr=0.02 alone"),
+        ({"linear_dropout": 0.5}, r"linear_dropout needs linear, .*got linear_dropout=0.5 alone"),
+        ({"linear": 1, "linear_lr": 0.0}, "linear_lr must be above 0, got 0.0"),
+        ({"linear": 1, "linear_dropout": 1.0}, "linear_dropout must be at least 0 and below 1, got 1.0"),
         ({"embedding_lr": 0.0}, "embedding_lr must be above 0"),
     ],
 )

@@ -146,13 +146,6 @@ def test_the_example_recommends():
     assert not table[0].any()
 
 
-def test_the_fingerprint_covers_the_packages_that_a_recommender_imports():
-    files = {path.name for path in registry.sources(registry.find("plm-nr", "recommender"))}
-    assert {"plm_nr.py", "_encoder.py", "fastformer.py"} <= files
-    assert "fastformer.py" not in {p.name for p in registry.sources(registry.find("nrms", "recommender"))}
-    assert code_of(cell("nrms")) != code_of(cell("vanilla"))
-
-
 def test_a_recommender_without_its_library_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(registry, "versions", lambda plugin: dict.fromkeys(plugin.requires))
     with pytest.raises(Unsupported, match=r"plm-nr needs transformers, .*pip install 'effbench\[plm\]'"):

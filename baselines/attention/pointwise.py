@@ -8,19 +8,21 @@ from effbench import Mechanism
 
 
 class Pointwise(Mechanism):
-    """A linear map of each token, the same for all; no token sees another, ``heads`` is unused.
+    """One linear map, applied to each token alone. ``heads`` is unused.
 
     Definition::
 
         out_i = W x_i + b
 
-    It is what attention becomes if every token attends to itself alone: W is the product of the output and
-    the value projection. A model with it knows of other tokens only what its pooling tells. What a mechanism
-    scores beyond it is what mixing tokens is worth. O(N D^2), memory O(N D). x [B, N, D] -> [B, N, D].
+    A control for trainings. No token sees another, so that in a model around it only the pooling combines
+    tokens: the score of a mechanism above its score is what mixing tokens in the layers adds. It is attention
+    in which each token attends to itself alone; W is then the product of the output and the value projection.
+    O(N D^2), memory O(N D). x [B, N, D] -> [B, N, D].
 
-    Causal: the same map. There is no state.
+    Causal: the same map. The state of a generation is empty.
     """
 
+    source = "effbench's own, a control"
     order = 1.0
     memory_order = 1.0
     state_order = 0.0

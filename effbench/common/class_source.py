@@ -48,10 +48,6 @@ class Module:
                 bound.add(node.name)
         return bound
 
-    def imports(self) -> set[str]:
-        """Modules that a statement ``from module import name`` names."""
-        return {self._absolute(node) for node in self._statements() if isinstance(node, ast.ImportFrom)}
-
     def imported(self, name: str) -> tuple[str, str]:
         """(module, name in it) of what ``name`` is imported from; the second is "" for a module itself.
 
@@ -61,7 +57,7 @@ class Module:
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     if (alias.asname or alias.name) == name:
-                        return self._absolute(node), alias.name
+                        return self.absolute(node), alias.name
             elif isinstance(node, ast.Import):
                 for alias in node.names:
                     if name in (alias.asname, alias.name):
@@ -80,7 +76,8 @@ class Module:
                 left += [part for handler in getattr(node, "handlers", []) for part in handler.body]
         return statements
 
-    def _absolute(self, node: ast.ImportFrom) -> str:
+    def absolute(self, node: ast.ImportFrom) -> str:
+        """The dotted name of the module that a statement ``from module import name`` names."""
         if not node.level:
             return node.module or ""
         package = self.name if self.path.stem == "__init__" else self.name.rpartition(".")[0]

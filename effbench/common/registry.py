@@ -17,6 +17,7 @@ from pathlib import Path
 
 from effbench.common import files, values
 from effbench.common.class_source import Class, Module, NotFound, derives, module_path
+from effbench.common.own_files import own_files
 from effbench.common.plugin_source import Absent, Broken, Kind, Parameter, Plugin, describe, unknown
 from effbench.common.spec import Option, UsageError
 from effbench.common.wording import shown
@@ -180,19 +181,9 @@ def versions(plugin: Plugin) -> dict[str, str | None]:
     return installed
 
 
-def sources(plugin: Plugin) -> list[Path]:
-    """Return the files that the plug-in's numbers depend on: its file, or its package folder's modules.
-
-    For a recommender they include the folders of other packages, beside its own, that its file imports from.
-    """
-    if plugin.module.endswith(".py") or "." not in plugin.module:
-        return [plugin.path]
-    folders = {plugin.path.parent}
-    if plugin.kind == "recommender":
-        top = plugin.module.partition(".")[0]
-        imports = Module.parse(plugin.path, plugin.module).imports()
-        folders |= {_module_path(name).parent for name in imports if name.startswith(f"{top}.")}
-    return sorted(path for folder in folders for path in folder.glob("*.py") if files.is_file(path))
+def sources(plugin: Plugin) -> tuple[Path, ...]:
+    """Return the files that the plug-in's numbers depend on: see ``own_files``. Their paths are absolute."""
+    return own_files(plugin.path.absolute(), plugin.module)
 
 
 @cache  # the metadata of every installed package is read, which takes about 15 ms

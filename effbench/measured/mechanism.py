@@ -23,7 +23,7 @@ class Mechanism(nn.Module):
 
     * ``order``, ``memory_order``: how time and peak memory grow with N: 1.0, 2.0, ``"N^1.5"``, ``"N log N"``;
     * ``equivariant``: True if permuting the tokens permutes the output alike, False if positions matter;
-    * ``source``: the paper;
+    * ``source``: the paper, or whose own it is;
     * ``reference``: a dense, obvious version of the same function, with which effbench compares the fast one
       before it times it;
     * ``forward_flops``, ``train_flops``, ``useful_flops``, ``saved_bytes``: closed forms of its costs, which

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from effbench import __version__
 from effbench.common import files, folders, registry
+from effbench.common.own_files import own_files
+from effbench.common.plugin_source import Plugin
 from effbench.common.spec import Cell
 
 # Below the wire: what runs in the measured process. What plans, stores and shows changes no number.
@@ -35,23 +37,28 @@ _PREPARING = (
 def code_of(cell: Cell) -> str:
     """``version-measuring-plugin``: digests of effbench's measuring code with torch, and of the plug-ins.
 
-    The last part covers the sources of the mechanism or recommender, the folders that its options name, the
-    versions of the libraries it requires and, for accuracy, the task's sources, the base classes of tasks and
-    the readers of data.
+    The last part covers the mechanism or recommender, the folders that its options name, the versions of the
+    libraries it requires and, for accuracy, the task; and what their files import of their own packages.
     """
     model = registry.model(cell.mechanism)
-    plugins = [model]
-    if cell.task:
-        plugins.append(registry.find(cell.task, "task"))
+    plugins = [model, *([registry.find(cell.task, "task")] if cell.task else [])]
     home = Path(__file__).parents[1]
-    measuring = tuple(path for name in _MEASURING for path in _python_files(home / name))
-    # absolute: digests are cached, and a relative path is another file in another working folder
-    sources = tuple(path.absolute() for plugin in plugins for path in registry.sources(plugin))
+    measuring = _python_files(home, _MEASURING)
+    sources = registry.sources(model)
     if cell.task:
-        sources += tuple(path for name in _PREPARING for path in _python_files(home / name))
+        sources += _of_task(plugins[1], home, measuring)
     libraries = " ".join(f"{name} {number}" for p in plugins for name, number in registry.versions(p).items())
     given = folders.read_by(model, cell.options)
     return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest((*sources, *given), libraries)}"
+
+
+def _of_task(task: Plugin, home: Path, measuring: tuple[Path, ...]) -> tuple[Path, ...]:
+    """What prepares and scores a training: for a task of another package, everything that it may use."""
+    preparing = _python_files(home, _PREPARING)
+    if home in task.path.parents:
+        used = own_files(task.path, task.module, frozenset(preparing + measuring))
+        return tuple(path for path in used if path not in measuring)
+    return registry.sources(task) + preparing
 
 
 @cache
@@ -62,5 +69,9 @@ def _digest(paths: tuple[Path, ...], more: str = "") -> str:
     return digest.hexdigest()[:8]
 
 
-def _python_files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.py")) if path.is_dir() else [path]
+@cache
+def _python_files(home: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
+    found: list[Path] = []
+    for place in (home / name for name in names):
+        found += sorted(place.glob("*.py")) if place.is_dir() else [place]
+    return tuple(found)

@@ -26,9 +26,9 @@ class BesideLinear(Classification):
     """Classification by a mean of an encoder's logits and, as an option, a linear model's.
 
     ``linear`` is the longest n-gram that the linear model reads, 1 to 3; 0 leaves it out. ``linear_lr`` is
-    its learning rate, ``linear_dropout`` the share of its features that are left out in training. Each of the
-    two is trained on its own loss, so that ``encoder_accuracy`` and ``linear_accuracy`` are the scores of
-    each alone. The validation part picks the weights of the mean.
+    its learning rate, ``linear_dropout`` the share of its features that are left out in training; both need
+    ``linear``. Each of the two models is trained on its own loss, so that ``encoder_accuracy`` and
+    ``linear_accuracy`` are the scores of each alone. The validation part picks the weights of the mean.
     """
 
     linear: int = 0
@@ -38,6 +38,12 @@ class BesideLinear(Classification):
     def check_linear(self, vocabulary: int) -> None:
         """Raise ValueError for a value that is not allowed."""
         require(0 <= self.linear <= 3, f"linear must be 0 (no linear model) to 3 words, got {self.linear}")
+        for name in ("linear_lr", "linear_dropout"):
+            given = getattr(self, name)
+            needless = self.linear == 0 and given != getattr(BesideLinear, name)
+            require(
+                not needless, f"{name} needs linear, the longest n-gram (1 to 3), got {name}={given} alone"
+            )
         require(self.linear_lr > 0, f"linear_lr must be above 0, got {self.linear_lr}")
         share = self.linear_dropout
         require(0 <= share < 1, f"linear_dropout must be at least 0 and below 1, got {share}")
