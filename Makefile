@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # uv installs faster where it is at hand; `make UV= ...` uses pip.
 UV ?= $(shell command -v uv 2>/dev/null)
-INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check)
+INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check --no-compile)
 
 .PHONY: run test lint docs gate gpu coverage clean
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ CALLS_THE_WORKER = "effbench.sweep.inline"  # it measures in the process of the 
 LINES = 400
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for package in ("effbench", "baselines"):

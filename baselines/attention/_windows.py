@@ -9,7 +9,7 @@ from torch import Tensor
 
 from baselines.attention._flash import attend, attend_backward
 
-TOGETHER = 32  # blocks whose windows get their gradients at once: few enough to stay in a cache
+TOGETHER = 8  # blocks whose windows get their gradients at once: few enough to stay small and in a cache
 
 
 def strided_windows(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tensor:

@@ -91,9 +91,10 @@ class LinearAttention(Mechanism):
         rows_2bhnd = pair.unflatten(-1, (2, self.heads, self.d_head)).permute(2, 0, 3, 1, 4)
         rows_2bhnd = rows_2bhnd.clone(memory_format=torch.contiguous_format)  # a view cannot be overwritten
         q_bhnd, k_bhnd = _Phi.apply(rows_2bhnd).unbind()  # type: ignore[no-untyped-call]
+        values = F.pad(split_heads(v, self.heads), (0, 1), value=1.0)  # a column of ones sums the weights
+        del pair, v  # the projections, from here on in memory for nothing
         if mask is not None:
             k_bhnd = k_bhnd.masked_fill(~mask[:, None, :, None], 0.0)
-        values = F.pad(split_heads(v, self.heads), (0, 1), value=1.0)  # a column of ones sums the weights
         return self._finished(running_products(q_bhnd, k_bhnd, values)), k_bhnd, values
 
     def _finished(self, sums_bhne: Tensor) -> Tensor:
@@ -208,7 +209,7 @@ class _Phi(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
         out: Tensor = context.saved_tensors[0]
-        return gradient * out.clamp(max=1)
+        return out.clamp(max=1).mul_(gradient)
 
 
 def _shares(q_bnD: Tensor, norm_bhd: Tensor) -> Tensor:
