@@ -13,6 +13,7 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effbench.common import registry
 from effbench.common.spec import Cell, Mode, UsageError
 from effbench.common.values import parse_time_s
 from effbench.gate.exact import DEFAULTS, FIGURES
@@ -449,3 +450,12 @@ def test_a_file_and_flags_of_the_same_values_ask_for_the_same_and_a_report_holds
 def test_a_gate_has_one_allocator(tmp_path):
     with pytest.raises(UsageError, match="allocator kept, system: a gate uses a single allocator"):
         read(tmp_path, None, {"mechanism": "vanilla", "allocator": "kept,system"})
+
+
+def test_the_gate_of_this_project_has_every_baseline():
+    root = Path(__file__).parent.parent
+    axes = read(root, None, {}).axes
+    ours = {
+        name for name in registry.names("mechanism") if "attention" in registry.find(name, "mechanism").module
+    }
+    assert {str(text).partition(":")[0] for text in axes["mechanism"]} == ours - {"pointwise"}
