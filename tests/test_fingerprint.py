@@ -164,3 +164,15 @@ def test_the_files_that_a_module_consists_of(tmp_path, statement, found):
     expected = found | ({"two.py"} if "one.py" in found else set())
     assert set(names) - {"__init__.py"} == expected
     assert names.count("__init__.py") == ("parts" in statement)
+
+
+def test_a_package_alone_and_a_module_alone(tmp_path):
+    """A package's folder is its own, under whatever name; what lies beside a module is not."""
+    package = tmp_path / "source"
+    package.mkdir()
+    (package / "__init__.py").write_text("from lab.one import thing\nimport other")
+    (package / "one.py").touch()
+    (tmp_path / "other.py").touch()
+    (tmp_path / "lab.py").write_text("import other")
+    assert [path.name for path in own_files(package / "__init__.py", "lab")] == ["__init__.py", "one.py"]
+    assert own_files(tmp_path / "lab.py", "lab") == (tmp_path / "lab.py",)

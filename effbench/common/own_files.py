@@ -23,19 +23,20 @@ def own_files(path: Path, module: str, among: frozenset[Path] | None = None) -> 
     that cannot be parsed imports nothing. ``among``, if given, holds the only imported files that count.
     """
     if module.endswith(".py"):
-        root, top, own = path.parent, "", path.stem
-    elif "." not in module:
+        home, top, own = path.parent, "", path.stem
+    elif "." not in module and path.stem != "__init__":
         return (path,)  # its neighbours are everything on the path
     else:
-        depth = module.count(".") + (path.stem == "__init__")
-        root, top, own = path.parents[depth], module.partition(".")[0], module
+        # the package's folder, which may have another name than the package where it was installed from
+        depth = module.count(".") - (path.stem != "__init__")
+        home, top, own = path.parents[depth], module.partition(".")[0], module
     found: dict[Path, None] = {path: None}
     left = [(path, own)]
     while left:
         for name in _imported(*left.pop()):
             if top and name.partition(".")[0] != top:
                 continue
-            for file, dotted in _on_the_way(root, name):
+            for file, dotted in _on_the_way(home, top, name):
                 if file not in found and (among is None or file in among):
                     found[file] = None
                     left.append((file, dotted))
@@ -59,15 +60,15 @@ def _imported(path: Path, module: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def _on_the_way(root: Path, name: str) -> Iterator[tuple[Path, str]]:
-    """The files that ``import name`` runs below ``root``, as far as they exist, with their dotted names."""
+def _on_the_way(home: Path, top: str, name: str) -> Iterator[tuple[Path, str]]:
+    """The files that ``import name`` runs in ``home``, the folder of ``top``, with their dotted names."""
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
-        place, dotted = root.joinpath(*parts[:depth]), ".".join(parts[:depth])
+        place, dotted = home.joinpath(*parts[bool(top) : depth]), ".".join(parts[:depth])
         for file in (place / "__init__.py", place.with_suffix(".py")):
             if files.is_file(file):
                 yield file, dotted
                 break
         else:
-            if not place.is_dir():
+            if not files.is_dir(place):
                 return
