@@ -12,6 +12,7 @@ from test_execute import executor, job, run  # noqa: F401  (executor is a fixtur
 from torch import nn
 
 from baselines.attention.bigbird import BigBird
+from baselines.attention.fastformer import Fastformer
 from effbench.common.spec import Record
 from effbench.measured.probes import energy
 from effbench.measured.probes.context import Context
@@ -59,10 +60,18 @@ def test_what_the_compiler_did_is_said(executor, plugin, name, status, says):  #
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
-@pytest.mark.parametrize("implementation", ["blocked", "dense"])
-def test_the_random_plan_of_bigbird_breaks_no_graph_and_stays_the_same(implementation):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BigBird(32, 2, max_len=90, block=8, implementation="blocked"),
+        lambda: BigBird(32, 2, max_len=90, block=8, implementation="dense"),
+        lambda: Fastformer(32, 2, max_len=90, causal=True),
+    ],
+    ids=["bigbird blocked", "bigbird dense", "fastformer causal"],
+)
+def test_random_plans_and_sums_of_chunks_break_no_graph_and_stay_the_same(make):
     torch.manual_seed(0)
-    module = BigBird(32, 2, max_len=90, block=8, implementation=implementation)
+    module = make()
     whole = torch.compile(module, backend="eager", fullgraph=True, dynamic=False)
     mask = torch.arange(90) % 7 != 3
     for n, given in ((90, None), (61, None), (90, mask.expand(2, -1)), (16, None)):

@@ -197,7 +197,7 @@ def _after(q: Tensor, gradient: Tensor, decay: Tensor | None) -> Tensor:
     """Return T for each chunk: sums of q_i g_i^T over the chunks after."""
     if decay is None:
         return F.pad((q.mT @ gradient)[:, :, 1:].flip(2).cumsum(dim=2).flip(2), (0, 0, 0, 0, 0, 1))
-    return _carried_back((q.mT @ gradient).mul_(decay), decay)
+    return _carried_on((q.mT @ gradient).mul_(decay), decay, toward=-1)
 
 
 def carried(sums: Tensor, decay: Tensor) -> Tensor:
@@ -214,22 +214,26 @@ class _Carried(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, sums: Tensor, decay: Tensor) -> Tensor:
         context.save_for_backward(decay)
-        before = torch.empty_like(sums)
-        totals, parts, factors = before.unbind(2), sums.unbind(2), decay.unbind(2)
-        totals[0].zero_()
-        for c in range(1, len(totals)):
-            torch.addcmul(parts[c - 1], totals[c - 1], factors[c - 1], out=totals[c])
-        return before
+        return _carried_on(sums, decay, toward=1)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _carried_back(gradient, *context.saved_tensors), None
+        (decay,) = context.saved_tensors
+        return _carried_on(gradient, decay, toward=-1), None
 
 
-def _carried_back(gradient: Tensor, decay: Tensor) -> Tensor:
-    out = torch.empty_like(gradient)
-    totals, parts, factors = out.unbind(2), gradient.unbind(2), decay.unbind(2)
-    totals[-1].zero_()
-    for c in range(len(totals) - 1, 0, -1):
-        torch.addcmul(parts[c], totals[c], factors[c], out=totals[c - 1])
+def _carried_on(sums: Tensor, decay: Tensor, toward: int) -> Tensor:
+    """Return t with t_{c + toward} = decay_c t_c + sums_c, from 0 at the first chunk (for -1, the last)."""
+    parts, factors = sums.unbind(2), decay.unbind(2)
+    chunks = range(len(parts))[::toward]
+    if torch.compiler.is_compiling():  # torch's compiler takes no part of a tensor as ``out``
+        carried = [torch.zeros_like(parts[0])]
+        for c in chunks[:-1]:
+            carried.append(torch.addcmul(parts[c], carried[-1], factors[c]))
+        return torch.stack(carried[::toward], dim=2)
+    out = torch.empty_like(sums)
+    totals = out.unbind(2)
+    totals[chunks[0]].zero_()
+    for c in chunks[:-1]:
+        torch.addcmul(parts[c], totals[c], factors[c], out=totals[c + toward])
     return out
