@@ -33,10 +33,11 @@ NEEDED = {
 FEW = ["linear", "fastformer"]
 OURS = [
     "vanilla", "fastformer", "linformer", "longformer", "bigbird", "linear", "performer", "cosformer",
-    "poolingformer", "nystromformer", "fnet", "luna",
+    "poolingformer", "nystromformer", "fnet", "luna", "retention:causal=true", "gla:causal=true",
+    "deltanet:causal=true", "mamba2:causal=true", "hyena:causal=true", "sinks:causal=true",
 ]  # fmt: skip
 # FlexAttention compiles a kernel for every shape: an audit, which has dozens, would take minutes.
-SLOW_TO_AUDIT = {"longformer", "bigbird"}
+SLOW_TO_AUDIT = {"longformer", "bigbird", "sinks:causal=true"}
 # A module of ten equal maps, and one of eleven: a tenth more work.
 STACK = """
 import torch

@@ -88,6 +88,15 @@ def _counts(path: Path, kind: str) -> bool:
     return "baselines" in path.parts
 
 
+def test_what_the_measured_process_imports_is_covered():
+    measured = HOME / "measured"
+    places = (measured, measured / "probes", measured / "models")
+    among = frozenset(path for place in places for path in place.glob("*.py"))
+    used = own_files(measured / "worker.py", "effbench.measured.worker", among)
+    assert {"decoding.py", "state.py", "compiled.py", "gpu.py", "patterns.py"} <= {path.name for path in used}
+    assert set(used) <= _covered("mechanism", "linear")
+
+
 def test_no_other_mechanism_and_no_other_task_is_covered():
     names = {path.name for path in _covered("mechanism", "fastformer")}
     assert {"fastformer.py", "_fastformer_costs.py", "_pooled.py", "_running.py"} <= names

@@ -15,6 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from effbench.cli.app import app
+from effbench.common import registry
 from effbench.common.spec import UsageError
 from effbench.sweep.sweep import Sweep
 
@@ -113,5 +114,11 @@ def test_the_preset_needs_a_device_and_has_every_mechanism():
     cells = Sweep.preset("gpu").cells()
     assert {cell.device for cell in cells} == {"cuda"}
     assert {cell.dtype for cell in cells} == {"bfloat16"}
-    assert set(gpu.OURS) <= {cell.mechanism for cell in cells}
     assert max(cell.seq_len for cell in cells) == 131072
+    assert set(gpu.OURS) <= {cell.label for cell in cells}
+    ours = {name for name in registry.names("mechanism") if _is_ours(name)}
+    assert {name.partition(":")[0] for name in gpu.OURS} == ours - {"pointwise"}
+
+
+def _is_ours(name: str) -> bool:
+    return registry.find(name, "mechanism").module.startswith("baselines.attention.")

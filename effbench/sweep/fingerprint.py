@@ -13,14 +13,11 @@ from effbench.common.own_files import own_files
 from effbench.common.plugin_source import Plugin
 from effbench.common.spec import Cell
 
-# Below the wire: what runs in the measured process. What plans, stores and shows changes no number.
+# Below the wire: what runs in the measured process. What plans, stores and shows changes no number. Of a
+# folder, the files that lie in it, without those of its folders.
 _MEASURING = (
     "common/machine.py",
-    "measured/facts.py",
-    "measured/worker.py",
-    "measured/workload.py",
-    "measured/mechanism.py",
-    "measured/recommender.py",
+    "measured",
     "measured/probes",
     "measured/models",
 )
