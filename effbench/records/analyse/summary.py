@@ -30,6 +30,7 @@ from effbench.records.analyse.uncertainty import (
 # Columns that two records of the same row share: what was measured, and where.
 IDENTITY = columns.of_role("identity")
 ORIGIN = columns.of_role("origin")
+_KEYS = [*IDENTITY, *ORIGIN]
 _EXACT = columns.of_role("exact")
 COLUMNS = columns.of_summary()
 
@@ -56,6 +57,17 @@ _TEXTS = (
 )
 # What the compiler did: the most in any repeat. Only the first one compiles, if its code is kept.
 _COMPILING = ("compile_s", "graph_breaks", "recompiles")
+# What a time's row needs of its records.
+_OF_TIMES = (
+    "batch_size",
+    "seq_len",
+    "mode",
+    "precision",
+    "throttled_share",
+    "throttle_reasons",
+    "warmed_up",
+    "trend",
+)
 _HITS = {"test_correct", "test_examples"}
 ONE_REPEAT = "one repeat"
 _TIME_RATIO = ["time_ratio", "time_ratio_low", "time_ratio_high"]
@@ -80,18 +92,30 @@ def summarise(raw: pd.DataFrame) -> pd.DataFrame:
     """
     if raw.empty:
         return pd.DataFrame(columns=COLUMNS)
-    rows = []
-    times = raw[(raw["probe"] == "time") & (raw["status"] == "ok")]
+    raw = raw.reset_index(drop=True)
+    # A selection of records copies every column, and there are many: so records are selected once for all
+    # rows of the summary, and with few columns for each row.
+    row_of = raw.groupby(_KEYS, sort=False, dropna=False).ngroup()
+    good = raw["status"] == "ok"
+    ok = raw[good].sort_values("repeat", kind="stable")
+    times = raw[good & (raw["probe"] == "time")]
     timed = comparable(times)
     noise = noises(timed)
-    own = {key: rows for key, rows in timed.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False)}
-    for key, group in raw.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False):
-        identity = dict(zip([*IDENTITY, *ORIGIN], key, strict=True))
-        values = _values(group, own.get(key), noise.get(identity["machine"], Noise()))
-        rows.append({**identity, **_status(group), **values})
-    scores = dict.fromkeys(name for row in rows for name in row.pop(columns.SCORES, ()))
     priors = [name for name in raw.columns if name.startswith(columns.PRIOR)]
-    frame = pd.DataFrame(rows).reindex(columns=columns.of_summary(list(scores), priors))
+    values = _of_times(times, timed, row_of, noise)
+    trainings = ok[ok["probe"] == "accuracy"]
+    trained = {
+        row: _of_trainings(rows) for row, rows in trainings.groupby(row_of[trainings.index], sort=False)
+    }
+    scores = dict.fromkeys(name for own in trained.values() for name in own.pop(columns.SCORES, ()))
+    frame = raw.loc[~row_of.duplicated(), _KEYS].reset_index(drop=True)
+    rows = [values.get(row, {}) | trained.get(row, {}) for row in frame.index]
+    for row, own in enumerate(rows):
+        own["repeats"] = max(values.get(row, {}).get("repeats", 0), trained.get(row, {}).get("repeats", 0))
+        own["hosts"] = (values.get(row) or own).get("hosts", "")
+    parts = [_statuses(raw, row_of), _exact(ok, row_of, priors), _texts(ok, row_of), pd.DataFrame(rows)]
+    frame = frame.join(parts).reindex(columns=columns.of_summary(list(scores), priors))
+    frame = frame.assign(**_roofs(ok, row_of, frame))
     frame = _ratios(frame, timed, noise)
     numbers = [name for name in frame.columns if columns.column(name).unit != "text"]
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
@@ -99,6 +123,16 @@ def summarise(raw: pd.DataFrame) -> pd.DataFrame:
     order = ["task", "scope", "batch_size", "d_model", "heads", "layers", "dtype", "device", "threads"]
     order += ["allocator", "compile", "mode", "mechanism", "options", "seq_len", *ORIGIN]
     return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def _statuses(raw: pd.DataFrame, row_of: pd.Series) -> pd.DataFrame:
+    """Return status and reason of each row of the summary."""
+    statuses = pd.DataFrame({"status": "ok", "reason": ""}, index=range(row_of.max() + 1))
+    failed = row_of[raw["status"] != "ok"].unique()
+    records = raw.loc[row_of.isin(failed), ["status", "probe", "repeat", "reason"]]
+    for row, group in records.groupby(row_of[records.index], sort=False):
+        statuses.loc[row] = _status(group)
+    return statuses
 
 
 def _status(group: pd.DataFrame) -> dict[str, str]:
@@ -116,52 +150,77 @@ def _status(group: pd.DataFrame) -> dict[str, str]:
     return {"status": str(worst["status"]), "reason": f"{prefix}{worst['reason']}"}
 
 
-def _values(group: pd.DataFrame, quiet: pd.DataFrame | None, noise: Noise) -> dict[str, Any]:
-    """Return a row's values; ``quiet`` are its times that can be compared, if it has any."""
-    # a mask copies every column, and there are many: it is applied only where needed
-    good = group["status"] == "ok"
-    ok = (group if good.all() else group[good]).sort_values("repeat")
-    priors = [name for name in ok.columns if name.startswith(columns.PRIOR)]
-    values: dict[str, Any] = {name: _first(ok, name) for name in (*_EXACT, *priors)}
-    values["peak_rss_bytes"] = None
-    if "peak_rss_bytes" in ok.columns:
-        measured = ok["probe"].isin(["memory", "accuracy"])
-        values["peak_rss_bytes"] = _first(ok[["peak_rss_bytes"]][measured], "peak_rss_bytes")
-    values |= {name: _text(ok, name) for name in _TEXTS}
-    values |= {name: ok[name].max() for name in _COMPILING if name in ok}
-    times = ok[ok["probe"] == "time"]
-    trained = ok[ok["probe"] == "accuracy"]
-    values["repeats"] = max(len(times), len(trained))
-    values["hosts"] = joined_hosts((trained if quiet is None else quiet)["host"])
-    if quiet is not None:
+def _exact(ok: pd.DataFrame, row_of: pd.Series, priors: Sequence[str]) -> pd.DataFrame:
+    """Return exact quantities of each row, by median: repeats may have measured them several times."""
+    names = [name for name in (*_EXACT, *priors) if name in ok]
+    found = [ok[names].astype(float).groupby(row_of[ok.index]).median()]
+    if "peak_rss_bytes" in ok:
+        resident = ok.loc[ok["probe"].isin(["memory", "accuracy"]), "peak_rss_bytes"].astype(float)
+        found.append(resident.groupby(row_of[resident.index]).median().to_frame())
+    compiling = ok[[name for name in _COMPILING if name in ok]].astype(float)
+    found.append(compiling.groupby(row_of[ok.index]).max())
+    return pd.concat(found, axis=1)
+
+
+def _texts(ok: pd.DataFrame, row_of: pd.Series) -> pd.DataFrame:
+    """Return the different parts of each text of each row, joined."""
+    found: dict[str, list[str | None]] = {}
+    for name in _TEXTS:
+        texts = ok[name].dropna() if name in ok else pd.Series(dtype=object)
+        joined = texts.groupby(row_of[texts.index]).agg(list).map(_joined).to_dict() if len(texts) else {}
+        found[name] = [joined.get(row) for row in range(row_of.max() + 1)]
+    return pd.DataFrame(found)
+
+
+def _joined(texts: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(part for text in texts for part in text.split("; ") if part))
+
+
+def _of_times(
+    times: pd.DataFrame, timed: pd.DataFrame, row_of: pd.Series, noise: Mapping[str, Noise]
+) -> dict[int, dict[str, Any]]:
+    """Return the values of each row that has times; those of ``timed`` can be compared."""
+    known = times[[name for name in _OF_TIMES if name in times]].assign(crowded=crowded_rows(times))
+    every = dict(iter(known.groupby(row_of[times.index], sort=False)))
+    few = timed[[name for name in ("machine", "host", "slowdown", "samples_time_s") if name in timed]]
+    found = {}
+    for row, quiet in few.groupby(row_of[timed.index], sort=False):
+        own, first = every[row], every[row].iloc[0]
+        of_machine = noise[str(quiet["machine"].iloc[0])]
         repeats = list(quiet["samples_time_s"])
-        center, low, high = time_interval(repeats, noise)
-        values |= {"time_s": center, "time_low_s": low, "time_high_s": high}
-        values["time_interval"] = noise.between.in_words() if len(repeats) > 1 else None
-        values["slowdown"] = quiet["slowdown"].median() if "slowdown" in quiet else None
-        values["noisy"] = _noisy(times, quiet, own_error(repeats, noise))
-        values |= _roofline(ok, values)
-        first = times.iloc[0]
+        center, low, high = time_interval(repeats, of_machine)
         tokens = first["batch_size"] * (1 if first["mode"] == "decode" else first["seq_len"])
-        values["tokens_per_s"] = float(tokens) / center
-    if len(trained):
-        values["tokens_per_s"] = trained["tokens_per_s"].median()
-        values["train_seconds"] = trained["train_seconds"].median()
-        values |= _scores(trained)
-    return values
+        found[row] = {
+            "repeats": len(own),
+            "hosts": joined_hosts(quiet["host"]),
+            "time_s": center,
+            "time_low_s": low,
+            "time_high_s": high,
+            "time_interval": of_machine.between.in_words() if len(repeats) > 1 else None,
+            "slowdown": quiet["slowdown"].median() if "slowdown" in quiet else None,
+            "noisy": _noisy(own, len(quiet), own_error(repeats, of_machine)),
+            "tokens_per_s": float(tokens) / center,
+        }
+    return found
 
 
-def _noisy(times: pd.DataFrame, quiet: pd.DataFrame, half: float) -> str:
+def _of_trainings(trained: pd.DataFrame) -> dict[str, Any]:
+    """Return the values of a row's trainings, and the names of their scores."""
+    medians = {name: trained[name].median() for name in ("tokens_per_s", "train_seconds")}
+    return {"repeats": len(trained), "hosts": joined_hosts(trained["host"]), **medians, **_scores(trained)}
+
+
+def _noisy(times: pd.DataFrame, quiet: int, half: float) -> str:
     """Return the reasons to distrust a time: other load, a wide interval, no steady state; empty if none.
 
-    ``quiet`` are the repeats that the time was computed from.
+    ``quiet`` is the number of repeats that the time was computed from.
     """
     reasons = []
-    disturbed = int(crowded_rows(times).sum())
-    if disturbed and len(quiet) == len(times):  # too few others to leave these out
+    disturbed = int(times["crowded"].sum())
+    if disturbed and quiet == len(times):  # too few others to leave these out
         reasons.append(f"{BESIDE_LOAD} in {disturbed} of {plural(len(times), 'repeat')}")
     asked = float(times["precision"].max()) if "precision" in times else 0.0
-    if len(quiet) < 2:
+    if quiet < 2:
         reasons.append(ONE_REPEAT)
     elif asked and half > asked:
         known = f"± {100 * half:.1f} %" if half < 1 else "± a factor of 2 or more"
@@ -178,34 +237,36 @@ def _noisy(times: pd.DataFrame, quiet: pd.DataFrame, half: float) -> str:
     return "; ".join(reasons)
 
 
-def _roofline(ok: pd.DataFrame, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the roofline's columns; none if FLOPs or the machine's ceiling are unknown."""
-    if "peak_flops_per_s" not in ok or not (known := ok["peak_flops_per_s"].notna()).any():
+def _roofs(ok: pd.DataFrame, row_of: pd.Series, frame: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the roofline's columns of the rows with a time whose FLOPs and ceiling are known."""
+    if not set(_OF_THE_ROOF) <= set(ok):
         return {}
-    row = ok.loc[known, [*_OF_THE_ROOF]].iloc[0]
-    return roofline(
-        flops=float(row["flops"]),
-        bytes_moved=float(row["bytes_moved"]),
-        time_s=values["time_s"],
-        footprint_bytes=None if pd.isna(values["peak_bytes"]) else float(values["peak_bytes"]),
-        peak_flops_per_s=float(row["peak_flops_per_s"]),
-        bandwidth_at_bytes=row["samples_bandwidth_at_bytes"],
-        bandwidth_bytes_per_s=row["samples_bandwidth_bytes_per_s"],
-    )
+    known = ok.loc[ok["peak_flops_per_s"].notna(), [*_OF_THE_ROOF]]
+    first = known.groupby(row_of[known.index], sort=False).head(1)
+    found: dict[int, dict[str, float]] = {}
+    for row, of_row in zip(row_of[first.index], first.to_dict(orient="records"), strict=True):
+        time_s, footprint = frame.at[row, "time_s"], frame.at[row, "peak_bytes"]
+        if pd.notna(time_s):
+            found[row] = roofline(
+                flops=float(of_row["flops"]),
+                bytes_moved=float(of_row["bytes_moved"]),
+                time_s=float(time_s),
+                footprint_bytes=None if pd.isna(footprint) else float(footprint),
+                peak_flops_per_s=float(of_row["peak_flops_per_s"]),
+                bandwidth_at_bytes=of_row["samples_bandwidth_at_bytes"],
+                bandwidth_bytes_per_s=of_row["samples_bandwidth_bytes_per_s"],
+            )
+    return dict(pd.DataFrame.from_dict(found, orient="index").items())
 
 
 def _ratios(frame: pd.DataFrame, times: pd.DataFrame, noise: Mapping[str, Noise]) -> pd.DataFrame:
     """Return the frame with each time's ratio to the fastest of its kind, and to its plain form's time."""
-    place = {
-        key: number
-        for number, key in enumerate(frame[[*IDENTITY, *ORIGIN]].itertuples(index=False, name=None))
-    }
+    place = {key: number for number, key in enumerate(frame[_KEYS].itertuples(index=False, name=None))}
     ratios: dict[int, Interval] = {}  # one assignment for each row would take seconds for thousands of rows
     rivals = [name for name in [*IDENTITY, "machine"] if name not in ("mechanism", "options")]
     for _, block in times.groupby(rivals, sort=False, dropna=False):
         samples_of = {
-            place[key]: by_pair(rows)
-            for key, rows in block.groupby([*IDENTITY, *ORIGIN], sort=False, dropna=False)
+            place[key]: by_pair(rows) for key, rows in block.groupby(_KEYS, sort=False, dropna=False)
         }
         best = frame.loc[list(samples_of), "time_s"].idxmin()
         for number, samples in samples_of.items():
@@ -213,7 +274,7 @@ def _ratios(frame: pd.DataFrame, times: pd.DataFrame, noise: Mapping[str, Noise]
             if number != best:
                 of_machine = noise[str(block["machine"].iloc[0])]
                 ratios[number] = ratio_interval(samples, samples_of[best], of_machine)
-    compiled = compile_ratios(times, [*IDENTITY, *ORIGIN], noise)
+    compiled = compile_ratios(times, _KEYS, noise)
     to_plain = {place[key]: ratio for key, ratio in compiled.items()}
     return frame.assign(**_columns(ratios, _TIME_RATIO), **_columns(to_plain, RATIO))
 
@@ -259,18 +320,3 @@ def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
     if columns.score_unit(score) == "share":
         low, high = max(0.0, low), min(1.0, high)
     return {score: mean, low_at: low, high_at: high, kind_at: kind}
-
-
-def _text(ok: pd.DataFrame, name: str) -> str | None:
-    """Return the different texts of a column, joined; None if no record has the column."""
-    if name not in ok.columns or ok[name].isna().all():
-        return None
-    return "; ".join(dict.fromkeys(part for text in ok[name].dropna() for part in text.split("; ") if part))
-
-
-def _first(ok: pd.DataFrame, name: str) -> Any:
-    """Return the value of an exact quantity; the median if repeats measured it several times."""
-    if name not in ok.columns:
-        return None
-    known = ok[name].dropna()
-    return known.median() if len(known) else None
