@@ -68,6 +68,7 @@ _OF_TIMES = (
     "warmed_up",
     "trend",
 )
+_NOTHING: dict[str, Any] = {"repeats": 0, "hosts": ""}
 _HITS = {"test_correct", "test_examples"}
 ONE_REPEAT = "one repeat"
 _TIME_RATIO = ["time_ratio", "time_ratio_low", "time_ratio_high"]
@@ -109,10 +110,12 @@ def summarise(raw: pd.DataFrame) -> pd.DataFrame:
     }
     scores = dict.fromkeys(name for own in trained.values() for name in own.pop(columns.SCORES, ()))
     frame = raw.loc[~row_of.duplicated(), _KEYS].reset_index(drop=True)
-    rows = [values.get(row, {}) | trained.get(row, {}) for row in frame.index]
-    for row, own in enumerate(rows):
-        own["repeats"] = max(values.get(row, {}).get("repeats", 0), trained.get(row, {}).get("repeats", 0))
-        own["hosts"] = (values.get(row) or own).get("hosts", "")
+    rows = []
+    for row in frame.index:
+        timings, scoring = values.get(row, _NOTHING), trained.get(row, _NOTHING)
+        repeats = max(timings["repeats"], scoring["repeats"])
+        hosts = timings["hosts"] or scoring["hosts"]
+        rows.append({**timings, **scoring, "repeats": repeats, "hosts": hosts})
     parts = [_statuses(raw, row_of), _exact(ok, row_of, priors), _texts(ok, row_of), pd.DataFrame(rows)]
     frame = frame.join(parts).reindex(columns=columns.of_summary(list(scores), priors))
     frame = frame.assign(**_roofs(ok, row_of, frame))
