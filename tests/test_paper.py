@@ -416,6 +416,15 @@ def test_a_failure_is_named():
 # the report
 
 
+def test_trainings_that_were_too_short_are_named_for_each_dataset():
+    short = raw(trained()).assign(best_epoch=3.0, epochs=3.0)
+    long = raw(trained(task="imdb:classes=rating")).assign(best_epoch=1.5, epochs=3.0)
+    text = report("table4", pd.concat([short, long], ignore_index=True), format="markdown")
+    assert "- newsgroups: 35 of 35 trainings had the best validation score at the end" in text
+    assert text.count("still learning") == 1
+    assert "still learning" not in report("table4", long, format="markdown")
+
+
 def test_a_table_without_a_counterpart_says_so():
     (alone,) = paper.ALONE
     text = " ".join(report(alone, raw(trained())).split())

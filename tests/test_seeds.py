@@ -16,6 +16,7 @@ from scipy import stats
 
 from effbench.common.spec import Cell, Record, UsageError
 from effbench.records.analyse import seeds
+from effbench.records.analyse.still_learning import still_learning
 from effbench.show import comparison_tables as show_seeds
 from effbench.show.blocks import renderable
 
@@ -228,3 +229,29 @@ def test_its_table_prints_the_means_the_verdicts_and_the_seeds_that_would_tell()
 def test_what_cannot_be_compared_is_said(records, against, complaint):
     with pytest.raises(UsageError, match=complaint):
         show_seeds.comparison(records, against)
+
+
+@pytest.mark.parametrize(
+    ("best", "epochs", "warned"),
+    [
+        ([3.0, 3.0, 2.5], [3.0, 3.0, 3.0], True),
+        ([3.0, 2.5], [3.0, 3.0], False),  # half of them: it may be chance
+        ([2.0, 2.0, 2.5], [3.0, 2.5, 3.0], False),
+        ([4.5, 2.0, 4.5], [4.5, 3.0, 4.5], True),  # ended by its seconds
+        ([], [], False),
+    ],
+)
+def test_trainings_that_ended_while_they_learned_are_said(best, epochs, warned):
+    scores = dict(zip(("vanilla", "linear", "luna"), ([0.5], [0.6], [0.7]), strict=True))
+    table = frame({name: scores[name] for name, _ in zip(scores, best, strict=False)})
+    if best:
+        table = table.assign(best_epoch=best, epochs=epochs)
+    warning = still_learning(table)
+    assert warning.startswith(f"2 of {len(best)} trainings had the best") if warned else warning == ""
+    assert still_learning(table.assign(status="crashed")) == ""
+    if best:
+        (block, *_) = show_seeds.comparison_blocks(table, "all")
+        assert list(block.warnings) == ([warning] if warned else [])
+        other = frame(scores, seq_len=128).assign(best_epoch=1.0, epochs=3.0)
+        blocks = show_seeds.comparison_blocks(pd.concat([table, other], ignore_index=True), "all")
+        assert sum(bool(block.warnings) for block in blocks) == (2 if warned else 0), "one for each score"

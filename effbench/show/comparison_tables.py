@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ from effbench.records.analyse import documents
 from effbench.records.analyse.documents import compare_documents
 from effbench.records.analyse.scores import scores_of
 from effbench.records.analyse.seeds import BETTER, NOT_SIGNIFICANT, SETTING, WORSE, compare, seed_scores
+from effbench.records.analyse.still_learning import still_learning
 from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.tables import each_row
@@ -61,15 +63,22 @@ def comparison_blocks(raw: pd.DataFrame, against: str) -> list[Block]:
     scores = pd.concat([seed_scores(raw, metric=at) for at in names])
     for key, group in differences.groupby([*SETTING, "metric"], sort=False, dropna=False):
         setting = dict(zip([*SETTING, "metric"], key, strict=True))
-        same = scores["metric"] == setting["metric"]
-        for name in SETTING:
-            same &= (scores[name] == setting[name]) | (scores[name].isna() & pd.isna(setting[name]))
-        means = scores[same].set_index("mechanism")
+        of_metric = scores[scores["metric"] == setting["metric"]]
+        means = of_metric[_same(of_metric, setting)].set_index("mechanism")
         score = names[setting["metric"]]
-        blocks.append(_block(group, means, setting, score))
+        warning = still_learning(raw[_same(raw, setting)])
+        blocks.append(replace(_block(group, means, setting, score), warnings=[warning] if warning else []))
         if "by_document_verdict" in group and group["by_document_verdict"].notna().any():
             blocks.append(_document_block(group, setting, score))
     return blocks
+
+
+def _same(rows: pd.DataFrame, setting: dict[str, Any]) -> pd.Series:
+    """Return which rows have the setting; a missing value is equal to another."""
+    same = pd.Series(True, index=rows.index)
+    for name in SETTING:
+        same &= (rows[name] == setting[name]) | (rows[name].isna() & pd.isna(setting[name]))
+    return same
 
 
 def _block(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any], score: str) -> Block:

@@ -17,6 +17,7 @@ from rich.text import Text
 from effbench.common.wording import plural
 from effbench.records.analyse import published as paper
 from effbench.records.analyse.seeds import ONE_SEED
+from effbench.records.analyse.still_learning import still_learning
 from effbench.show import units
 from effbench.show.blocks import Block, as_text, natural_width, renderable
 from effbench.show.overview import mixtures
@@ -64,13 +65,18 @@ def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", length
 
 
 def _careful(what: str, raw: pd.DataFrame) -> list[str]:
-    """Return sentences about failed cells, and about records of several machines or versions."""
+    """Return sentences about failed cells, too short trainings, and several machines or versions."""
     failed = [
         f"{row.status}: {row.label} {row.task or row.mode} N={row.seq_len}, repeat {row.repeat}: {row.reason}"
         for row in each_row(paper.failures(what, raw))
     ]
     used = raw[(raw["status"] == "ok") & (raw["probe"] == ("time" if what in paper.TIMED else "accuracy"))]
-    return [*failed, *mixtures(used)]
+    short = [
+        f"{task.partition(':')[0]}: {warning}"
+        for task, own in used.groupby("task", sort=False)
+        if (warning := still_learning(own))
+    ]
+    return [*failed, *short, *mixtures(used)]
 
 
 def _source() -> str:
