@@ -12,10 +12,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import gpu
 import torch
+from ours import our_mechanisms
 from typer.testing import CliRunner
 
 from effbench.cli.app import app
-from effbench.common import registry
 from effbench.common.spec import UsageError
 from effbench.sweep.sweep import Sweep
 
@@ -116,9 +116,5 @@ def test_the_preset_needs_a_device_and_has_every_mechanism():
     assert {cell.dtype for cell in cells} == {"bfloat16"}
     assert max(cell.seq_len for cell in cells) == 131072
     assert set(gpu.OURS) <= {cell.label for cell in cells}
-    ours = {name for name in registry.names("mechanism") if _is_ours(name)}
+    ours = {plugin.name for plugin in our_mechanisms()}
     assert {name.partition(":")[0] for name in gpu.OURS} == ours - {"pointwise"}
-
-
-def _is_ours(name: str) -> bool:
-    return registry.find(name, "mechanism").module.startswith("baselines.attention.")

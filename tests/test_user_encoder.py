@@ -8,6 +8,7 @@ import pytest
 import torch
 from frames import cost_records, raw
 from news import D_MODEL, HEADS, MAX_LEN, small_news
+from ours import our_mechanisms
 from torch import Tensor, nn
 
 from effbench import Unsupported
@@ -38,8 +39,7 @@ def cell(mechanism: str, **more: Any) -> Cell:
 
 def test_the_preset_has_every_mechanism_of_this_package_with_a_plain_form():
     """But not the control that mixes no tokens."""
-    found = [registry.find(name, "mechanism") for name in registry.names("mechanism")]
-    own = [plugin for plugin in found if plugin.module.startswith("baselines.attention.")]
+    own = our_mechanisms()
     plain = [plugin.name for plugin in own if not getattr(registry.load(plugin), "no_noncausal")]  # noqa: B009
     assert sorted(set(plain) - {"pointwise"}) == PLAIN
     assert 50 in {each.seq_len for each in PRESET.cells()}

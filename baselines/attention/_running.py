@@ -172,7 +172,7 @@ class _Running(torch.autograd.Function):
         of_q = _plus(gradient @ _before(k, v, decay).mT, toward, k)
         after = _after(q, gradient, decay)
         of_k = _plus(v @ after.mT, toward.mT, q)
-        del toward  # the products of pairs are the largest
+        del toward  # frees the products of pairs, which are the largest
         return of_q, of_k, _plus(k @ after, _past(q, k).mT, gradient), None
 
 

@@ -92,7 +92,7 @@ class LinearAttention(Mechanism):
         rows_2bhnd = rows_2bhnd.clone(memory_format=torch.contiguous_format)  # a view cannot be overwritten
         q_bhnd, k_bhnd = _Phi.apply(rows_2bhnd).unbind()  # type: ignore[no-untyped-call]
         values = F.pad(split_heads(v, self.heads), (0, 1), value=1.0)  # a column of ones sums the weights
-        del pair, v  # the projections, from here on in memory for nothing
+        del pair, v  # frees the projections, which nothing reads from here on
         if mask is not None:
             k_bhnd = k_bhnd.masked_fill(~mask[:, None, :, None], 0.0)
         return self._finished(running_products(q_bhnd, k_bhnd, values)), k_bhnd, values

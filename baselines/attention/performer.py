@@ -113,7 +113,7 @@ class Performer(Mechanism):
         query_bhmn = (scaled_md @ q_bhdn).add_(largest_bhm1)
         query_bhmn = query_bhmn.sub_(query_bhmn.detach().amax(dim=2, keepdim=True)).exp_()
         out_bhdn, weights_bh1n = (sums_bhme.mT @ query_bhmn).split([self.d_head, 1], dim=2)
-        del query_bhmn  # the largest of all, from here on in memory for nothing
+        del query_bhmn  # frees the largest tensor, which nothing reads from here on
         mixed_bDn = (out_bhdn / weights_bh1n.clamp_min(_least(wide))).flatten(1, 2)
         return tokens_first(mixed_bDn, self.out.weight.to(wide), self.out.bias.to(wide))
 

@@ -1,4 +1,4 @@
-"""One linear map of each token: the control that mixes nothing."""
+"""One linear map of each token: the control that mixes no tokens."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from effbench import Mechanism
 
 
 class Pointwise(Mechanism):
-    """One linear map, applied to each token alone. ``heads`` is unused.
+    """A linear map of each token, the same for all; no token sees another, ``heads`` is unused.
 
     Definition::
 
         out_i = W x_i + b
 
-    A control for trainings. No token sees another, so that in a model around it only the pooling combines
-    tokens: the score of a mechanism above its score is what mixing tokens in the layers adds. It is attention
-    in which each token attends to itself alone; W is then the product of the output and the value projection.
-    O(N D^2), memory O(N D). x [B, N, D] -> [B, N, D].
+    It is what attention becomes if every token attends to itself alone: W is the product of the output and
+    the value projection. In a model around it, only the pooling combines tokens. The difference between a
+    mechanism's score and its score estimates what mixing tokens in the layers adds. O(N D^2), memory O(N D).
+    x [B, N, D] -> [B, N, D].
 
     Causal: the same map. The state of a generation is empty.
     """
 
-    source = "effbench's own, a control"
     order = 1.0
     memory_order = 1.0
     state_order = 0.0
     equivariant = True
     no_cross = "it mixes no tokens"
+    source = "effbench's own: a control"
 
     def __init__(self, d_model: int, heads: int, *, max_len: int, causal: bool = False) -> None:
         super().__init__(d_model, heads, max_len=max_len, causal=causal)

@@ -30,7 +30,7 @@ def own_files(path: Path, module: str, among: frozenset[Path] | None = None) -> 
         # the package's folder, which may have another name than the package where it was installed from
         depth = module.count(".") - (path.stem != "__init__")
         home, top, own = path.parents[depth], module.partition(".")[0], module
-    found: dict[Path, None] = {path: None}
+    found = {path}
     left = [(path, own)]
     while left:
         for name in _imported(*left.pop()):
@@ -38,7 +38,7 @@ def own_files(path: Path, module: str, among: frozenset[Path] | None = None) -> 
                 continue
             for file, dotted in _on_the_way(home, top, name):
                 if file not in found and (among is None or file in among):
-                    found[file] = None
+                    found.add(file)
                     left.append((file, dotted))
     return tuple(sorted(found))
 

@@ -13,8 +13,8 @@ from effbench.common.own_files import own_files
 from effbench.common.plugin_source import Plugin
 from effbench.common.spec import Cell
 
-# Below the wire: what runs in the measured process. What plans, stores and shows changes no number. Of a
-# folder, the files that lie in it, without those of its folders.
+# Below the wire: what runs in the measured process. What plans, stores and shows changes no number. A folder
+# stands for the files directly in it.
 _MEASURING = (
     "common/machine.py",
     "measured",
@@ -38,19 +38,24 @@ def code_of(cell: Cell) -> str:
     libraries it requires and, for accuracy, the task; and what their files import of their own packages.
     """
     model = registry.model(cell.mechanism)
-    plugins = [model, *([registry.find(cell.task, "task")] if cell.task else [])]
+    plugins = [model]
     home = Path(__file__).parents[1]
     measuring = _python_files(home, _MEASURING)
     sources = registry.sources(model)
     if cell.task:
-        sources += _of_task(plugins[1], home, measuring)
+        task = registry.find(cell.task, "task")
+        plugins.append(task)
+        sources += _of_task(task, home, measuring)
     libraries = " ".join(f"{name} {number}" for p in plugins for name, number in registry.versions(p).items())
     given = folders.read_by(model, cell.options)
     return f"{__version__}-{_digest(measuring, version('torch'))}-{_digest((*sources, *given), libraries)}"
 
 
 def _of_task(task: Plugin, home: Path, measuring: tuple[Path, ...]) -> tuple[Path, ...]:
-    """What prepares and scores a training: for a task of another package, everything that it may use."""
+    """Return the files that prepare and score a training of the task.
+
+    A task of another package may use any of effbench's: for it, all of them count.
+    """
     preparing = _python_files(home, _PREPARING)
     if home in task.path.parents:
         used = own_files(task.path, task.module, frozenset(preparing + measuring))

@@ -40,10 +40,8 @@ class BesideLinear(Classification):
         require(0 <= self.linear <= 3, f"linear must be 0 (no linear model) to 3 words, got {self.linear}")
         for name in ("linear_lr", "linear_dropout"):
             given = getattr(self, name)
-            needless = self.linear == 0 and given != getattr(BesideLinear, name)
-            require(
-                not needless, f"{name} needs linear, the longest n-gram (1 to 3), got {name}={given} alone"
-            )
+            read = self.linear != 0 or given == getattr(BesideLinear, name)
+            require(read, f"{name} needs linear, the longest n-gram (1 to 3), got {name}={given} alone")
         require(self.linear_lr > 0, f"linear_lr must be above 0, got {self.linear_lr}")
         share = self.linear_dropout
         require(0 <= share < 1, f"linear_dropout must be at least 0 and below 1, got {share}")

@@ -7,13 +7,13 @@ import pandas as pd
 from effbench.common.wording import plural
 
 _NEEDED = {"best_epoch", "epochs"}
-_MOST = 0.5  # by chance, one in so many evaluations is both the best and the last
+_MOST = 0.5  # in fewer it may be chance: the last of k evaluations is the best in one case of k
 
 
 def still_learning(raw: pd.DataFrame) -> str:
     """Return a warning if most of these trainings scored best in their last evaluation; "" if not.
 
-    ``raw`` holds rows of the raw frame; those that are no successful trainings do not count.
+    ``raw`` holds rows of the raw frame; other probes and failed trainings do not count.
     """
     if not set(raw) >= _NEEDED:
         return ""
