@@ -104,6 +104,16 @@ def test_the_answer_comes_first_and_says_what_is_not_known():
     assert "nothing is said about speed" in only_scores
 
 
+@pytest.mark.parametrize(("best", "warned"), [(3.0, True), (2.0, False)])
+def test_trainings_that_ended_while_they_learned_are_said(best, warned):
+    records = [
+        replace(own, values={**own.values, "best_epoch": best, "epochs": 3.0})
+        for own in accuracy_records(SIX[:2])
+    ]
+    assert ("6 of 6 trainings had the best validation score at the end" in
+            Parsed(report_page.report([source(records)])).text) == warned  # fmt: skip
+
+
 def test_the_page_fetches_nothing():
     page = Parsed(usual())
     for tag, attributes in page.elements:
