@@ -20,8 +20,9 @@ from effbench.sweep.inline import InlineExecutor
 
 REFERENCE = ROOT / "results" / "reference"
 # The results folder that an example's name of one stands for, by the first words of the example that match.
-# "trained" is a small one that is measured here. With "quick", results/NAME is the committed folder of that
-# name if there is one.
+# "trained" is a small one that is measured here. Where no words match, results/NAME is the committed folder
+# of that name, and SMALL if there is none.
+SMALL = "fastformers"
 RESULTS = {
     "effbench ensemble ": "trained",
     "effbench paper table5 ": "trained",
@@ -29,12 +30,7 @@ RESULTS = {
     "effbench paper table4 ": "paper-classification-mini",
     "effbench paper table6 ": "paper-summarization-mini",
     "effbench plot DIR --kind generation": "copying-mini",
-    "effbench compare results/before ": "fastformers",
-    "effbench report ": "fastformers",
-    "effbench plot DIR --kind time": "fastformers",
-    "effbench plot DIR --style paper": "fastformers",
-    "effbench export DIR --to mlflow": "fastformers",
-    "effbench export DIR --to wandb-offline": "fastformers",
+    "effbench unpack ": SMALL,
 }
 TRAINED = """
 [[grid]]
@@ -120,9 +116,10 @@ def put_repository(folder: Path) -> None:
 def put_results(folder: Path, words: list[str], trained: Path) -> None:
     """Copy the results folders that a command names into the working folder, under these names."""
     command = " ".join(words)
-    usual = next((name for start, name in RESULTS.items() if command.startswith(start)), "quick")
-    for name in {word for word in words if word == "DIR" or word.startswith("results/")}:
-        source = trained if usual == "trained" else REFERENCE / usual
-        if usual == "quick" and (REFERENCE / Path(name).name).is_dir():
+    usual = next((name for start, name in RESULTS.items() if command.startswith(start)), None)
+    named = {word for word, before in zip(words, ["", *words], strict=False) if before != "--out"}
+    for name in {word for word in named if word == "DIR" or word.startswith("results/")}:
+        source = trained if usual == "trained" else REFERENCE / (usual or SMALL)
+        if usual is None and (REFERENCE / Path(name).name).is_dir():
             source = REFERENCE / Path(name).name
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("plots"))
