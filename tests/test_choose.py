@@ -427,9 +427,9 @@ def test_a_limit_on_the_score_excludes_and_its_setting_is_said():
     assert places(tight) == {"a": OUTSIDE, "b": FRONT, "c": OUTSIDE}
     assert "10.00 points below b" in text_of(tight)
     assert "no score" in text_of(tight)
-    assert "still learning" not in text_of(free)
+    assert "best validation score at the end" not in text_of(free)
     short = [replace(own, values={**own.values, "best_epoch": 3.0, "epochs": 3.0}) for own in scored(SCORES)]
-    assert "were still learning" in text_of(choose(raw(CLEAR, short), seq_len=512))
+    assert "best validation score at the end" in text_of(choose(raw(CLEAR, short), seq_len=512))
     exact = choose(frame, seq_len=512, most=Most(points=0.10))
     assert places(exact)["a"] == FRONT, "the limit itself is within the limit"
     assert "not certain" not in text_of(exact), "every seed has the same difference"

@@ -16,7 +16,7 @@ from scipy import stats
 
 from effbench.common.spec import Cell, Record, UsageError
 from effbench.records.analyse import seeds
-from effbench.records.analyse.still_learning import still_learning
+from effbench.records.analyse.best_at_end import best_at_end
 from effbench.show import comparison_tables as show_seeds
 from effbench.show.blocks import renderable
 
@@ -246,9 +246,9 @@ def test_trainings_that_ended_while_they_learned_are_said(best, epochs, warned):
     table = frame({name: scores[name] for name, _ in zip(scores, best, strict=False)})
     if best:
         table = table.assign(best_epoch=best, epochs=epochs)
-    warning = still_learning(table)
+    warning = best_at_end(table)
     assert warning.startswith(f"2 of {len(best)} trainings had the best") if warned else warning == ""
-    assert still_learning(table.assign(status="crashed")) == ""
+    assert best_at_end(table.assign(status="crashed")) == ""
     if best:
         (block, *_) = show_seeds.comparison_blocks(table, "all")
         assert list(block.warnings) == ([warning] if warned else [])

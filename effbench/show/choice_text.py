@@ -10,10 +10,10 @@ import pandas as pd
 
 from effbench.common.columns import score_unit
 from effbench.common.wording import plural
+from effbench.records.analyse.best_at_end import best_at_end
 from effbench.records.analyse.choice import DOMINATED, FAILED, FRONT, Choice
 from effbench.records.analyse.choice_scores import Scores
 from effbench.records.analyse.seeds import BETTER, NOT_SIGNIFICANT, WORSE
-from effbench.records.analyse.still_learning import still_learning
 from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.overview import mixtures
@@ -110,7 +110,7 @@ def _about_scores(choice: Choice, scores: Scores) -> list[str]:
         f"Scores are of {_task(scores)}, {shape}, from trainings of their own. They are combined with the "
         "costs by the mechanism's label alone."
     ]
-    if warning := still_learning(scores.raw):
+    if warning := best_at_end(scores.raw):
         sentences.append(f"{warning}.")
     unmatched = sorted(set(scores.means.index) - set(choice.rows["label"]))
     return sentences + ([f"trained, but not among the costs: {', '.join(unmatched)}"] if unmatched else [])

@@ -12,10 +12,10 @@ from effbench.common import columns
 from effbench.common.spec import UsageError
 from effbench.common.wording import plural
 from effbench.records.analyse import documents
+from effbench.records.analyse.best_at_end import best_at_end
 from effbench.records.analyse.documents import compare_documents
 from effbench.records.analyse.scores import scores_of
 from effbench.records.analyse.seeds import BETTER, NOT_SIGNIFICANT, SETTING, WORSE, compare, seed_scores
-from effbench.records.analyse.still_learning import still_learning
 from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.tables import each_row
@@ -66,7 +66,7 @@ def comparison_blocks(raw: pd.DataFrame, against: str) -> list[Block]:
         of_metric = scores[scores["metric"] == setting["metric"]]
         means = of_metric[_same(of_metric, setting)].set_index("mechanism")
         score = names[setting["metric"]]
-        warning = still_learning(raw[_same(raw, setting)])
+        warning = best_at_end(raw[_same(raw, setting)])
         blocks.append(replace(_block(group, means, setting, score), warnings=[warning] if warning else []))
         if "by_document_verdict" in group and group["by_document_verdict"].notna().any():
             blocks.append(_document_block(group, setting, score))

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from effbench.common.wording import plural
 from effbench.records.analyse import published as paper
+from effbench.records.analyse.best_at_end import best_at_end
 from effbench.records.analyse.seeds import ONE_SEED
-from effbench.records.analyse.still_learning import still_learning
 from effbench.show import units
 from effbench.show.blocks import Block, as_text, natural_width, renderable
 from effbench.show.overview import mixtures
@@ -74,7 +74,7 @@ def _careful(what: str, raw: pd.DataFrame) -> list[str]:
     short = [
         f"{task.partition(':')[0]}: {warning}"
         for task, own in used.groupby("task", sort=False)
-        if (warning := still_learning(own))
+        if (warning := best_at_end(own))
     ]
     return [*failed, *short, *mixtures(used)]
 

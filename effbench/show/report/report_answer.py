@@ -11,8 +11,8 @@ import pandas as pd
 from effbench.common import columns
 from effbench.common.spec import UsageError
 from effbench.common.wording import plural
+from effbench.records.analyse.best_at_end import best_at_end
 from effbench.records.analyse.seeds import BETTER, SETTING, WORSE, compare, seed_scores
-from effbench.records.analyse.still_learning import still_learning
 from effbench.records.analyse.summary import label
 from effbench.records.analyse.winners import fastest, in_words, undecided
 from effbench.show import units
@@ -133,7 +133,7 @@ def accuracy_sentences(source: Source) -> list[str]:
         means = means.sort_values(["task", "seq_len"], kind="stable")
         for key, group in means.groupby(SETTING, sort=False, dropna=False):
             own = _of_setting(source.frame, key)
-            warning = still_learning(_of_setting(rows, key)) if len(group) > 1 else ""
+            warning = best_at_end(_of_setting(rows, key)) if len(group) > 1 else ""
             text = _setting_in_words(group, _of_setting(pairs, key), own, metric)
             sentences.append(f"{text} {warning}." if warning else text)
     return sentences

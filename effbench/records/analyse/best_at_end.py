@@ -1,4 +1,4 @@
-"""Trainings that ended while they were still learning: their order may be another after more training."""
+"""Trainings whose last evaluation was the best: more training may give more, and another order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ _NEEDED = {"best_epoch", "epochs"}
 _MOST = 0.5  # in fewer it may be chance: the last of k evaluations is the best in one case of k
 
 
-def still_learning(raw: pd.DataFrame) -> str:
+def best_at_end(raw: pd.DataFrame) -> str:
     """Return a warning if most of these trainings scored best in their last evaluation; "" if not.
 
-    ``raw`` holds rows of the raw frame; other probes and failed trainings do not count.
+    It is a reason to try more training, not a proof of too little: a learning rate that falls to 0 flattens
+    every curve at its end. ``raw`` holds rows of the raw frame; other probes and failed trainings are left
+    out.
     """
     if not set(raw) >= _NEEDED:
         return ""
@@ -22,6 +24,7 @@ def still_learning(raw: pd.DataFrame) -> str:
     if last <= _MOST * len(ended):
         return ""
     return (
-        f"{last} of {plural(len(ended), 'training')} had the best validation score at the end: they were "
-        "still learning, and more epochs or a higher learning rate may change the order of the mechanisms"
+        f"{last} of {plural(len(ended), 'training')} had the best validation score at the end: more epochs "
+        "or a higher learning rate may raise the scores and change the order of the mechanisms; try both "
+        "with one seed"
     )
