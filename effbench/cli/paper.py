@@ -27,6 +27,12 @@ def paper(
         str | None,
         value("WHICH", "paper (the Transformer at its shorter length) or equal. Default: paper."),
     ] = None,
+    tuned: Annotated[
+        str | None,
+        value(
+            "OPTION", "Each mechanism with the value of this task option that has the best validation score."
+        ),
+    ] = None,
 ) -> None:
     """Print results beside those of the Fastformer paper, and say which differences are reproduced."""
     from effbench.common import registry
@@ -40,5 +46,8 @@ def paper(
         one_of("lengths", lengths, LENGTHS)
         if what not in SCORED or not folders:
             raise UsageError(f"--lengths goes with folders and one of {', '.join(SCORED)}")
+    if tuned is not None and (what not in SCORED or not folders):
+        raise UsageError(f"--tuned goes with folders and one of {', '.join(SCORED)}")
     raw = load_raw(folders) if folders else None
-    sys.stdout.write(report(what, raw, format=format, lengths=lengths or "paper").rstrip("\n") + "\n")
+    text = report(what, raw, format=format, lengths=lengths or "paper", tuned=tuned)
+    sys.stdout.write(text.rstrip("\n") + "\n")

@@ -39,6 +39,14 @@ def show(
             "OPTION=VALUE: with those whose task has this option.",
         ),
     ] = None,
+    tuned: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPTION",
+            help="With --compare: each mechanism with the value of this option of the task, such as lr, that "
+            "has the best validation score.",
+        ),
+    ] = None,
     columns: Annotated[str | None, value("NAME,...", "Only these columns of the rows.", SHAPING)] = None,
     where: Annotated[
         str | None,
@@ -61,6 +69,8 @@ def show(
     chosen = [name for name, is_given in kinds.items() if is_given]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)} are different tables: give one of them")
+    if tuned is not None and compare is None:
+        raise UsageError("--tuned goes with --compare")
     options = {"--columns": columns, "--where": where, "--sort": sort, "--pivot": pivot}
     given = [name for name, text in options.items() if text is not None]
     if given and chosen and not (rows or raw):
@@ -80,7 +90,7 @@ def show(
         text = tables.render(shaped.frame if shaped else frame, format, width(), shaped)
         sys.stdout.write(text.rstrip("\n") + "\n")
     elif compare is not None:
-        _print_comparison(folders, compare, format)
+        _print_comparison(folders, compare, tuned, format)
     elif complexity:
         _print_complexity(folders, format)
     else:
@@ -89,17 +99,23 @@ def show(
         print_blocks(overview(*load_both(folders)), format)
 
 
-def _print_comparison(folders: list[Path], against: str, format: str) -> None:
+def _print_comparison(folders: list[Path], against: str, tuned: str | None, format: str) -> None:
     from effbench.records.analyse.task_options import is_task_option, over_task_option
+    from effbench.records.analyse.tuned import tuned as at_best
     from effbench.show import comparison_tables, tables
+    from effbench.show.blocks import Block
 
-    raw = load_raw(folders)
+    raw, notes = load_raw(folders), []
+    if tuned is not None:
+        best = at_best(raw, tuned)
+        raw, notes = best.raw, comparison_tables.tuned_in_words(best)
     if is_task_option(against):
         raw = over_task_option(raw, against)
     if format in ("csv", "json"):
         print(tables.render(comparison_tables.comparison(raw, against), format).rstrip("\n"))
     else:
-        print_blocks(comparison_tables.comparison_blocks(raw, against), format)
+        blocks = comparison_tables.comparison_blocks(raw, against)
+        print_blocks([*blocks, *([Block(notes=notes)] if notes else [])], format)
 
 
 def _print_complexity(folders: list[Path], format: str) -> None:

@@ -16,6 +16,7 @@ from effbench.records.analyse.best_at_end import best_at_end
 from effbench.records.analyse.documents import compare_documents
 from effbench.records.analyse.scores import scores_of
 from effbench.records.analyse.seeds import BETTER, NOT_SIGNIFICANT, SETTING, WORSE, compare, seed_scores
+from effbench.records.analyse.tuned import Tuned
 from effbench.show import units
 from effbench.show.blocks import Block
 from effbench.show.tables import each_row
@@ -71,6 +72,30 @@ def comparison_blocks(raw: pd.DataFrame, against: str) -> list[Block]:
         if "by_document_verdict" in group and group["by_document_verdict"].notna().any():
             blocks.append(_document_block(group, setting, score))
     return blocks
+
+
+def tuned_in_words(best: Tuned) -> list[str]:
+    """Return a sentence per setting: each mechanism's value of the option, beside those that it was not."""
+    sentences = []
+    for key, group in best.choices.groupby(SETTING, sort=False, dropna=False):
+        setting = dict(zip(SETTING, key, strict=True))
+        written = units.written_score(str(group["metric"].iloc[0]))
+        parts = []
+        for name, mine in group.groupby("mechanism", sort=False):
+            values = [f"{row.value} ({written(row.mean)})" for row in each_row(mine)]
+            parts.append(f"{name} {values[0]}" + (f", not {', '.join(values[1:])}" if values[1:] else ""))
+        sentences.append(
+            f"{setting['task']} at {setting['seq_len']} tokens: {best.option} by the validation score "
+            f"({_seeds_of(group)}): {'; '.join(parts)}."
+        )
+    return sentences
+
+
+def _seeds_of(choices: pd.DataFrame) -> str:
+    """Return of how many seeds the means of validation scores are, of those that were chosen between."""
+    several = choices[choices.duplicated("mechanism", keep=False)]
+    seeds = sorted({int(n) for n in (several if len(several) else choices)["seeds"]})
+    return plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
 
 
 def _same(rows: pd.DataFrame, setting: dict[str, Any]) -> pd.Series:

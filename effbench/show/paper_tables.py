@@ -18,8 +18,10 @@ from effbench.common.wording import plural
 from effbench.records.analyse import published as paper
 from effbench.records.analyse.best_at_end import best_at_end
 from effbench.records.analyse.seeds import ONE_SEED
+from effbench.records.analyse.tuned import tuned as at_best
 from effbench.show import units
 from effbench.show.blocks import Block, as_text, natural_width, renderable
+from effbench.show.comparison_tables import tuned_in_words
 from effbench.show.overview import mixtures
 from effbench.show.tables import SHAPE, each_row, plain, what_was_measured
 
@@ -30,14 +32,25 @@ _METRICS = {
 }  # fmt: skip
 
 
-def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", lengths: str = "paper") -> str:
+def report(
+    what: str,
+    raw: pd.DataFrame | None,
+    *,
+    format: str = "table",
+    lengths: str = "paper",
+    tuned: str | None = None,
+) -> str:
     """Return a table or figure of the paper, alone or beside the records of ``raw``, in one of FORMATS.
 
     csv has one row per mechanism, metric and setting (or time). json has these as ``rows``, the ranks, the
-    source, the warnings (``careful``) and the caveats. Both hold plain SI numbers, scores from 0 to 1. Raises
-    UsageError if the records hold nothing to compare.
+    source, the warnings (``careful``) and the caveats. Both hold plain SI numbers, scores from 0 to 1.
+    ``tuned`` is an option of the task: of each mechanism, the trainings with its best value by the validation
+    score are taken. Raises UsageError if the records hold nothing to compare.
     """
-    ranks = pd.DataFrame()
+    ranks, chosen = pd.DataFrame(), []
+    if raw is not None and tuned is not None:
+        best = at_best(raw, tuned)
+        raw, chosen = best.raw, tuned_in_words(best)
     if raw is None or what in paper.ALONE:
         frame, blocks = _published(what)
     elif what in paper.TIMED:
@@ -48,7 +61,7 @@ def report(what: str, raw: pd.DataFrame | None, *, format: str = "table", length
         ranks = paper.rank_agreement(frame)
         blocks = _scores(frame, ranks, what)
     caveats = list(paper.published()[what]["caveats"])
-    careful = [] if raw is None or what in paper.ALONE else _careful(what, raw)
+    careful = [] if raw is None or what in paper.ALONE else [*_careful(what, raw), *chosen]
     if what in paper.ALONE:
         caveats.insert(0, f"effbench compares no results with {what}: it prints what the paper reports.")
     if format == "csv":

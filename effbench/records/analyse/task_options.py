@@ -29,7 +29,7 @@ def over_task_option(raw: pd.DataFrame, against: str) -> pd.DataFrame:
     """
     name = against.partition("=")[0]
     rows = raw[raw["probe"] == "accuracy"] if len(raw) else raw
-    split = [_without(str(task), name) for task in rows["task"]]
+    split = [without_option(str(task), name) for task in rows["task"]]
     values = [value for _, value in split]
     if against not in (found := sorted({f"{name}={value}" for value in values})):
         raise UsageError(f"no training has the task option {against}; there are {', '.join(found) or 'none'}")
@@ -41,7 +41,7 @@ def over_task_option(raw: pd.DataFrame, against: str) -> pd.DataFrame:
     )
 
 
-def _without(task: str, name: str) -> tuple[str, str]:
+def without_option(task: str, name: str) -> tuple[str, str]:
     """Return (the task without the option, the option's value)."""
     at = rf"(?<=[:,]){re.escape(name)}=(?P<value>[^,]*)(?:,|$)"
     match = re.search(at, task)

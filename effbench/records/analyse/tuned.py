@@ -1,0 +1,80 @@
+"""Trainings at the value of a task's option that the validation part chooses, for each mechanism its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from effbench.common.columns import lower_is_better
+from effbench.common.spec import UsageError
+from effbench.records.analyse.scores import validation_metric_of
+from effbench.records.analyse.seeds import SETTING
+from effbench.records.analyse.summary import label
+from effbench.records.analyse.task_options import DEFAULT, without_option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """The raw frame of the trainings that were chosen, and all that they were chosen from.
+
+    ``choices`` has one row per setting, ``mechanism`` (a label) and ``value`` of the option, the chosen one
+    first. ``metric`` is the score that trainings stop on, and ``mean`` its mean on the validation part over
+    the ``seeds`` that all values of the mechanism have in common.
+    """
+
+    raw: pd.DataFrame
+    option: str
+    choices: pd.DataFrame
+
+
+def tuned(raw: pd.DataFrame, option: str) -> Tuned:
+    """Choose a value of a task's option, such as ``lr``, for each setting and mechanism.
+
+    The value with the best mean validation score is chosen; the test part has no influence. Trainings with
+    other values are left out, and the tasks of the others lose the option: so those of different values have
+    one setting. A value without a successful training cannot be chosen.
+
+    Raises UsageError if no training was given the option, or if the values of a mechanism have no seed in
+    common.
+    """
+    rows = raw[raw["probe"] == "accuracy"] if len(raw) else raw
+    split = [without_option(str(task), option) for task in rows["task"]]
+    if all(value == DEFAULT for _, value in split):
+        raise UsageError(f"no training was given the task option {option}")
+    rows = rows.assign(
+        task=[task for task, _ in split],
+        value=[value for _, value in split],
+        label=[label(m, o) for m, o in zip(rows["mechanism"], rows["options"], strict=True)],
+    )
+    kept, choices = [], []
+    for key, group in rows.groupby([*SETTING, "label"], sort=False, dropna=False):
+        means = _means(group, option)
+        best = means.iloc[0]["value"] if len(means) else group["value"].iloc[0]
+        kept.append(group[group["value"] == best])
+        choices.append(means.assign(**dict(zip([*SETTING, "mechanism"], key, strict=True))))
+    return Tuned(
+        raw=pd.concat(kept).sort_index().drop(columns=["value", "label"]),
+        option=option,
+        choices=pd.concat(choices, ignore_index=True),
+    )
+
+
+def _means(group: pd.DataFrame, option: str) -> pd.DataFrame:
+    """Return ``value``, ``metric``, ``mean`` and ``seeds`` of each value of one mechanism, the best first."""
+    metric = validation_metric_of(group)
+    column = f"validation_{metric}"
+    trained = group[(group["status"] == "ok") & (group[column].notna() if column in group else False)]
+    if trained.empty:
+        return pd.DataFrame(columns=["value", "metric", "mean", "seeds"])
+    scores = trained.pivot_table(index=["seed", "repeat"], columns="value", values=column).dropna()
+    if scores.empty:
+        row, values = group.iloc[0], ", ".join(sorted(set(trained["value"])))
+        raise UsageError(
+            f"{row['label']} on {row['task']} at {row['seq_len']}: its trainings with {option} {values} have "
+            "no seed in common"
+        )
+    means = scores.mean().sort_values(ascending=lower_is_better(metric), kind="stable")
+    return pd.DataFrame(
+        {"value": means.index, "metric": metric, "mean": means.to_numpy(), "seeds": len(scores)}
+    )
