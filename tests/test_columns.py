@@ -97,7 +97,8 @@ def test_scores_that_do_not_fit_are_refused_with_the_reason(tmp_path, task, reas
 def test_names_carry_units():
     units = {
         "time_s": "seconds", "peak_bytes": "bytes", "accuracy": "share", "auc_low": "number",
-        "prior_anything": "share", "prior_loss_nats": "number", "tokens_per_s": "per_s",
+        "prior_anything": "share", "prior_loss_nats": "number", "prior_unigram": "number",
+        "tokens_per_s": "per_s",
         "state_bytes": "bytes", "waiting_s": "seconds", "padding_share": "share", "auc_interval": "text",
         "macro_f1_high": "share", "something": "number",
     }  # fmt: skip

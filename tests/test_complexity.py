@@ -112,6 +112,15 @@ def test_few_repeats_make_the_interval_wide_enough(repeats):
     assert hits >= 42  # at a coverage of 95 %, 41 or fewer occur less than once in 1,000 times
 
 
+def test_n_log_n_is_not_held_against_length_1():
+    lengths = (1, 2, 4, 8)
+    frame = declaring(planted({"mine": lambda n: 1e-6 * (1 + n)}, lengths), mine="N log N")
+    (row,) = exponents(frame, "time_s").itertuples()
+    assert row.declared_exponent == pytest.approx(Growth.parse("N log N").exponent(lengths[1:]))
+    assert np.isnan(Growth.parse("N log N").exponent((1, 8)))
+    assert Growth.parse("N").exponent((1, 8)) == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     ("text", "power", "logs"), [(2, 2, 0), ("N", 1, 0), ("N^1.5", 1.5, 0), ("N log N", 1, 1)]
 )

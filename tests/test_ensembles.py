@@ -18,6 +18,7 @@ from effbench.common.ranking import impression_scores, mean_scores
 from effbench.common.spec import UsageError
 from effbench.measured.tasks.news import NewsRecommendation
 from effbench.records.ensembles import ensembles
+from effbench.records.packing import pack
 from effbench.records.store import Store
 from effbench.sweep.inline import InlineExecutor
 from effbench.sweep.planning import plan
@@ -139,6 +140,7 @@ def test_an_ensemble_is_the_mean_of_the_scores(trained, capsys, monkeypatch, tmp
         assert low <= means["auc"] <= high
         mean = predictions.read(Store(out).predictions(record.cell) / "dev.npz")
         np.testing.assert_allclose(mean.scores, scores, rtol=1e-6)
+    pack(out)
     arguments = ["effbench", "ensemble", str(out), "-m", "fastformer"]
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit) as ending:

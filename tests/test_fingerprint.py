@@ -14,8 +14,11 @@ from effbench.common import registry
 from effbench.common.own_files import own_files
 from effbench.common.plugin_source import Kind
 from effbench.common.spec import Cell
+from effbench.records.store import Store
 from effbench.sweep import fingerprint
 from effbench.sweep.fingerprint import code_of
+from effbench.sweep.planning import plan
+from effbench.sweep.sweep import Sweep
 
 HOME = Path(effbench.__file__).parent
 MINE = """import effbench
@@ -131,6 +134,15 @@ def test_a_file_s_neighbours_are_covered_and_other_files_are_not(tmp_path):
         (folder / "other.py").write_text(other)
         codes.append(code_of(_cell(f"{folder}/mine.py:Mine")))
     assert codes[1] != codes[0] == codes[2]
+
+
+def test_a_file_that_changes_between_two_runs_of_a_process_has_another_code(tmp_path):
+    mine, codes = tmp_path / "mine.py", []
+    for gain in (1, 2):
+        mine.write_text(MINE.format(imports=f"GAIN = {gain}"))
+        text = f'[[grid]]\nmechanism = "{mine}:Mine"\nprobe = "time"\nseq_len = 8'
+        codes.append(plan(Sweep.from_toml(text, "x", "x"), Store(tmp_path / "out")).jobs[0].code)
+    assert codes[0] != codes[1]
 
 
 def test_the_code_of_a_relative_path_is_that_of_the_file_in_this_working_folder(tmp_path, monkeypatch):

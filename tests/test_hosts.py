@@ -128,7 +128,10 @@ def test_a_ratio_does_not_depend_on_how_fast_the_hosts_are(placed, speeds):
     results = []
     for factor in (dict.fromkeys(of, 1.0), of):
         ours, theirs = (
-            {(hosts[side], r): factor[hosts[side]] * np.exp(logs[side, r]) for r, hosts in enumerate(placed)}
+            {
+                ("", hosts[side], r): factor[hosts[side]] * np.exp(logs[side, r])
+                for r, hosts in enumerate(placed)
+            }
             for side in (0, 1)
         )
         results.append(ratio_interval(ours, theirs, Noise()))
@@ -155,6 +158,33 @@ def test_a_slow_host_changes_no_ratio_no_winner_and_no_crossover(names):
     crossed, again = crossovers(alike, resamples=50), crossovers(slow, resamples=50)
     assert crossed["crossover"].notna().any()
     pd.testing.assert_frame_equal(again[found], crossed[found])
+
+
+def test_a_limit_of_times_decides_nothing_between_hosts():
+    """The ratio is unknown, so neither is outside the limit, and none is the only one within it."""
+    frame = raw(on_hosts(cost_records(TWO, LENGTHS), by_mechanism, {}))
+    assert choose(frame, seq_len=512).undecided == SEVERAL_HOSTS
+    limited = choose(frame, seq_len=512, most=Most(time_factor=2.0))
+    assert (limited.undecided, list(limited.recommended)) == (SEVERAL_HOSTS, [])
+
+
+def test_times_of_two_folders_are_those_of_two_runs():
+    """Equal mechanisms, each timed in a run of its own, at an hour when the machine was 5 % off or so."""
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(30):
+        runs = []
+        for folder, mechanism in (("a", "linear"), ("b", "fastformer")):
+            run = raw(cost_records((mechanism,), (128, 256), modes=("forward",)))
+            run = run[run["probe"] == "time"]
+            pace = np.exp(rng.normal(0, 0.05))
+            runs.append(
+                run.assign(folder=folder, samples_time_s=[pace * np.array(s) for s in run["samples_time_s"]])
+            )
+        (found,) = crossovers(pd.concat(runs, ignore_index=True), resamples=20)["statement"]
+        assert "not compared" not in found
+        told += "is faster" in found
+    assert told <= 3, "as pairs of repeats, nearly all would differ"
 
 
 def test_no_winner_is_named_among_times_of_different_hosts():

@@ -351,7 +351,7 @@ def test_ratios_are_paired_and_held_against_the_figure():
     assert set(compared["mode"]) == {"forward", "train"}
     times = {
         name: {
-            ("", r.cell.repeat): r.samples["time_s"] for r in records
+            ("", "", r.cell.repeat): r.samples["time_s"] for r in records
             if (r.cell.mechanism, r.cell.mode, r.cell.seq_len, r.cell.probe) == (name, "forward", 512, "time")
         }
         for name in ("vanilla", "fastformer")

@@ -20,7 +20,7 @@ from rich.console import Console
 
 import effbench
 from effbench.common import machine
-from effbench.common.spec import MACHINE, Job, Limits, UsageError
+from effbench.common.spec import MACHINE, Job, Limits, Record, UsageError, block_of
 from effbench.records.analyse.drift import doubts
 from effbench.records.frame import raw_frame
 from effbench.records.store import Store
@@ -199,6 +199,63 @@ def test_a_budget_leaves_the_rest_to_the_next_run(tmp_path):
     rest = Fake()
     assert set(run(SWEEP, tmp_path / "out", executor=rest).status) == {"ok"}
     assert len(slow.ran) + len(rest.ran) == len(SWEEP.cells())
+
+
+def test_what_was_not_measured_again_keeps_its_result(tmp_path):
+    """A run that measures everything anew and is stopped takes no result of the same code away."""
+    first = run(SWEEP, tmp_path / "out", executor=Fake())
+    again = Fake(interrupt_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        run(SWEEP, tmp_path / "out", resume=False, executor=again)
+    left = effbench.load(tmp_path / "out")
+    assert set(left["status"]) == {"ok"}
+    assert len(left) == len(first)
+    run(replace(SWEEP, budget_s=1e-9), tmp_path / "out", resume=False, executor=Fake())
+    assert set(effbench.load(tmp_path / "out")["status"]) == {"ok"}
+    idle = Fake()
+    run(SWEEP, tmp_path / "out", executor=idle)
+    assert idle.ran == []
+
+
+def test_the_history_gets_what_this_run_measured_alone(tmp_path, monkeypatch):
+    kept: list[list[Record]] = []
+    monkeypatch.setattr("effbench.sweep.loop.History.keep", lambda self, records: kept.append(list(records)))
+    noisy = replace(SWEEP.override({"precision": 0.01, "probe": "time"}), budget_s=None).override(
+        {"max_repeats": 4}
+    )
+    run(noisy, tmp_path / "out", executor=Fake(noise={"linear": 0.3}))
+    assert {record.cell.repeat for record in kept[0]} == {0, 1, 2, 3}
+    more = Fake(noise={"linear": 0.3})
+    run(
+        noisy.override({"mechanism": ["vanilla", "linear", "fastformer", "luna"]}),
+        tmp_path / "out",
+        executor=more,
+    )
+    assert [record.cell for record in kept[1]] == [job.cell for job in more.ran]
+    assert len(kept[1]) < len(kept[0])
+
+
+def test_what_is_skipped_on_a_gpu_is_of_the_same_machine(tmp_path):
+    class OnGpu(Fake):
+        def start(self):
+            return {"torch": "2", "cuda_devices": 1}
+
+        def run(self, job, progress):
+            record = super().run(job, progress)
+            return replace(record, machine={**record.machine, "gpu": "Card 1"})
+
+    sweep = SWEEP.override({"device": "cuda"})
+    fails = {("vanilla", mode, 16): ("oom", "too big") for mode in ("forward", "train")}
+    frame = run(sweep, tmp_path / "out", executor=OnGpu(fails))
+    assert "skipped" in set(frame["status"])
+    assert frame["machine"].nunique() == 1
+    assert frame["machine"].str.contains("Card 1").all()
+
+
+def test_shapes_are_measured_one_after_the_other(tmp_path):
+    cells = order(SWEEP.override({"d_model": [16, 32], "batch_size": [1, 4]}).cells(), seed=0)
+    blocks = [key for key, _ in groupby(cells, key=lambda c: (block_of(c), c.repeat, c.probe))]
+    assert len(blocks) == len(set(blocks)), "no block is left and entered again"
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path):

@@ -231,6 +231,30 @@ def test_what_cannot_be_compared_is_said(records, against, complaint):
         show_seeds.comparison(records, against)
 
 
+def test_a_lower_perplexity_is_better_and_a_higher_accuracy():
+    rows = BY_HAND.assign(test_perplexity=BY_HAND["accuracy"] * 10, bits_per_byte=BY_HAND["accuracy"])
+    of_all = {
+        at: seeds.compare(rows, metric=at, against=None).set_index(["mechanism", "against"])
+        for at in ("accuracy", "test_perplexity", "bits_per_byte")
+    }
+    for pair, row in of_all["accuracy"].iterrows():
+        opposite = {seeds.BETTER: seeds.WORSE, seeds.WORSE: seeds.BETTER}.get(row["verdict"], row["verdict"])
+        assert of_all["test_perplexity"].loc[pair, "verdict"] == opposite
+        assert of_all["bits_per_byte"].loc[pair, "verdict"] == opposite
+    assert {seeds.BETTER, seeds.WORSE} & set(of_all["accuracy"]["verdict"])
+
+
+def test_a_mechanism_is_compared_on_the_tasks_that_it_was_trained_on():
+    other = frame({"fastformer": [0.5, 0.6], "nrms": [0.7, 0.8]}, task="news")
+    other = other.drop(columns=["test_macro_f1"]).rename(columns={"accuracy": "auc"}).assign(metric="auc")
+    mixed = pd.concat([BY_HAND, other], ignore_index=True)
+    found = show_seeds.comparison(mixed, "nrms")
+    assert set(found["task"]) == {"news"}
+    assert set(show_seeds.comparison(mixed, "fastformer")["task"]) == {"news", "listops"}
+    with pytest.raises(UsageError, match="'luna' is not among the trainings"):
+        show_seeds.comparison(mixed, "luna")
+
+
 @pytest.mark.parametrize(
     ("best", "epochs", "warned"),
     [

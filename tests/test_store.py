@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import effbench
 from effbench.common.spec import Cell, Record, Status, UsageError, cell_key
 from effbench.records.frame import raw_frame
+from effbench.records.packing import pack
 from effbench.records.store import Store, StoreFull, write_tables
 
 
@@ -181,6 +183,18 @@ def test_records_of_a_version_with_fewer_fields_are_read(tmp_path):
     (found,), problems = store.read()
     assert problems == []
     assert found.cell.precision == Cell(mechanism="x", probe="time", seq_len=1).precision
+    again = Store(tmp_path / "again")
+    shutil.copytree(store.folder, again.folder)
+    again.read()
+    again.write(record(time_s=2.0))
+    assert [r.samples["time_s"][0] for r in again.read()[0]] == [2.0], "it takes the place of the earlier one"
+    assert [path.name for path in (again.folder / "superseded").iterdir()] != []
+    packed = Store(tmp_path / "packed")
+    shutil.copytree(store.folder, packed.folder)
+    pack(packed.folder)
+    packed.create()
+    packed.write(record(time_s=2.0))
+    assert [r.samples["time_s"][0] for r in packed.read()[0]] == [2.0]
     old.write_text(old.read_text().replace('"seed":0', '"seed":1'))
     assert [problem.reason for problem in store.read()[1]] == [
         "changed since it was written: the checksum does not fit"

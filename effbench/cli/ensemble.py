@@ -39,6 +39,7 @@ def ensemble(
     labels = [spec_label(*registry.parse(name, kind)) for name, kind in kinds]
     store = Store(folder)
     store.require()
+    store.create()  # a packed folder has no records/
     with store.lock():
         records = ensembles(store, labels)
         for record in records:

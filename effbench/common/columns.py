@@ -36,6 +36,8 @@ _SUFFIXES: tuple[tuple[str, Unit], ...] = (
     ("inverse_perplexity", "share"),
     ("perplexity", "number"),
     ("_per_byte", "number"),
+    ("_unigram", "number"),  # bits per byte of a baseline
+    ("_trigram", "number"),
 )
 
 
@@ -152,8 +154,8 @@ def score_unit(score: str) -> Unit:
 
 
 def lower_is_better(score: str) -> bool:
-    """True for a loss or an error, by its name: ``loss_nats``, ``calibration_error``, ``bits_per_byte``."""
-    return score == "perplexity" or score.endswith(("_nats", "_error", "_per_byte"))
+    """True for a loss or an error, by its name or column: ``loss_nats``, ``test_perplexity``."""
+    return score.removeprefix("test_") == "perplexity" or score.endswith(("_nats", "_error", "_per_byte"))
 
 
 def is_taken(score: str) -> bool:

@@ -33,12 +33,17 @@ class Growth:
         return cls(power, 1 if form[2] else 0)
 
     def at(self, n: float) -> float:
-        """Return the function's value at length n, which is at least 2."""
+        """Return the function's value at length n."""
         return float(n**self.power * math.log(n) ** self.logs)
 
     def exponent(self, lengths: Sequence[int]) -> float:
-        """Return the slope of log cost against log N over these lengths; for N log N, a little over 1."""
-        return slope(lengths, [self.at(n) for n in lengths])
+        """Return the slope of log cost against log N over these lengths; for N log N, a little over 1.
+
+        N log N is 0 at length 1, which is left out; NaN if fewer than two lengths remain.
+        """
+        if self.logs:
+            lengths = [n for n in lengths if n > 1]
+        return slope(lengths, [self.at(n) for n in lengths]) if len(lengths) > 1 else math.nan
 
     def __str__(self) -> str:
         power = {0.0: "1", 1.0: "N"}.get(self.power, f"N^{self.power:g}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from effbench.common import files
 from effbench.common.class_source import Module
 
-__all__ = ["own_files"]
+__all__ = ["forget_files", "own_files"]
 
 
 @cache  # a plan asks for every cell
@@ -41,6 +41,12 @@ def own_files(path: Path, module: str, among: frozenset[Path] | None = None) -> 
                     found.add(file)
                     left.append((file, dotted))
     return tuple(sorted(found))
+
+
+def forget_files() -> None:
+    """Read the files again when they are asked for: they may have changed."""
+    own_files.cache_clear()
+    _imported.cache_clear()
 
 
 @cache

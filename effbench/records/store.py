@@ -61,6 +61,8 @@ class Store:
         self.folder = folder
         self.pack = folder / PACK
         self._records = folder / RECORDS
+        # files of earlier versions, whose cells had fewer fields and so another key: by today's key
+        self._named_otherwise: dict[str, Path] = {}
 
     def exists(self) -> bool:
         """True if the folder is a results folder, with records or with none yet."""
@@ -113,7 +115,12 @@ class Store:
             with files.replacing(path) as file:
                 file.write(record_file.content_of(record))
                 files.flush(file)  # the older record moves away only when the new one is safe
-                for old in self._records.glob(f"*.{record.cell.key}.json"):
+                key = record.cell.key
+                otherwise = self._named_otherwise.pop(key, path)
+                for old in {
+                    *self._records.glob(f"*.{key}.json"),
+                    *([otherwise] if otherwise.exists() else []),
+                }:
                     self.supersede(old)
         except OSError as error:
             raise StoreFull(f"cannot write {path}: {error.strerror or error}") from error
@@ -137,11 +144,14 @@ class Store:
         problems: list[Problem] = []
         for path in files.entries(self._records) if files.is_dir(self._records) else ():
             try:
-                records.append((path.name, record_file.read(path)[1]))
+                record = record_file.read(path)[1]
+                records.append((path.name, record))
+                if record_file.key_in(path.name) != record.cell.key:
+                    self._named_otherwise[record.cell.key] = path
             except ValueError as error:
                 if os.path.lexists(path):  # else it was packed or replaced meanwhile
                     problems.append(Problem(path=path, reason=str(error)))
-        newer = {record_file.key_in(name) for name, _ in records} - {""}
+        newer = {key for name, own in records for key in (record_file.key_in(name), own.cell.key)} - {""}
         for line in pack_file.read(self.pack):
             place, _, name = line.path.partition("/")
             if place == SUPERSEDED or record_file.key_in(name) in newer:
@@ -149,7 +159,9 @@ class Store:
             try:
                 if line.reason:
                     raise ValueError(line.reason)
-                records.append((name, record_file.parse(name, line.content)))
+                record = record_file.parse(name, line.content)
+                if record.cell.key not in newer:
+                    records.append((name, record))
             except ValueError as error:
                 problem = pack_file.Line(path=line.path, reason=str(error))
                 problems.append(Problem(path=self.pack, reason=str(problem)))

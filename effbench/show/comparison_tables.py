@@ -15,7 +15,15 @@ from effbench.records.analyse import documents
 from effbench.records.analyse.best_at_end import best_at_end
 from effbench.records.analyse.documents import compare_documents
 from effbench.records.analyse.scores import scores_of
-from effbench.records.analyse.seeds import BETTER, NOT_SIGNIFICANT, SETTING, WORSE, compare, seed_scores
+from effbench.records.analyse.seeds import (
+    BETTER,
+    NOT_SIGNIFICANT,
+    SETTING,
+    WORSE,
+    compare,
+    seed_scores,
+    trainings,
+)
 from effbench.records.analyse.tuned import Tuned
 from effbench.show import units
 from effbench.show.blocks import Block
@@ -39,6 +47,9 @@ def comparison(raw: pd.DataFrame, against: str) -> pd.DataFrame:
     if not scores:
         raise UsageError("there are no trainings to compare: nothing was measured with --probe accuracy")
     chosen = None if against == EVERY else against
+    if chosen is not None:  # folders may hold tasks with other scores, on which it was not trained
+        held = {score: at for score, at in scores.items() if chosen in set(trainings(raw, at)["label"])}
+        scores = held or scores
     tables = [compare(raw, metric=at, against=chosen) for at in scores.values()]
     seeds = pd.concat([table for table in tables if not table.empty] or tables[:1], ignore_index=True)
     found = [compare_documents(raw, score=score, against=chosen) for score in scores]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effbench import __version__
 from effbench.common import files, folders, registry
-from effbench.common.own_files import own_files
+from effbench.common.own_files import forget_files, own_files
 from effbench.common.plugin_source import Plugin
 from effbench.common.spec import Cell
 
@@ -29,6 +29,13 @@ _PREPARING = (
     "common/bootstrap.py",
     "common/weights.py",
 )
+
+
+def forget() -> None:
+    """Forget what the sources were: in a notebook they change between two runs of one process."""
+    for known in (_digest, _python_files, registry.find, registry.model_kind):
+        known.cache_clear()
+    forget_files()
 
 
 def code_of(cell: Cell) -> str:

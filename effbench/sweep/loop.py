@@ -182,7 +182,7 @@ def carry_out(
                 listener.refining([job.cell for job in jobs])
                 loop.go(jobs, planned=False)
     finally:
-        loop.history.keep(loop.records[len(plan.done) :])
+        loop.history.keep(loop.measured)
         machine_pace.keep(loop.estimate.sums)
     return loop.wrote
 
@@ -200,7 +200,8 @@ class _Loop:
         gpus: int,
     ) -> None:
         self._gpus = gpus
-        self.records = list(plan.done)
+        self.records, self.measured = list(plan.done), list[Record]()
+        self._known = {record.cell.key: record for record in plan.stored}
         self.out_of_budget = self.wrote = False
         self._budget_s, self._store = sweep.budget_s, store
         self._executor, self._listener = executor, listener
@@ -229,7 +230,7 @@ class _Loop:
                     record = self.history.beside(record)
                 except KeyboardInterrupt:
                     self._executor.close()
-                    self._keep(_unmeasured(job, "interrupted", _STOPPED))
+                    self._keep(self._unmeasured(job, "interrupted", _STOPPED))
                     raise
             self._keep(record)
             left.without(job.cell)
@@ -254,16 +255,16 @@ class _Loop:
                 stopped = on_gpus.jobs()
                 on_gpus.close()
                 for job in stopped:
-                    self._keep(_unmeasured(job, "interrupted", _STOPPED))
+                    self._keep(self._unmeasured(job, "interrupted", _STOPPED))
                 raise
 
     def _unneeded(self, job: Job) -> Record | None:
         """Return the record of a job that is not measured: the budget ended, or it would fail; else None."""
         if self._is_over(job.cell):
             reason = f"the budget of {self._budget_s:g} s ended before its turn"
-            return _unmeasured(job, "interrupted", reason)
+            return self._unmeasured(job, "interrupted", reason)
         if reason := reason_to_skip(job.cell, self.records):
-            return _unmeasured(job, "skipped", reason)
+            return self._unmeasured(job, "skipped", reason)
         return None
 
     def _run(self, job: Job) -> Record:
@@ -311,17 +312,30 @@ class _Loop:
         return self.out_of_budget
 
     def _keep(self, record: Record) -> None:
-        self._store.write(record)
-        self.wrote = True
+        if record.status != "interrupted" or not self._has_result(record):
+            self._store.write(record)
+            self.wrote = True
         if record.cell.probe == "accuracy" and record.status not in MAY_GO_ON:
             self._store.drop_checkpoint(record.cell)
         self.records.append(record)
+        self.measured.append(record)
         self.estimate.learn(record)
         self._listener.finished(record)
 
+    def _unmeasured(self, job: Job, status: Status, reason: str) -> Record:
+        """Return the record of a job that was not run, on the GPU of the other records of its device."""
+        own = (r.machine for r in reversed(self.records) if r.cell.device == job.cell.device)
+        gpu = next((facts["gpu"] for facts in own if "gpu" in facts), None)
+        return Record.of(job, status, reason, host.identity() | ({"gpu": gpu} if gpu else {}))
 
-def _unmeasured(job: Job, status: Status, reason: str) -> Record:
-    return Record.of(job, status, reason, host.identity())
+    def _has_result(self, record: Record) -> bool:
+        """True if the folder holds a result of the cell by the same code, data and machine."""
+        known = self._known.get(record.cell.key)
+        return known is not None and known.status != "interrupted" and _origin(known) == _origin(record)
+
+
+def _origin(record: Record) -> tuple[str, str, object]:
+    return record.code, record.data, record.machine.get("name")
 
 
 def write_sweep(sweep: Sweep, folder: Path) -> None:

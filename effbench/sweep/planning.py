@@ -17,7 +17,7 @@ from effbench.records.analyse.uncertainty import noises, own_error
 from effbench.records.frame import raw_frame
 from effbench.records.store import Problem, Store
 from effbench.sweep.estimate import Extents
-from effbench.sweep.fingerprint import code_of
+from effbench.sweep.fingerprint import code_of, forget
 from effbench.sweep.sweep import Sweep
 
 
@@ -67,6 +67,7 @@ def plan(
     none is made again. Raises UsageError if no task of the sweep can write them. With ``keep_weights``, a
     training whose weights are not kept is made again. ``anywhere``: records of other machines are final too.
     """
+    forget()
     cells = sweep.cells()
     if keep_weights:
         weights.require_library("--weights")
@@ -168,6 +169,7 @@ def order(cells: Iterable[Cell], seed: int) -> list[Cell]:
             c.mode,
             c.scope,
             rank[c.probe],
+            block_of(c),  # one shape after the other
         ),
     )
 

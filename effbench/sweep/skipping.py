@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -52,7 +53,8 @@ def _prediction(cell: Cell, failed: Record, same: Sequence[Record]) -> str:
         basis = f"it grew as N^{power:.2f} from {low} to {high}"
     elif len(lengths) == 1 and (declared := registry.model(cell.mechanism).order):
         high = lengths[0]
-        power = declared.exponent((high, cell.seq_len)) if cell.seq_len > high else declared.power
+        grown = declared.exponent((high, cell.seq_len)) if cell.seq_len > high else math.nan
+        power = declared.power if math.isnan(grown) else grown
         basis = f"{high} measured, {declared} declared"
     else:
         return f"too few shorter lengths are measured to predict N={cell.seq_len}"

@@ -198,14 +198,17 @@ def _limited(table: pd.DataFrame, at: AtLength, scores: Scores | None, most: Mos
     for name in pool["label"]:
         table.loc[name, ["pool_ratio", "pool_ratio_low", "pool_ratio_high"]] = at.ratio(name, quickest)
     inside = table.index.isin(pool.index)
-    _missed(table, inside, "time_factor", "pool_ratio", most.time_factor)
+    compared = table[
+        "pool_ratio"
+    ].notna()  # times of two hosts have no ratio: such a row may be within the limit
+    _missed(table, inside & compared, "time_factor", "pool_ratio", most.time_factor)
+    if most.time_factor is not None:
+        table.loc[inside & ~compared, "unsure"] += "time_factor "
     if scores is not None and pool["score"].notna().any():
         best = scores.best(pool["score"])
         known["pool_best"] = best
-        compared = scores.differences(
-            [name for name in pool["label"] if pd.notna(pool.loc[name, "score"])], best
-        )
-        for name, row in compared.iterrows():
+        scored = [name for name in pool["label"] if pd.notna(pool.loc[name, "score"])]
+        for name, row in scores.differences(scored, best).iterrows():
             ends = [row["difference"], row["low"], row["high"]]
             table.loc[name, _DIFFERENCE] = ends if scores.lower else [-ends[0], -ends[2], -ends[1]]
         table.loc[best, _DIFFERENCE] = 0.0

@@ -140,7 +140,7 @@ def _compared(
     declared = Growth.parse(declarations.iloc[0]) if len(declarations) and declarations.iloc[0] else None
     low, high = fit["exponent_low"], fit["exponent_high"]
     expected = np.nan if declared is None else declared.exponent(lengths)
-    verdict = "" if declared is None else _verdict(low, high, expected)
+    verdict = "" if np.isnan(expected) else _verdict(low, high, expected)
     claim = {"declared": str(declared or ""), "declared_exponent": expected, "verdict": verdict}
     name = f"{label(series['mechanism'], series['options'])}, {series['mode']}"
     span = f"from {lengths[0]} to {lengths[-1]}"

@@ -11,10 +11,10 @@ import pandas as pd
 
 from effbench.records.analyse.complexity import SERIES
 from effbench.records.analyse.load import comparable
-from effbench.records.analyse.pairs import Pair, by_pair, one_host, shared_pairs
+from effbench.records.analyse.pairs import Pair, by_pair, one_host, shared_pairs, shared_repeats
 from effbench.records.analyse.statistics import LEVEL, student_t
 from effbench.records.analyse.summary import label
-from effbench.records.analyse.uncertainty import Noise, differs, medians, noises, ratio_interval
+from effbench.records.analyse.uncertainty import Noise, between_runs, differs, medians, noises, ratio_interval
 
 RESAMPLES = 1000
 SHAPE = [name for name in SERIES if name not in ("mechanism", "options", "code", "data")]
@@ -84,7 +84,7 @@ def _pair(
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
     common = sorted(ours.medians.keys() & theirs.medians.keys())
-    repeats = {n: _repeats(ours.medians[n], theirs.medians[n]) for n in common}
+    repeats = {n: shared_repeats(ours.medians[n], theirs.medians[n]) for n in common}
     lengths = [n for n in common if repeats[n] > 1]
     if not common:
         return []
@@ -109,7 +109,8 @@ def _pair(
     for low, high in changes:
         between = [n for n in lengths if low <= n <= high]
         logs = np.array([_log_ratios(ours.samples[n], theirs.samples[n], resamples, rng) for n in between])
-        logs[:, 1:] += rng.normal(0.0, math.sqrt(2 * noise.between.own.value), (len(between), resamples))
+        sd = [math.sqrt(between_runs(ours.samples[n], theirs.samples[n], noise).value) for n in between]
+        logs[:, 1:] += rng.normal(0.0, 1.0, (len(between), resamples)) * np.array(sd)[:, None]
         places = _crossing(between, logs, sides[low])
         center = float(places[0])
         fewest = min(repeats[n] for n in between)
@@ -169,12 +170,6 @@ def _listed(lengths: list[int]) -> str:
 def _side(ours: dict[Pair, list[float]], theirs: dict[Pair, list[float]], noise: Noise) -> int:
     interval = ratio_interval(ours, theirs, noise)
     return (-1 if interval[0] < 1 else 1) if differs(interval) else 0
-
-
-def _repeats(ours: dict[Pair, list[float]], theirs: dict[Pair, list[float]]) -> int:
-    """Return the number of pairs, or the smaller number of repeats if there are none on one host."""
-    alone = min(len(ours), len(theirs)) if one_host(ours, theirs) else 0
-    return len(shared_pairs(ours, theirs)) or alone
 
 
 def _why_not(ours: dict[Pair, list[float]], theirs: dict[Pair, list[float]]) -> str:

@@ -1,40 +1,53 @@
-"""Which two times are a pair: those of one host and one repeat, measured at nearly the same time."""
+"""Which two times are a pair: those of one run, host and repeat, measured at nearly the same time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 _NAMED = 4
 _BETWEEN = "; "
 
-Pair = tuple[str, int]  # host ("" in older records), repeat
+Pair = tuple[str, str, int]  # folder ("" where one was loaded), host ("" in older records), repeat
 Samples = Sequence[float]
 
 
 def by_pair(rows: pd.DataFrame) -> dict[Pair, list[float]]:
-    """Return the samples of one configuration's times by host and repeat; ``rows`` are of the raw frame.
+    """Return the samples of one configuration's times by folder, host and repeat.
 
-    Two folders may both hold a repeat: its samples are then joined. They are sorted, so that the order of the
-    records does not matter.
+    ``rows`` are of the raw frame. The same repeat of two folders is no pair: they are runs of other hours.
+    Samples are sorted, so that the order of the records does not matter.
     """
     samples: dict[Pair, list[float]] = {}
-    for host, repeat, own in zip(rows["host"], rows["repeat"], rows["samples_time_s"], strict=True):
-        key = str(host), int(repeat)
+    folders = rows["folder"] if "folder" in rows else [""] * len(rows)
+    columns = folders, rows["host"], rows["repeat"], rows["samples_time_s"]
+    for folder, host, repeat, own in zip(*columns, strict=True):
+        key = str(folder), str(host), int(repeat)
         samples[key] = sorted([*samples.get(key, []), *own])
     return samples
 
 
-def shared_pairs(ours: Mapping[Pair, Any], theirs: Mapping[Pair, Any]) -> list[Pair]:
+def shared_pairs(ours: Iterable[Pair], theirs: Iterable[Pair]) -> list[Pair]:
     """Return the keys that both have, sorted."""
-    return sorted(ours.keys() & theirs.keys())
+    return sorted({*ours} & {*theirs})
+
+
+def shared_repeats(ours: Iterable[Pair], theirs: Iterable[Pair]) -> int:
+    """Return the number of pairs, or the smaller number of repeats if there are none on one host."""
+    ours, theirs = {*ours}, {*theirs}
+    alone = min(len(ours), len(theirs)) if one_host(ours, theirs) else 0
+    return len(ours & theirs) or alone
 
 
 def one_host(*times: Iterable[Pair]) -> bool:
     """True if all these times are of one host: only then can two of them be compared without being pairs."""
-    return len({host for pairs in times for host, _ in pairs}) < 2
+    return len({host for pairs in times for _, host, _ in pairs}) < 2
+
+
+def one_folder(*times: Iterable[Pair]) -> bool:
+    """True if all these times are of one folder, and so of one run."""
+    return len({folder for pairs in times for folder, _, _ in pairs}) < 2
 
 
 def joined_hosts(hosts: Iterable[str]) -> str:

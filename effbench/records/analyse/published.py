@@ -13,7 +13,7 @@ import pandas as pd
 
 from effbench.common.spec import UsageError
 from effbench.records.analyse.load import comparable
-from effbench.records.analyse.pairs import by_pair, shared_pairs
+from effbench.records.analyse.pairs import by_pair, shared_repeats
 from effbench.records.analyse.published_data import ALONE as ALONE
 from effbench.records.analyse.published_data import PANELS, read
 from effbench.records.analyse.published_data import SCORED as SCORED
@@ -291,7 +291,7 @@ def compare_times(raw: pd.DataFrame) -> pd.DataFrame:
             theirs = float(published_ratios.loc[place])
             ratios.append(
                 {**shape, "name": name, "ours": group.loc[group["name"] == name, "label"].iloc[0],
-                 "repeats": len(shared_pairs(mine, samples[against])), "published_ratio": theirs,
+                 "repeats": shared_repeats(mine, samples[against]), "published_ratio": theirs,
                  "ratio": ratio, "ratio_low": low, "ratio_high": high,
                  "factor": ratio / theirs, "factor_low": low / theirs, "factor_high": high / theirs}
             )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from effbench.common.columns import of_role
-from effbench.records.analyse.pairs import Pair, Samples, one_host, shared_pairs
+from effbench.records.analyse.pairs import Pair, Samples, one_folder, one_host, shared_pairs
 from effbench.records.analyse.statistics import LEVEL, student_t
 
 Interval = tuple[float, float, float]
@@ -125,6 +125,7 @@ def noise_of(times: pd.DataFrame) -> Noise:
     logs = np.log(times["samples_time_s"].map(np.median).astype(float))
     configuration = [times[name] for name in of_role("identity", "origin")]
     block = [times[name] for name in of_role("identity", "origin") if name not in _OF_A_MECHANISM]
+    block += [times["folder"]] if "folder" in times else []
     in_block = logs.groupby([*block, times["host"], times["repeat"]], dropna=False)
     size = in_block.transform("size")
     apart = (logs - in_block.transform("mean")) * np.sqrt(size / (size - 1).clip(lower=1))
@@ -176,11 +177,12 @@ def ratio_interval(ours: Mapping[Pair, Samples], theirs: Mapping[Pair, Samples],
     affected both: the ratio is the geometric mean over pairs of the ratio of medians. The variance of the
     pairs is pooled with twice ``noise.apart``, and the variance between runs is twice ``noise.between.own``.
     With fewer than two pairs the two times count as separate if they are of one host; the bounds are NaN if
-    one of the two has a single repeat. Times of several hosts are not compared: with one pair the bounds are
-    NaN, without any the ratio is NaN too.
+    one of the two has a single repeat. Separate times of two folders are of different runs: the variance
+    between these is twice ``noise.between.time``. Times of several hosts are not compared: with one pair the
+    bounds are NaN, without any the ratio is NaN too.
     """
     shared = shared_pairs(ours, theirs)
-    between = noise.between.own.times(2)
+    between = between_runs(ours, theirs, noise)
     pairs = _logs([ours[pair] for pair in shared]) - _logs([theirs[pair] for pair in shared])
     if len(shared) >= 2:
         variance = _variance(pairs).pooled(noise.apart.times(2)).times(1 / len(pairs))
@@ -194,6 +196,12 @@ def ratio_interval(ours: Mapping[Pair, Samples], theirs: Mapping[Pair, Samples],
     return _around(
         center, variance_of_median(a, noise.within).plus(variance_of_median(b, noise.within)), between
     )
+
+
+def between_runs(ours: Iterable[Pair], theirs: Iterable[Pair], noise: Noise) -> Variance:
+    """Return the variance between runs of the logarithm of the ratio of two times."""
+    paired = shared_pairs(ours, theirs) or one_folder(ours, theirs)
+    return (noise.between.own if paired else noise.between.time).times(2)
 
 
 def differs(interval: Interval) -> bool:
