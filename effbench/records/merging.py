@@ -11,12 +11,11 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from effbench.common import files
-from effbench.common.files import why
 from effbench.common.spec import MAY_GO_ON, UsageError
 from effbench.common.weights import SUFFIX
 from effbench.common.wording import shown
@@ -29,7 +28,7 @@ from effbench.records.store import (
     WEIGHTS,
     Problem,
     Store,
-    StoreFull,
+    saying,
     write_tables,
 )
 from effbench.records.sweep_files import keep_sweeps, sweeps_of
@@ -85,7 +84,7 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, strict: bool = Fals
     if files.is_file(store.pack):
         packing.unpack(store.folder)
     store.create()
-    with store.lock(), _saying(f"cannot merge into {store.folder}"):
+    with store.lock(), saying(f"cannot merge into {store.folder}"):
         shutil.rmtree(store.folder / _UNFINISHED, ignore_errors=True)  # of a process that was killed
         own = _contents(store, store)
         every = [own, *read]
@@ -298,12 +297,3 @@ def _may_go_on(checkpoint: Path, winners: dict[str, Entry]) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     return files.entries(folder) if files.is_dir(folder) else []
-
-
-@contextlib.contextmanager
-def _saying(what: str) -> Iterator[None]:
-    """Turn an error of the disk into StoreFull, with the file and the reason."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreFull(f"{what}: {error.filename or ''}: {why(error)}") from error

@@ -8,16 +8,15 @@ read instead of its packed copy. Calling either again finishes the work.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from effbench.common import files
-from effbench.common.files import why
 from effbench.common.spec import UsageError
 from effbench.records import pack_file, record_file
 from effbench.records.pack_file import RECORDS, SUPERSEDED
-from effbench.records.store import Problem, Store, StoreFull
+from effbench.records.store import Problem, Store, StoreFull, saying
 
 Contents = dict[str, bytes]  # path in the results folder -> content
 
@@ -42,7 +41,7 @@ def pack(folder: str | Path) -> Moved:
     """
     store = Store(Path(folder))
     store.require()
-    with store.lock(), _saying(f"cannot pack {store.folder}"):
+    with store.lock(), saying(f"cannot pack {store.folder}"):
         _unfinished(store).unlink(missing_ok=True)  # of a process that was killed
         packed, unreadable, problems = _packed(store)
         loose, unsound = _loose(store)
@@ -76,7 +75,7 @@ def unpack(folder: str | Path) -> Moved:
     store.require()
     if not files.is_file(store.pack):
         raise UsageError(f"{store.folder} is not packed: it has no {store.pack.name}")
-    with store.lock(), _saying(f"cannot unpack {store.folder}"):
+    with store.lock(), saying(f"cannot unpack {store.folder}"):
         _unfinished(store).unlink(missing_ok=True)  # of a process that was killed
         packed, unreadable, problems = _packed(store)
         loose, _ = _loose(store)
@@ -165,15 +164,6 @@ def _is_interrupted(name: str, content: bytes) -> bool:
 def _unfinished(store: Store) -> Path:
     """Return where a file is written until it is whole; one place, since the lock keeps others away."""
     return store.folder / f".{store.pack.name}.part"
-
-
-@contextlib.contextmanager
-def _saying(what: str) -> Iterator[None]:
-    """Turn an error of the disk into StoreFull, with the file and the reason."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreFull(f"{what}: {error.filename or ''}: {why(error)}") from error
 
 
 def _moved(store: Store, contents: Iterable[str], problems: list[Problem]) -> Moved:

@@ -35,6 +35,15 @@ class StoreFull(Fault):
     """A record could not be written; the message says where and why."""
 
 
+@contextlib.contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Turn an error of the disk into StoreFull, with the file and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreFull(f"{what}: {error.filename or ''}: {why(error)}") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """A file in a results folder that is not a sound record, with the reason; it is left alone."""

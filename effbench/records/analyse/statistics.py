@@ -13,12 +13,6 @@ LEVEL = 0.95
 _EXACT = 9  # scores whose orders are all tried: 9! are 362,880
 
 
-def half_width(interval: tuple[float, float, float]) -> float:
-    """Return half the width of a (center, low, high) interval, as a share of its center."""
-    center, low, high = interval
-    return (high - low) / 2 / center
-
-
 def paired_ratio(
     ours: Mapping[Any, Sequence[float]], theirs: Mapping[Any, Sequence[float]], *, level: float = LEVEL
 ) -> tuple[float, float, float]:
