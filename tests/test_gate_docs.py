@@ -76,7 +76,7 @@ def test_the_settings_shown_are_read(tmp_path):
     (tmp_path / "pyproject.toml").write_text(block("toml"))
     settings = read(tmp_path, None, {})
     defaults = GateSettings(axes={})
-    assert settings.axes["mechanism"] == ("attn.py:MyAttention", "fastformer:interaction=add")
+    assert settings.axes["mechanism"] == ("attn.py:MyAttention", "attn.py:MyAttention:window=64")
     assert (settings.threshold, settings.floor_s, settings.error) == (0.05, 1e-5, 0.01)
     assert (settings.budget_s, set(settings.exact)) == (180, set(FIGURES) - {"ops"})
     assert settings.exact["peak_bytes"] == 0.02

@@ -54,7 +54,12 @@ Mechanisms = Annotated[
     ),
 ]
 Mode = Annotated[
-    str | None, value("MODE,...", "forward (inference) or train (forward and backward pass).", WHAT)
+    str | None,
+    value(
+        "MODE,...",
+        "forward (inference), train (forward and backward pass) or decode (one more token).",
+        WHAT,
+    ),
 ]
 Scope = Annotated[
     str | None,

@@ -359,7 +359,7 @@ def _outcomes(summary: DataFrame) -> Iterator[tuple[str, str, bool]]:
     """Yield (mechanism, status, whether anything was measured) of each configuration."""
     from effbench.records.analyse.summary import label
 
-    measured = summary[["time_s", "peak_bytes", "flops", "train_seconds"]].notna().any(axis=1)
+    measured = summary[["time_s", "peak_bytes", "flops", "train_seconds", "energy_j"]].notna().any(axis=1)
     names = [label(m, o) for m, o in zip(summary["mechanism"], summary["options"], strict=True)]
     yield from zip(names, summary["status"], measured, strict=True)
 
