@@ -178,6 +178,31 @@ class WrongGradient(Mechanism):
         return x
 
 
+class OnlyLong(Empty):
+    """Takes 128 tokens or more, and says so."""
+
+    def forward(self, x, mask=None):
+        if x.shape[1] < 128:
+            raise Unsupported("it needs 128 tokens at least")
+        return super().forward(x, mask)
+
+
+class OnlyBlocks(Mechanism):
+    """Takes multiples of 64 tokens, says so, and has a reference."""
+
+    def __init__(self, d_model, heads, *, max_len, causal=False):
+        super().__init__(d_model, heads, max_len=max_len, causal=causal)
+        self.linear = nn.Linear(d_model, d_model)
+
+    def forward(self, x, mask=None):
+        if x.shape[1] % 64:
+            raise Unsupported("it takes multiples of 64 tokens only")
+        return self.linear(x)
+
+    def reference(self, x, mask=None):
+        return self.linear(x)
+
+
 class OnlyShort(Mechanism):
     """Supports up to 32 tokens, and says so."""
 

@@ -14,6 +14,7 @@ from torch import nn
 from baselines.attention.bigbird import BigBird
 from baselines.attention.fastformer import Fastformer
 from effbench.common.spec import Record
+from effbench.measured.compiled import compiled
 from effbench.measured.probes import energy
 from effbench.measured.probes.context import Context
 from effbench.measured.probes.effects import Watch
@@ -96,6 +97,24 @@ def test_the_energy_of_a_compiled_cell_is_that_of_the_compiled_form(monkeypatch)
     _, values = energy.energy(Context(job("linear", compile="default"), print, Watch()))
     assert set(called) == {"Tanh()"}
     assert (values["compile_s"], values["energy_j"]) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize(("dropout", "said"), [(0.0, 0), (0.1, 1)])
+def test_random_trainings_are_not_compared_with_their_plain_form(monkeypatch, dropout, said):
+    monkeypatch.setattr(torch, "compile", lambda module, **options: module)
+
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(8, 8), nn.Dropout(dropout))
+
+        def forward(self, x, mask=None):
+            return self.layers(x)
+
+    asked = Workload(Mine(), torch.randn(2, 16, 8), mode="train", causal=False)
+    notes: list[str] = []
+    compiled(asked, "default", notes.append)
+    assert ["not compared" in note for note in notes] == [True] * said
 
 
 @pytest.mark.slow

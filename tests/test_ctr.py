@@ -187,6 +187,7 @@ def test_a_table_may_have_titles_and_other_names(tmp_path: Path):
     ("damage", "complaint"),
     [
         ({"label": [0, 1, 2, 0]}, "train.csv: row 3: column 'label' is '2', neither 0 nor 1"),
+        ({"label": [0, 1, 2**62, 0]}, f"train.csv: row 3: column 'label' is '{2**62}', neither 0 nor 1"),
         ({"label": [1, 1, 1, 1]}, "train.csv: column 'label' is 1 in all 4 rows, not 0 and 1"),
         ({"item": ["i1", "", "i2", "i3"]}, "train.csv: row 2: column 'item' has ''"),
         ({"item": ["i1", "i 2", "i2", "i3"]}, "train.csv: row 2: column 'item' has 'i 2'"),
@@ -209,6 +210,8 @@ def test_tables_that_are_no_tables(tmp_path: Path):
     refused("train.csv: there is no column 'history', only user, item, label")
     write_table(tmp_path, TRAIN.drop(columns="user"))
     refused("train.csv: there is no column 'user'")
+    write_table(tmp_path, TRAIN[["user", "history", "item", "item", "label"]])
+    refused("train.csv: the table has several columns 'item'")
     write_table(tmp_path, test=TEST.iloc[:0])
     refused("test.csv: the table has no rows")
     (tmp_path / "test.csv").write_bytes(b"")

@@ -25,9 +25,9 @@ def executor():
     executor.close()
 
 
-def measured(executor, mechanism: str, **changes):
+def measured(executor, mechanism: str, seq_len: int = 64, **changes):
     values = {"probe": "time", "d_model": 16, "heads": 2, "seconds": 0.01, "threads": 2, **changes}
-    cell = Cell(mechanism=mechanism, seq_len=64, **values)
+    cell = Cell(mechanism=mechanism, seq_len=seq_len, **values)
     job = Job(cell=cell, limits=Limits(timeout_s=30.0, memory_bytes=4 * 2**30))
     return executor.run(job, lambda fraction, text: None)
 
@@ -140,6 +140,13 @@ def test_what_keeps_the_laws_is_timed_and_the_row_says_how_it_was_checked(execut
     record = measured(executor, plugin(name), options=options)
     assert (record.status, record.reason) == ("ok", "")
     assert record.values["checked"] == "laws"
+
+
+@pytest.mark.parametrize("name", ["OnlyLong", "OnlyBlocks"])
+@pytest.mark.parametrize("mode", ["forward", "train"])
+def test_what_takes_nothing_short_is_timed_at_the_length_that_it_takes(executor, plugin, name, mode):
+    record = measured(executor, plugin(name), seq_len=512, mode=mode)
+    assert (record.status, record.reason) == ("ok", "")
 
 
 def test_a_training_is_held_to_the_laws_too(executor, plugin):

@@ -170,15 +170,17 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 class Meter:
     """A counter that shows 50 W in steps of 20 ms, and calls of 7 ms."""
 
-    def __init__(self, watts: float = 50.0) -> None:
+    def __init__(self, watts: float = 50.0, call_s: float = 7e-3, reading_s: float = 0.0) -> None:
         self.now_s, self.watts = 0.0, watts
+        self.call_s, self.reading_s = call_s, reading_s
 
     def call(self) -> None:
-        """Take 7 ms."""
-        self.now_s += 7e-3
+        """Take as long as a call."""
+        self.now_s += self.call_s
 
     def read_j(self) -> float:
         """Return the energy of the last whole step."""
+        self.now_s += self.reading_s
         return self.watts * 0.02 * int(self.now_s / 0.02 + 1e-9)
 
 
@@ -191,6 +193,14 @@ def test_energy_is_counted_from_step_to_step():
     assert found["power_w"] == pytest.approx(50, rel=0.01)
     assert float(found["energy_resolution_j"]) < 0.011 * float(found["energy_j"])
     assert found["energy_method"] == "test"
+
+
+def test_the_energy_of_a_short_call_has_nearly_nothing_of_the_readings():
+    meter = Meter(call_s=20e-6, reading_s=0.2e-3)
+    found = joules(
+        meter.call, Counter(meter.read_j, "test"), synchronize=lambda: None, clock=lambda: meter.now_s
+    )
+    assert found["energy_j"] == pytest.approx(50 * 20e-6, rel=0.03)
 
 
 def test_a_counter_that_stands_still_is_unsupported():

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from effbench.measured.probes.elementwise import other_work
+from effbench.measured.probes.flops import count_work
 from effbench.measured.probes.kernels import operator_of
 from effbench.measured.probes.products import PRODUCTS
 
@@ -86,6 +87,21 @@ def test_what_works_in_place_is_counted_as_what_does_not():
         assert (other_work(operator) is None) == (other_work(twin) is None), name
         checked += 1
     assert checked > 200
+
+
+def test_what_is_added_into_places_counts_what_is_added():
+    few, many = torch.zeros(4, 8), torch.zeros(1000, 8)
+    places, rows = torch.arange(1000) % 4, torch.ones(1000, 8)
+    wide = places[:, None].expand(-1, 8)
+    assert count_work(lambda: few.index_add(0, places, rows)).other == 8000
+    assert count_work(lambda: many.index_add(0, places[:1], rows[:1])).other == 8
+    assert count_work(lambda: few.scatter_add(0, wide, rows)).other == 8000
+    assert count_work(lambda: many.scatter_reduce(0, wide[:1], rows[:1], "amax")).other == 8
+    assert count_work(lambda: few.index_put((places,), rows, accumulate=True)).other == 8000
+    assert count_work(lambda: many.index_put((places,), rows)).other == 0
+    x = torch.ones(1000)
+    assert count_work(lambda: x * x).bytes_moved == 2 * 4000
+    assert count_work(lambda: x * x.clone()).bytes_moved == 5 * 4000
 
 
 def test_another_library_does_not_inherit_aten_rates():

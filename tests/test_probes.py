@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -13,11 +16,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from effbench.common.spec import MIN_SAMPLES
+from effbench.common import machine
+from effbench.common.spec import MIN_SAMPLES, Cell, Job, Limits
+from effbench.measured.probes.context import Context
 from effbench.measured.probes.control import Control
+from effbench.measured.probes.costs import describe, flops
+from effbench.measured.probes.effects import Watch
 from effbench.measured.probes.flops import count_flops, count_work
 from effbench.measured.probes.memory import EVENTS, peak_bytes
 from effbench.measured.probes.time import MAX_SAMPLES, MIN_SAMPLE_S, sample_seconds
+from effbench.measured.workload import build
 
 
 class Clock:
@@ -63,6 +71,39 @@ def test_slow_first_calls_are_not_in_the_samples():
     clock = Clock(costs())
     samples, _ = sample_seconds(clock.call, seconds=0.2, clock_ns=clock.read)
     assert set(samples) == {0.001}
+
+
+def test_a_process_that_this_one_started_is_no_other_load():
+    """While it runs and when it has ended: it may be a compiler."""
+    busy = "import time\nwhile time.process_time() < 0.5: pass\n"
+    before = machine.Moment.now()
+    with subprocess.Popen([sys.executable, "-c", f"{busy}input()"], stdin=subprocess.PIPE) as child:
+        deadline = time.monotonic() + 60
+        while machine.Moment.now().own_s - before.own_s < 0.5:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        child.communicate(b"\n")
+    assert machine.Moment.now().own_s - before.own_s >= 0.5
+
+
+def test_an_encoder_declares_what_its_mechanism_declares_with_its_options():
+    orders = []
+    for scope in ("attention", "encoder"):
+        cell = Cell(
+            mechanism="vanilla", options={"implementation": "dense"}, probe="memory", seq_len=64,
+            d_model=16, heads=2, scope=scope, layers=2,
+        )  # fmt: skip
+        values = describe(build(cell), cell)
+        orders.append((values["declared_memory_order"], values["implementation"]))
+    assert orders == [("N^2", "dense")] * 2
+
+
+def test_useful_flops_of_a_training_are_no_more_than_the_declared_ones():
+    cell = Cell(mechanism="performer", probe="flops", mode="train", seq_len=256, d_model=16, heads=2)
+    job = Job(cell=cell, limits=Limits(timeout_s=60, memory_bytes=2**30))
+    _, values = flops(Context(job, print, Watch()))
+    useful, declared = (int(values[name] or 0) for name in ("flops_useful", "flops_analytic"))
+    assert 0 < useful <= declared == values["flops"]
 
 
 def test_a_call_that_never_settles_is_said_to():

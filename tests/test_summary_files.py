@@ -389,6 +389,7 @@ def test_a_wrong_line_is_named(line, words, tmp_path):
     [
         ("", "1: the file is empty"),
         ("id,article\n1,a\n", "1: the columns are id, article, without"),
+        ("article,highlights,article\na,b,c\n", "1: there are several columns 'article'"),
         ("article,highlights\na,b\na\n", "3: 1 column, not 2 as in the header"),
         ('article,highlights\n"a\nb",c\nx,y,z\n', "4: 3 columns, not 2"),
         ('article,highlights\na,b\n"a"b,c\n', "3: ',' expected after '\"'"),

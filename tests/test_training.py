@@ -206,6 +206,7 @@ def test_sorted_batches_have_every_row_once_and_stay_in_budget(tokens):
     for rows in batches:
         assert len(rows) == 1 or len(rows) * lengths[rows].max() <= tokens
     assert len(batches) < 200 or tokens < 60
+    assert max(map(len, sorted_batches(np.zeros(200, dtype=int), tokens))) <= max(1, tokens)
 
 
 def test_batches_are_trimmed_to_their_longest_row():

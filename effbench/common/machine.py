@@ -113,6 +113,7 @@ def cpu_quota_cores() -> float | None:
 class Moment:
     """The machine's clocks at one moment, for a comparison with a later moment.
 
+    ``own_s`` is the processor time of this process and of those that it started, such as a compiler.
     ``busy_s`` and ``steal_s`` are seconds, summed over all cores since the machine started, in which cores
     were busy and in which the hypervisor withheld them; None where that is not visible.
     """
@@ -129,7 +130,7 @@ class Moment:
         busy_s, steal_s = _stat(Path("/proc/stat"))
         return cls(
             wall_s=time.perf_counter(),
-            own_s=time.process_time(),
+            own_s=time.process_time() + _descendants_s(),
             busy_s=busy_s,
             steal_s=steal_s,
             frequency_hz=frequency_hz(),
@@ -152,6 +153,26 @@ class Moment:
             "frequency_hz": end.frequency_hz,
             "frequency_change": change,
         }
+
+
+def _descendants_s() -> float:
+    """Return the processor time of the processes that this one started, in s; of ended ones if waited for."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return 0.0
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks, parents = 0, [os.getpid()]
+    while parents:
+        for path in Path(f"/proc/{parents.pop()}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # a thread or a process that has just ended
+                children = [int(number) for number in path.read_text().split()]
+                parents += children
+                for child in children:
+                    # utime, stime, and those of its own ended children
+                    fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:15]
+                    ticks += sum(map(int, fields))
+    return ended.ru_utime + ended.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _stat(path: Path) -> tuple[float | None, float | None]:

@@ -17,7 +17,7 @@ from effbench.common.spec import Compile
 from effbench.common.wording import one_line
 from effbench.measured.mechanism import Unsupported
 from effbench.measured.probes.context import Context
-from effbench.measured.probes.correctness import agree, gradients
+from effbench.measured.probes.correctness import Incorrect, agree, gradients
 from effbench.measured.workload import Workload, forward_call
 
 Values = dict[str, float | int | str | None]
@@ -38,18 +38,21 @@ def as_asked(context: Context) -> tuple[Workload, Callable[[], Values]]:
         return context.workload, dict
     if context.cell.mode == "decode":
         raise Unsupported("a step of a generation is not compiled here: use --compile none")
-    made = compiled(context.workload, context.cell.compile)
+    made = compiled(context.workload, context.cell.compile, context.watch.note)
     context.watch.accept_threads()
     return made
 
 
-def compiled(workload: Workload, kind: Compile) -> tuple[Workload, Callable[[], Values]]:
+def compiled(
+    workload: Workload, kind: Compile, note: Callable[[str], object] = lambda text: None
+) -> tuple[Workload, Callable[[], Values]]:
     """Return the workload with its module compiled, and a function that says what the compiler did so far.
 
     ``compile_s`` is the time of the first call, which traces, generates and builds the code; a training call
     builds the backward pass, too. Shapes are constants for the compiler. The results must equal those of the
-    plain form. Raises Unsupported with the compiler's reason if it fails, Incorrect if the compiled form
-    computes something else.
+    plain form; ``note`` is told if two calls of the plain form differ themselves, as with dropout, so that
+    nothing can be compared. Raises Unsupported with the compiler's reason if it fails, Incorrect if the
+    compiled form computes something else.
     """
     from torch._dynamo import config
     from torch._dynamo.exc import TorchDynamoException
@@ -68,7 +71,13 @@ def compiled(workload: Workload, kind: Compile) -> tuple[Workload, Callable[[], 
         compile_s = time.perf_counter() - start
     except TorchDynamoException as error:
         raise Unsupported(f"torch.compile fails: {_first_line(error)}") from None
-    agree(found, _results(workload), "of the compiled form differs from that of the plain form")
+    plain = _results(workload)
+    try:
+        agree(_results(workload), plain, "")
+    except Incorrect:
+        note("two calls of the plain form differ: the compiled form is not compared with it")
+    else:
+        agree(found, plain, "of the compiled form differs from that of the plain form")
 
     def did() -> Values:
         breaks = Counter(counters["graph_break"]) - before

@@ -157,6 +157,9 @@ class _Table:
         self.names = self._table.column_names
         if not len(self):
             raise UsageError(f"{path}: the table has no rows")
+        for name in self.names:
+            if self.names.count(name) > 1:
+                raise UsageError(f"{path}: the table has several columns {shown(name)}")
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -210,7 +213,7 @@ class _Table:
             _is_text(written.type) or pa.types.is_integer(written.type) or pa.types.is_floating(written.type)
         ):
             raise UsageError(f"{self._path}: column {shown(name)} is of type {written.type}, not 0 and 1")
-        allowed = pa.array([0, 1]).cast(pa.string() if _is_text(written.type) else pa.float64())
+        allowed = pa.array([0, 1]).cast(pa.float64() if pa.types.is_floating(written.type) else pa.string())
         places = pc.index_in(written.cast(allowed.type), value_set=allowed)
         if places.null_count:
             row = _first_null(places)

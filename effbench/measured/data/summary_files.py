@@ -82,6 +82,9 @@ class SummaryFiles:
     def _columns(self, found: Sequence[str], where: str) -> tuple[str, str]:
         for pair in (self.fields,) if self.fields else FIELDS:
             if set(pair) <= set(found):
+                for name in pair:
+                    if found.count(name) > 1:
+                        raise UsageError(f"{where}: there are several columns {name!r}")
                 return pair
         has = ", ".join(found) or "none"
         if self.fields:

@@ -41,11 +41,14 @@ def shuffled_batches(
 
 
 def sorted_batches(lengths: Integers, tokens: int) -> Iterator[Integers]:
-    """Yield every row once, shortest first, in batches of at most ``tokens`` padded tokens (or one row)."""
+    """Yield every row once, shortest first, in batches of at most ``tokens`` padded tokens (or one row).
+
+    An empty row counts as one token.
+    """
     order = np.argsort(lengths, kind="stable")
     start = 0
     for i in range(1, len(order) + 1):
-        if i == len(order) or (i + 1 - start) * int(lengths[order[i]]) > tokens:
+        if i == len(order) or (i + 1 - start) * max(1, int(lengths[order[i]])) > tokens:
             yield order[start:i]
             start = i
 

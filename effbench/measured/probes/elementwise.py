@@ -67,8 +67,8 @@ _PER_RESULT = _rates(
 # per number of the (first) input
 _PER_INPUT = _rates(
     _1="""sum mean prod amax amin max min aminmax _aminmax argmax argmin any all _is_all_true _is_any_true
-    cumsum cumprod cummax cummin _cummax_helper _cummin_helper count_nonzero nansum trace equal index_add
-    scatter_add scatter_reduce index_reduce segment_reduce embedding_dense_backward unfold_backward col2im
+    cumsum cumprod cummax cummin _cummax_helper _cummin_helper count_nonzero nansum trace equal
+    segment_reduce embedding_dense_backward unfold_backward col2im
     _coalesce adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d
     adaptive_max_pool3d adaptive_max_pool2d_backward adaptive_max_pool3d_backward
     max_pool2d_with_indices_backward max_pool3d_with_indices_backward reflection_pad1d_backward
@@ -235,6 +235,19 @@ def _attended_backward(a: Arguments, inputs: Tensors, outputs: Tensors) -> int:
     return 6 * _scores(a) + 2 * stored(inputs[0])
 
 
+def _per_source(base: str, a: Arguments, inputs: Tensors, outputs: Tensors) -> int:
+    """Count one operation for each number that is added, or reduced, into the first input."""
+    into = a["index"] if base.startswith("scatter") else a["source"]
+    rate = _COMPLEX.get(base, _ANY_COMPLEX) if inputs[0].is_complex() else 1
+    return rate * int(into.numel())
+
+
+def _put(a: Arguments, inputs: Tensors, outputs: Tensors) -> int:
+    """Count the additions of a write that accumulates; another write is no arithmetic."""
+    values = a["values"]
+    return (2 if values.is_complex() else 1) * int(values.numel()) if a["accumulate"] else 0
+
+
 _KERNELS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention",
             "fused_attention_overrideable")  # fmt: skip
 _BY_FORMULA: dict[str, Count] = {
@@ -245,6 +258,11 @@ _BY_FORMULA: dict[str, Count] = {
     "_fft_c2c": partial(_fft, 5.0, False),
     **{f"_scaled_dot_product_{kernel}": _attended for kernel in _KERNELS},
     **{f"_scaled_dot_product_{kernel}_backward": _attended_backward for kernel in _KERNELS},
+    **{
+        name: partial(_per_source, name)
+        for name in ("index_add", "scatter_add", "scatter_reduce", "index_reduce")
+    },
+    **dict.fromkeys(("index_put", "_index_put_impl", "_unsafe_index_put"), _put),
     # one addition or comparison per number in a window
     **{f"avg_pool{n}d": partial(_pooled, n) for n in (1, 2, 3)},
     **{f"avg_pool{n}d_backward": partial(_pooled_backward, n) for n in (2, 3)},

@@ -252,7 +252,8 @@ def _moved(func: Any, inputs: list[Tensor], outputs: list[Tensor]) -> int:
     if name in _UNTOUCHED or (not func._schema.is_mutable and _is_view(inputs, outputs)):
         return 0
     read = inputs[1:] if name in _OVERWRITTEN else inputs
-    return sum(held_bytes(t) for t in (*read, *outputs))
+    once = {id(t): t for t in read}.values()  # x * x reads x once
+    return sum(held_bytes(t) for t in (*once, *outputs))
 
 
 def _is_view(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
