@@ -44,10 +44,9 @@ def paper(
     one_of("format", format, FORMATS)
     if lengths is not None:
         one_of("lengths", lengths, LENGTHS)
-        if what not in SCORED or not folders:
-            raise UsageError(f"--lengths goes with folders and one of {', '.join(SCORED)}")
-    if tuned is not None and (what not in SCORED or not folders):
-        raise UsageError(f"--tuned goes with folders and one of {', '.join(SCORED)}")
+    for name, given in (("--lengths", lengths), ("--tuned", tuned)):
+        if given is not None and (what not in SCORED or not folders):
+            raise UsageError(f"{name} goes with folders and one of {', '.join(SCORED)}")
     raw = load_raw(folders) if folders else None
     text = report(what, raw, format=format, lengths=lengths or "paper", tuned=tuned)
     sys.stdout.write(text.rstrip("\n") + "\n")

@@ -124,12 +124,11 @@ class Store:
             with files.replacing(path) as file:
                 file.write(record_file.content_of(record))
                 files.flush(file)  # the older record moves away only when the new one is safe
-                key = record.cell.key
-                otherwise = self._named_otherwise.pop(key, path)
-                for old in {
-                    *self._records.glob(f"*.{key}.json"),
-                    *([otherwise] if otherwise.exists() else []),
-                }:
+                older = {*self._records.glob(f"*.{record.cell.key}.json")}
+                otherwise = self._named_otherwise.pop(record.cell.key, None)
+                if otherwise is not None and otherwise.exists():
+                    older.add(otherwise)
+                for old in older:
                     self.supersede(old)
         except OSError as error:
             raise StoreFull(f"cannot write {path}: {error.strerror or error}") from error

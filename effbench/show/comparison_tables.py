@@ -86,7 +86,7 @@ def comparison_blocks(raw: pd.DataFrame, against: str) -> list[Block]:
 
 
 def tuned_in_words(best: Tuned) -> list[str]:
-    """Return a sentence per setting: each mechanism's value of the option, beside those that it was not."""
+    """Return a sentence per setting: the chosen value of each mechanism, then its other values."""
     sentences = []
     for key, group in best.choices.groupby(SETTING, sort=False, dropna=False):
         setting = dict(zip(SETTING, key, strict=True))
@@ -103,7 +103,7 @@ def tuned_in_words(best: Tuned) -> list[str]:
 
 
 def _seeds_of(choices: pd.DataFrame) -> str:
-    """Return of how many seeds the means of validation scores are, of those that were chosen between."""
+    """Return the number of seeds of the means that decided; of all means if no mechanism has two values."""
     several = choices[choices.duplicated("mechanism", keep=False)]
     seeds = sorted({int(n) for n in (several if len(several) else choices)["seeds"]})
     return plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"

@@ -21,11 +21,11 @@ def recommending_baselines(
     """Return ``ranking.mean_scores`` on the test part of four predictors by name.
 
     ``random`` gives all candidates one score, which counts as the mean over all orders. ``popularity`` is a
-    candidate's number of clicks in the training part and of its places in the histories there, of which each
-    impression of a user repeats the earlier ones. ``click_rate`` is the share of training impressions with it
-    in which it was clicked, 0 without any. ``tfidf`` is the mean, over the news of the history, of the cosine
-    of its title's TF-IDF vector with the candidate's: an empty history
-    makes it random.
+    candidate's number of clicks in the training part, plus the number of times that it stands in a history
+    there; each impression has the whole history of its user. ``click_rate`` is the share of training
+    impressions with it in which it was clicked, 0 without any. ``tfidf`` is the mean, over the news of the
+    history, of the cosine of its title's TF-IDF vector with the candidate's: an empty history makes it
+    random.
     """
     rows = len(titles)
     shown = np.bincount(train.candidates, minlength=rows)

@@ -198,9 +198,8 @@ def _limited(table: pd.DataFrame, at: AtLength, scores: Scores | None, most: Mos
     for name in pool["label"]:
         table.loc[name, ["pool_ratio", "pool_ratio_low", "pool_ratio_high"]] = at.ratio(name, quickest)
     inside = table.index.isin(pool.index)
-    compared = table[
-        "pool_ratio"
-    ].notna()  # times of two hosts have no ratio: such a row may be within the limit
+    # times of two hosts have no ratio: such a row may be within the limit
+    compared = table["pool_ratio"].notna()
     _missed(table, inside & compared, "time_factor", "pool_ratio", most.time_factor)
     if most.time_factor is not None:
         table.loc[inside & ~compared, "unsure"] += "time_factor "

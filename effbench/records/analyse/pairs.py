@@ -1,8 +1,8 @@
-"""Which two times are a pair: those of one run, host and repeat, measured at nearly the same time."""
+"""Two times are a pair if folder, host and repeat are the same: they were measured close together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import pandas as pd
 
@@ -33,11 +33,10 @@ def shared_pairs(ours: Iterable[Pair], theirs: Iterable[Pair]) -> list[Pair]:
     return sorted({*ours} & {*theirs})
 
 
-def shared_repeats(ours: Iterable[Pair], theirs: Iterable[Pair]) -> int:
+def shared_repeats(ours: Collection[Pair], theirs: Collection[Pair]) -> int:
     """Return the number of pairs, or the smaller number of repeats if there are none on one host."""
-    ours, theirs = {*ours}, {*theirs}
     alone = min(len(ours), len(theirs)) if one_host(ours, theirs) else 0
-    return len(ours & theirs) or alone
+    return len(shared_pairs(ours, theirs)) or alone
 
 
 def one_host(*times: Iterable[Pair]) -> bool:

@@ -1,4 +1,4 @@
-"""Trainings at the value of a task's option that the validation part chooses, for each mechanism its own."""
+"""Choose the value of a task's option for each mechanism, by the validation score of its trainings."""
 
 from __future__ import annotations
 

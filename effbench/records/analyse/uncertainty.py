@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,10 +198,10 @@ def ratio_interval(ours: Mapping[Pair, Samples], theirs: Mapping[Pair, Samples],
     )
 
 
-def between_runs(ours: Iterable[Pair], theirs: Iterable[Pair], noise: Noise) -> Variance:
+def between_runs(ours: Mapping[Pair, Any], theirs: Mapping[Pair, Any], noise: Noise) -> Variance:
     """Return the variance between runs of the logarithm of the ratio of two times."""
-    paired = shared_pairs(ours, theirs) or one_folder(ours, theirs)
-    return (noise.between.own if paired else noise.between.time).times(2)
+    one_run = any(pair in theirs for pair in ours) or one_folder(ours, theirs)
+    return (noise.between.own if one_run else noise.between.time).times(2)
 
 
 def differs(interval: Interval) -> bool:
