@@ -42,6 +42,11 @@ def run(executor, *args, **kwargs):
     return executor.run(job(*args, **kwargs), lambda fraction, text: None)
 
 
+def test_a_folder_for_compiled_code_is_made_when_something_is_compiled(executor):
+    assert run(executor, "linear").status == "ok"
+    assert not executor._built.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "status", "reason"),
     [

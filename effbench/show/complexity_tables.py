@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -24,34 +25,28 @@ _LEGEND = (
 
 def complexity_blocks(raw: pd.DataFrame) -> list[Block]:
     """Return for each shape and mode a table of exponents, the disagreements in words, and the crossovers."""
-    fits = {quantity: exponents(raw, quantity) for quantity in QUANTITIES}
     crossings = crossovers(raw)
-    every = pd.concat([*fits.values(), crossings], ignore_index=True)
-    if every.empty:
-        nothing = "no growth rates and no crossovers: fewer than three lengths were measured"
-        return [Block(notes=[nothing])]
     blocks = []
-    for key, _ in every.groupby([*_GROUPS, "mode"], sort=False):
-        shape = dict(zip([*_GROUPS, "mode"], key, strict=True))
-        mine = {quantity: of_shape(fit, shape) for quantity, fit in fits.items()}
-        blocks.append(_block(_title(shape), mine))
+    for shape, exponents_block in _by_shape(raw, crossings):
         pairs = sorted(each_row(of_shape(crossings, shape)), key=_kind)
         statements = ["crossovers:", *(f"  {row.statement}" for row in pairs)]
-        blocks.append(
-            Block(notes=statements if pairs else ["no crossovers: fewer than two mechanisms were timed"])
-        )
-    return blocks
+        none = ["no crossovers: fewer than two mechanisms were timed"]
+        blocks += [exponents_block, Block(notes=statements if pairs else none)]
+    nothing = ["no growth rates and no crossovers: fewer than three lengths were measured"]
+    return blocks or [Block(notes=nothing)]
 
 
 def exponent_blocks(raw: pd.DataFrame) -> list[Block]:
     """Return for each shape and mode a table of exponents, and the disagreements in words."""
+    return [block for _, block in _by_shape(raw)]
+
+
+def _by_shape(raw: pd.DataFrame, *others: pd.DataFrame) -> Iterator[tuple[dict[str, Any], Block]]:
+    """Yield each shape and mode of the exponents, and of ``others``, with its table of exponents."""
     fits = {quantity: exponents(raw, quantity) for quantity in QUANTITIES}
-    every = pd.concat([*fits.values()], ignore_index=True)
-    blocks = []
-    for key, _ in every.groupby([*_GROUPS, "mode"], sort=False):
+    for key, _ in pd.concat([*fits.values(), *others]).groupby([*_GROUPS, "mode"], sort=False):
         shape = dict(zip([*_GROUPS, "mode"], key, strict=True))
-        blocks.append(_block(_title(shape), {name: of_shape(fit, shape) for name, fit in fits.items()}))
-    return blocks
+        yield shape, _block(_title(shape), {name: of_shape(fit, shape) for name, fit in fits.items()})
 
 
 def as_csv(raw: pd.DataFrame) -> str:

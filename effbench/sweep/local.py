@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -42,17 +45,17 @@ class LocalExecutor:
         self._variables = variables
         self._server: subprocess.Popen[bytes] | None = None
         self._answers: Messages | None = None
-        self._built: tempfile.TemporaryDirectory[str] | None = None
+        # the compiler makes it, so that a run that is killed before leaves nothing
+        self._built = Path(tempfile.gettempdir(), f"effbench-compiled-{uuid.uuid4().hex}")
 
     def start(self) -> dict[str, Any]:
         """Start the server and wait for its greeting. Raises ServerDied with its last line."""
-        self._built = tempfile.TemporaryDirectory(prefix="effbench-compiled-", ignore_cleanup_errors=True)
         self._server = subprocess.Popen(
             [sys.executable, "-m", "effbench.measured.server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**environment(), **compiler_settings(self._built.name), **self._variables},
+            env={**environment(), **compiler_settings(str(self._built)), **self._variables},
             start_new_session=True,  # Ctrl-C in the terminal is for us, not for what we measure
         )
         assert self._server.stdout is not None
@@ -109,8 +112,7 @@ class LocalExecutor:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
-        if self._built is not None:
-            self._built.cleanup()
+        shutil.rmtree(self._built, ignore_errors=True)
 
     def _converse(
         self, job: Job, progress: Progress, deadline: float
