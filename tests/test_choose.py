@@ -361,7 +361,7 @@ def test_settings_are_never_mixed():
     choice = choose(raw(records), seq_len=512, where={"batch_size": 4})
     assert set(places(choice)) == {"a", "c"}
     assert list(choice.recommended) == ["c"]
-    with pytest.raises(UsageError, match="batch_size 3 was not measured: there is 1, 4"):
+    with pytest.raises(UsageError, match="batch_size 3 was not measured; measured: 1, 4"):
         choose(raw(records), seq_len=512, where={"batch_size": 3})
     elsewhere = [replace(own, machine={"name": "Other, 4 cores"}) for own in CLEAR]
     with pytest.raises(UsageError, match="--machine"):
@@ -374,6 +374,12 @@ def test_settings_are_never_mixed():
     ]
     with pytest.raises(Untold, match="in 2 settings"):
         choose(raw(apart), seq_len=256)
+
+
+def test_the_interval_of_a_share_ends_at_100_percent():
+    choice = choose(raw(CLEAR, scored({"a": [0.7, 0.99, 0.98], "b": [0.9, 0.91, 0.92]})), seq_len=512)
+    assert re.search(r"\b100\.0 %", text_of(choice))
+    assert not re.search(r"\b1[1-9]\d\.\d %|\b10[1-9]\.\d %", text_of(choice))
 
 
 def in_folders(*groups: list[Record]) -> pd.DataFrame:

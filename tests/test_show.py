@@ -458,6 +458,22 @@ def test_one_repeat_names_no_winner_and_one_mechanism_has_no_contest():
     assert "*" not in alone
 
 
+def test_every_noisy_time_is_counted_and_its_other_reasons_are_named():
+    frame = summarise(raw(cost_records(("linear", "vanilla"), (128, 256), modes=("forward",))))
+    wide, drift = "± 12.0 %, target ± 5 %", "slows down by 9 % while it runs"
+    frame["noisy"] = [wide, f"± a factor of 2 or more, target ± 5 %; {drift}", drift, ""]
+    text = " ".join(as_text(overview(frame), "markdown").split())
+    assert (
+        "forward: 3 of 4 times are noisy (~); 2 intervals too wide: median ± a factor of 2 or more, worst "
+        "± a factor of 2 or more, target ± 5 %." in text
+    )
+    names = [f"{row.mechanism} at {row.seq_len}" for row in frame.iloc[[1, 2]].itertuples()]
+    assert f"forward: noisy (~): {', '.join(names)}: {drift}." in text
+    frame["noisy"] = [wide, "", "", ""]
+    text = " ".join(as_text(overview(frame), "markdown").split())
+    assert "forward: 1 of 4 times is noisy (~): median ± 12 %, worst ± 12 %, target ± 5 %." in text
+
+
 def test_an_exponent_that_noise_hides_is_not_printed():
     frame = raw(cost_records(("vanilla",), (128, 256, 512), modes=("forward",), noise=0.0))
     for place, factor in ((0, 1.0), (1, 9.0), (2, 0.1)):  # each repeat of the longest length says otherwise

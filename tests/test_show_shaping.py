@@ -136,13 +136,28 @@ def test_a_condition_is_that_of_pandas(condition):
         "seq_len > 1 " + "and seq_len > 1 " * 100, "(" * 300 + "seq_len > 1" + ")" * 300,
     ],
 )  # fmt: skip
-def test_everything_else_is_refused_in_one_line_with_the_columns(condition):
+def test_everything_else_is_refused_in_one_line(condition):
     with pytest.raises(UsageError) as refused:
         shaping.matching(summary(), condition)
     text = str(refused.value)
     assert "\n" not in text
     assert text.startswith("--where")
-    assert "there are: mechanism, " in text
+
+
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        ("mode = 'train'", "this is no condition such as mode == 'train' and seq_len > 512"),
+        ("seq_len in 128", "in needs a list, such as seq_len in [128, 512]"),
+        ("mode not in 'train'", "in needs a list"),
+        ("seq_len > 1 and 3 <= mode", "mode is a text, not a number"),
+        ("modus == 'train'", "there are: mechanism, "),
+    ],
+)
+def test_what_is_wrong_with_a_condition_is_said(condition, says):
+    with pytest.raises(UsageError) as refused:
+        shaping.matching(summary(), condition)
+    assert says in str(refused.value)
 
 
 def test_a_near_name_is_offered():
@@ -282,9 +297,9 @@ def test_the_command_shapes_rows(show):
     assert any(row["samples_time_s"] for row in json.loads(out))
     assert show("--where", "seq_len > 1e9")[0] == "no rows\n"
     for arguments, complaint in (
-        (["--columns", "mechanism", "--complexity"], "--columns shape rows: give --rows or --raw"),
+        (["--columns", "mechanism", "--complexity"], "--columns shapes rows: give --rows or --raw"),
         (["--columns", "mechanism", "--pivot", "mechanism,seq_len,time_s"], "give it or --columns"),
-        (["--where", "x.y > 1"], "there are: mechanism"),
+        (["--where", "x.y > 1"], "only comparisons of columns"),
         (["--raw", "--sort", "samples_time_s"], "samples_time_s is a series of numbers"),
         (["--columns", "mechanism,mechanism"], "names mechanism twice"),
     ):

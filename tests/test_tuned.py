@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pandas as pd
 import pytest
 from test_seeds import frame
@@ -60,11 +62,15 @@ def test_a_loss_is_better_if_lower_and_failures_are_never_chosen():
     lossy = lossy.rename(columns={"validation_accuracy": "validation_loss_nats"})
     choices = tuned(lossy, "lr").choices.groupby("mechanism", sort=False).first()
     assert choices["value"].to_dict() == {"fastformer": "0.001", "vanilla": "0.008"}
-    failed = pd.concat([LOW, HIGH.assign(status="timeout")], ignore_index=True)
-    assert set(tuned(failed, "lr").choices["value"]) == {"0.001"}
+    failed = tuned(pd.concat([LOW, HIGH.assign(status="timeout")], ignore_index=True), "lr")
+    assert set(failed.raw["task"]) == {"newsgroups:epochs=3,train=500"}
+    assert set(failed.raw["status"]) == {"ok"}
+    (sentence,) = tuned_in_words(failed)
+    assert "fastformer 0.001 (70.0 %), not 0.008 (timeout)" in sentence
     best = tuned(pd.concat([LOW.assign(status="oom"), LOW.iloc[:0]], ignore_index=True), "lr")
     assert len(best.raw) == 4, "what failed at every value stays, with its reason"
-    assert best.choices.empty
+    (sentence,) = tuned_in_words(best)
+    assert "fastformer 0.001 (oom); vanilla 0.001 (oom)" in sentence
 
 
 def test_settings_are_tuned_apart():
@@ -87,6 +93,7 @@ def test_the_papers_table_takes_tuned_trainings():
     ("words", "says"),
     [
         (["show", "DIR", "--tuned", "lr"], "--tuned goes with --compare"),
+        (["show", "DIR", "--compare", "lr=1", "--tuned", "lr"], "--compare lr=1 compares all values of lr"),
         (["paper", "table4", "--tuned", "lr"], "--tuned goes with folders and one of table4"),
         (["paper", "figure2", "DIR", "--tuned", "lr"], "--tuned goes with folders and one of table4"),
     ],
@@ -100,5 +107,17 @@ def test_where_nothing_is_tuned_the_option_is_refused(words, says, monkeypatch, 
 
 
 def test_an_option_that_no_training_was_given_is_refused():
-    with pytest.raises(UsageError, match="no training was given the task option dropout"):
+    with pytest.raises(
+        UsageError, match="was given the task option dropout; the tasks have: epochs, lr, train"
+    ):
         tuned(LOW, "dropout")
+
+
+def test_the_chosen_values_are_columns():
+    best = tuned(pd.concat([LOW, HIGH], ignore_index=True), "lr")
+    (row,) = best.beside(compare(best.raw), "mechanism", "against").to_dict(orient="records")
+    assert (row["mechanism_tuned"], row["against_tuned"]) == ("lr=0.001", "lr=0.008")
+    table = pd.read_csv(
+        io.StringIO(report("table4", pd.concat([LOW, HIGH]), format="csv", tuned="lr"))
+    ).set_index("ours")
+    assert set(table.loc["vanilla", "ours_tuned"]) == {"lr=0.001"}

@@ -32,7 +32,7 @@ def compare(
 
     check_outputs({"plot": plot_file})
     one_of("format", format, ("table", "json", "markdown"))
-    share, floor_s = parse_share("threshold", threshold), parse_time_s(floor)
+    share, floor_s = parse_share("threshold", threshold), parse_time_s(floor, "floor", zero=True, unit=True)
     if base.resolve() == head.resolve():  # everything would be equal, whatever the folder holds
         raise UsageError(f"BASE and HEAD are the same folder, {str(base)!r}: name two")
     report = stored.compare(base, head, threshold=share, floor_s=floor_s)

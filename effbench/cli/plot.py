@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from effbench.cli.options import Folders, one_of, value
 from effbench.cli.printing import load_both
 from effbench.common.spec import UsageError
+from effbench.common.values import number
+from effbench.common.wording import shown
+from effbench.records.analyse.folders import refuse_repeated
 from effbench.show import plots
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ def plot(
         str, value("STYLE", "screen, or paper: as wide as a column, letters of 8 points, captions printed.")
     ] = "screen",
     width: Annotated[
-        float | None,
+        str | None,
         value("INCHES", "Width of a figure for a paper: 3.3 for one column (default), 6.9 for two."),
     ] = None,
 ) -> None:
@@ -50,22 +53,28 @@ def plot(
     for name in kinds or ():
         one_of("kind", name, plots.KINDS)
     one_of("style", style, STYLES)
+    inches = None if style != "paper" else COLUMN if width is None else _inches(width)
     if width is not None and style != "paper":
-        raise UsageError(f"--width {width:g} is of figures for a paper: give --style paper too")
-    if width is not None and not NARROWEST <= width <= WIDEST:
-        raise UsageError(f"--width {width:g} is not between {NARROWEST:g} and {WIDEST:g} inches")
+        raise UsageError(f"--width {shown(width)} is of figures for a paper: give --style paper too")
     if format is not None:
         one_of("format", format, [suffix[1:] for suffix in plots.SUFFIXES])
     summary, raw = load_both(folders)
     if raw.empty:
         print("no results")
         return
-    inches = (width or COLUMN) if style == "paper" else None
+    refuse_repeated(summary)
     written = format or ("pdf" if style == "paper" else "png")
     for path, figure in draw(summary, raw, out or folders[0] / "plots", kinds, written, inches):
         print(path)
         if style == "paper":
             print(*(f"  {line}" for line in figure.get_suptitle().split("\n")), sep="\n")
+
+
+def _inches(text: str) -> float:
+    inches = number(text)
+    if inches is None or not NARROWEST <= inches <= WIDEST:
+        raise UsageError(f"--width {shown(text)} is not between {NARROWEST:g} and {WIDEST:g} inches")
+    return inches
 
 
 def draw(

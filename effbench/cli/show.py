@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,11 @@ from effbench.cli.options import SHAPING, Folders, flag, one_of, value
 from effbench.cli.printing import load_both, load_raw, print_blocks
 from effbench.common.spec import UsageError
 from effbench.show.terminal import width
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from effbench.show.blocks import Block
 
 
 def show(
@@ -74,7 +80,8 @@ def show(
     options = {"--columns": columns, "--where": where, "--sort": sort, "--pivot": pivot}
     given = [name for name, text in options.items() if text is not None]
     if given and chosen and not (rows or raw):
-        raise UsageError(f"{' and '.join(given)} shape rows: give --rows or --raw, not {chosen[0]}")
+        verb = "shapes" if len(given) == 1 else "shape"
+        raise UsageError(f"{' and '.join(given)} {verb} rows: give --rows or --raw, not {chosen[0]}")
     if columns is not None and pivot is not None:
         raise UsageError("--pivot names its columns: give it or --columns")
     if rows or raw or given or (not chosen and format in ("csv", "json")):
@@ -96,7 +103,7 @@ def show(
     else:
         from effbench.show.overview import overview
 
-        print_blocks(overview(*load_both(folders)), format)
+        _print_apart(load_both(folders), overview, format)
 
 
 def _print_comparison(folders: list[Path], against: str, tuned: str | None, format: str) -> None:
@@ -105,25 +112,49 @@ def _print_comparison(folders: list[Path], against: str, tuned: str | None, form
     from effbench.show import comparison_tables, tables
     from effbench.show.blocks import Block
 
-    raw, notes = load_raw(folders), []
+    if is_task_option(against) and against.partition("=")[0] == tuned:
+        raise UsageError(
+            f"--compare {against} compares all values of {tuned}, and --tuned {tuned} chooses one: "
+            "give one of them"
+        )
+    raw, best = load_raw(folders), None
     if tuned is not None:
         best = at_best(raw, tuned)
-        raw, notes = best.raw, comparison_tables.tuned_in_words(best)
+        raw = best.raw
     if is_task_option(against):
         raw = over_task_option(raw, against)
     if format in ("csv", "json"):
-        print(tables.render(comparison_tables.comparison(raw, against), format).rstrip("\n"))
+        table = comparison_tables.comparison(raw, against)
+        # over the values of another option, the mechanism is in the task
+        if best is not None and not is_task_option(against):
+            table = best.beside(table, "mechanism", "against")
+        print(tables.render(table, format).rstrip("\n"))
     else:
         blocks = comparison_tables.comparison_blocks(raw, against)
-        print_blocks([*blocks, *([Block(notes=notes)] if notes else [])], format)
+        chosen = [] if best is None else [Block(notes=comparison_tables.tuned_in_words(best))]
+        print_blocks([*blocks, *chosen], format)
 
 
 def _print_complexity(folders: list[Path], format: str) -> None:
+    from effbench.records.analyse.folders import refuse_repeated
     from effbench.show import complexity_tables
 
     raw = load_raw(folders)
     if format in ("csv", "json"):
+        refuse_repeated(raw)
         as_text = complexity_tables.as_json if format == "json" else complexity_tables.as_csv
         print(as_text(raw).rstrip("\n"))
     else:
-        print_blocks(complexity_tables.complexity_blocks(raw), format)
+        _print_apart([raw], complexity_tables.complexity_blocks, format)
+
+
+def _print_apart(frames: Sequence[DataFrame], tables: Callable[..., list[Block]], format: str) -> None:
+    """Print the tables of the frames, those of each folder apart if folders hold the same configurations."""
+    from effbench.records.analyse.folders import apart
+    from effbench.show.blocks import Block
+
+    blocks = []
+    for name, own in apart(*frames):
+        blocks += [Block(title=name)] if name else []
+        blocks += tables(*own)
+    print_blocks(blocks, format)

@@ -111,12 +111,13 @@ def parse_device(value: object) -> str:
     return value
 
 
-def parse_time_s(value: object, name: str = "", *, zero: bool = False) -> float:
+def parse_time_s(value: object, name: str = "", *, zero: bool = False, unit: bool = False) -> float:
     """Read a time in seconds: ``10us``, ``10µs``, ``1.5ms``, ``90s``, ``10m``, ``1h`` or a plain number.
 
-    ``zero`` allows 0. ``name`` is what an error message calls the value.
+    ``zero`` allows 0; ``unit`` refuses a text without a unit, but for 0. ``name`` is what an error message
+    calls the value.
     """
-    scale, amount = 1.0, value
+    scale, amount = (math.nan if unit and isinstance(value, str) and number(value) else 1.0), value
     if isinstance(value, str) and (parts := re.fullmatch(r"(.*?[0-9.])[ \t]*([a-zµμ]+)[ \t]*", value)):
         scale, amount = _SECONDS_IN.get(parts[2], math.nan), parts[1]
     count = number(amount)

@@ -243,12 +243,12 @@ def _mechanism(name: str, value: Any) -> str:
     return value
 
 
-def _time_s(name: str, value: Any, *, zero: bool = False) -> float:
-    return parse_time_s(value, name, zero=zero)
+def _time_s(name: str, value: Any) -> float:
+    return parse_time_s(value, name)
 
 
 def _floor_s(name: str, value: Any) -> float:
-    return _time_s(name, value, zero=True)  # 0: no floor
+    return parse_time_s(value, name, zero=True, unit=True)  # 0: no floor
 
 
 def _bool(name: str, value: Any) -> bool:

@@ -232,7 +232,7 @@ def load(folders: str | Path | Sequence[str | Path], *, raw: bool = False) -> Da
     The summary has one row per configuration, with repeats and probes merged. With ``raw``, there is one
     row per record. Several folders are joined, with a column ``folder``. Files and packed lines that are
     not sound records are left out, with a warning that names them. Raises UsageError for a folder that is
-    not a results folder.
+    not a results folder or is given twice.
     """
     names, frames, _ = _raw_frames(folders)
     return _joined(names, frames if raw else _summaries(frames))
@@ -258,6 +258,10 @@ def _raw_frames(
     many = [folders] if isinstance(folders, str | Path) else list(folders)
     if not many:
         raise UsageError("no results folder was given")
+    places = [Path(folder).resolve() for folder in many]
+    for place, folder in zip(places, many, strict=True):
+        if places.count(place) > 1:
+            raise UsageError(f"{shown(str(folder))} is given twice")
     frames, all_records = [], []
     for folder in many:
         records, problems = Store(Path(folder)).read()

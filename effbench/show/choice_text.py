@@ -271,9 +271,9 @@ def _title(choice: Choice) -> str:
     shape = choice.setting
     return (
         f"{choice.mode} at {choice.seq_len} {items_in_words(shape)}: {what_was_measured(shape)}, batch "
-        f"{shape['batch_size']}, d_model {shape['d_model']}, {shape['heads']} heads, {shape['dtype']}, "
-        f"{shape['device']}, {plural(int(shape['threads']), 'thread')}, {shape['allocator']} allocator"
-        f"{compiled_in_words(shape)}; {shape['machine']}"
+        f"{shape['batch_size']}, d_model {shape['d_model']}, {plural(int(shape['heads']), 'head')}, "
+        f"{shape['dtype']}, {shape['device']}, {plural(int(shape['threads']), 'thread')}, "
+        f"{shape['allocator']} allocator{compiled_in_words(shape)}; {shape['machine']}"
     )
 
 

@@ -93,7 +93,9 @@ def tuned_in_words(best: Tuned) -> list[str]:
         written = units.written_score(str(group["metric"].iloc[0]))
         parts = []
         for name, mine in group.groupby("mechanism", sort=False):
-            values = [f"{row.value} ({written(row.mean)})" for row in each_row(mine)]
+            values = [
+                f"{row.value} ({written(row.mean) if row.seeds else row.status})" for row in each_row(mine)
+            ]
             parts.append(f"{name} {values[0]}" + (f", not {', '.join(values[1:])}" if values[1:] else ""))
         sentences.append(
             f"{setting['task']} at {setting['seq_len']} tokens: {best.option} by the validation score "
@@ -104,8 +106,9 @@ def tuned_in_words(best: Tuned) -> list[str]:
 
 def _seeds_of(choices: pd.DataFrame) -> str:
     """Return the number of seeds of the means that decided; of all means if no mechanism has two values."""
-    several = choices[choices.duplicated("mechanism", keep=False)]
-    seeds = sorted({int(n) for n in (several if len(several) else choices)["seeds"]})
+    scored = choices[choices["seeds"] > 0]
+    several = scored[scored.duplicated("mechanism", keep=False)]
+    seeds = sorted({int(n) for n in (several if len(several) else scored)["seeds"]}) or [0]
     return plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
 
 
@@ -134,7 +137,7 @@ def _block(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any], sc
                 units.figure(means.loc[row.mechanism, "mean"], mean),
                 "" if pd.isna(row.difference) else units.figure(row.difference, points, (row.low, row.high)),
                 f"{points(row.low)} to {points(row.high)}" if known else "",
-                f"{row.p_holm:.3f}" if pd.notna(row.p_holm) else "",
+                units.p_value(row.p_holm),
                 str(row.seeds),
                 row.seeds_to_tell if row.verdict == NOT_SIGNIFICANT else "",
                 _VERDICTS.get(row.verdict, "not tested"),
@@ -144,6 +147,8 @@ def _block(group: pd.DataFrame, means: pd.DataFrame, setting: dict[str, Any], sc
     left = [*range(len(head)), verdict]
     head += ["score", "difference", "95 % CI", "p (Holm)", "seeds", "seeds needed", "verdict"]
     notes = [_sentence(group)]
+    if any(means.loc[[row.mechanism, row.against], "seeds"].max() > row.seeds for row in each_row(group)):
+        notes.append("a score is the mean over all seeds, a difference that over the seeds of both")
     if any(row[verdict] == "n.s." for row in rows):
         notes.append("n.s.: not significant")
     if any(row[verdict - 1] for row in rows):
@@ -169,7 +174,7 @@ def _document_block(group: pd.DataFrame, setting: dict[str, Any], score: str) ->
                 *([row.against] if len(rivals) > 1 else []),
                 units.figure(row.by_document_difference, points, (low, high)) if known else "",
                 f"{points(low)} to {points(high)}" if known else "",
-                f"{row.by_document_p_holm:.3f}" if pd.notna(row.by_document_p_holm) else "",
+                units.p_value(row.by_document_p_holm),
                 f"{row.by_document_documents:.0f}" if known else "",
                 f"{row.by_document_seeds:.0f}",
                 _OF_DOCUMENTS.get(row.by_document_verdict, "not tested"),
@@ -198,7 +203,7 @@ def _title(setting: dict[str, Any], score: str, rivals: Sequence[str]) -> str:
     return (
         f"{setting['task']}: {units.score_words(score)}{' in points' if share else ''}, "
         f"N = {setting['seq_len']}, {plural(int(setting['layers']), 'block')}, d_model {setting['d_model']}, "
-        f"{setting['heads']} heads, batch {setting['batch_size']}"
+        f"{plural(int(setting['heads']), 'head')}, batch {setting['batch_size']}"
         f"{f', against {rivals[0]}' if len(rivals) == 1 else ''}"
     )
 

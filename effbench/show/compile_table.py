@@ -6,16 +6,19 @@ from typing import Any
 
 import pandas as pd
 
+from effbench.records.analyse.load import BESIDE_LOAD
 from effbench.records.analyse.summary import label
 from effbench.records.analyse.uncertainty import differs
 from effbench.show import units
 from effbench.show.blocks import Block
 
+_MARKS = "the ratio differs from 1"
+
 
 def compile_block(group: pd.DataFrame, kind: str) -> Block | None:
     """Return the table of one shape's compiled times, or None if none has a plain form beside it.
 
-    ``*`` marks a time that differs from that of the plain form.
+    ``*`` marks a time that differs from that of the plain form, unless it was measured beside other load.
     """
     rows = group[group["compile_ratio"].notna()]
     if rows.empty:
@@ -41,6 +44,8 @@ def compile_block(group: pd.DataFrame, kind: str) -> Block | None:
         for row in rows.drop_duplicates(["mechanism", "options"]).to_dict(orient="records")
         if isinstance(row["graph_break_reasons"], str) and row["graph_break_reasons"]
     ]
+    if any(isinstance(text, units.Figure) and text.best for row in texts for text in row):
+        notes.insert(0, f"*: {_MARKS}")
     return Block(
         title=f"compiled ({kind}): time over that of the plain form",
         head=head,
@@ -48,10 +53,11 @@ def compile_block(group: pd.DataFrame, kind: str) -> Block | None:
         notes=notes,
         left=(0, 1),
         keys=(0, 1),
-        marks="the ratio differs from 1",
+        marks=_MARKS,
     )
 
 
 def _written(row: pd.Series[Any]) -> str:
+    disturbed = BESIDE_LOAD in str(row["noisy"])
     ratio = (row["compile_ratio"], row["compile_ratio_low"], row["compile_ratio_high"])
-    return units.figure(ratio[0], "{:.2f}".format, ratio[1:], best=differs(ratio))
+    return units.figure(ratio[0], "{:.2f}".format, ratio[1:], best=differs(ratio) and not disturbed)

@@ -71,7 +71,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
 def _title(shape: dict[str, Any]) -> str:
     return (
         f"{shape['mode']}, {what_was_measured(shape)}, batch {shape['batch_size']}, "
-        f"d_model {shape['d_model']}, {shape['heads']} heads, {shape['dtype']}, "
+        f"d_model {shape['d_model']}, {plural(int(shape['heads']), 'head')}, {shape['dtype']}, "
         f"{plural(int(shape['threads']), 'thread')}; {shape['machine']}"
     )
 

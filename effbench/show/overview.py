@@ -39,6 +39,7 @@ _DECODE_COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("energy_j", "energy of a step", units.energy),
 )
 
+_TARGET = ", target ± "  # in the reason of a time whose interval is wider than was asked for
 _OF_A_CELL = ("mechanism", "options", "seq_len", "status", "noisy", "time_low_s", "time_high_s")
 
 
@@ -81,7 +82,7 @@ def _cost_blocks(group: pd.DataFrame, shape: dict[str, Any]) -> list[Block]:
     several = f"; {repeats[0]} to {repeats[-1]} repeats" if len(repeats) > 1 else several
     title = (
         f"{what_was_measured(shape)}, batch {shape['batch_size']}, d_model {shape['d_model']}, "
-        f"{shape['heads']} heads, {shape['dtype']}, {shape['device']}, "
+        f"{plural(int(shape['heads']), 'head')}, {shape['dtype']}, {shape['device']}, "
         f"{plural(int(shape['threads']), 'thread')}, {shape['allocator']} allocator"
         f"{compiled_in_words(shape)}; {shape['machine']}"
         f"{several}"
@@ -102,24 +103,30 @@ def _cost_blocks(group: pd.DataFrame, shape: dict[str, Any]) -> list[Block]:
 
 def _noise_in_words(rows: pd.DataFrame, mode: str) -> list[str]:
     """Return sentences about noisy times: one for all wide intervals, one for each other reason."""
-    noisy = rows[rows["time_s"].notna() & rows["noisy"].fillna("").astype(bool)]
-    reasons = noisy["noisy"].fillna("")
-    wide = noisy[reasons.str.fullmatch(r"± .*, target ± [^;]* %")]
+    timed = rows[rows["time_s"].notna()]
+    noisy = timed[timed["noisy"].fillna("").astype(bool)]
+    reasons = noisy["noisy"].str.split("; ").explode()
+    wide = reasons[reasons.str.contains(_TARGET, regex=False)]
     sentences = []
     if len(wide):
-        half = wide["noisy"].str.extract(r"± ([0-9.]+) %")[0].astype(float) / 100
+        half = wide.str.extract(r"^± ([0-9.]+) %,")[0].astype(float).fillna(math.inf) / 100
+        some = "" if len(wide) == len(noisy) else f"; {plural(len(wide), 'interval')} too wide"
         sentences.append(
-            f"{mode}: {len(wide)} of {plural(int(rows['time_s'].notna().sum()), 'time')} are noisy (~): "
-            f"median {_percent(half.median())}, worst {_percent(half.max())}, "
-            f"{wide['noisy'].iloc[0].rpartition(', ')[2]}."
+            f"{mode}: {len(noisy)} of {plural(len(timed), 'time')} {'is' if len(noisy) == 1 else 'are'} "
+            f"noisy (~){some}: median {_percent(half.median())}, worst {_percent(half.max())}, "
+            f"{wide.iloc[0].rpartition(', ')[2]}."
         )
-    others = noisy.drop(wide.index)
-    for reason, group in others.groupby("noisy", sort=False):
+    others = noisy.assign(reasons=noisy["noisy"].map(_without_width))
+    for reason, group in others[others["reasons"] != ""].groupby("reasons", sort=False):
         where = [f"{label(row.mechanism, row.options)} at {row.seq_len}" for row in each_row(group)]
         named = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
-        which = "all times" if len(group) == rows["time_s"].notna().sum() > 1 else named
+        which = "all times" if len(group) == len(timed) > 1 else named
         sentences.append(f"{mode}: noisy (~): {which}: {reason}.")
     return sentences
+
+
+def _without_width(noisy: str) -> str:
+    return "; ".join(reason for reason in noisy.split("; ") if _TARGET not in reason)
 
 
 def _percent(half: float) -> str:
@@ -203,7 +210,8 @@ def _score_blocks(group: pd.DataFrame, key: dict[str, Any]) -> list[Block]:
     head += ["seeds", "training", "tokens/s", "memory", *(["state"] if stateful else [])]
     title = (
         f"{key['task']}: test {units.score_words(metric)}, {what_was_measured(key)}, "
-        f"d_model {key['d_model']}, {key['heads']} heads, batch {key['batch_size']}; {key['machine']}"
+        f"d_model {key['d_model']}, {plural(int(key['heads']), 'head')}, batch {key['batch_size']}; "
+        f"{key['machine']}"
     )
     rows = [[*row, *[""] * (len(head) - len(row))] for row in texts]
     notes = [] if apart else _baseline_scores(group, metric, others)
@@ -354,7 +362,8 @@ def _contradictions(frame: pd.DataFrame) -> list[str]:
             unseen = rows[rows[column].fillna("") != ""]
             if len(unseen):
                 row = unseen.loc[unseen["seq_len"].idxmax()]
-                others = f" and {plural(len(unseen) - 1, 'shorter length')}" if len(unseen) > 1 else ""
+                shorter = unseen["seq_len"].nunique() - 1
+                others = f" and {plural(shorter, 'shorter length')}" if shorter else ""
                 where = f"{row['seq_len']}{others}"
                 sentences.append(f"{name}, {mode}: {quantity} without {row[column]} at {where}")
     return sentences

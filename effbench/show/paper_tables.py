@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,10 +48,10 @@ def report(
     ``tuned`` is an option of the task: of each mechanism, the trainings with its best value by the validation
     score are taken. Raises UsageError if the records hold nothing to compare.
     """
-    ranks, chosen = pd.DataFrame(), []
+    ranks, best = pd.DataFrame(), None
     if raw is not None and tuned is not None:
         best = at_best(raw, tuned)
-        raw, chosen = best.raw, tuned_in_words(best)
+        raw = best.raw
     if raw is None or what in paper.ALONE:
         frame, blocks = _published(what)
     elif what in paper.TIMED:
@@ -61,7 +62,9 @@ def report(
         ranks = paper.rank_agreement(frame)
         blocks = _scores(frame, ranks, what)
     caveats = list(paper.published()[what]["caveats"])
-    careful = [] if raw is None or what in paper.ALONE else [*_careful(what, raw), *chosen]
+    careful = [] if raw is None or what in paper.ALONE else _careful(what, raw)
+    if best is not None:
+        frame, careful = best.beside(frame, "ours"), [*careful, *tuned_in_words(best)]
     if what in paper.ALONE:
         caveats.insert(0, f"effbench compares no results with {what}: it prints what the paper reports.")
     if format == "csv":
@@ -84,8 +87,9 @@ def _careful(what: str, raw: pd.DataFrame) -> list[str]:
         for row in each_row(paper.failures(what, raw))
     ]
     used = raw[(raw["status"] == "ok") & (raw["probe"] == ("time" if what in paper.TIMED else "accuracy"))]
+    names = Counter(str(task).partition(":")[0] for task in used["task"].unique())
     short = [
-        f"{task.partition(':')[0]}: {warning}"
+        f"{task if names[name := str(task).partition(':')[0]] > 1 else name}: {warning}"
         for task, own in used.groupby("task", sort=False)
         if (warning := best_at_end(own))
     ]
@@ -228,7 +232,7 @@ def _differences(rows: pd.DataFrame, metric: str, reference: str, ranks: dict[st
                 row.name_,
                 _difference(row.published_difference, row.published_low, row.published_high),
                 _difference(row.difference, row.difference_low, row.difference_high),
-                "" if pd.isna(row.p_holm) else _p(row.p_holm),
+                units.p_value(row.p_holm),
                 row.seeds_to_tell if isinstance(row.seeds_to_tell, str) else "",
                 "" if pd.isna(row.rank) else f"{row.published_rank:.0f} / {row.rank:.0f}",
                 row.outcome,
@@ -259,17 +263,18 @@ def _outcomes(others: pd.DataFrame, reference: str) -> list[str]:
 
 
 def _in_brackets(names: Sequence[str]) -> str:
-    return f" ({', '.join(names)})" if names else ""
+    return f" ({'; '.join(names)})" if names else ""
 
 
 def _ranks_in_words(ranks: dict[str, Any]) -> str:
     n = ranks["n"]
     if math.isnan(ranks["spearman"]):
         return f"No rank correlation: it needs three mechanisms with different scores, there are {n}."
-    sentence = (
-        f"Rank correlation of {n} mechanisms: Spearman {ranks['spearman']:.2f} "
-        f"(p {_p(ranks['spearman_p'])}), Kendall {ranks['kendall']:.2f} (p {_p(ranks['kendall_p'])})"
+    spearman, kendall = (
+        f"{name.title()} {ranks[name]:.2f} (p {units.p_value(ranks[f'{name}_p'])})"
+        for name in ("spearman", "kendall")
     )
+    sentence = f"Rank correlation of {n} mechanisms: {spearman}, {kendall}"
     if math.isnan(ranks["spearman_least"]):
         return f"{sentence}; no correlation of {n} mechanisms can be significant."
     return f"{sentence}; Spearman is significant (5 %) from {ranks['spearman_least']:.2f}."
@@ -296,7 +301,7 @@ def _times(frame: pd.DataFrame) -> list[Block]:
         title = (
             f"{setting['mode']} ({paper.MODES[str(setting['mode'])]} in the paper), time relative to "
             f"Fastformer: {what_was_measured(setting)}, d_model {setting['d_model']}, "
-            f"{setting['heads']} heads, {setting['dtype']}, {setting['device']}, "
+            f"{plural(int(setting['heads']), 'head')}, {setting['dtype']}, {setting['device']}, "
             f"{plural(int(setting['threads']), 'thread')}; {setting['machine']}"
         )
         blocks.append(
@@ -354,10 +359,6 @@ def _difference(value: float, low: float, high: float) -> str:
 
 def _range(low: float, high: float) -> str:
     return "" if pd.isna(low) else f"{units.ratio(low)}-{units.ratio(high)}"
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _whole(value: float) -> str:

@@ -71,13 +71,16 @@ def matching(frame: pd.DataFrame, condition: str) -> pd.DataFrame:
             warnings.simplefilter("ignore", SyntaxWarning)
             tree = ast.parse(condition.strip()[: _LONGEST + 1], mode="eval")
         _check_condition(frame, condition, tree)
+        _check_comparisons(frame, condition, tree)
         inside = frame.eval(condition.strip(), engine="python", local_dict={}, global_dict={})
     except UsageError:
         raise
+    except SyntaxError:
+        raise _bad(condition, "this is no condition such as mode == 'train' and seq_len > 512") from None
     except _REFUSED as error:
-        raise _bad(frame, condition, one_line(str(error), 200)) from None
+        raise _bad(condition, one_line(str(error), 200)) from None
     if not isinstance(inside, pd.Series) or inside.dtype != bool:
-        raise _bad(frame, condition, "it is not true or false for each row")
+        raise _bad(condition, "it is not true or false for each row")
     return frame[inside]
 
 
@@ -89,7 +92,7 @@ def ordered(frame: pd.DataFrame, names: str) -> pd.DataFrame:
     frame = frame.reset_index(drop=True)  # that of several folders has numbers twice
     for name, column in reversed(list(zip(named, plain, strict=True))):  # stable: the first column is last
         values = frame[column]
-        if not pd.api.types.is_numeric_dtype(values):
+        if not _is_number(values):
             values = values.where(values.isna(), values.astype(str))
         order = values.sort_values(kind="stable", ascending=name == column, na_position="last").index
         frame = frame.loc[order]
@@ -180,7 +183,12 @@ def _check_single(known: pd.DataFrame, keys: Sequence[str], names: str) -> None:
 def differences(rows: pd.DataFrame) -> dict[str, str]:
     """Return the columns in which these rows differ: ``mode`` -> ``mode (forward, train)``."""
     held = [name for name in _what(rows) if len(set(rows[name].dropna())) + rows[name].isna().any() > 1]
-    return {name: f"{name} ({', '.join(map(str, rows[name].unique()[:4]))})" for name in held}
+    return {name: f"{name} ({_first(list(map(str, rows[name].unique())))})" for name in held}
+
+
+def _first(values: Sequence[str]) -> str:
+    """Return the first four values, and how many there are beside them."""
+    return ", ".join(values[:4]) + (f" and {len(values) - 4} more" if len(values) > 4 else "")
 
 
 def _what(frame: pd.DataFrame) -> list[str]:
@@ -218,23 +226,43 @@ def _there_are(frame: pd.DataFrame) -> str:
     return f"there are: {', '.join(held) or 'none'}"
 
 
-def _bad(frame: pd.DataFrame, condition: str, why: str) -> UsageError:
-    return UsageError(f"--where {shown(condition)}: {why}; {_there_are(frame)}")
+def _bad(condition: str, why: str) -> UsageError:
+    return UsageError(f"--where {shown(condition)}: {why}")
+
+
+def _check_comparisons(frame: pd.DataFrame, condition: str, tree: ast.Expression) -> None:
+    """Raise UsageError for ``in`` without a list, and for an order between a text and a number."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        sides = [node.left, *node.comparators]
+        for operator, left, right in zip(node.ops, sides, sides[1:], strict=False):
+            if isinstance(operator, ast.In | ast.NotIn) and not isinstance(right, ast.List | ast.Tuple):
+                raise _bad(condition, "in needs a list, such as seq_len in [128, 512]")
+            if isinstance(operator, ast.Lt | ast.LtE | ast.Gt | ast.GtE):
+                for one, other in ((left, right), (right, left)):
+                    number = isinstance(other, ast.Constant) and not isinstance(other.value, str)
+                    if number and isinstance(one, ast.Name) and not _is_number(frame[one.id]):
+                        raise _bad(condition, f"{one.id} is a text, not a number")
+
+
+def _is_number(column: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column))
 
 
 def _check_condition(frame: pd.DataFrame, condition: str, tree: ast.Expression) -> None:
     """Raise UsageError unless the condition consists of comparisons of columns and constants alone."""
     if len(condition.strip()) > _LONGEST:
-        raise _bad(frame, condition, f"it has more than {_LONGEST} characters")
+        raise _bad(condition, f"it has more than {_LONGEST} characters")
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and (node.id not in frame or node.id.startswith(SERIES)):
             raise UsageError(f"--where: {_unknown(frame, node.id)}; texts are in quotes: mode == 'train'")
         constant = not isinstance(node, ast.Constant) or isinstance(node.value, str | int | float)
         if not isinstance(node, _NODES) or not constant:
-            raise _bad(frame, condition, "only comparisons of columns, numbers, texts and lists are allowed")
+            raise _bad(condition, "only comparisons of columns, numbers, texts and lists are allowed")
         if isinstance(node, ast.BinOp) and not isinstance(node.op, ast.BitAnd | ast.BitOr):
             for part in ast.walk(node):
-                text = isinstance(part, ast.Name) and not pd.api.types.is_numeric_dtype(frame[part.id])
+                text = isinstance(part, ast.Name) and not _is_number(frame[part.id])
                 text |= isinstance(part, ast.Constant) and isinstance(part.value, str)
                 if text or isinstance(part, ast.List | ast.Tuple):
-                    raise _bad(frame, condition, "+, -, * and / are for numbers only")
+                    raise _bad(condition, "+, -, * and / are for numbers only")

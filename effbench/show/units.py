@@ -98,6 +98,13 @@ def ratio(value: float) -> str:
     return f"{value:#.3g}".rstrip(".") if abs(value) < 999.5 else f"{value:.0f}"
 
 
+def p_value(value: float) -> str:
+    """``0.012``, or ``<0.001``; nothing for NaN."""
+    if math.isnan(value):
+        return ""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def score_words(score: str) -> str:
     """``macro F1``: a score's name in words."""
     return score.replace("_", " ").replace("f1", "F1")

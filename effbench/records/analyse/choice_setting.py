@@ -38,7 +38,7 @@ def setting_of_costs(rows: pd.DataFrame, seq_len: int, where: Mapping[str, Any])
         else:
             rows = rows[rows[name] == value]
         if rows.empty:
-            raise UsageError(f"{name} {shown(value)} was not measured: there is {_listed(name, there)}")
+            raise UsageError(f"{name} {shown(value)} was not measured; measured: {_listed(name, there)}")
     settings = [group for _, group in rows.groupby(SETTING, sort=True, dropna=False)]
     fit = [group for group in settings if group["seq_len"].min() <= seq_len <= group["seq_len"].max()]
     if not fit:
@@ -47,7 +47,7 @@ def setting_of_costs(rows: pd.DataFrame, seq_len: int, where: Mapping[str, Any])
         joined = pd.concat(fit)
         raise UsageError(
             f"{len(fit)} settings were measured at {seq_len} or on both sides of it, and they are not mixed: "
-            f"choose one with {_choices(joined, {name: _option(name) for name in SETTING})}"
+            f"{_choices(joined, {name: _option(name) for name in SETTING})}"
         )
     return fit[0]
 
@@ -70,7 +70,7 @@ def setting_of_trainings(
         trained = trained[(trained[name] == value) | (False if names is None else names == value)]
         if trained.empty:
             raise UsageError(
-                f"{_TASK[name]} {shown(value)} has no trainings: there is {_listed(name, there)}"
+                f"{_TASK[name]} {shown(value)} has no trainings; trained: {_listed(name, there)}"
             )
     same = trained[trained["seq_len"] == seq_len]
     if task_seq_len is None and len(same):
@@ -84,7 +84,7 @@ def setting_of_trainings(
         options = {name: _TASK.get(name, "") for name in OF_TRAININGS}
         raise UsageError(
             f"there are trainings of {len(settings)} settings, and their scores are not mixed: "
-            f"choose one with {_choices(settings, options)}"
+            f"{_choices(settings, options)}"
         )
     return trained
 
@@ -105,12 +105,14 @@ def _spans(settings: Sequence[pd.DataFrame]) -> str:
 
 
 def _choices(rows: pd.DataFrame, options: Mapping[str, str]) -> str:
-    """Name the options that tell the settings apart, with their values, or else what folders must not mix."""
+    """Say which options tell the settings apart, with their values, or else what folders must not mix."""
     varying = [name for name in options if rows[name].nunique(dropna=False) > 1]
     texts = [
         f"{options[name]} ({_listed(name, sorted(set(rows[name])))})" for name in varying if options[name]
     ]
-    return " and ".join(texts) or f"folders that hold one {' and one '.join(varying)} each"
+    if texts:
+        return f"choose one with {' and '.join(texts)}"
+    return f"give folders whose trainings have the same {' and the same '.join(varying)}"
 
 
 def _listed(name: str, values: Sequence[Any]) -> str:

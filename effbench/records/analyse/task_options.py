@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -39,6 +40,12 @@ def over_task_option(raw: pd.DataFrame, against: str) -> pd.DataFrame:
         options="",
         task=[f"{mechanism} on {task}" for mechanism, (task, _) in zip(names, split, strict=True)],
     )
+
+
+def options_in_words(tasks: Iterable[object]) -> str:
+    """Return ``the tasks have: epochs, lr``, the options that tasks were given."""
+    names = {part.partition("=")[0] for task in tasks for part in str(task).partition(":")[2].split(",")}
+    return f"the tasks have: {', '.join(sorted(names - {''})) or 'no options'}"
 
 
 def without_option(task: str, name: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,7 +12,7 @@ from effbench.common.spec import UsageError
 from effbench.records.analyse.scores import validation_metric_of
 from effbench.records.analyse.seeds import SETTING
 from effbench.records.analyse.summary import label
-from effbench.records.analyse.task_options import DEFAULT, without_option
+from effbench.records.analyse.task_options import DEFAULT, options_in_words, without_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +21,28 @@ class Tuned:
 
     ``choices`` has one row per setting, ``mechanism`` (a label) and ``value`` of the option, the chosen one
     first. ``metric`` is the score that trainings stop on, and ``mean`` its mean on the validation part over
-    the ``seeds`` that all values of the mechanism have in common.
+    the ``seeds`` that all values of the mechanism have in common. A value without a successful training is
+    last, with its ``status`` and no mean.
     """
 
     raw: pd.DataFrame
     option: str
     choices: pd.DataFrame
+
+    def beside(self, table: pd.DataFrame, *names: str) -> pd.DataFrame:
+        """Return a table of mechanisms with the value that was chosen for each, in a column for each name.
+
+        ``names`` are columns of labels. The column of ``mechanism`` is ``mechanism_tuned``: ``lr=0.008``.
+        """
+        setting = [name for name in SETTING if name in table]
+        chosen = self.choices.drop_duplicates([*SETTING, "mechanism"])
+        for name in names:
+            column = f"{name}_tuned"
+            values = chosen.rename(columns={"mechanism": name})[[*setting, name]].assign(
+                **{column: [f"{self.option}={value}" for value in chosen["value"]]}
+            )
+            table = table.merge(values.drop_duplicates([*setting, name]), how="left", on=[*setting, name])
+        return table
 
 
 def tuned(raw: pd.DataFrame, option: str) -> Tuned:
@@ -41,7 +58,7 @@ def tuned(raw: pd.DataFrame, option: str) -> Tuned:
     rows = raw[raw["probe"] == "accuracy"] if len(raw) else raw
     split = [without_option(str(task), option) for task in rows["task"]]
     if all(value == DEFAULT for _, value in split):
-        raise UsageError(f"no training was given the task option {option}")
+        raise UsageError(f"no training was given the task option {option}; {options_in_words(rows['task'])}")
     rows = rows.assign(
         task=[task for task, _ in split],
         value=[value for _, value in split],
@@ -50,8 +67,7 @@ def tuned(raw: pd.DataFrame, option: str) -> Tuned:
     kept, choices = [], []
     for key, group in rows.groupby([*SETTING, "label"], sort=False, dropna=False):
         means = _means(group, option)
-        best = means.iloc[0]["value"] if len(means) else group["value"].iloc[0]
-        kept.append(group[group["value"] == best])
+        kept.append(group[group["value"] == means.iloc[0]["value"]])
         choices.append(means.assign(**dict(zip([*SETTING, "mechanism"], key, strict=True))))
     return Tuned(
         raw=pd.concat(kept).sort_index().drop(columns=["value", "label"]),
@@ -61,12 +77,19 @@ def tuned(raw: pd.DataFrame, option: str) -> Tuned:
 
 
 def _means(group: pd.DataFrame, option: str) -> pd.DataFrame:
-    """Return ``value``, ``metric``, ``mean`` and ``seeds`` of each value of one mechanism, the best first."""
+    """Return ``value``, ``metric``, ``mean``, ``seeds`` and ``status`` of each value, the best first."""
     metric = validation_metric_of(group)
     column = f"validation_{metric}"
     trained = group[(group["status"] == "ok") & (group[column].notna() if column in group else False)]
+    failed = group[~group["value"].isin(trained["value"])]
+    failures = pd.DataFrame(
+        [
+            {"value": value, "metric": metric, "mean": math.nan, "seeds": 0, "status": _statuses(own)}
+            for value, own in failed.groupby("value", sort=False)
+        ]
+    )
     if trained.empty:
-        return pd.DataFrame(columns=["value", "metric", "mean", "seeds"])
+        return failures
     scores = trained.pivot_table(index=["seed", "repeat"], columns="value", values=column).dropna()
     if scores.empty:
         row, values = group.iloc[0], ", ".join(sorted(set(trained["value"])))
@@ -75,6 +98,10 @@ def _means(group: pd.DataFrame, option: str) -> pd.DataFrame:
             "no seed in common"
         )
     means = scores.mean().sort_values(ascending=lower_is_better(metric), kind="stable")
-    return pd.DataFrame(
-        {"value": means.index, "metric": metric, "mean": means.to_numpy(), "seeds": len(scores)}
-    )
+    tried = {"value": means.index, "metric": metric, "mean": means.to_numpy(), "seeds": len(scores)}
+    return pd.concat([pd.DataFrame(tried).assign(status="ok"), failures], ignore_index=True)
+
+
+def _statuses(rows: pd.DataFrame) -> str:
+    """Return why a value has no score: the statuses of its trainings."""
+    return ", ".join(sorted(set(rows["status"]) - {"ok"})) or "no validation score"

@@ -274,7 +274,7 @@ def set_title(figure: Sheet, shape: Mapping[str, Any], note: str) -> None:
     """
     subject = str(shape["task"]).replace(",", ", ") if "task" in shape else what_was_measured(shape)
     model = f"{plural(int(shape['layers']), 'block')}, " if "task" in shape else ""
-    heads = f"{shape['heads']} head{'' if str(shape['heads']) == '1' else 's'}"
+    heads = plural(int(shape["heads"]), "head")
     second = (
         f"{model}batch {shape['batch_size']}, d_model {shape['d_model']}, {heads}, "
         f"{shape['dtype']}, {shape['device']}, {plural(int(shape['threads']), 'thread')}, "
