@@ -10,7 +10,6 @@ from effbench.cli.printing import load_both
 from effbench.common.spec import UsageError
 from effbench.common.values import number
 from effbench.common.wording import shown
-from effbench.records.analyse.folders import refuse_repeated
 from effbench.show import plots
 
 if TYPE_CHECKING:
@@ -62,6 +61,8 @@ def plot(
     if raw.empty:
         print("no results")
         return
+    from effbench.records.analyse.several_folders import refuse_repeated
+
     refuse_repeated(summary)
     written = format or ("pdf" if style == "paper" else "png")
     for path, figure in draw(summary, raw, out or folders[0] / "plots", kinds, written, inches):

@@ -136,7 +136,7 @@ def _print_comparison(folders: list[Path], against: str, tuned: str | None, form
 
 
 def _print_complexity(folders: list[Path], format: str) -> None:
-    from effbench.records.analyse.folders import refuse_repeated
+    from effbench.records.analyse.several_folders import refuse_repeated
     from effbench.show import complexity_tables
 
     raw = load_raw(folders)
@@ -150,7 +150,7 @@ def _print_complexity(folders: list[Path], format: str) -> None:
 
 def _print_apart(frames: Sequence[DataFrame], tables: Callable[..., list[Block]], format: str) -> None:
     """Print the tables of the frames, those of each folder apart if folders hold the same configurations."""
-    from effbench.records.analyse.folders import apart
+    from effbench.records.analyse.several_folders import apart
     from effbench.show.blocks import Block
 
     blocks = []
