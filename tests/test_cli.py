@@ -105,6 +105,8 @@ def executor(monkeypatch):
         (["plot", ".", "--width", "6.9"], "--width '6.9' is of figures for a paper"),
         (["plot", ".", "--style", "paper", "--width", "12"], "--width '12' is not between 3 and 7.5 inches"),
         (["plot", ".", "--style", "paper", "--width", "nan"], "--width 'nan' is not between"),
+        (["plot", ".", "--style", "paper", "--width", ""], "--width is empty"),
+        (["compare", "a", "b", "--floor", "10"], "floor '10' is not a time; write 10us"),
         (["plot", ".", "--format", "jpg"], "format 'jpg' is not one of png, svg, pdf"),
         (["list", "mechanisms", "fastfromer"], "did you mean 'fastformer'?"),
         (["list", "presets", "quikc"], "did you mean 'quick'?"),

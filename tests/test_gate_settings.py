@@ -244,6 +244,7 @@ def test_the_mechanism_is_not_looked_for(tmp_path):
         (ONE + "error = 0\n", "error 0 is not a share"),
         (ONE + "floor = '10 parsecs'\n", "floor '10 parsecs' is not a time; write 10us, 1.5ms,"),
         (ONE + "floor = false\n", "floor False is not a time"),
+        (ONE + "floor = '10'\n", "floor '10' is not a time; write 10us"),
         (ONE + "budget = 0\n", "budget 0 is not a time; write"),
         (ONE + "budget = [1]\n", "budget [1] is not a time; write"),
         (ONE + "time = 'no'\n", "time 'no' is not true or false"),

@@ -52,9 +52,10 @@ def plot(
     for name in kinds or ():
         one_of("kind", name, plots.KINDS)
     one_of("style", style, STYLES)
-    inches = None if style != "paper" else COLUMN if width is None else _inches(width)
     if width is not None and style != "paper":
         raise UsageError(f"--width {shown(width)} is of figures for a paper: give --style paper too")
+    column = COLUMN if width is None else _inches(width)
+    inches = column if style == "paper" else None
     if format is not None:
         one_of("format", format, [suffix[1:] for suffix in plots.SUFFIXES])
     summary, raw = load_both(folders)

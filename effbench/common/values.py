@@ -117,7 +117,8 @@ def parse_time_s(value: object, name: str = "", *, zero: bool = False, unit: boo
     ``zero`` allows 0; ``unit`` refuses a text without a unit, but for 0. ``name`` is what an error message
     calls the value.
     """
-    scale, amount = (math.nan if unit and isinstance(value, str) and number(value) else 1.0), value
+    lacks_unit = unit and isinstance(value, str) and number(value) not in (None, 0)
+    scale, amount = math.nan if lacks_unit else 1.0, value
     if isinstance(value, str) and (parts := re.fullmatch(r"(.*?[0-9.])[ \t]*([a-zµμ]+)[ \t]*", value)):
         scale, amount = _SECONDS_IN.get(parts[2], math.nan), parts[1]
     count = number(amount)

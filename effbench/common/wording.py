@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Sequence
 
 MOST_CHARACTERS = 300
 _VALUE = 80  # characters of a value inside a message
@@ -14,6 +15,12 @@ _BITS = 200  # of an integer that is written in decimal: Python refuses thousand
 def plural(count: int, noun: str, several: str = "") -> str:
     """Return ``1 cell`` or ``2 cells``; ``several`` is the plural if it does not end with ``s``."""
     return f"{count} {noun}" if count == 1 else f"{count} {several or noun + 's'}"
+
+
+def listed(values: Sequence[str], most: int) -> str:
+    """Return the first values and how many there are beside them: ``a, b, c and 2 more``."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(values[:most]) + more
 
 
 def shown(value: object, most: int = _VALUE) -> str:

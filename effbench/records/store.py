@@ -251,6 +251,14 @@ def load_all(
     return _joined(names, _summaries(frames)), _joined(names, frames), records
 
 
+def refuse_twice(folders: Sequence[str | Path]) -> None:
+    """Raise UsageError for a folder that is given twice, under whatever name."""
+    places = [Path(folder).resolve() for folder in folders]
+    for place, folder in zip(places, folders, strict=True):
+        if places.count(place) > 1:
+            raise UsageError(f"{shown(str(folder))} is given twice")
+
+
 def _raw_frames(
     folders: str | Path | Sequence[str | Path],
 ) -> tuple[list[str], list[DataFrame], list[Record]]:
@@ -258,10 +266,7 @@ def _raw_frames(
     many = [folders] if isinstance(folders, str | Path) else list(folders)
     if not many:
         raise UsageError("no results folder was given")
-    places = [Path(folder).resolve() for folder in many]
-    for place, folder in zip(places, many, strict=True):
-        if places.count(place) > 1:
-            raise UsageError(f"{shown(str(folder))} is given twice")
+    refuse_twice(many)
     frames, all_records = [], []
     for folder in many:
         records, problems = Store(Path(folder)).read()

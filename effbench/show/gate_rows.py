@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from effbench.common.spec import Cell, spec_label
-from effbench.common.wording import one_line, plural
+from effbench.common.wording import listed, one_line, plural
 from effbench.gate.report import VERDICTS, Comparison, Figure, Report
 from effbench.show import units
 
@@ -268,9 +268,8 @@ def _conclusion(rows: Sequence[Row], figures: Sequence[Row]) -> str:
         timed = any(row.numbers.get("rounds") for row in rows)
         parts.append("no verdict on any time" if timed else "no times were compared")
     for kind, claim in _CLAIMS.items():
-        named = [": ".join(filter(None, [row.name, row.measured])) for row in by_kind[kind][:_NAMED]]
-        more = f" and {len(by_kind[kind]) - _NAMED} more" if len(by_kind[kind]) > _NAMED else ""
-        parts += [f"{claim} {', '.join(named)}{more}"] if named else []
+        named = [": ".join(filter(None, [row.name, row.measured])) for row in by_kind[kind]]
+        parts += [f"{claim} {listed(named, _NAMED)}"] if named else []
     counted = ("faster", "inconclusive", "unfit", "new") if sound else ("inconclusive", "unfit", "new")
     parts.append(", ".join(f"{len(by_kind[kind])} {kind}" for kind in counted if by_kind[kind]))
     if sound and (by_kind["changed"] or not passed):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from effbench.common import columns
 from effbench.common.extent import padding_in_words
-from effbench.common.wording import plural
+from effbench.common.wording import listed, plural
 from effbench.records.analyse.drift import doubts
 from effbench.records.analyse.padding import padded_lengths
 from effbench.records.analyse.scores import metric_of
@@ -119,8 +119,7 @@ def _noise_in_words(rows: pd.DataFrame, mode: str) -> list[str]:
     others = noisy.assign(reasons=noisy["noisy"].map(_without_width))
     for reason, group in others[others["reasons"] != ""].groupby("reasons", sort=False):
         where = [f"{label(row.mechanism, row.options)} at {row.seq_len}" for row in each_row(group)]
-        named = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
-        which = "all times" if len(group) == len(timed) > 1 else named
+        which = "all times" if len(group) == len(timed) > 1 else listed(where, 3)
         sentences.append(f"{mode}: noisy (~): {which}: {reason}.")
     return sentences
 
@@ -302,9 +301,8 @@ def _checks(frame: pd.DataFrame) -> list[Block]:
     names = sorted(set(labels(bare)))
     if not names:
         return []
-    listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     note = (
-        f"{listed}: no dense reference function; only shape, padding, batch independence and, with "
+        f"{listed(names, 4)}: no dense reference function; only shape, padding, batch independence and, with "
         "causal=true, causality were checked. Run effbench audit for the other checks."
     )
     return [Block(notes=[note])]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from effbench.common import columns
 from effbench.common.spec import UsageError
-from effbench.common.wording import one_line, shown
+from effbench.common.wording import listed, one_line, shown
 from effbench.records.analyse.winners import fastest
 from effbench.records.table_files import SERIES
 from effbench.show.tables import SHAPE, interval_columns, labels
@@ -183,12 +183,7 @@ def _check_single(known: pd.DataFrame, keys: Sequence[str], names: str) -> None:
 def differences(rows: pd.DataFrame) -> dict[str, str]:
     """Return the columns in which these rows differ: ``mode`` -> ``mode (forward, train)``."""
     held = [name for name in _what(rows) if len(set(rows[name].dropna())) + rows[name].isna().any() > 1]
-    return {name: f"{name} ({_first(list(map(str, rows[name].unique())))})" for name in held}
-
-
-def _first(values: Sequence[str]) -> str:
-    """Return the first four values, and how many there are beside them."""
-    return ", ".join(values[:4]) + (f" and {len(values) - 4} more" if len(values) > 4 else "")
+    return {name: f"{name} ({listed(list(map(str, rows[name].unique())), 4)})" for name in held}
 
 
 def _what(frame: pd.DataFrame) -> list[str]:

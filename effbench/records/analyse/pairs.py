@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 import pandas as pd
 
+from effbench.common.wording import listed
+
 _NAMED = 4
 _BETWEEN = "; "
 
@@ -66,5 +68,4 @@ def several_hosts(rows: pd.DataFrame) -> str:
     names = sorted({name for text in texts for name in str(text).split(_BETWEEN) if name})
     if len(names) < 2:
         return ""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{len(names)} hosts ({', '.join(names[:_NAMED])}{more})"
+    return f"{len(names)} hosts ({listed(names, _NAMED)})"

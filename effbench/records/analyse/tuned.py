@@ -34,14 +34,11 @@ class Tuned:
 
         ``names`` are columns of labels. The column of ``mechanism`` is ``mechanism_tuned``: ``lr=0.008``.
         """
-        setting = [name for name in SETTING if name in table]
         chosen = self.choices.drop_duplicates([*SETTING, "mechanism"])
+        chosen = chosen.assign(tuned=self.option + "=" + chosen["value"])[[*SETTING, "mechanism", "tuned"]]
         for name in names:
-            column = f"{name}_tuned"
-            values = chosen.rename(columns={"mechanism": name})[[*setting, name]].assign(
-                **{column: [f"{self.option}={value}" for value in chosen["value"]]}
-            )
-            table = table.merge(values.drop_duplicates([*setting, name]), how="left", on=[*setting, name])
+            own = chosen.rename(columns={"mechanism": name, "tuned": f"{name}_tuned"})
+            table = table.merge(own, how="left", on=[*SETTING, name])
         return table
 
 

@@ -14,7 +14,7 @@ from effbench.common.spec import Record, UsageError
 from effbench.common.wording import shown
 from effbench.records.analyse.summary import summarise
 from effbench.records.frame import raw_frame
-from effbench.records.store import Store
+from effbench.records.store import Store, refuse_twice
 
 SWEEP = "sweep.toml"
 
@@ -43,10 +43,8 @@ def read_sources(folders: Sequence[Path]) -> list[Source]:
     Files that are not sound records are left out, with a warning, and named in ``problems``. Raises
     UsageError for a folder that is given twice, is no results folder or has no records.
     """
+    refuse_twice(folders)
     places = [folder.resolve() for folder in folders]
-    for place, folder in enumerate(folders):
-        if places[place] in places[:place]:
-            raise UsageError(f"{shown(str(folder))} is given twice")
     last = [place.name for place in places]
     names = [place.name if last.count(place.name) == 1 else str(folder)
              for place, folder in zip(places, folders, strict=True)]  # fmt: skip
