@@ -154,6 +154,13 @@ def test_what_one_seed_can_tell_is_nothing():
     assert score[["std", "low", "high"]].isna().all()
 
 
+def test_the_interval_of_a_share_ends_at_1_and_that_of_a_perplexity_does_not():
+    shares = frame({"vanilla": [0.9, 1.0, 1.0]})
+    assert seeds.seed_scores(shares).iloc[0]["high"] == 1.0
+    numbers = seeds.seed_scores(shares.assign(test_perplexity=shares["accuracy"]), metric="test_perplexity")
+    assert numbers.iloc[0]["high"] == pytest.approx(1.11, abs=0.01)
+
+
 def test_differences_without_spread_are_no_proof():
     same = seeds.compare(frame({"vanilla": [0.5, 0.6, 0.7], "fastformer": [0.4, 0.5, 0.6]})).iloc[0]
     assert same["verdict"] == "the same difference at every seed: its noise is unknown"

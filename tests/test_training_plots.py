@@ -234,6 +234,28 @@ def test_a_bubble_stands_at_the_means_with_bars_over_seeds_and_an_area_of_its_me
     assert "95 % confidence interval (Student's t, 3 seeds)" in figure.get_suptitle()
 
 
+def test_bits_per_byte_are_numbers_with_whole_bars_and_no_percentages():
+    records = [
+        replace(
+            record,
+            values={
+                **{name: value for name, value in record.values.items() if not name.startswith("prior_")},
+                "metric": "bits_per_byte", "bits_per_byte": 2 + record.values["accuracy"],
+                "prior_unigram": 2.84,
+            },
+        )
+        for record in trainings()
+    ]  # fmt: skip
+    frame = raw(records)
+    ((_, figure),) = plots.draw(frame, frame, "bubble")
+    mine = frame[frame["mechanism"] == "vanilla"]["bits_per_byte"]
+    (bar,) = by_gid(figure, "accuracy-vanilla")
+    assert bar.get_segments()[0][:, 1] == pytest.approx(mean_interval(list(mine))[1:])
+    axes = figure.axes[0]
+    assert axes.yaxis.get_major_formatter()(2.5) == "2.50"
+    assert "unigram 2.84" in {text.get_text() for text in axes.texts}
+
+
 def test_the_legend_of_sizes_has_the_scale_of_the_bubbles():
     (figure,) = drawn("trainings", "bubble")
     handle = figure.legends[0].legend_handles[-1]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from effbench.common.spec import Cell
+from effbench.common.wording import listed
 from effbench.gate.report import Figure
 
 FIGURES = ("flops", "peak_bytes", "saved_bytes", "parameters", "ops")
@@ -65,5 +66,4 @@ def _changed(base: Mapping[str, int], head: Mapping[str, int]) -> str:
     """``aten.mul.Tensor 3 -> 4, ...``: operations whose counts differ, largest differences first."""
     names = sorted(base.keys() | head.keys(), key=lambda n: (-abs(head.get(n, 0) - base.get(n, 0)), n))
     changed = [n for n in names if base.get(n, 0) != head.get(n, 0)]
-    written = ", ".join(f"{n} {base.get(n, 0)} -> {head.get(n, 0)}" for n in changed[:_NAMED_OPS])
-    return written + (f", {len(changed) - _NAMED_OPS} more" if len(changed) > _NAMED_OPS else "")
+    return listed([f"{n} {base.get(n, 0)} -> {head.get(n, 0)}" for n in changed], _NAMED_OPS)

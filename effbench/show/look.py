@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from effbench.common.columns import score_unit
 from effbench.common.spec import UsageError
 from effbench.records.analyse.pairs import several_hosts
 from effbench.records.analyse.summary import label
@@ -58,6 +59,11 @@ def span(values: Iterable[float]) -> str:
 def percent(value: float, _: object = None) -> str:
     """Format a share as a tick label in per cent, with as many digits as it needs."""
     return f"{round(100 * value, 6):g} %"
+
+
+def score_tick(score: str) -> Callable[..., str]:
+    """Return the function that formats a tick label of a score: a share in per cent, others as numbers."""
+    return percent if score_unit(score) == "share" else lambda value, _=None: units.ratio(value)
 
 
 def minor_tick(value: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from effbench.common.columns import lower_is_better, score_unit
+from effbench.common.columns import lower_is_better
 from effbench.common.spec import UsageError
 from effbench.records.analyse.choice_setting import setting_of_trainings
 from effbench.records.analyse.scores import metric_of, scores_of
@@ -41,8 +41,6 @@ class Scores:
         if column is None:
             raise UsageError(f"the trainings of {own['task'].iloc[0]} hold no {score}")
         means = seed_scores(own, metric=column).set_index("mechanism")
-        if score_unit(score) == "share":
-            means[["low", "high"]] = means[["low", "high"]].clip(0.0, 1.0)
         first = own.iloc[0]
         return cls(
             raw=own,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from effbench.common.columns import of_role
 from effbench.common.spec import UsageError
-from effbench.common.wording import plural, shown
+from effbench.common.wording import listed, plural, shown
 from effbench.records.analyse.seeds import SETTING as OF_TRAININGS
 
 # Costs are compared inside one of these.
@@ -95,13 +95,12 @@ _TASK = {"task": "--task", "seq_len": "--task-seq-len"}
 def _spans(settings: Sequence[pd.DataFrame]) -> str:
     """Say which lengths were measured in each setting."""
     parts = []
-    for group in settings[:_MOST]:
+    for group in settings:
         first, last = group["seq_len"].min(), group["seq_len"].max()
         span = f"{first}" if first == last else f"{first} to {last}"
         parts.append(f"{span} (batch {group['batch_size'].iloc[0]})" if len(settings) > 1 else span)
-    more = f" and {len(settings) - _MOST} more" if len(settings) > _MOST else ""
     apart = f", in {plural(len(settings), 'setting')}" if len(settings) > 1 else ""
-    return f"measured were lengths {', '.join(parts)}{more}{apart}"
+    return f"measured were lengths {listed(parts, _MOST)}{apart}"
 
 
 def _choices(rows: pd.DataFrame, options: Mapping[str, str]) -> str:

@@ -20,6 +20,14 @@ def scores_of(raw: pd.DataFrame) -> dict[str, str]:
     return {score: at for score, at in columns_of.items() if at in trained and trained[at].notna().any()}
 
 
+def within_scale(interval: tuple[float, float, float], score: str) -> tuple[float, float, float]:
+    """Return (mean, low, high) of a score; cut to 0 and 1 if the score, a name or a column, is a share."""
+    if columns.score_unit(score) != "share":
+        return interval
+    mean, low, high = (float(bound) for bound in np.clip(interval, 0.0, 1.0))  # NaN stays NaN
+    return mean, low, high
+
+
 def with_score(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of trainings with the metric of each as ``score``, its interval as ``score_low`` and so on.
 

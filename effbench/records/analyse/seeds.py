@@ -12,6 +12,7 @@ import pandas as pd
 
 from effbench.common.columns import lower_is_better
 from effbench.common.spec import UsageError
+from effbench.records.analyse.scores import within_scale
 from effbench.records.analyse.statistics import LEVEL, mean_interval
 from effbench.records.analyse.summary import label
 
@@ -57,8 +58,9 @@ def seed_scores(
 ) -> pd.DataFrame:
     """Return one row per setting and mechanism: ``seeds``, ``mean``, ``std`` (n - 1), ``low``, ``high``.
 
-    The interval is Student's t; with one seed the last three are NaN. It covers the variation between seeds
-    (initial weights, shuffling, dropout), not that of the test examples, which all seeds share.
+    The interval is Student's t, for a share cut to 0 and 1; with one seed the last three are NaN. It covers
+    the variation between seeds (initial weights, shuffling, dropout), not that of the test examples, which
+    all seeds share.
     """
     rows = []
     for key, group in trainings(raw, metric, within).groupby([*within, "label"], sort=False, dropna=False):
@@ -66,7 +68,7 @@ def seed_scores(
         row = dict(zip([*within, "mechanism"], key, strict=True))
         row |= {"metric": metric, "seeds": len(scores), "mean": float(np.mean(scores))}
         if len(scores) > 1:
-            _, row["low"], row["high"] = mean_interval(scores, level=level)
+            _, row["low"], row["high"] = within_scale(mean_interval(scores, level=level), metric)
             row["std"] = float(np.std(scores, ddof=1))
         rows.append(row)
     columns = [*within, "mechanism", "metric", "seeds", "mean", "std", "low", "high"]

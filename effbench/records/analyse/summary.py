@@ -13,7 +13,7 @@ from effbench.records.analyse.compiling import RATIO, compile_ratios
 from effbench.records.analyse.load import BESIDE_LOAD, comparable, crowded_rows
 from effbench.records.analyse.pairs import by_pair, joined_hosts
 from effbench.records.analyse.roofline import roofline
-from effbench.records.analyse.scores import metric_of, scores_of
+from effbench.records.analyse.scores import metric_of, scores_of, within_scale
 from effbench.records.analyse.statistics import (
     mean_interval,
     proportion_interval,
@@ -300,7 +300,7 @@ def _scores(trained: pd.DataFrame) -> dict[str, Any]:
 
 
 def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
-    """Return a score's mean and interval, clipped to 0 and 1 if it is a share; ``at`` is its column.
+    """Return a score's mean and interval; ``at`` is its column.
 
     One seed has an interval if its record has one over the test examples, and for accuracy, which is a
     proportion of them.
@@ -308,7 +308,7 @@ def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
     values = [float(value) for value in trained[at]]
     low_at, high_at, kind_at = columns.bounds(score)
     if len(values) > 1:
-        mean, low, high = mean_interval(values)
+        mean, low, high = within_scale(mean_interval(values), score)
         kind = f"t over {len(values)} seeds"
     elif score == "accuracy" and set(trained) >= _HITS and trained[list(_HITS)].notna().all(axis=None):
         mean, low, high = proportion_interval(
@@ -320,6 +320,4 @@ def _score(score: str, trained: pd.DataFrame, at: str) -> dict[str, Any]:
         kind = str(trained[kind_at].iloc[0])
     else:
         return {score: values[0]}
-    if columns.score_unit(score) == "share":
-        low, high = max(0.0, low), min(1.0, high)
     return {score: mean, low_at: low, high_at: high, kind_at: kind}

@@ -171,7 +171,7 @@ def _bar(
     key = REFERENCE if value == _used(name) else f"{REFERENCE}:{name}={value}"
     return _Bar(
         value=value,
-        ours=score_over_seeds(known[metric]) if len(known) else None,
+        ours=score_over_seeds(known[metric], metric) if len(known) else None,
         seeds=len(known),
         status=str(rows["status"].iloc[0]) if len(rows) and not len(known) else "",
         paper=theirs.get(key, {}).get(metric),

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from effbench.common.columns import PRIOR
 from effbench.records.analyse.scores import metric_of, scores_of
-from effbench.show.look import GREY, percent
+from effbench.show.look import GREY, score_tick
 
 
 def baseline_scores(trained: pd.DataFrame) -> dict[str, float]:
@@ -40,18 +40,20 @@ def score_limits(low: float, high: float, baselines: Iterable[float]) -> tuple[f
     return low - margin, high + margin
 
 
-def draw_baselines(axes: Axes, baselines: Mapping[str, float]) -> list[tuple[float, float, str, str]]:
-    """Draw a dashed line at each baseline inside the limits; return labels for ``label_ends``."""
+def draw_baselines(
+    axes: Axes, baselines: Mapping[str, float], score: str
+) -> list[tuple[float, float, str, str]]:
+    """Draw a dashed line at each baseline score inside the limits; return labels for ``label_ends``."""
     low, high = axes.get_ylim()
     for name, value in baselines.items():
         if low <= value <= high:
             axes.axhline(value, color=GREY, linestyle="--", linewidth=0.9, zorder=1, gid=f"baseline-{name}")
     edge = axes.get_xlim()[1]
-    return [(edge, value, f"{name} {percent(round(value, 3))}", GREY) for name, value in baselines.items()]
+    return [(edge, value, _label(name, value, score), GREY) for name, value in baselines.items()]
 
 
 def draw_baseline_curves(
-    axes: Axes, baselines: Mapping[float, Mapping[str, float]]
+    axes: Axes, baselines: Mapping[float, Mapping[str, float]], score: str
 ) -> list[tuple[float, float, str, str]]:
     """Draw a dashed line through the values of each baseline at each x, up to the edges of the axes.
 
@@ -64,5 +66,9 @@ def draw_baseline_curves(
         values = list(known.values())
         axes.plot([left, *known, right], [values[0], *values, values[-1]], color=GREY, linestyle="--",
                   linewidth=0.9, zorder=1, gid=f"baseline-{name}")  # fmt: skip
-        labels.append((right, values[-1], f"{name} {percent(round(values[-1], 3))}", GREY))
+        labels.append((right, values[-1], _label(name, values[-1], score), GREY))
     return labels
+
+
+def _label(name: str, value: float, score: str) -> str:
+    return f"{name} {score_tick(score)(round(value, 3))}"

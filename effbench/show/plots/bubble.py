@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from effbench.records.analyse.scores import metric_of
 from effbench.show.palette import Style, looks
 from effbench.show.plots.baseline_lines import baseline_scores, draw_baselines, score_limits
 from effbench.show.plots.bubble_chart import (
@@ -55,7 +56,8 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
         if known.empty:
             absent.append(f"{name} ({failure_of(mine)})")
             continue
-        score, speed = score_over_seeds(known["score"]), over_seeds(known["tokens_per_s"], log=True)
+        score = score_over_seeds(known["score"], metric_of(known))
+        speed = over_seeds(known["tokens_per_s"], log=True)
         bars = [(speed[0], score[1], speed[0], score[2]), (speed[1], score[0], speed[2], score[0])]
         memory = float(known["peak_bytes"].median())
         bubbles.append(Bubble(name, speed[0], score[0], memory, bars=[] if np.isnan(score[1]) else bars))
@@ -68,7 +70,7 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     draw_bubbles(axes, bubbles, styles)
     set_bubble_axes(axes, trained, speeds)
     axes.set_ylim(*score_limits(min(scores), max(scores), baselines.values()))
-    ends = draw_baselines(axes, baselines)
+    ends = draw_baselines(axes, baselines, metric_of(trained))
     bubble_legend(figure, bubbles, styles, end_handles(ends))
     set_training_title(figure, shape, [seeds_note(counts), not_drawn(absent)])
     label_ends(figure, {axes: ends})

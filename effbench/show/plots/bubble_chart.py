@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from effbench.records.analyse.scores import metric_of
 from effbench.show import units
-from effbench.show.look import minor_tick, percent
+from effbench.show.look import minor_tick, score_tick
 from effbench.show.palette import Style
 from effbench.show.plots.label_layout import Box, label_spots
 from effbench.show.plots.sheet import Sheet, narrow
@@ -63,7 +64,7 @@ def set_bubble_axes(axes: Axes, trained: pd.DataFrame, speeds: Sequence[float]) 
     axes.set_xlim(min(speeds) / stretch, max(speeds) * stretch)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.count(value)))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: minor_tick(value)))
-    axes.yaxis.set_major_formatter(FuncFormatter(percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(score_tick(metric_of(trained))))
     axes.set_xlabel("training throughput (tokens per second)")
     axes.set_ylabel(f"test {metric_words(trained)}")
 

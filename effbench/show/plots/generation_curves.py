@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter
 from effbench.common.columns import SOURCES, score_unit
 from effbench.records.analyse.scores import metric_of
 from effbench.show import units
-from effbench.show.look import NothingToDraw, failures_note, mark_failures, percent, set_length_axis
+from effbench.show.look import NothingToDraw, failures_note, mark_failures, score_tick, set_length_axis
 from effbench.show.palette import Style, looks
 from effbench.show.plots.baseline_lines import baseline_scores, draw_baseline_curves, score_limits
 from effbench.show.plots.cost_curves import Cost, label_log_axis, set_log_axes
@@ -136,19 +136,18 @@ def _draw_scores(
 ) -> list[tuple[float, float, str, str]]:
     """Draw the scores and their baselines; return the baselines' labels for ``label_ends``."""
     share = score_unit(metric_of(trained)) == "share"
-    tick = percent if share else units.ratio
     set_length_axis(axes, sorted(trained["seq_len"].unique()))
-    interval = score_over_seeds if share else over_seeds
+    interval = partial(score_over_seeds, score=metric_of(trained))
     ends = _draw_points(axes, _by_length(trained, "score"), styles, interval)
     values = [value for each in baselines.values() for value in each.values()]
     low, high = score_limits(np.nanmin(ends), np.nanmax(ends), values)
     # scores that are all 0 are not spread over an axis of thousandths
     axes.set_ylim(*((max(low, -0.03), max(0.1, min(high, 1.06))) if share else (low, high)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(score_tick(metric_of(trained))))
     axes.set_title(f"Test {metric_words(trained)}")
     axes.set_ylabel(f"test {metric_words(trained)}")
     axes.set_xlabel("source length N (tokens)")
-    return draw_baseline_curves(axes, baselines)
+    return draw_baseline_curves(axes, baselines, metric_of(trained))
 
 
 def _draw_widths(axes: Axes, widths: Widths, styles: Mapping[str, Style]) -> None:

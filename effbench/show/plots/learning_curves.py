@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from effbench.records.analyse.scores import metric_of, validation_metric_of
 from effbench.show import units
-from effbench.show.look import percent, span
+from effbench.show.look import score_tick, span
 from effbench.show.palette import Style, looks
 from effbench.show.plots.baseline_lines import baseline_scores, draw_baselines, score_limits
 from effbench.show.plots.label_layout import end_handles, label_ends, label_height, label_room
@@ -73,7 +73,7 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
                 ends.setdefault((i, j), []).append((float(x[-1]), y, name, styles[name]["color"]))
     scores = np.concatenate([np.asarray(s) for s in drawn[NEEDED[0]]])
     panels[0, 0].set_ylim(*score_limits(scores.min(), scores.max(), baselines.values()))
-    panels[0, 0].yaxis.set_major_formatter(FuncFormatter(percent))
+    panels[0, 0].yaxis.set_major_formatter(FuncFormatter(score_tick(validated)))
     panels[0, 0].yaxis.set_major_locator(MaxNLocator(5))
     panels[0, 0].set_ylabel(f"validation {units.score_words(validated)}")
     panels[1, 0].set_ylabel("training loss")
@@ -82,7 +82,7 @@ def _figure(trained: pd.DataFrame, shape: dict[str, Any], styles: dict[str, Styl
     for j, unit in enumerate(across):
         panels[1, j].set_xlabel(words[unit])
         panels[1, j].xaxis.set_major_locator(MaxNLocator(3 if narrow() else 6, integer=unit == "evaluation"))
-        labels = draw_baselines(panels[0, j], baselines)
+        labels = draw_baselines(panels[0, j], baselines, validated)
     several = [n for n in counts if n > 1]
     notes = [f"line: mean; band: minimum to maximum over {span(several)} seeds" if several else ""]
     notes.append("" if several and 1 not in counts else "no band: one seed")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from effbench.records.analyse.scores import metric_of
 from effbench.show import units
 from effbench.show.look import GREY, NothingToDraw, failures_note, mark_failures, percent, span
 from effbench.show.palette import Style, looks
@@ -80,7 +81,7 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
         for name, mine in by_label(group):
             scores = {float(at): list(rows["score"]) for at, rows in with_values(mine, ("score",)).groupby(x)}
             counts += [len(seeds) for seeds in scores.values()]
-            points = [score_over_seeds(seeds) for seeds in scores.values()]
+            points = [score_over_seeds(seeds, metric_of(group)) for seeds in scores.values()]
             means, lows, highs = ([point[end] for point in points] for end in range(3))
             axes.plot(list(scores), means, label=name, **styles[name])
             axes.vlines(list(scores), lows, highs, color=styles[name]["color"], linewidth=2.5, alpha=0.35,

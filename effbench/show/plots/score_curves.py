@@ -9,10 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from effbench.common.columns import score_unit
 from effbench.records.analyse.scores import metric_of, with_score
 from effbench.show import units
-from effbench.show.look import NothingToDraw, failures_note, mark_failures, percent, set_length_axis
+from effbench.show.look import NothingToDraw, failures_note, mark_failures, score_tick, set_length_axis
 from effbench.show.palette import Style, looks
 from effbench.show.plots.baseline_lines import baseline_scores, draw_baselines, score_limits
 from effbench.show.plots.label_layout import end_handles, label_ends, label_room
@@ -41,7 +40,7 @@ def _figure(rows: pd.DataFrame, raw: pd.DataFrame, shape: dict[str, Any], styles
     lengths = sorted(rows["seq_len"].unique())
     series = by_label(rows)
     baselines = baseline_scores(raw)
-    tick = percent if score_unit(metric_of(rows)) == "share" else units.ratio
+    tick = score_tick(metric_of(rows))
     short = padding_note(rows)  # in the axis too: a title is hidden in a paper
     note = "; ".join(filter(None, [short, intervals_note(rows)]))
     if len(lengths) == 1:
@@ -62,12 +61,12 @@ def _figure(rows: pd.DataFrame, raw: pd.DataFrame, shape: dict[str, Any], styles
         errors = [known["score"] - known["low"], known["high"] - known["score"]]
         axes.errorbar(known["seq_len"] * 1.02**offset, known["score"], yerr=errors, label=name,
                       capsize=2, **styles[name])  # fmt: skip
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(tick))
     axes.set_ylabel(f"test {metric_words(rows)}")
     failed = mark_failures(axes, rows, "score", styles)
     values = rows[["score", "low", "high"]].stack()
     axes.set_ylim(*score_limits(values.min(), values.max(), baselines.values()))
-    ends = draw_baselines(axes, baselines)
+    ends = draw_baselines(axes, baselines, metric_of(rows))
     figure.legend_below([*axes.get_legend_handles_labels()[0], *end_handles(ends)])
     set_title(figure, shape, "; ".join(filter(None, [note, failures_note(failed)])))
     label_ends(figure, {axes: ends})

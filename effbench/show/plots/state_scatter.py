@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from effbench.common.columns import score_unit
 from effbench.records.analyse.scores import metric_of
 from effbench.show import units
-from effbench.show.look import percent
+from effbench.show.look import score_tick
 from effbench.show.palette import Style, looks
 from effbench.show.plots.baseline_lines import baseline_scores, draw_baselines, score_limits
 from effbench.show.plots.cost_curves import label_log_axis
@@ -67,7 +67,8 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
         colour, marker, dashes = (styles[name][key] for key in ("color", "marker", "linestyle"))
         points = []
         for width, rows in mine.groupby("d_model"):
-            state, (mean, low, high) = float(rows["state_bytes"].median()), score_over_seeds(rows["score"])
+            state = float(rows["state_bytes"].median())
+            mean, low, high = score_over_seeds(rows["score"], metric_of(known))
             diameter = diameters[int(width)]  # a small marker is drawn over a large one
             axes.plot(state, mean, linestyle="none", color=colour, marker=marker, markersize=diameter,
                       markeredgecolor="white", markeredgewidth=0.4, zorder=3 - diameter / 100,
@@ -80,8 +81,7 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
     share = score_unit(metric_of(known)) == "share"
     low, high = score_limits(np.nanmin(ends), np.nanmax(ends), baselines.values())
     axes.set_ylim(*((max(low, -0.03), min(high, 1.03)) if share else (low, high)))
-    tick = percent if share else units.ratio
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(score_tick(metric_of(known))))
     axes.set_ylabel(f"test {metric_words(known)}")
     axes.set_xscale("log", base=2)
     least, most = known["state_bytes"].min(), known["state_bytes"].max()
@@ -91,7 +91,7 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
     axes.set_xlabel(
         f"state of one sequence after {units.length(known['seq_len'].iloc[0])} tokens, all layers"
     )
-    named = draw_baselines(axes, baselines)
+    named = draw_baselines(axes, baselines, metric_of(known))
     handles = [Line2D([], [], label=name, linewidth=0.9, **styles[name]) for name, _ in series]
     figure.legend_below([*handles, *end_handles(named)])
     sizes = f"markers grow with d_model: {', '.join(map(str, widths))}" if len(widths) > 1 else ""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from effbench.records.analyse.padding import padded_lengths
-from effbench.records.analyse.scores import metric_of, with_score
+from effbench.records.analyse.scores import metric_of, with_score, within_scale
 from effbench.records.analyse.statistics import mean_interval
 from effbench.show import units
 from effbench.show.look import NothingToDraw, span
@@ -100,10 +100,9 @@ def over_seeds(values: Sequence[float], *, log: bool = False) -> Interval:
     return (math.exp(interval[0]), math.exp(interval[1]), math.exp(interval[2])) if log else interval
 
 
-def score_over_seeds(values: Sequence[float]) -> Interval:
-    """Return the same as :func:`over_seeds`, with bounds cut to 0 and 1."""
-    mean, low, high = over_seeds(values)
-    return (mean, low, high) if math.isnan(low) else (mean, max(0.0, low), min(1.0, high))
+def score_over_seeds(values: Sequence[float], score: str) -> Interval:
+    """Return the same as :func:`over_seeds`; the bounds of a share are cut to 0 and 1."""
+    return within_scale(over_seeds(values), score)
 
 
 def seeds_note(counts: Iterable[int], bars: str = "bars") -> str:

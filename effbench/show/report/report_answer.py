@@ -10,7 +10,7 @@ import pandas as pd
 
 from effbench.common import columns
 from effbench.common.spec import UsageError
-from effbench.common.wording import plural
+from effbench.common.wording import listed, plural
 from effbench.records.analyse.best_at_end import best_at_end
 from effbench.records.analyse.seeds import BETTER, SETTING, WORSE, compare, seed_scores
 from effbench.records.analyse.summary import label
@@ -170,12 +170,12 @@ def _setting_in_words(means: pd.DataFrame, pairs: pd.DataFrame, frame: pd.DataFr
     lower = [name for name, row in against.items() if row.verdict in (BETTER, WORSE)]
     apart = [name for name, row in against.items() if row.verdict not in (BETTER, WORSE)]
     if lower:
-        listed = [f"{name} ({_difference(against[name], name, score)})" for name in lower]
-        parts.append(f"significantly {'higher' if downward else 'lower'}: {_named(listed)}")
+        differing = [f"{name} ({_difference(against[name], name, score)})" for name in lower]
+        parts.append(f"significantly {'higher' if downward else 'lower'}: {listed(differing, _MOST_NAMED)}")
     if apart:
         one = all(against[name].seeds < 2 for name in apart)
         why = "one seed each, so that the noise of a training is unknown" if one else "at these seeds"
-        parts.append(f"not told apart from it ({why}): {_named(apart)}")
+        parts.append(f"not told apart from it ({why}): {listed(apart, _MOST_NAMED)}")
     text = "; ".join(parts) + "."
     quick = frame[frame["tokens_per_s"].notna()]
     if quick.empty:
@@ -203,11 +203,6 @@ def _difference(row: Any, name: str, score: str) -> str:
     if columns.score_unit(score) == "share":
         return f"{units.points(value)} points"
     return f"{value:+.4g}"
-
-
-def _named(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def unknown_sentences(source: Source, crossings: pd.DataFrame) -> list[str]:
