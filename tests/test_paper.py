@@ -252,6 +252,9 @@ def test_one_seed_reproduces_nothing():
     text = report("table4", raw(trained(seeds=1)))
     assert "With one seed the training noise is unknown" in text
     assert "0 reproduced; 0 contrary" in text
+    text = report("table4", raw([*trained(("fastformer", "linear")), *trained(("linformer",), seeds=1)]))
+    assert "With one seed in common the noise is unknown (Linformer)." in text
+    assert "--repeats" not in text
 
 
 @pytest.mark.parametrize(("what", "axis"), [("figure3", "interaction"), ("figure4", "sharing")])

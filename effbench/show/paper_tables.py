@@ -257,8 +257,11 @@ def _outcomes(others: pd.DataFrame, reference: str) -> list[str]:
         names = list(compared.loc[compared["outcome"] == kind, "name"])
         counts.append(f"{len(names)} {kind}{_in_brackets(names)}")
     sentences = [f"Of {len(compared)} published differences from {reference}: {'; '.join(counts)}."]
-    if (compared["verdict"] == ONE_SEED).any():
+    alone = compared.loc[compared["verdict"] == ONE_SEED, "name"]
+    if len(alone) == len(compared):
         sentences.append("With one seed the training noise is unknown: use effbench run --repeats 5.")
+    elif len(alone):
+        sentences.append(f"With one seed in common the noise is unknown{_in_brackets(list(alone))}.")
     return sentences
 
 
