@@ -224,26 +224,24 @@ def _data(setting: dict[str, Any], rows: pd.DataFrame) -> list[str]:
 
 
 def _differences(rows: pd.DataFrame, metric: str, reference: str, ranks: dict[str, Any]) -> Block:
-    others = rows[rows["name"] != reference]
-    texts = []
-    for row in each_row(rows.rename(columns={"name": "name_"})):
-        texts.append(
-            [
-                row.name_,
-                _difference(row.published_difference, row.published_low, row.published_high),
-                _difference(row.difference, row.difference_low, row.difference_high),
-                units.p_value(row.p_holm),
-                row.seeds_to_tell if isinstance(row.seeds_to_tell, str) else "",
-                "" if pd.isna(row.rank) else f"{row.published_rank:.0f} / {row.rank:.0f}",
-                row.outcome,
-            ]
-        )  # fmt: skip
+    texts = [
+        [
+            row.name_,
+            _difference(row.published_difference, row.published_low, row.published_high),
+            _difference(row.difference, row.difference_low, row.difference_high),
+            units.p_value(row.p_holm),
+            row.seeds_to_tell if isinstance(row.seeds_to_tell, str) else "",
+            "" if pd.isna(row.rank) else f"{row.published_rank:.0f} / {row.rank:.0f}",
+            row.outcome,
+        ]
+        for row in each_row(rows.rename(columns={"name": "name_"}))
+    ]
     head = ["mechanism", "paper: points [95 % CI]", "ours: points [95 % CI]", "p (Holm)", "seeds needed"]
     return Block(
         title=f"{_METRICS[metric]}: difference from {reference}",
         head=[*head, "rank: paper / ours", "published difference"],
         rows=texts,
-        notes=[*_outcomes(others, reference), _ranks_in_words(ranks)],
+        notes=[*_outcomes(rows[rows["name"] != reference], reference), _ranks_in_words(ranks)],
     )
 
 
@@ -257,11 +255,11 @@ def _outcomes(others: pd.DataFrame, reference: str) -> list[str]:
         names = list(compared.loc[compared["outcome"] == kind, "name"])
         counts.append(f"{len(names)} {kind}{_in_brackets(names)}")
     sentences = [f"Of {len(compared)} published differences from {reference}: {'; '.join(counts)}."]
-    alone = compared.loc[compared["verdict"] == ONE_SEED, "name"]
+    alone = list(compared.loc[compared["verdict"] == ONE_SEED, "name"])
     if len(alone) == len(compared):
         sentences.append("With one seed the training noise is unknown: use effbench run --repeats 5.")
-    elif len(alone):
-        sentences.append(f"With one seed in common the noise is unknown{_in_brackets(list(alone))}.")
+    elif alone:
+        sentences.append(f"With one seed in common the noise is unknown{_in_brackets(alone)}.")
     return sentences
 
 
