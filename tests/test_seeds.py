@@ -17,6 +17,7 @@ from scipy import stats
 from effbench.common.spec import Cell, Record, UsageError
 from effbench.records.analyse import seeds
 from effbench.records.analyse.best_at_end import best_at_end
+from effbench.records.analyse.scores import within_scale
 from effbench.show import comparison_tables as show_seeds
 from effbench.show.blocks import renderable
 
@@ -157,6 +158,7 @@ def test_what_one_seed_can_tell_is_nothing():
 def test_the_interval_of_a_share_ends_at_1_and_that_of_a_perplexity_does_not():
     shares = frame({"vanilla": [0.9, 1.0, 1.0]})
     assert seeds.seed_scores(shares).iloc[0]["high"] == 1.0
+    assert within_scale((1.9, 1.8, 2.0), "accuracy")[0] == 1.9, "a mean is never changed"
     numbers = seeds.seed_scores(shares.assign(test_perplexity=shares["accuracy"]), metric="test_perplexity")
     assert numbers.iloc[0]["high"] == pytest.approx(1.11, abs=0.01)
 

@@ -21,11 +21,11 @@ def scores_of(raw: pd.DataFrame) -> dict[str, str]:
 
 
 def within_scale(interval: tuple[float, float, float], score: str) -> tuple[float, float, float]:
-    """Return (mean, low, high) of a score; cut to 0 and 1 if the score, a name or a column, is a share."""
+    """Return (mean, low, high), the bounds cut to 0 and 1 if the score, by its name or column, is a share."""
     if columns.score_unit(score) != "share":
         return interval
-    mean, low, high = (float(bound) for bound in np.clip(interval, 0.0, 1.0))  # NaN stays NaN
-    return mean, low, high
+    mean, low, high = interval
+    return mean, float(np.maximum(low, 0.0)), float(np.minimum(high, 1.0))  # NaN stays NaN
 
 
 def with_score(rows: pd.DataFrame) -> pd.DataFrame:

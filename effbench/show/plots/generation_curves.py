@@ -135,19 +135,19 @@ def _draw_scores(
     styles: Mapping[str, Style],
 ) -> list[tuple[float, float, str, str]]:
     """Draw the scores and their baselines; return the baselines' labels for ``label_ends``."""
-    share = score_unit(metric_of(trained)) == "share"
+    metric = metric_of(trained)
+    share = score_unit(metric) == "share"
     set_length_axis(axes, sorted(trained["seq_len"].unique()))
-    interval = partial(score_over_seeds, score=metric_of(trained))
-    ends = _draw_points(axes, _by_length(trained, "score"), styles, interval)
+    ends = _draw_points(axes, _by_length(trained, "score"), styles, partial(score_over_seeds, score=metric))
     values = [value for each in baselines.values() for value in each.values()]
     low, high = score_limits(np.nanmin(ends), np.nanmax(ends), values)
     # scores that are all 0 are not spread over an axis of thousandths
     axes.set_ylim(*((max(low, -0.03), max(0.1, min(high, 1.06))) if share else (low, high)))
-    axes.yaxis.set_major_formatter(FuncFormatter(score_tick(metric_of(trained))))
+    axes.yaxis.set_major_formatter(FuncFormatter(score_tick(metric)))
     axes.set_title(f"Test {metric_words(trained)}")
     axes.set_ylabel(f"test {metric_words(trained)}")
     axes.set_xlabel("source length N (tokens)")
-    return draw_baseline_curves(axes, baselines, metric_of(trained))
+    return draw_baseline_curves(axes, baselines, metric)
 
 
 def _draw_widths(axes: Axes, widths: Widths, styles: Mapping[str, Style]) -> None:

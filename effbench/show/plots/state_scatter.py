@@ -57,7 +57,7 @@ def draw(frame: pd.DataFrame, raw: pd.DataFrame) -> list[Figure]:
 def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
     known = with_values(trained, _NEEDED)
     series = by_label(known)
-    baselines = baseline_scores(known)
+    metric, baselines = metric_of(known), baseline_scores(known)
     figure = Sheet(1, wide=7.0, tall=3.4, beside=label_room(f"{name} 00.0 %" for name in baselines))
     (axes,) = figure.panels
     widths = sorted(int(width) for width in known["d_model"].unique())
@@ -68,7 +68,7 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
         points = []
         for width, rows in mine.groupby("d_model"):
             state = float(rows["state_bytes"].median())
-            mean, low, high = score_over_seeds(rows["score"], metric_of(known))
+            mean, low, high = score_over_seeds(rows["score"], metric)
             diameter = diameters[int(width)]  # a small marker is drawn over a large one
             axes.plot(state, mean, linestyle="none", color=colour, marker=marker, markersize=diameter,
                       markeredgecolor="white", markeredgewidth=0.4, zorder=3 - diameter / 100,
@@ -78,10 +78,10 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
             ends += [mean, low, high]
         axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, linewidth=0.9,
                   alpha=0.7, gid=f"line-{name}")  # fmt: skip
-    share = score_unit(metric_of(known)) == "share"
+    share = score_unit(metric) == "share"
     low, high = score_limits(np.nanmin(ends), np.nanmax(ends), baselines.values())
     axes.set_ylim(*((max(low, -0.03), min(high, 1.03)) if share else (low, high)))
-    axes.yaxis.set_major_formatter(FuncFormatter(score_tick(metric_of(known))))
+    axes.yaxis.set_major_formatter(FuncFormatter(score_tick(metric)))
     axes.set_ylabel(f"test {metric_words(known)}")
     axes.set_xscale("log", base=2)
     least, most = known["state_bytes"].min(), known["state_bytes"].max()
@@ -91,7 +91,7 @@ def _figure(trained: pd.DataFrame, styles: dict[str, Style]) -> Figure:
     axes.set_xlabel(
         f"state of one sequence after {units.length(known['seq_len'].iloc[0])} tokens, all layers"
     )
-    named = draw_baselines(axes, baselines, metric_of(known))
+    named = draw_baselines(axes, baselines, metric)
     handles = [Line2D([], [], label=name, linewidth=0.9, **styles[name]) for name, _ in series]
     figure.legend_below([*handles, *end_handles(named)])
     sizes = f"markers grow with d_model: {', '.join(map(str, widths))}" if len(widths) > 1 else ""
