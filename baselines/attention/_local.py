@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from baselines.attention._flex import Rule, block_mask, flex_attend
 from baselines.attention._heads import merge_heads, split_heads
-from baselines.attention._windows import attend_in_windows
+from baselines.attention._windows import attend_in_windows, runs
 
 BLOCK = 32  # queries per block
 
@@ -44,8 +44,8 @@ class Local:
         return -(-n // BLOCK) * BLOCK
 
     def projected(self, n: int, count: int) -> int:
-        """Return the number of rows of queries, keys and values, with zero rows at both ends."""
-        return self.queries(n) + self.before + self.after if self.blocked(n, count) else n
+        """Return the number of rows of queries, keys and values, filled up to whole blocks."""
+        return self.queries(n) if self.blocked(n, count) else n
 
     def executed_pairs(self, n: int, count: int) -> tuple[int, int]:
         """Return the query-key pairs in the kernel, and those with the first keys outside it."""
@@ -56,7 +56,7 @@ class Local:
     def saved(self, batch: int, n: int, count: int, d: int, heads: int) -> tuple[int, int]:
         """Return how many numbers ``attend`` saves for backward, its output included, and how many wide sums.
 
-        Padded input, q, k and v, the mask, and the kernel's results.
+        Input, q, k and v, the mask, and the kernel's results; rows are filled up to whole blocks.
         """
         if not self.blocked(n, count):
             return batch * 4 * n * d + n * n, batch * n * heads
@@ -82,11 +82,10 @@ class Local:
         blocks = self.queries(n) // BLOCK
         allowed = self._allowed(n, blocks, count, mask, x).expand(len(x), -1, -1, -1)
         hidden = torch.zeros_like(x[:, :count, 0]) if mask is None else _hidden(mask[:, :count], x)
-        # one product for q, k and v, with a window of zeros on both sides, so that windows are views
-        around = (0, 0, self.before, self.after + blocks * BLOCK - n)
-        qkv_br3hd = qkv(F.pad(x, around)).unflatten(-1, (3, heads, -1))
+        filled = F.pad(x, (0, 0, 0, blocks * BLOCK - n)) if n % BLOCK else x
+        qkv_br3hd = qkv(filled).unflatten(-1, (3, heads, -1))
         sequences = [
-            attend_in_windows(*sequence, first=self.before)[:n].flatten(1)
+            attend_in_windows(*sequence, before=self.before)[:n].flatten(1)
             for sequence in zip(qkv_br3hd, allowed, hidden, strict=True)
         ]
         return sequences[0][None] if len(sequences) == 1 else torch.stack(sequences)
@@ -97,20 +96,22 @@ class Local:
         seen = block_mask(_rule, (self.before, count, self.causal), 1, x.shape[1], x.device)
         return merge_heads(flex_attend(q, k, v, seen, mask))
 
-    def _windows(self, t_bn: Tensor, blocks: int) -> Tensor:
-        """Return [B, N] as [B, blocks, span], overlapping views into one padded copy."""
-        padded = F.pad(t_bn, (self.before, self.after + blocks * BLOCK - t_bn.shape[1]))
-        windows: Tensor = padded.unfold(1, self.span, BLOCK)
-        return windows
-
     def _allowed(self, n: int, blocks: int, count: int, mask: Tensor | None, like: Tensor) -> Tensor:
         """Return 0 for the keys in its window that a query sees, else -inf: [B or 1, blocks, block, keys]."""
-        offset = torch.arange(self.span, device=like.device)
-        ahead = offset - self.before - torch.arange(BLOCK, device=like.device)[:, None]
-        near = (ahead >= -self.before) & (ahead <= self.after)
-        real = torch.ones(1, n, dtype=torch.bool, device=like.device) if mask is None else mask
-        local = self._windows(real & (torch.arange(n, device=like.device) >= count), blocks)
-        return _hidden(near, like) + _hidden(local, like)[:, :, None]
+        rows, device = blocks * BLOCK, like.device
+        real = torch.ones(1, n, dtype=torch.bool, device=device) if mask is None else mask
+        seen_br = F.pad(real & (torch.arange(n, device=device) >= count), (0, rows - n))
+        apart_qk = torch.arange(self.span, device=device) - torch.arange(BLOCK, device=device)[:, None]
+        allowed = like.new_empty(len(seen_br), blocks, BLOCK, self.span)
+        for run in runs(rows, BLOCK, self.span, self.before):
+            # from the start of a block to that of its window: the same for all, unless the windows are one
+            block = torch.arange(1 if run.step else run.number, device=device) + run.blocks.start
+            ahead = apart_qk + (run.start - block * BLOCK)[:, None, None]
+            near = (ahead >= -self.before) & (ahead <= self.after)
+            end = run.start + (run.number - 1) * run.step + self.span
+            windows = seen_br[:, run.start : end].unfold(1, self.span, BLOCK)
+            torch.add(_hidden(near, like), _hidden(windows, like)[:, :, None], out=allowed[:, run.blocks])
+        return allowed
 
 
 def _hidden(seen: Tensor, like: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,80 +20,127 @@ def strided_windows(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Ten
     return _Windows.apply(part_rhd, blocks, block, keys)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def attend_in_windows(qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, *, first: int) -> Tensor:
+class Run(NamedTuple):
+    """Successive blocks of queries whose windows start ``step`` rows apart, the first at row ``start``."""
+
+    blocks: slice
+    start: int
+    step: int
+
+    @property
+    def number(self) -> int:
+        """How many blocks there are."""
+        return int(self.blocks.stop - self.blocks.start)
+
+
+def runs(rows: int, block: int, keys: int, before: int, most: int | None = None) -> list[Run]:
+    """Return where the windows of all blocks of ``rows`` rows start, in runs of at most ``most`` blocks.
+
+    A window of ``keys`` rows starts ``before`` rows before its block, but none begins before the first row or
+    ends after the last: the first windows are one, and so are the last. rows is a multiple of block, and at
+    least keys.
+    """
+    blocks, room = rows // block, rows - keys
+    ends = (0, -(-before // block), (room + before) // block + 1, blocks)
+    found = []
+    for step, first, end in zip((0, block, 0), ends, ends[1:], strict=False):
+        for i in range(first, end, most or blocks):
+            start = min(max(i * block - before, 0), room)
+            found.append(Run(slice(i, min(i + (most or blocks), end)), start, step))
+    return found
+
+
+def attend_in_windows(qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, *, before: int) -> Tensor:
     """Return the softmax attention of blocks of queries to their windows and to a few rows that all see.
 
-    ``qkv_r3hd`` [rows, 3, heads, d] holds queries, keys and values; the first query is row ``first``, and the
-    window of block i starts at row i block. ``allowed_bqk`` [blocks, block, keys] is added to the scores: 0,
-    or -inf for a key that is not seen. The first len(whole_g) rows from ``first`` on are also keys of every
-    query, with a number of ``whole_g`` added to their scores. -> [blocks block, heads, d]; a query without a
-    key gets a finite result. CPU only.
+    ``qkv_r3hd`` [rows, 3, heads, d] holds queries, keys and values; ``runs`` says which rows are the window
+    of a block. ``allowed_bqk`` [blocks, block, keys] is added to the scores: 0, or -inf for a key that is not
+    seen. The first len(whole_g) rows are also keys of every query, with a number of ``whole_g`` added to
+    their scores. -> [rows, heads, d]; a query without a key gets a finite result. CPU only.
 
     The window goes through torch's fused kernel, which also returns L = log sum exp(scores). The few scores g
     of the other rows are added: with L' = log(exp L + sum exp g), out = exp(L - L') out + sum exp(g - L') v.
     With L' for L and the joint output, the kernel's backward returns the window's gradients unchanged.
     """
-    out: Tensor = _InWindows.apply(qkv_r3hd, allowed_bqk, whole_g, first)  # type: ignore[no-untyped-call]
+    out: Tensor = _InWindows.apply(qkv_r3hd, allowed_bqk, whole_g, before)  # type: ignore[no-untyped-call]
     return out
 
 
 class _InWindows(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, first: int) -> Tensor:
-        q, k, v = _views(qkv_r3hd, allowed_bqk, first)
-        out, log_sum = attend(q, k, v, allowed_bqk[:, None])
+    def forward(context: Any, qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, before: int) -> Tensor:
+        _, block, keys = allowed_bqk.shape
+        heads_rhd, sums = torch.empty_like(qkv_r3hd[:, 0]), []
+        for run in runs(len(qkv_r3hd), block, keys, before):
+            q, k, v = _views(qkv_r3hd, block, keys, run)
+            mixed, of_run = attend(q, k, v, allowed_bqk[run.blocks, None])
+            _in_blocks(heads_rhd, block)[run.blocks] = mixed
+            sums.append(of_run)
+        log_sum = torch.cat(sums)
         weights = None
         if len(whole_g):
-            seen = qkv_r3hd[first : first + len(whole_g)]
-            _, keys, values = (part.transpose(0, 1) for part in seen.unbind(1))
-            scores_bhqg = (q @ keys.mT).to(log_sum.dtype) / q.shape[-1] ** 0.5 + whole_g
+            out = _in_blocks(heads_rhd, block)
+            q, whole_k, whole_v = _whole(qkv_r3hd, block, len(whole_g))
+            scores_bhqg = (q @ whole_k.mT).to(log_sum.dtype) / q.shape[-1] ** 0.5 + whole_g
             joint = torch.logaddexp(log_sum, scores_bhqg.logsumexp(dim=-1))
             weights = (scores_bhqg - joint[..., None]).exp_()
             share = (log_sum - joint).exp_()[..., None]
             log_sum = joint
             total = share + weights.sum(dim=-1, keepdim=True)  # 1, but for the rounding of a large joint sum
             weights = weights.div_(total)
-            out = out.mul_(share.div_(total).to(out.dtype))
+            out.mul_(share.div_(total).to(out.dtype))
             del share, total  # what is held at once decides the peak memory
-            out = out.add_(weights.to(out.dtype) @ values)
-        context.first = first
-        context.save_for_backward(qkv_r3hd, allowed_bqk, out, log_sum, weights)
-        heads_rhd: Tensor = out.transpose(1, 2).flatten(0, 1)
+            out.add_(weights.to(out.dtype) @ whole_v)
+        context.before = before
+        context.save_for_backward(qkv_r3hd, allowed_bqk, heads_rhd, log_sum, weights)
         return heads_rhd
 
     @staticmethod
     def backward(context: Any, gradient_rhd: Tensor) -> tuple[Tensor, None, None, None]:
-        qkv_r3hd, allowed_bqk, out, log_sum, weights = context.saved_tensors
-        first, (blocks, block, _) = context.first, allowed_bqk.shape
-        q, k, v = _views(qkv_r3hd, allowed_bqk, first)
-        gradient = gradient_rhd.unflatten(0, (blocks, block)).transpose(1, 2)
+        qkv_r3hd, allowed_bqk, heads_rhd, log_sum, weights = context.saved_tensors
+        _, block, keys = allowed_bqk.shape
+        out, gradient = _in_blocks(heads_rhd, block), _in_blocks(gradient_rhd, block)
         gradients = torch.zeros_like(qkv_r3hd)
-        queries = gradients[first : first + blocks * block, 0].unflatten(0, (blocks, block)).transpose(1, 2)
-        for start in range(0, blocks, TOGETHER):
-            some = slice(start, start + TOGETHER)
-            of_q, *of_seen = attend_backward(
-                gradient[some], q[some], k[some], v[some], out[some], log_sum[some], allowed_bqk[some, None]
+        queries = _in_blocks(gradients[:, 0], block)
+        for run in runs(len(qkv_r3hd), block, keys, context.before, TOGETHER):
+            some = run.blocks
+            q, k, v = _views(qkv_r3hd, block, keys, run)
+            queries[some], *of_seen = attend_backward(
+                gradient[some], q, k, v, out[some], log_sum[some], allowed_bqk[some, None]
             )
-            queries[some] = of_q
             for place, windows in enumerate(of_seen, start=1):
-                add_overlaps(gradients[start * block :, place], windows, block)
+                if run.step:
+                    add_overlaps(gradients[run.start :, place], windows, block)
+                else:
+                    gradients[run.start : run.start + keys, place] += windows.sum(dim=0).transpose(0, 1)
         if weights is not None:
-            seen = slice(first, first + weights.shape[-1])
-            _, keys, values = (part.transpose(0, 1) for part in qkv_r3hd[seen].unbind(1))
+            q, whole_k, whole_v = _whole(qkv_r3hd, block, weights.shape[-1])
             mean = (gradient * out).sum(-1, keepdim=True)
-            toward = (weights * (gradient @ values.mT - mean) / q.shape[-1] ** 0.5).to(q.dtype)
-            queries += toward @ keys
-            gradients[seen, 1] += torch.einsum("bhqg,bhqd->ghd", toward, q)
-            gradients[seen, 2] += torch.einsum("bhqg,bhqd->ghd", weights.to(q.dtype), gradient)
+            toward = (weights * (gradient @ whole_v.mT - mean) / q.shape[-1] ** 0.5).to(q.dtype)
+            queries += toward @ whole_k
+            of_whole = gradients[: weights.shape[-1]]
+            of_whole[:, 1] += torch.einsum("bhqg,bhqd->ghd", toward, q)
+            of_whole[:, 2] += torch.einsum("bhqg,bhqd->ghd", weights.to(q.dtype), gradient)
         return gradients, None, None, None
 
 
-def _views(qkv_r3hd: Tensor, allowed_bqk: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+def _in_blocks(part_rhd: Tensor, block: int) -> Tensor:
+    """View [rows, heads, d] as [blocks, heads, block, d]."""
+    blocks: Tensor = part_rhd.unflatten(0, (-1, block))
+    return blocks.transpose(1, 2)
+
+
+def _views(qkv_r3hd: Tensor, block: int, keys: int, run: Run) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries [blocks, heads, block, d], and windows of keys and values [blocks, heads, keys, d]."""
-    blocks, block, keys = allowed_bqk.shape
-    q, k, v = qkv_r3hd.unbind(1)
-    queries = q[first : first + blocks * block].unflatten(0, (blocks, block)).transpose(1, 2)
-    return queries, _window_views(k, blocks, block, keys), _window_views(v, blocks, block, keys)
+    q = _in_blocks(qkv_r3hd[:, 0], block)[run.blocks]
+    k, v = (_window_views(qkv_r3hd[run.start :, place], run.number, run.step, keys) for place in (1, 2))
+    return q, k, v
+
+
+def _whole(qkv_r3hd: Tensor, block: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries [blocks, heads, block, d], and the first rows' keys and values [heads, count, d]."""
+    k, v = (qkv_r3hd[:count, place].transpose(0, 1) for place in (1, 2))
+    return _in_blocks(qkv_r3hd[:, 0], block), k, v
 
 
 def _window_views(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Tensor:

@@ -34,10 +34,10 @@ class Longformer(Chosen):
     time O(N window D); memory O(N D).
 
     Queries are processed in blocks of 32, against the 32 + 2 window keys that any of them may see, which are
-    overlapping views of the sequence; the few global keys are added to each softmax by its logarithmic sum. A
-    sequence no longer than a window is one masked softmax over all keys. For the global tokens' own attention
-    the keys and values of all tokens are never computed: q_g . (W x_j) = (W^T q_g) . x_j, and
-    sum_j a_j W x_j = W sum_j a_j x_j.
+    overlapping views of the sequence, one view near each end; the few global keys are added to each softmax
+    by its logarithmic sum. A sequence no longer than a window is one masked softmax over all keys. For the
+    global tokens' own attention the keys and values of all tokens are never computed:
+    q_g . (W x_j) = (W^T q_g) . x_j, and sum_j a_j W x_j = W sum_j a_j x_j.
 
     ``implementation``: ``blocked``, as above; ``flex``, FlexAttention for the window and the global keys;
     ``dense``, the reference. ``auto`` is flex on CUDA (float64: dense) and blocked on the CPU.
@@ -188,7 +188,7 @@ class Longformer(Chosen):
         return self._flops(batch_size, n, n, pairs)
 
     def saved_bytes(self, batch_size: int, seq_len: int) -> int | None:
-        """Padded input, q, k and v, the mask, the kernel's results, and the global tokens' attention.
+        """Input, q, k and v, the mask, the kernel's results, and the global tokens' attention.
 
         Dense: tokens, weights and visibility maps as in Vanilla, twice with global tokens. Not declared for
         flex, which trains on CUDA only.
