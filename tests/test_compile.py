@@ -13,6 +13,7 @@ from torch import nn
 
 from baselines.attention.bigbird import BigBird
 from baselines.attention.fastformer import Fastformer
+from baselines.attention.longformer import Longformer
 from effbench.common.spec import Record
 from effbench.measured.compiled import compiled
 from effbench.measured.probes import energy
@@ -66,10 +67,11 @@ def test_what_the_compiler_did_is_said(executor, plugin, name, status, says):  #
         lambda: BigBird(32, 2, max_len=90, block=8, implementation="blocked"),
         lambda: BigBird(32, 2, max_len=90, block=8, implementation="dense"),
         lambda: Fastformer(32, 2, max_len=90, causal=True),
+        lambda: Longformer(32, 2, max_len=90, window=9),
     ],
-    ids=["bigbird blocked", "bigbird dense", "fastformer causal"],
+    ids=["bigbird blocked", "bigbird dense", "fastformer causal", "longformer"],
 )
-def test_random_plans_and_sums_of_chunks_break_no_graph_and_stay_the_same(make):
+def test_random_plans_windows_and_sums_of_chunks_break_no_graph_and_stay_the_same(make):
     torch.manual_seed(0)
     module = make()
     whole = torch.compile(module, backend="eager", fullgraph=True, dynamic=False)

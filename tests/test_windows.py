@@ -12,26 +12,40 @@ BLOCK = 4
 
 @pytest.mark.parametrize(("before", "after"), [(8, 8), (5, 3), (7, 0), (1, 9), (0, 0)])
 @pytest.mark.parametrize("most", [None, 1, 2])
-@pytest.mark.parametrize("blocks", [5, 6, 9, 30])
-def test_each_block_has_one_window_that_holds_what_it_may_see(before, after, most, blocks):
+@pytest.mark.parametrize("unseen", [(0, 0), (1, 0), (9, 3)])
+@pytest.mark.parametrize("blocks", [6, 7, 9, 30])
+def test_each_block_has_one_window_that_holds_what_it_may_see(before, after, most, unseen, blocks):
     rows, keys = blocks * BLOCK, BLOCK + before + after
-    found = runs(rows, BLOCK, keys, before, most)
+    seen = (unseen[0], rows - unseen[1])
+    found = runs(rows, BLOCK, keys, before, seen)
+    found = [piece for run in found for piece in (run.pieces(most) if most else [run])]
     assert [i for run in found for i in range(run.blocks.start, run.blocks.stop)] == list(range(blocks))
     for run in found:
-        assert run.number <= (most or blocks)
+        assert 1 <= run.number <= (most or blocks)
         for i in range(run.blocks.start, run.blocks.stop):
             start = run.start + (i - run.blocks.start) * run.step
             assert 0 <= start <= max(0, i * BLOCK - before)
             assert min(rows, (i + 1) * BLOCK + after) <= start + keys <= rows
+            if run.alike:
+                assert start == i * BLOCK - before
+                assert seen[0] <= start
+                assert start + keys <= seen[1]
+    assert blocks < 30 or any(run.alike for run in found)
 
 
+@pytest.mark.parametrize("seen", [(2, 48), (0, 0)])
 @pytest.mark.parametrize(("before", "after"), [(8, 8), (5, 3), (7, 0)])
-def test_gradients_are_those_of_the_numbers(before, after):
+def test_gradients_are_those_of_the_numbers(before, after, seen):
     torch.manual_seed(0)
-    blocks, keys = 6, BLOCK + before + after
-    qkv = torch.randn(blocks * BLOCK, 3, 2, 3, dtype=torch.float64, requires_grad=True)
-    allowed = torch.zeros(blocks, BLOCK, keys, dtype=torch.float64)
-    allowed[torch.rand(allowed.shape) < 0.5] = -torch.inf
-    allowed[..., 0] = 0  # each query sees a key
+    blocks, keys = 12, BLOCK + before + after
+    qkv = torch.randn(blocks * BLOCK, 3, 1, 2, dtype=torch.float64, requires_grad=True)
+    allowed = []
+    for run in runs(blocks * BLOCK, BLOCK, keys, before, seen):
+        part = torch.zeros(1 if run.alike else run.number, BLOCK, keys, dtype=torch.float64)
+        part[torch.rand(part.shape) < 0.5] = -torch.inf
+        part[..., 0] = 0  # each query sees a key
+        allowed.append(part)
     whole = torch.tensor([0.0, -torch.inf], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: attend_in_windows(x, allowed, whole, before=before), qkv)
+    assert torch.autograd.gradcheck(
+        lambda x: attend_in_windows(x, allowed, whole, before=before, seen=seen), qkv
+    )

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from baselines.attention._flex import Rule, block_mask, flex_attend
 from baselines.attention._heads import merge_heads, split_heads
-from baselines.attention._windows import attend_in_windows, runs
+from baselines.attention._windows import Run, attend_in_windows, runs
 
 BLOCK = 32  # queries per block
 
@@ -62,7 +62,8 @@ class Local:
             return batch * 4 * n * d + n * n, batch * n * heads
         rows = self.queries(n)
         numbers = 4 * self.projected(n, count) * d + rows * d + (n * d if batch > 1 else 0)
-        return batch * numbers + rows * self.span, batch * rows * heads * (1 + min(count, n))
+        masks = sum(1 if run.alike else run.number for run in self._runs(n, self._seen(n, count)))
+        return batch * numbers + masks * BLOCK * self.span, batch * rows * heads * (1 + min(count, n))
 
     def sees(self, n: int, count: int, device: torch.device) -> Tensor:
         """Return the map of visible keys [N, N] by the definition."""
@@ -80,13 +81,14 @@ class Local:
             sees = sees if mask is None else sees & mask[:, None, None]
             return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
         blocks = self.queries(n) // BLOCK
-        allowed = self._allowed(n, blocks, count, mask, x).expand(len(x), -1, -1, -1)
+        seen = self._seen(n, count) if mask is None else (0, 0)
+        allowed = [part.expand(len(x), -1, -1, -1) for part in self._allowed(n, count, mask, seen, x)]
         hidden = torch.zeros_like(x[:, :count, 0]) if mask is None else _hidden(mask[:, :count], x)
         filled = F.pad(x, (0, 0, 0, blocks * BLOCK - n)) if n % BLOCK else x
         qkv_br3hd = qkv(filled).unflatten(-1, (3, heads, -1))
         sequences = [
-            attend_in_windows(*sequence, before=self.before)[:n].flatten(1)
-            for sequence in zip(qkv_br3hd, allowed, hidden, strict=True)
+            attend_in_windows(qkv_r3hd, parts, whole, before=self.before, seen=seen)[:n].flatten(1)
+            for qkv_r3hd, parts, whole in zip(qkv_br3hd, zip(*allowed, strict=True), hidden, strict=True)
         ]
         return sequences[0][None] if len(sequences) == 1 else torch.stack(sequences)
 
@@ -96,22 +98,35 @@ class Local:
         seen = block_mask(_rule, (self.before, count, self.causal), 1, x.shape[1], x.device)
         return merge_heads(flex_attend(q, k, v, seen, mask))
 
-    def _allowed(self, n: int, blocks: int, count: int, mask: Tensor | None, like: Tensor) -> Tensor:
-        """Return 0 for the keys in its window that a query sees, else -inf: [B or 1, blocks, block, keys]."""
-        rows, device = blocks * BLOCK, like.device
+    def _seen(self, n: int, count: int) -> tuple[int, int]:
+        """Return the rows that are seen by every window that holds them, if no token is padding."""
+        return min(count, n), n
+
+    def _runs(self, n: int, seen: tuple[int, int]) -> list[Run]:
+        return runs(self.queries(n), BLOCK, self.span, self.before, seen)
+
+    def _allowed(
+        self, n: int, count: int, mask: Tensor | None, seen: tuple[int, int], like: Tensor
+    ) -> list[Tensor]:
+        """Return 0 for the keys in its window that a query sees, else -inf, for each run of blocks.
+
+        Each is [B or 1, blocks, block, keys], with one block for all that are alike.
+        """
+        device = like.device
         real = torch.ones(1, n, dtype=torch.bool, device=device) if mask is None else mask
-        seen_br = F.pad(real & (torch.arange(n, device=device) >= count), (0, rows - n))
+        real = F.pad(real & (torch.arange(n, device=device) >= count), (0, self.queries(n) - n))
         apart_qk = torch.arange(self.span, device=device) - torch.arange(BLOCK, device=device)[:, None]
-        allowed = like.new_empty(len(seen_br), blocks, BLOCK, self.span)
-        for run in runs(rows, BLOCK, self.span, self.before):
+        parts = []
+        for run in self._runs(n, seen):
+            number = 1 if run.alike else run.number
             # from the start of a block to that of its window: the same for all, unless the windows are one
-            block = torch.arange(1 if run.step else run.number, device=device) + run.blocks.start
+            block = torch.arange(1 if run.step else number, device=device) + run.blocks.start
             ahead = apart_qk + (run.start - block * BLOCK)[:, None, None]
             near = (ahead >= -self.before) & (ahead <= self.after)
-            end = run.start + (run.number - 1) * run.step + self.span
-            windows = seen_br[:, run.start : end].unfold(1, self.span, BLOCK)
-            torch.add(_hidden(near, like), _hidden(windows, like)[:, :, None], out=allowed[:, run.blocks])
-        return allowed
+            end = run.start + (number - 1) * run.step + self.span
+            windows = real[:, run.start : end].unfold(1, self.span, BLOCK)
+            parts.append(_hidden(near, like) + _hidden(windows, like)[:, :, None])
+        return parts
 
 
 def _hidden(seen: Tensor, like: Tensor) -> Tensor:

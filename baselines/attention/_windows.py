@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,61 +22,84 @@ def strided_windows(part_rhd: Tensor, blocks: int, block: int, keys: int) -> Ten
 
 
 class Run(NamedTuple):
-    """Successive blocks of queries whose windows start ``step`` rows apart, the first at row ``start``."""
+    """Successive blocks of queries whose windows start ``step`` rows apart, the first at row ``start``.
+
+    ``alike``: each query sees the same places of its window in every block.
+    """
 
     blocks: slice
     start: int
     step: int
+    alike: bool
 
     @property
     def number(self) -> int:
         """How many blocks there are."""
         return int(self.blocks.stop - self.blocks.start)
 
+    def pieces(self, most: int) -> list[Run]:
+        """Return the run in pieces of at most ``most`` blocks."""
+        firsts = range(self.blocks.start, self.blocks.stop, most)
+        return [
+            self._replace(
+                blocks=slice(first, min(first + most, self.blocks.stop)),
+                start=self.start + (first - self.blocks.start) * self.step,
+            )
+            for first in firsts
+        ]
 
-def runs(rows: int, block: int, keys: int, before: int, most: int | None = None) -> list[Run]:
-    """Return where the windows of all blocks of ``rows`` rows start, in runs of at most ``most`` blocks.
+
+def runs(rows: int, block: int, keys: int, before: int, seen: tuple[int, int]) -> list[Run]:
+    """Return where the windows of all blocks of ``rows`` rows start.
 
     A window of ``keys`` rows starts ``before`` rows before its block, but none begins before the first row or
-    ends after the last: the first windows are one, and so are the last. rows is a multiple of block, and at
-    least keys.
+    ends after the last: the first windows are one, and so are the last. The windows are alike within the rows
+    ``seen[0]`` to ``seen[1]``, all of which are seen. rows is a multiple of block, and more than keys.
     """
     blocks, room = rows // block, rows - keys
-    ends = (0, -(-before // block), (room + before) // block + 1, blocks)
-    found = []
-    for step, first, end in zip((0, block, 0), ends, ends[1:], strict=False):
-        for i in range(first, end, most or blocks):
-            start = min(max(i * block - before, 0), room)
-            found.append(Run(slice(i, min(i + (most or blocks), end)), start, step))
-    return found
+    low, high = before // block + 1, -(-(room + before) // block)
+    first = max(low, -(-(seen[0] + before) // block))
+    end = min(high, (seen[1] - keys + before) // block + 1)
+    alike = (first, end) if first < end else (high, high)
+    ends = (0, low, *alike, high, blocks)
+    found = [
+        Run(slice(i, j), min(max(i * block - before, 0), room), step, place == 2)
+        for place, (step, i, j) in enumerate(zip((0, block, block, block, 0), ends, ends[1:], strict=False))
+    ]
+    return [run for run in found if run.number]
 
 
-def attend_in_windows(qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, *, before: int) -> Tensor:
+def attend_in_windows(
+    qkv_r3hd: Tensor, allowed: Sequence[Tensor], whole_g: Tensor, *, before: int, seen: tuple[int, int]
+) -> Tensor:
     """Return the softmax attention of blocks of queries to their windows and to a few rows that all see.
 
-    ``qkv_r3hd`` [rows, 3, heads, d] holds queries, keys and values; ``runs`` says which rows are the window
-    of a block. ``allowed_bqk`` [blocks, block, keys] is added to the scores: 0, or -inf for a key that is not
-    seen. The first len(whole_g) rows are also keys of every query, with a number of ``whole_g`` added to
-    their scores. -> [rows, heads, d]; a query without a key gets a finite result. CPU only.
+    ``qkv_r3hd`` [rows, 3, heads, d] holds queries, keys and values. ``allowed`` has for each of ``runs`` what
+    is added to the scores, [blocks, block, keys], or [1, block, keys] if its blocks are alike: 0, or -inf for
+    a key that is not seen. The first len(whole_g) rows are also keys of every query, with a number of
+    ``whole_g`` added to their scores. -> [rows, heads, d]; a query without a key gets a finite result. CPU
+    only.
 
     The window goes through torch's fused kernel, which also returns L = log sum exp(scores). The few scores g
     of the other rows are added: with L' = log(exp L + sum exp g), out = exp(L - L') out + sum exp(g - L') v.
     With L' for L and the joint output, the kernel's backward returns the window's gradients unchanged.
     """
-    out: Tensor = _InWindows.apply(qkv_r3hd, allowed_bqk, whole_g, before)  # type: ignore[no-untyped-call]
+    out: Tensor = _InWindows.apply(qkv_r3hd, whole_g, before, seen, *allowed)  # type: ignore[no-untyped-call]
     return out
 
 
 class _InWindows(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, qkv_r3hd: Tensor, allowed_bqk: Tensor, whole_g: Tensor, before: int) -> Tensor:
-        _, block, keys = allowed_bqk.shape
+    def forward(
+        context: Any, qkv_r3hd: Tensor, whole_g: Tensor, before: int, seen: tuple[int, int], *allowed: Tensor
+    ) -> Tensor:
+        _, block, keys = allowed[0].shape
         heads_rhd, sums = torch.empty_like(qkv_r3hd[:, 0]), []
-        for run in runs(len(qkv_r3hd), block, keys, before):
+        for run, allowed_bqk in zip(runs(len(qkv_r3hd), block, keys, before, seen), allowed, strict=True):
             q, k, v = _views(qkv_r3hd, block, keys, run)
-            mixed, of_run = attend(q, k, v, allowed_bqk[run.blocks, None])
+            mixed, sums_bhq = attend(q, k, v, allowed_bqk[:, None])
             _in_blocks(heads_rhd, block)[run.blocks] = mixed
-            sums.append(of_run)
+            sums.append(sums_bhq)
         log_sum = torch.cat(sums)
         weights = None
         if len(whole_g):
@@ -91,28 +115,31 @@ class _InWindows(torch.autograd.Function):
             out.mul_(share.div_(total).to(out.dtype))
             del share, total  # what is held at once decides the peak memory
             out.add_(weights.to(out.dtype) @ whole_v)
-        context.before = before
-        context.save_for_backward(qkv_r3hd, allowed_bqk, heads_rhd, log_sum, weights)
+        context.windows = before, seen
+        context.save_for_backward(qkv_r3hd, heads_rhd, log_sum, weights, *allowed)
         return heads_rhd
 
     @staticmethod
-    def backward(context: Any, gradient_rhd: Tensor) -> tuple[Tensor, None, None, None]:
-        qkv_r3hd, allowed_bqk, heads_rhd, log_sum, weights = context.saved_tensors
-        _, block, keys = allowed_bqk.shape
+    def backward(context: Any, gradient_rhd: Tensor) -> tuple[Tensor | None, ...]:
+        qkv_r3hd, heads_rhd, log_sum, weights, *allowed = context.saved_tensors
+        _, block, keys = allowed[0].shape
+        before, seen = context.windows
         out, gradient = _in_blocks(heads_rhd, block), _in_blocks(gradient_rhd, block)
         gradients = torch.zeros_like(qkv_r3hd)
         queries = _in_blocks(gradients[:, 0], block)
-        for run in runs(len(qkv_r3hd), block, keys, context.before, TOGETHER):
-            some = run.blocks
-            q, k, v = _views(qkv_r3hd, block, keys, run)
-            queries[some], *of_seen = attend_backward(
-                gradient[some], q, k, v, out[some], log_sum[some], allowed_bqk[some, None]
-            )
-            for place, windows in enumerate(of_seen, start=1):
-                if run.step:
-                    add_overlaps(gradients[run.start :, place], windows, block)
-                else:
-                    gradients[run.start : run.start + keys, place] += windows.sum(dim=0).transpose(0, 1)
+        for run, of_run in zip(runs(len(qkv_r3hd), block, keys, before, seen), allowed, strict=True):
+            for piece in run.pieces(TOGETHER):
+                some, first = piece.blocks, piece.blocks.start - run.blocks.start
+                allowed_bqk = of_run if run.alike else of_run[first : first + piece.number]
+                q, k, v = _views(qkv_r3hd, block, keys, piece)
+                queries[some], *of_seen = attend_backward(
+                    gradient[some], q, k, v, out[some], log_sum[some], allowed_bqk[:, None]
+                )
+                for place, windows in enumerate(of_seen, start=1):
+                    if run.step:
+                        add_overlaps(gradients[piece.start :, place], windows, block)
+                    else:
+                        gradients[run.start : run.start + keys, place] += windows.sum(dim=0).transpose(0, 1)
         if weights is not None:
             q, whole_k, whole_v = _whole(qkv_r3hd, block, weights.shape[-1])
             mean = (gradient * out).sum(-1, keepdim=True)
@@ -121,7 +148,7 @@ class _InWindows(torch.autograd.Function):
             of_whole = gradients[: weights.shape[-1]]
             of_whole[:, 1] += torch.einsum("bhqg,bhqd->ghd", toward, q)
             of_whole[:, 2] += torch.einsum("bhqg,bhqd->ghd", weights.to(q.dtype), gradient)
-        return gradients, None, None, None
+        return gradients, None, None, None, *[None for _ in allowed]
 
 
 def _in_blocks(part_rhd: Tensor, block: int) -> Tensor:
