@@ -150,7 +150,8 @@ def _failure(rows: pd.DataFrame | None) -> str:
     if rows is None:
         return "not measured"
     failed = rows[rows["status"] != "ok"].iloc[0]
-    return f"{label(failed['mechanism'], failed['options'])} {failed['status']}: {failed['reason']}"
+    reason = failed["reason"].partition(": ")[0]  # what follows are the allocator's own words
+    return f"{label(failed['mechanism'], failed['options'])} {failed['status']}: {reason}"
 
 
 def _exact(ours: pd.DataFrame | None, theirs: pd.DataFrame | None, column: str) -> str:
