@@ -134,6 +134,8 @@ def _times(ours: pd.DataFrame | None, theirs: pd.DataFrame | None) -> tuple[str,
     pair = [_samples(rows) for rows in (ours, theirs)]
     if not all(pair):
         return "; ".join(dict.fromkeys(_failure(rows) for rows in (ours, theirs) if not _samples(rows))), ""
+    if len(pair[0].keys() & pair[1].keys()) < 2:
+        return "fewer than two repeats", ""
     ratio, low, high = paired_ratio(*pair)
     medians = [pd.Series([pd.Series(s).median() for s in samples.values()]).median() for samples in pair]
     return f"{1e3 * medians[0]:.3g} : {1e3 * medians[1]:.3g}", f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
