@@ -80,11 +80,10 @@ class Local:
             sees = self.sees(n, count, x.device)
             sees = sees if mask is None else sees & mask[:, None, None]
             return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
-        blocks = self.queries(n) // BLOCK
-        seen = self._seen(n, count) if mask is None else (0, 0)
+        seen = self._seen(n, count) if mask is None else (0, 0)  # with padding no windows are alike
         allowed = [part.expand(len(x), -1, -1, -1) for part in self._allowed(n, count, mask, seen, x)]
         hidden = torch.zeros_like(x[:, :count, 0]) if mask is None else _hidden(mask[:, :count], x)
-        filled = F.pad(x, (0, 0, 0, blocks * BLOCK - n)) if n % BLOCK else x
+        filled = F.pad(x, (0, 0, 0, self.queries(n) - n)) if n % BLOCK else x
         qkv_br3hd = qkv(filled).unflatten(-1, (3, heads, -1))
         sequences = [
             attend_in_windows(qkv_r3hd, parts, whole, before=self.before, seen=seen)[:n].flatten(1)
@@ -99,7 +98,7 @@ class Local:
         return merge_heads(flex_attend(q, k, v, seen, mask))
 
     def _seen(self, n: int, count: int) -> tuple[int, int]:
-        """Return the rows that are seen by every window that holds them, if no token is padding."""
+        """Return the first row that windows see, and the end of these rows, if no token is padding."""
         return min(count, n), n
 
     def _runs(self, n: int, seen: tuple[int, int]) -> list[Run]:

@@ -34,7 +34,7 @@ class Run(NamedTuple):
 
     @property
     def number(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return int(self.blocks.stop - self.blocks.start)
 
     def pieces(self, most: int) -> list[Run]:
@@ -61,10 +61,10 @@ def runs(rows: int, block: int, keys: int, before: int, seen: tuple[int, int]) -
     first = max(low, -(-(seen[0] + before) // block))
     end = min(high, (seen[1] - keys + before) // block + 1)
     alike = (first, end) if first < end else (high, high)
-    ends = (0, low, *alike, high, blocks)
+    steps, ends = (0, block, block, block, 0), (0, low, *alike, high, blocks)
     found = [
-        Run(slice(i, j), min(max(i * block - before, 0), room), step, place == 2)
-        for place, (step, i, j) in enumerate(zip((0, block, block, block, 0), ends, ends[1:], strict=False))
+        Run(slice(i, j), min(max(i * block - before, 0), room), step, (i, j) == alike)
+        for step, i, j in zip(steps, ends, ends[1:], strict=False)
     ]
     return [run for run in found if run.number]
 
@@ -95,15 +95,14 @@ class _InWindows(torch.autograd.Function):
     ) -> Tensor:
         _, block, keys = allowed[0].shape
         heads_rhd, sums = torch.empty_like(qkv_r3hd[:, 0]), []
+        out = _in_blocks(heads_rhd, block)
         for run, allowed_bqk in zip(runs(len(qkv_r3hd), block, keys, before, seen), allowed, strict=True):
             q, k, v = _views(qkv_r3hd, block, keys, run)
-            mixed, sums_bhq = attend(q, k, v, allowed_bqk[:, None])
-            _in_blocks(heads_rhd, block)[run.blocks] = mixed
+            out[run.blocks], sums_bhq = attend(q, k, v, allowed_bqk[:, None])
             sums.append(sums_bhq)
         log_sum = torch.cat(sums)
         weights = None
         if len(whole_g):
-            out = _in_blocks(heads_rhd, block)
             q, whole_k, whole_v = _whole(qkv_r3hd, block, len(whole_g))
             scores_bhqg = (q @ whole_k.mT).to(log_sum.dtype) / q.shape[-1] ** 0.5 + whole_g
             joint = torch.logaddexp(log_sum, scores_bhqg.logsumexp(dim=-1))
