@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.fx import GraphModule
 
-from baselines.attention._windows import attend_in_windows, runs
+from baselines.attention._windows import _backward_operator, _forward_operator, attend_in_windows, runs
+from baselines.attention.longformer import Longformer
 
 BLOCK = 4
 
@@ -49,3 +51,38 @@ def test_gradients_are_those_of_the_numbers(before, after, seen):
     assert torch.autograd.gradcheck(
         lambda x: attend_in_windows(x, allowed, whole, before=before, seen=seen), qkv
     )
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiler_sees_one_operator_with_true_shapes(count, dtype):
+    torch.manual_seed(0)
+    blocks, before, after, seen = 12, 5, 3, (count, 48)
+    keys = BLOCK + before + after
+    qkv = torch.randn(blocks * BLOCK, 3, 2, 8, dtype=dtype)
+    allowed = [
+        torch.zeros(1 if run.alike else run.number, BLOCK, keys, dtype=dtype)
+        for run in runs(blocks * BLOCK, BLOCK, keys, before, seen)
+    ]
+    given = (qkv, torch.zeros(count, dtype=dtype), before, seen, allowed)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(_forward_operator, given, test_utils=checks)
+    saved = _forward_operator(*given)
+    given = (torch.randn_like(saved[0]), qkv, *saved, before, seen, allowed)
+    torch.library.opcheck(_backward_operator, given, test_utils=checks)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
+def test_the_compilers_graph_does_not_grow_with_the_length():
+    sizes = []
+
+    def count(graph, inputs):
+        parts = [part for part in graph.modules() if isinstance(part, GraphModule)]  # backward is one
+        sizes.append(sum(len(part.graph.nodes) for part in parts))
+        return graph.forward
+
+    for n in (128, 1024):
+        module = torch.compile(Longformer(32, 2, max_len=n, window=16), backend=count, dynamic=False)
+        module(torch.randn(1, n, 32))
+    assert len(sizes) == 2
+    assert sizes[0] == sizes[1] > 0

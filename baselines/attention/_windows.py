@@ -49,7 +49,7 @@ class Run(NamedTuple):
         ]
 
 
-def runs(rows: int, block: int, keys: int, before: int, seen: tuple[int, int]) -> list[Run]:
+def runs(rows: int, block: int, keys: int, before: int, seen: Sequence[int]) -> list[Run]:
     """Return where the windows of all blocks of ``rows`` rows start.
 
     A window of ``keys`` rows starts ``before`` rows before its block, but none begins before the first row or
@@ -93,27 +93,8 @@ class _InWindows(torch.autograd.Function):
     def forward(
         context: Any, qkv_r3hd: Tensor, whole_g: Tensor, before: int, seen: tuple[int, int], *allowed: Tensor
     ) -> Tensor:
-        _, block, keys = allowed[0].shape
-        heads_rhd, sums = torch.empty_like(qkv_r3hd[:, 0]), []
-        out = _in_blocks(heads_rhd, block)
-        for run, allowed_bqk in zip(runs(len(qkv_r3hd), block, keys, before, seen), allowed, strict=True):
-            q, k, v = _views(qkv_r3hd, block, keys, run)
-            out[run.blocks], sums_bhq = attend(q, k, v, allowed_bqk[:, None])
-            sums.append(sums_bhq)
-        log_sum = torch.cat(sums)
-        weights = None
-        if len(whole_g):
-            q, whole_k, whole_v = _whole(qkv_r3hd, block, len(whole_g))
-            scores_bhqg = (q @ whole_k.mT).to(log_sum.dtype) / q.shape[-1] ** 0.5 + whole_g
-            joint = torch.logaddexp(log_sum, scores_bhqg.logsumexp(dim=-1))
-            weights = (scores_bhqg - joint[..., None]).exp_()
-            share = (log_sum - joint).exp_()[..., None]
-            log_sum = joint
-            total = share + weights.sum(dim=-1, keepdim=True)  # 1, but for the rounding of a large joint sum
-            weights = weights.div_(total)
-            out.mul_(share.div_(total).to(out.dtype))
-            del share, total  # what is held at once decides the peak memory
-            out.add_(weights.to(out.dtype) @ whole_v)
+        forward = _forward_operator if torch.compiler.is_compiling() else _forward
+        heads_rhd, log_sum, weights = forward(qkv_r3hd, whole_g, before, seen, allowed)
         context.windows = before, seen
         context.save_for_backward(qkv_r3hd, heads_rhd, log_sum, weights, *allowed)
         return heads_rhd
@@ -121,33 +102,108 @@ class _InWindows(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient_rhd: Tensor) -> tuple[Tensor | None, ...]:
         qkv_r3hd, heads_rhd, log_sum, weights, *allowed = context.saved_tensors
-        _, block, keys = allowed[0].shape
         before, seen = context.windows
-        out, gradient = _in_blocks(heads_rhd, block), _in_blocks(gradient_rhd, block)
-        gradients = torch.zeros_like(qkv_r3hd)
-        queries = _in_blocks(gradients[:, 0], block)
-        for run, of_run in zip(runs(len(qkv_r3hd), block, keys, before, seen), allowed, strict=True):
-            for piece in run.pieces(TOGETHER):
-                some, first = piece.blocks, piece.blocks.start - run.blocks.start
-                allowed_bqk = of_run if run.alike else of_run[first : first + piece.number]
-                q, k, v = _views(qkv_r3hd, block, keys, piece)
-                queries[some], *of_seen = attend_backward(
-                    gradient[some], q, k, v, out[some], log_sum[some], allowed_bqk[:, None]
-                )
-                for place, windows in enumerate(of_seen, start=1):
-                    if run.step:
-                        add_overlaps(gradients[piece.start :, place], windows, block)
-                    else:
-                        gradients[run.start : run.start + keys, place] += windows.sum(dim=0).transpose(0, 1)
-        if weights is not None:
-            q, whole_k, whole_v = _whole(qkv_r3hd, block, weights.shape[-1])
-            mean = (gradient * out).sum(-1, keepdim=True)
-            toward = (weights * (gradient @ whole_v.mT - mean) / q.shape[-1] ** 0.5).to(q.dtype)
-            queries += toward @ whole_k
-            of_whole = gradients[: weights.shape[-1]]
-            of_whole[:, 1] += torch.einsum("bhqg,bhqd->ghd", toward, q)
-            of_whole[:, 2] += torch.einsum("bhqg,bhqd->ghd", weights.to(q.dtype), gradient)
+        backward = _backward_operator if torch.compiler.is_compiling() else _backward
+        gradients = backward(gradient_rhd, qkv_r3hd, heads_rhd, log_sum, weights, before, seen, allowed)
         return gradients, None, None, None, *[None for _ in allowed]
+
+
+def _forward(
+    qkv_r3hd: Tensor, whole_g: Tensor, before: int, seen: Sequence[int], allowed: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output [rows, heads, d], the joint sums L' and the first rows' weights exp(g - L')."""
+    _, block, keys = allowed[0].shape
+    heads_rhd, sums = torch.empty_like(qkv_r3hd[:, 0]), []
+    out = _in_blocks(heads_rhd, block)
+    for run, allowed_bqk in zip(runs(len(qkv_r3hd), block, keys, before, seen), allowed, strict=True):
+        q, k, v = _views(qkv_r3hd, block, keys, run)
+        out[run.blocks], sums_bhq = attend(q, k, v, allowed_bqk[:, None])
+        sums.append(sums_bhq)
+    log_sum = torch.cat(sums)
+    if not len(whole_g):
+        return heads_rhd, log_sum, log_sum.new_empty(*log_sum.shape, 0)
+    q, whole_k, whole_v = _whole(qkv_r3hd, block, len(whole_g))
+    scores_bhqg = (q @ whole_k.mT).to(log_sum.dtype) / q.shape[-1] ** 0.5 + whole_g
+    joint = torch.logaddexp(log_sum, scores_bhqg.logsumexp(dim=-1))
+    weights = (scores_bhqg - joint[..., None]).exp_()
+    share = (log_sum - joint).exp_()[..., None]
+    total = share + weights.sum(dim=-1, keepdim=True)  # 1, but for the rounding of a large joint sum
+    weights = weights.div_(total)
+    out.mul_(share.div_(total).to(out.dtype))
+    del log_sum, share, total  # what is held at once decides the peak memory
+    out.add_(weights.to(out.dtype) @ whole_v)
+    return heads_rhd, joint, weights
+
+
+def _backward(
+    gradient_rhd: Tensor,
+    qkv_r3hd: Tensor,
+    heads_rhd: Tensor,
+    log_sum: Tensor,
+    weights: Tensor,
+    before: int,
+    seen: Sequence[int],
+    allowed: Sequence[Tensor],
+) -> Tensor:
+    """Return the gradient of qkv_r3hd from that of the output and from what ``_forward`` returned."""
+    _, block, keys = allowed[0].shape
+    out, gradient = _in_blocks(heads_rhd, block), _in_blocks(gradient_rhd, block)
+    gradients = torch.zeros_like(qkv_r3hd)
+    queries = _in_blocks(gradients[:, 0], block)
+    for run, of_run in zip(runs(len(qkv_r3hd), block, keys, before, seen), allowed, strict=True):
+        for piece in run.pieces(TOGETHER):
+            some, first = piece.blocks, piece.blocks.start - run.blocks.start
+            allowed_bqk = of_run if run.alike else of_run[first : first + piece.number]
+            q, k, v = _views(qkv_r3hd, block, keys, piece)
+            queries[some], *of_seen = attend_backward(
+                gradient[some], q, k, v, out[some], log_sum[some], allowed_bqk[:, None]
+            )
+            for place, windows in enumerate(of_seen, start=1):
+                if run.step:
+                    add_overlaps(gradients[piece.start :, place], windows, block)
+                else:
+                    gradients[run.start : run.start + keys, place] += windows.sum(dim=0).transpose(0, 1)
+    if count := weights.shape[-1]:
+        q, whole_k, whole_v = _whole(qkv_r3hd, block, count)
+        mean = (gradient * out).sum(-1, keepdim=True)
+        toward = (weights * (gradient @ whole_v.mT - mean) / q.shape[-1] ** 0.5).to(q.dtype)
+        queries += toward @ whole_k
+        of_whole = gradients[:count]
+        of_whole[:, 1] += torch.einsum("bhqg,bhqd->ghd", toward, q)
+        of_whole[:, 2] += torch.einsum("bhqg,bhqd->ghd", weights.to(q.dtype), gradient)
+    return gradients
+
+
+# torch's compiler sees one operator: it takes minutes over the many overlaps, and its result is slower
+_forward_operator = torch.library.custom_op(
+    "effbench::attend_in_windows",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor qkv, Tensor whole, int before, int[] seen, Tensor[] allowed) -> (Tensor, Tensor, Tensor)",
+)
+_backward_operator = torch.library.custom_op(
+    "effbench::attend_in_windows_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor qkv, Tensor heads, Tensor log_sum, Tensor weights, int before,"
+    " int[] seen, Tensor[] allowed) -> Tensor",
+)
+
+
+@_forward_operator.register_fake
+def _forward_shapes(
+    qkv_r3hd: Tensor, whole_g: Tensor, before: int, seen: Sequence[int], allowed: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, _, heads, _ = qkv_r3hd.shape
+    block = allowed[0].shape[1]
+    wide = torch.promote_types(qkv_r3hd.dtype, torch.float32)
+    log_sum = qkv_r3hd.new_empty(rows // block, heads, block, dtype=wide)
+    return torch.empty_like(qkv_r3hd[:, 0]), log_sum, log_sum.new_empty(*log_sum.shape, len(whole_g))
+
+
+@_backward_operator.register_fake
+def _backward_shapes(gradient_rhd: Tensor, qkv_r3hd: Tensor, *_: Any) -> Tensor:
+    return torch.zeros_like(qkv_r3hd)
 
 
 def _in_blocks(part_rhd: Tensor, block: int) -> Tensor:
